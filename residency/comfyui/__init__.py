@@ -1,0 +1,1 @@
+"""The ComfyUI host: how the deciding core meets a running ComfyUI. The only package, with nodes/, that imports ComfyUI."""

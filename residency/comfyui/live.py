@@ -1,0 +1,221 @@
+"""What a running ComfyUI knows of its graph, as plain data for the core: traits of node classes, components of loader nodes, and
+the timeline of what is left to run, with the queued prompts behind it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import comfy.memory_management
+import comfy.model_management
+import folder_paths
+import nodes
+
+from ..component import Component
+from ..graph import NodeTraits, computes, likely, predict_order, predict_pending
+from ..timeline import Timeline, Use, UseKind, Visit
+from ..weights import NodeLoads, components_of_node
+from .settings import NODE_INPUT
+
+log = logging.getLogger("residency")
+
+# these "model folders" hold configuration, code and data, never weights that a loader node reads whole
+_NOT_WEIGHTS = frozenset({"configs", "custom_nodes", "datasets", "embeddings", "diffusers"})
+
+QUEUE_DEPTH = 3  # queued prompts that the timeline runs on into
+
+
+def dynamic_vram() -> bool:
+    """Whether this ComfyUI reads weights at their first use (ModelPatcherDynamic) instead of in the loader node."""
+    return bool(getattr(comfy.memory_management, "aimdo_enabled", False))
+
+
+_traits: dict[type, NodeTraits] = {}
+
+
+def traits(class_type: str) -> NodeTraits | None:
+    """Traits of an installed node class; None when it is not installed."""
+    node_class = nodes.NODE_CLASS_MAPPINGS.get(class_type)
+    if node_class is None:
+        return None
+    found = _traits.get(node_class)
+    if found is None:
+        found = _traits[node_class] = _read_traits(node_class)
+    return found
+
+
+def _read_traits(node_class: Any) -> NodeTraits:
+    inputs = node_class.INPUT_TYPES()
+    lazy = {
+        name
+        for category in ("required", "optional")
+        for name, spec in inputs.get(category, {}).items()
+        if len(spec) > 1 and isinstance(spec[1], dict) and spec[1].get("lazy")
+    }
+    return NodeTraits(
+        outputs=tuple(str(output) for output in node_class.RETURN_TYPES or ()),
+        is_output=bool(getattr(node_class, "OUTPUT_NODE", False)),
+        is_async=inspect.iscoroutinefunction(getattr(node_class, node_class.FUNCTION)),
+        lazy=frozenset(lazy),
+    )
+
+
+class Folders:
+    """Resolves widget values that name a file in one of ComfyUI's model folders, whichever pack registered the folder."""
+
+    def __init__(self) -> None:
+        folders = folder_paths.folder_names_and_paths
+        self._names = [name for name in folders if name not in _NOT_WEIGHTS]
+        # a value without one of these endings is a prompt text or an option: no file system call is spent on it
+        self._extensions = tuple({ext for name in self._names for ext in folders[name][1] if ext.startswith(".")})
+
+    def resolver(self, class_type: str) -> Any:
+        """A `resolve(input_name, value) -> path | None` for the nodes of one class."""
+        return lambda input_name, value: self._resolve(class_type, input_name, value)
+
+    def _resolve(self, class_type: str, input_name: str, value: object) -> str | None:
+        if not isinstance(value, str) or not value.lower().endswith(self._extensions):
+            return None
+        found = {}
+        for name in self._names:
+            path = folder_paths.get_full_path(name, value)
+            if path is not None:
+                found[name] = os.path.realpath(path)
+        if len(set(found.values())) > 1:
+            return self._from_options(class_type, input_name, found)
+        return next(iter(found.values()), None)
+
+    def _from_options(self, class_type: str, input_name: str, found: Mapping[str, str]) -> str | None:
+        """Two folders hold a file of that name: the one whose listing the widget offers is meant."""
+        options = _options(nodes.NODE_CLASS_MAPPINGS[class_type], input_name)
+        best = max(found, key=lambda name: (len(options.intersection(folder_paths.get_filename_list(name))), name))
+        return found[best]
+
+
+def _options(node_class: Any, input_name: str) -> set[str]:
+    inputs = node_class.INPUT_TYPES()
+    for category in ("required", "optional"):
+        spec = inputs.get(category, {}).get(input_name)
+        if spec is not None:
+            options = spec[0] if isinstance(spec[0], list | tuple) else (spec[1] if len(spec) > 1 else {}).get("options", ())
+            return {option for option in options if isinstance(option, str)}
+    return set()
+
+
+class _Cached:
+    """The nodes whose results the executor holds, asked one by one: the cache lists them only by signature."""
+
+    def __init__(self, execution_list: Any) -> None:
+        self._is_cached = execution_list.is_cached
+
+    def __contains__(self, node_id: object) -> bool:
+        return bool(self._is_cached(node_id))
+
+
+class LiveGraph:
+    """The graph of one running prompt: its components once, its timeline as often as the order changes."""
+
+    def __init__(self, prompt_id: str, dynprompt: Any) -> None:
+        self.prompt_id = prompt_id
+        self._dynprompt = dynprompt
+        self._folders = Folders()
+        self._loads: dict[str, NodeLoads] = {}
+        self._computes: dict[str, tuple[str, ...]] = {}
+        self._known_nodes = -1
+        self._reads_at = UseKind.COMPUTE if dynamic_vram() else UseKind.LOAD
+        self.components: dict[str, Component] = {}
+        self.node_components: dict[str, frozenset[str]] = {}  # node id -> what it loads or computes with
+        self._queued: dict[str, tuple[tuple[Visit, ...], tuple[Use, ...]]] = {}
+
+    def loads_of(self, node_id: str) -> tuple[tuple[Component, str | None], ...]:
+        """The components that a node loads, each with the output type that carries it."""
+        loads = self._loads.get(node_id)
+        return loads.components if loads else ()
+
+    def timeline(self, execution_list: Any, queue: Iterable[tuple[str, Mapping[str, Any], list[str]]] = ()) -> Timeline:
+        """What is left to run in the order in which the executor will choose it, then the queued prompts.
+
+        `queue` lists (prompt id, prompt, outputs to execute) in the order in which they will run.
+        """
+        self._refresh()
+        order = predict_pending(
+            execution_list.pendingNodes,
+            execution_list.blockCount,
+            execution_list.blocking,
+            self._node,
+            traits,
+            cached=_Cached(execution_list),
+            wanted=likely(self._node, traits),
+        )
+        visits = [Visit(self.prompt_id, node_id, self.class_type(node_id)) for node_id in order]
+        uses: list[Use] = []
+        for position, node_id in enumerate(order):
+            uses += self._uses_at(position, [c.key for c, _ in self.loads_of(node_id)], self._computes.get(node_id, ()))
+        seen = {use.component for use in uses} | set(self.components)
+        for prompt_id, prompt, outputs in queue:
+            more_visits, more_uses = self._queued_uses(prompt_id, prompt, outputs)
+            for use in more_uses:
+                # the earlier prompt leaves it loaded: its loader nodes are cached by then
+                reads = use.reads and use.component not in seen
+                uses.append(Use(use.position + len(visits), use.component, use.kind, reads))
+            visits += more_visits
+            seen |= {use.component for use in more_uses}
+        return Timeline(tuple(visits), tuple(uses))
+
+    def _uses_at(self, position: int, loads: Iterable[str], computed: Iterable[str]) -> list[Use]:
+        uses = [Use(position, key, UseKind.LOAD, self._reads_at is UseKind.LOAD) for key in loads]
+        uses += [Use(position, key, UseKind.COMPUTE, self._reads_at is UseKind.COMPUTE) for key in computed]
+        return uses
+
+    def _node(self, node_id: str) -> Mapping[str, Any] | None:
+        return self._dynprompt.get_node(node_id) if self._dynprompt.has_node(node_id) else None
+
+    def class_type(self, node_id: str) -> str:
+        """The class of a node of this prompt, expanded subgraphs included."""
+        return str(self._dynprompt.get_node(node_id)["class_type"])
+
+    def _refresh(self) -> None:
+        node_ids = self._dynprompt.all_node_ids()
+        if len(node_ids) == self._known_nodes:
+            return
+        self._known_nodes = len(node_ids)
+        prompt = {node_id: self._dynprompt.get_node(node_id) for node_id in node_ids}
+        self._loads.update(self._find_loads({node_id: node for node_id, node in prompt.items() if node_id not in self._loads}))
+        keyed = {node_id: tuple((c.key, kind) for c, kind in loads.components) for node_id, loads in self._loads.items()}
+        self._computes = computes(prompt, list(prompt), traits, keyed)
+        for node_id in prompt:
+            used = frozenset(key for key, _ in keyed.get(node_id, ())).union(self._computes.get(node_id, ()))
+            if used:
+                self.node_components[node_id] = used
+
+    def _find_loads(self, prompt: Mapping[str, Any]) -> dict[str, NodeLoads]:
+        found: dict[str, NodeLoads] = {}
+        for node_id, node in prompt.items():
+            class_traits = traits(node["class_type"])
+            if class_traits is None:
+                continue
+            # our own setting changes when weights move, not what they are
+            inputs = {name: value for name, value in node["inputs"].items() if name != NODE_INPUT}
+            loads = components_of_node(node["class_type"], inputs, class_traits.outputs, self._folders.resolver(node["class_type"]))
+            for warning in loads.warnings:
+                log.warning("residency: node %s (%s): %s; it is left to ComfyUI", node_id, node["class_type"], warning)
+            if loads.components:
+                self.components.update((component.key, component) for component, _ in loads.components)
+            found[node_id] = loads
+        return found
+
+    def _queued_uses(self, prompt_id: str, prompt: Mapping[str, Any], outputs: list[str]) -> tuple[tuple[Visit, ...], tuple[Use, ...]]:
+        if prompt_id not in self._queued:
+            order = predict_order(prompt, outputs, traits, wanted=likely(prompt.get, traits))
+            loads = self._find_loads(prompt)
+            keyed = {node_id: tuple((c.key, kind) for c, kind in node_loads.components) for node_id, node_loads in loads.items()}
+            used = computes(prompt, order, traits, keyed)
+            uses: list[Use] = []
+            for position, node_id in enumerate(order):
+                uses += self._uses_at(position, [key for key, _ in keyed.get(node_id, ())], used.get(node_id, ()))
+            visits = tuple(Visit(prompt_id, node_id, prompt[node_id]["class_type"]) for node_id in order)
+            self._queued[prompt_id] = (visits, tuple(uses))
+        return self._queued[prompt_id]

@@ -1,0 +1,112 @@
+"""Routes and websocket messages: what the panel and programs can ask and be told.
+
+GET /residency/status, POST /residency/mode, GET /residency/trace[?prompt_id=…][&format=chrome], GET /residency/traces, and the
+websocket event "residency.update". docs/http.md describes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from aiohttp import web
+from server import PromptServer
+
+from .. import __version__
+from ..component import Mode
+from ..trace import Trace, chrome
+from .host import ComfyHost
+from .settings import parse_mode
+
+EVENT = "residency.update"
+UPDATE_S = 0.25
+# a message may cost this share of the time at most: a trace of 10,000 nodes takes some 50 ms to copy
+UPDATE_SHARE = 0.02
+
+
+def queued_prompts() -> Iterator[tuple[str, Any, list[str]]]:
+    """The prompts behind the running one in the order in which they will run: (id, prompt, outputs to execute)."""
+    _, queued = PromptServer.instance.prompt_queue.get_current_queue_volatile()
+    for item in sorted(queued, key=lambda item: item[0]):
+        yield item[1], item[2], list(item[4])
+
+
+class Announcer:
+    """Sends the running trace to the open browsers, rarely enough to cost nothing."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+
+    def announce(self, trace: Trace, ended: bool) -> None:
+        """Called after every event; most calls only look at the clock."""
+        now_s = time.monotonic()
+        if not ended and now_s < self._next_s:
+            return
+        server = PromptServer.instance
+        if not server.sockets:
+            self._next_s = now_s + UPDATE_S
+            return
+        data = trace.as_dict()
+        server.send_sync(EVENT, {"prompt_id": trace.prompt_id, "mode": trace.mode.value, "running": not ended, "trace": data})
+        cost_s = time.monotonic() - now_s
+        self._next_s = now_s + max(UPDATE_S, cost_s / UPDATE_SHARE)
+
+
+def add_routes(host: ComfyHost) -> None:
+    """Register the routes; ComfyUI adds its table of routes to the application after the packs are loaded."""
+    routes = PromptServer.instance.routes
+
+    @routes.get("/residency/status")
+    async def get_status(request: web.Request) -> web.Response:
+        return web.json_response(status(host))
+
+    @routes.post("/residency/mode")
+    async def post_mode(request: web.Request) -> web.Response:
+        try:
+            asked = (await request.json())["mode"]
+        except (ValueError, KeyError, TypeError):
+            return _error(400, 'the body must be JSON with a mode, like {"mode": "auto"}')
+        mode = parse_mode(asked)
+        if mode is None:
+            return _error(400, f"{asked!r} is not a mode; choose one of {', '.join(mode.value for mode in Mode)}")
+        host.set_user_mode(mode, "the user's setting")
+        return web.json_response(status(host))
+
+    @routes.get("/residency/trace")
+    async def get_trace(request: web.Request) -> web.Response:
+        prompt_id = request.query.get("prompt_id")
+        traces = [trace for trace in host.runtime.traces if prompt_id in (None, trace.prompt_id)]
+        if not traces:
+            return _error(404, f"no trace of prompt {prompt_id}" if prompt_id else "no prompt has run yet")
+        data = traces[-1].as_dict()
+        if request.query.get("format") == "chrome":
+            headers = {"Content-Disposition": 'attachment; filename="residency-trace.json"'}
+            return web.json_response(chrome(data), headers=headers)
+        return web.json_response(data)
+
+    @routes.get("/residency/traces")
+    async def get_traces(request: web.Request) -> web.Response:
+        keys = ("prompt_id", "outcome", "mode", "started_unix_s", "duration_s", "summary")
+        traces = [{key: head[key] for key in keys} for head in (trace.head() for trace in reversed(host.runtime.traces))]
+        return web.json_response({"traces": traces})
+
+
+def status(host: ComfyHost) -> dict[str, Any]:
+    """What is on, what is off, and why."""
+    manager, traces = host.runtime.manager, host.runtime.traces
+    resolved = manager.mode if traces else None
+    return {
+        "version": __version__,
+        "installed": host.installed,
+        "mode": host.user.mode.value,
+        "mode_reason": resolved.reason if resolved and host.installed else f"set by {host.user.source}",
+        "features": [{"name": fit.name, "on": fit.fits and host.installed, "reason": fit.reason} for fit in host.fits],
+        "failures": host.failures,
+        "budget": {"host_limit_bytes": manager.host.limit_bytes, "host_held_bytes": manager.host.used_bytes},
+        "last_prompt_id": traces[-1].prompt_id if traces else None,
+    }
+
+
+def _error(code: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=code)

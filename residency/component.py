@@ -1,0 +1,62 @@
+"""The nouns of the pack: components, tiers, strategies, memory modes. Frozen data, no behaviour beyond naming."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Tier(Enum):
+    """Where bytes of a component can be, slowest first."""
+
+    DISK = "disk"
+    HOST = "host"  # page cache and pinned memory
+    DEVICE = "device"
+
+
+class Mode(Enum):
+    """Memory mode: the user's word for the whole."""
+
+    AUTO = "auto"
+    HIGH_VRAM = "high-vram"
+    BALANCED = "balanced"
+    LOW_VRAM = "low-vram"
+    OFF = "off"
+
+
+class Strategy(Enum):
+    """How one component is placed around its uses."""
+
+    RESIDENT = "resident"  # stays on the device
+    OFFLOAD = "offload"  # leaves the device as a whole when room is needed
+    SNAPSHOT = "snapshot"  # host copy kept: leaving the device copies nothing back
+    LAYERWISE = "layerwise"  # streamed layer by layer
+    RELEASE = "release"  # dropped after its last use
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """One byte range of one file.
+
+    `path` is absolute; `start` and `size_bytes` are bytes.
+    """
+
+    path: str
+    start: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One set of weights that is placed as a whole.
+
+    `key` is stable across restarts and changes when a file is replaced or an option that changes the weights does.
+    `name` is for people. `kind` is the link type that carries it (MODEL, CLIP, VAE, CONTROL_NET, …).
+    `size_bytes` is what has to be read; `extents` say from where, in reading order, and sum to `size_bytes`.
+    """
+
+    key: str
+    name: str
+    kind: str
+    size_bytes: int
+    extents: tuple[Extent, ...] = ()

@@ -1,0 +1,172 @@
+"""What goes into the manager (events) and what comes out (instructions). Plain frozen data; time is in the events.
+
+The life of a component in one prompt: PromptStarted -> Prefetch -> TransferDone | TransferStopped -> Wait (if a node is
+early) -> NodeStarted -> NodeFinished -> Evict | Release (when the mode or pressure asks) -> PromptEnded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .component import Component, Mode, Tier
+from .timeline import Timeline
+
+
+class Outcome(Enum):
+    SUCCESS = "success"
+    ERROR = "error"
+    INTERRUPTED = "interrupted"
+
+
+# --- events: all times are seconds on one monotonic clock, chosen by the host ---
+
+
+@dataclass(frozen=True, slots=True)
+class PromptStarted:
+    time_s: float
+    prompt_id: str
+    timeline: Timeline
+    components: Mapping[str, Component]
+    mode: Mode
+    overrides: Mapping[str, Mode] = field(default_factory=dict)  # by component: the mode that one node asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Replanned:
+    """The order of what is left has changed (lazy input, expanded subgraph, queue). Positions restart at 0."""
+
+    time_s: float
+    timeline: Timeline
+    components: Mapping[str, Component] = field(default_factory=dict)  # newly found ones
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStarted:
+    """The node at `position` of the current timeline is about to run."""
+
+    time_s: float
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFinished:
+    time_s: float
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferDone:
+    """`moved_bytes` were moved now; `present_bytes` (moved ones included) are on the tier."""
+
+    time_s: float
+    component: str
+    tier: Tier
+    moved_bytes: int
+    present_bytes: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TransferStopped:
+    """Refused, failed or cancelled; what had moved by then stays accounted in `moved_bytes` and `present_bytes`."""
+
+    time_s: float
+    component: str
+    tier: Tier
+    moved_bytes: int
+    present_bytes: int
+    duration_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    time_s: float
+    component: str
+    tier: Tier
+    freed_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetChanged:
+    """The bytes that the tier may hold now (available memory moved, the user changed a setting)."""
+
+    time_s: float
+    tier: Tier
+    limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModeChanged:
+    time_s: float
+    mode: Mode
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEnded:
+    time_s: float
+    prompt_id: str
+    outcome: Outcome
+
+
+Event = (
+    PromptStarted
+    | Replanned
+    | NodeStarted
+    | NodeFinished
+    | TransferDone
+    | TransferStopped
+    | Evicted
+    | BudgetChanged
+    | ModeChanged
+    | PromptEnded
+)
+
+
+# --- instructions ---
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """Bring the first `size_bytes` of the component to the tier. Earlier Prefetches come first."""
+
+    component: Component
+    tier: Tier
+    size_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop an announced or running Prefetch; the mover answers with TransferStopped."""
+
+    component: Component
+    tier: Tier
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Hold the node that is about to start until the component's running Prefetch has ended."""
+
+    component: Component
+    tier: Tier
+    size_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Give the component's bytes on the tier back; the mover answers with Evicted or TransferStopped."""
+
+    component: Component
+    tier: Tier
+    size_bytes: int
+    reason: str
+
+
+Instruction = Prefetch | Cancel | Wait | Evict

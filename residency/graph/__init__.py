@@ -1,0 +1,22 @@
+"""What a ComfyUI graph will do, predicted from its text: the order of its nodes, and which node computes with which component."""
+
+from .flow import Loads, computes
+from .lazy import all_lazy, likely
+from .order import Wanted, predict_order, predict_pending
+from .traits import Node, NodeOf, NodeTraits, TraitsOf, is_link, links
+
+__all__ = [
+    "Loads",
+    "Node",
+    "NodeOf",
+    "NodeTraits",
+    "TraitsOf",
+    "Wanted",
+    "all_lazy",
+    "computes",
+    "is_link",
+    "likely",
+    "links",
+    "predict_order",
+    "predict_pending",
+]

@@ -1,0 +1,192 @@
+"""Which node computes with which component.
+
+Weights travel over links inside handles (MODEL, CLIP, GUIDER, ...); results (LATENT, IMAGE, ...) are what is computed with them. The rule
+looks at link types only, so that it also holds for node packs nobody has seen:
+
+1. A component that arrives over a link flows on into the outputs of the same type (LoRA, ModelSampling...).
+2. A wrapped one also flows into outputs of its own type (a pipe that is unpacked).
+3. Else it flows into the outputs that can wrap it: GUIDER and unknown custom types wrap anything; MODEL wraps what patches it;
+   CONDITIONING wraps CONTROL_NET, GLIGEN and HOOKS, which are applied in the sampler, and the VAE that such a ControlNet encodes with.
+4. Else into wildcard outputs (switches, reroutes).
+5. A node that a component does not leave computes with it if it makes a result, takes CONDITIONING, or makes nothing (saving a model).
+   SIGMAS, SAMPLER, NOISE, numbers are settings read off a model without its weights: no result. A VAE or another encoder that goes into
+   a model patch is used while the patch is made.
+6. A node that a component leaves, or that gets it in a pipe, computes with it if it makes what such a component makes of what the node
+   gets: LATENT from LATENT with a model, CONDITIONING with a text encoder, IMAGE from LATENT or LATENT from IMAGE with a VAE.
+7. What CONDITIONING carries is computed with beside a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from .order import Wanted
+from .traits import UNKNOWN, Node, NodeTraits, TraitsOf, links
+
+Loads = Mapping[str, tuple[tuple[str, str | None], ...]]  # node id -> (component key, output type or None: into all its handles)
+
+WILDCARDS = frozenset({"*", "COMFY_MATCHTYPE_V3", "ANY", ""})
+SETTINGS = frozenset(
+    "SIGMAS NOISE SAMPLER INT FLOAT BOOLEAN COMBO HOOK_KEYFRAMES TIMESTEPS_RANGE COLOR COLORS CURVE FLOATS LOAD3D_CAMERA".split()
+)
+RESULTS = frozenset(
+    "LATENT IMAGE MASK CONDITIONING STRING AUDIO VIDEO CLIP_VISION_OUTPUT AUDIO_ENCODER_OUTPUT LATENT_OPERATION SVG MESH VOXEL SPLAT "
+    "LORA_MODEL LOSS_MAP ARRAY DICT TRACKS LAYERS BOUNDING_BOX BOUNDING_BOXES HISTOGRAM POSE_KEYPOINT FACE_LANDMARKS SAM3_TRACK_DATA "
+    "MOGE_GEOMETRY DA3_GEOMETRY WAN_CAMERA_EMBEDDING IC_LORA_PARAMETERS LOAD3D_MODEL_INFO SHAPE_SUBDIVIDES "
+    "SEGS BBOX JSON LIST DEPTH CONDITIONING_LIST PHOTOMAKER_OUTPUT".split()
+)
+_RESULT_ENDINGS = ("_OUTPUT", "_DATA", "_EMBEDS", "_EMBEDDING", "_GEOMETRY", "_RESULT", "_IMAGE", "_LATENT")
+_IN_CONDITIONING = frozenset({"CONTROL_NET", "GLIGEN", "HOOKS"})
+# Encoders work in the node that gets them: they are not kept inside these.
+_ENCODERS = frozenset({"CLIP", "VAE", "CLIP_VISION", "AUDIO_ENCODER", "STYLE_MODEL", "PHOTOMAKER"})
+_CORE_HANDLES = frozenset({"MODEL", "CLIP", "VAE", "GUIDER", "CONTROL_NET", "CLIP_VISION", "HOOKS", "STYLE_MODEL", "GLIGEN", "MODEL_PATCH"})
+
+_SAMPLED = frozenset({"MODEL", "GUIDER"})
+
+_Carried = dict[tuple[str, str], None]  # (type that the component was loaded as, key): an ordered set, for one output slot
+
+
+def computes(
+    prompt: Mapping[str, Node],
+    order: Iterable[str],
+    traits: TraitsOf,
+    loads: Loads,
+    output_types: Callable[[str], tuple[str, ...] | None] = lambda _node_id: None,
+    wanted: Wanted | None = None,
+) -> dict[str, tuple[str, ...]]:
+    """The component keys with which each node of `order` computes, in the order of its inputs; nodes that compute with none are left out.
+
+    `prompt` holds all nodes, cached and ephemeral ones included: components pass through cached nodes too. `output_types` may know the
+    types of one node better than its class does (a UI file). With `wanted`, only the lazy inputs that it names carry anything.
+    Linear in the links, for a bounded number of components per link.
+    """
+    flow = _Flow(prompt, traits, loads, output_types, wanted)
+    return {node_id: keys for node_id in order if (keys := flow.computed_by(node_id))}
+
+
+class _Flow:
+    def __init__(
+        self,
+        prompt: Mapping[str, Node],
+        traits: TraitsOf,
+        loads: Loads,
+        output_types: Callable[[str], tuple[str, ...] | None],
+        wanted: Wanted | None,
+    ) -> None:
+        self._prompt = prompt
+        self._traits = traits
+        self._loads = loads
+        self._types_of = output_types
+        self._wanted = wanted
+        self._carried: dict[str, tuple[_Carried, ...]] = {}  # node id -> what each output slot carries
+        self._computed: dict[str, tuple[str, ...]] = {}
+        self._outputs: dict[str, tuple[str, ...]] = {}
+
+    def computed_by(self, node_id: str) -> tuple[str, ...]:
+        self._visit(node_id)
+        return self._computed.get(node_id, ())
+
+    def _visit(self, root: str) -> None:
+        """Sources before targets, without recursion. A link back into a cycle carries nothing."""
+        stack = [(root, False)]
+        opened: set[str] = set()
+        while stack:
+            node_id, ready = stack.pop()
+            if ready:
+                self._settle(node_id)
+            elif node_id not in self._carried and node_id not in opened and node_id in self._prompt:
+                opened.add(node_id)
+                stack.append((node_id, True))
+                stack.extend((source, False) for _, source, _ in links(self._prompt[node_id]))
+
+    def _settle(self, node_id: str) -> None:
+        node = self._prompt[node_id]
+        traits = self._traits(node.get("class_type", "")) or UNKNOWN
+        outputs = self._types_of(node_id) or traits.outputs
+        self._outputs[node_id] = outputs
+        slots: tuple[_Carried, ...] = tuple({} for _ in outputs)
+        self._carried[node_id] = slots
+        arriving = {kind for _, source, slot in links(node) if (kind := self._link_type(source, slot)) is not None}
+        made = {kind for kind in outputs if _is_result(kind)}
+        works = not outputs or bool(made) or "CONDITIONING" in arriving
+        computed: dict[str, None] = {}
+        beside_model: list[str] = []
+        for link, kind, key in self._arrivals(node_id, node, traits):
+            targets = _targets(link, kind, outputs, arriving)
+            for slot in targets:
+                slots[slot][(kind, key)] = None
+            if link == "CONDITIONING":
+                if not targets:
+                    beside_model.append(key)
+            elif targets or not (link == kind or link in _CORE_HANDLES):
+                if _works_with(kind, arriving, made):
+                    computed[key] = None
+            elif works or (link in _ENCODERS and any(_is_handle(type_) for type_ in outputs)):
+                computed[key] = None
+        if computed and not arriving.isdisjoint(_SAMPLED):
+            computed.update(dict.fromkeys(beside_model))
+        for key, kind in self._loads.get(node_id, ()):
+            self._load(key, kind, outputs, slots, computed)
+        self._computed[node_id] = tuple(computed)
+
+    def _arrivals(self, node_id: str, node: Node, traits: NodeTraits) -> list[tuple[str, str, str]]:
+        """(link type, component type, key) for everything that reaches the node; a wildcard link has the component's type."""
+        followed = None if self._wanted is None or not traits.lazy else set(self._wanted(node_id, node))
+        found: dict[tuple[str, str, str], None] = {}
+        for name, source, slot in links(node):
+            if followed is not None and name in traits.lazy and name not in followed:
+                continue
+            carried = self._carried.get(source, ())
+            if 0 <= slot < len(carried):
+                link = self._outputs[source][slot]
+                for kind, key in carried[slot]:
+                    found[(kind if link in WILDCARDS else link, kind, key)] = None
+        return list(found)
+
+    def _link_type(self, source: str, slot: int) -> str | None:
+        outputs = self._outputs.get(source, ())
+        return outputs[slot] if 0 <= slot < len(outputs) else None
+
+    @staticmethod
+    def _load(key: str, kind: str | None, outputs: tuple[str, ...], slots: tuple[_Carried, ...], computed: dict[str, None]) -> None:
+        """What a loader node hands out; a node that loads a component and has no handle for it computes with it."""
+        wild = [slot for slot, type_ in enumerate(outputs) if type_ in WILDCARDS]
+        handles = [slot for slot, type_ in enumerate(outputs) if _is_handle(type_)]
+        targets = (handles if kind is None else [slot for slot, type_ in enumerate(outputs) if type_ == kind] or handles) or wild
+        for slot in targets:
+            own = kind if kind is not None else outputs[slot]
+            slots[slot][(own, key)] = None
+        if not targets:
+            computed[key] = None
+
+
+def _is_result(kind: str) -> bool:
+    return kind in RESULTS or kind.startswith("FILE_3D") or kind.endswith(_RESULT_ENDINGS)
+
+
+def _is_handle(kind: str) -> bool:
+    return kind not in SETTINGS and kind not in WILDCARDS and not _is_result(kind)
+
+
+def _targets(link: str, kind: str, outputs: tuple[str, ...], arriving: set[str]) -> list[int]:
+    """The output slots into which a component flows that arrived over `link` and was loaded as `kind`."""
+    same = [slot for slot, type_ in enumerate(outputs) if type_ in (link, kind)]
+    if same:
+        return same
+    if link in _IN_CONDITIONING or (link == "VAE" and "CONTROL_NET" in arriving):
+        into = [slot for slot, type_ in enumerate(outputs) if type_ == "CONDITIONING"]
+        if into:
+            return into
+    handles = [slot for slot, type_ in enumerate(outputs) if _is_handle(type_)]
+    if link in _ENCODERS:
+        handles = [slot for slot in handles if outputs[slot] not in _CORE_HANDLES]
+    return handles or [slot for slot, type_ in enumerate(outputs) if type_ in WILDCARDS]
+
+
+def _works_with(kind: str, arriving: set[str], made: set[str]) -> bool:
+    """Does a node that also hands a component on compute with it?"""
+    if kind == "CLIP":
+        return "CONDITIONING" in made
+    if kind == "VAE":
+        return ("LATENT" in arriving and not made.isdisjoint({"IMAGE", "VIDEO", "AUDIO"})) or ("IMAGE" in arriving and "LATENT" in made)
+    return "LATENT" in arriving and not made.isdisjoint({"LATENT", "IMAGE"}) and kind not in _IN_CONDITIONING

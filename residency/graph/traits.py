@@ -1,0 +1,37 @@
+"""What a prediction needs to know of a node class, and how a prompt links nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Node = Mapping[str, Any]  # one entry of a prompt in API format: {"class_type": ..., "inputs": {...}}
+NodeOf = Callable[[str], Node | None]  # node id -> node; None when there is no such node
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTraits:
+    """`outputs` are link types in slot order; `lazy` names the inputs that are evaluated only when the node asks for them."""
+
+    outputs: tuple[str, ...] = ()
+    is_output: bool = False
+    is_async: bool = False
+    lazy: frozenset[str] = frozenset()
+
+
+TraitsOf = Callable[[str], NodeTraits | None]  # class_type -> traits; None for an unknown class
+
+UNKNOWN = NodeTraits()
+
+
+def is_link(value: object) -> bool:
+    """ComfyUI's own rule (comfy_execution/graph_utils.py): a list of a node id and a slot number."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int | float)
+
+
+def links(node: Node) -> Iterator[tuple[str, str, int]]:
+    """(input name, source node id, source slot) in the order of the inputs, which is the order the executor walks."""
+    for name, value in node.get("inputs", {}).items():
+        if is_link(value):
+            yield name, value[0], int(value[1])

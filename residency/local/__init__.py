@@ -1,0 +1,1 @@
+"""A host on plain PyTorch: real files and real modules, no ComfyUI."""

@@ -1,0 +1,205 @@
+"""The deciding core: events in, instructions out. It touches no device, no file and no clock.
+
+The manager keeps three facts: where the running prompt is on its timeline, what each tier holds, and which transfers are in
+flight. After each event that could change the answer it asks the planner what should move, and turns the plan into instructions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import singledispatchmethod
+
+from . import strategies, timeline
+from .budget import Budget
+from .component import Component, Mode, Strategy, Tier
+from .events import (
+    BudgetChanged,
+    Cancel,
+    Event,
+    Evict,
+    Evicted,
+    Instruction,
+    ModeChanged,
+    NodeFinished,
+    NodeStarted,
+    Outcome,
+    Prefetch,
+    PromptEnded,
+    PromptStarted,
+    Replanned,
+    TransferDone,
+    TransferStopped,
+    Wait,
+)
+from .plan import HostView, plan
+
+
+class Manager:
+    """`handle(event)` returns the instructions that follow from it, in the order in which they must be given."""
+
+    def __init__(self, host_limit_bytes: int = 0, device_limit_bytes: int | None = None) -> None:
+        self.host = Budget(host_limit_bytes)
+        self.device_limit_bytes = device_limit_bytes
+        self.mode = strategies.ResolvedMode(Mode.OFF, "no prompt has run yet")
+        self._asked_mode = Mode.OFF
+        self._overrides: Mapping[str, Mode] = {}
+        self._components: dict[str, Component] = {}
+        self._timeline = timeline.EMPTY
+        self._position = -1
+        self._running: int | None = None  # position of the visit that runs now
+        self._on_device: set[str] = set()
+        self._refused: set[str] = set()  # transfers that stopped in this prompt: not asked for again
+        self._leaving: set[str] = set()  # host evictions announced and not yet answered
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Take one event. Raises TypeError for what is not an event; every known event is accepted at any time."""
+        return self._handle(event)
+
+    @singledispatchmethod
+    def _handle(self, event: object) -> list[Instruction]:
+        raise TypeError(f"not an event: {event!r}; see residency/events.py")
+
+    @_handle.register
+    def _(self, event: PromptStarted) -> list[Instruction]:
+        stopped = self._cancel_all("a new prompt has started")
+        # between prompts the system may drop pages behind our back: what is there is asked again, which costs the mover a probe
+        for key in list(self.host.held):
+            if key not in self.host.in_flight:
+                self.host.settle(key, 0)
+        # what the device holds outlives the prompt: a component of an earlier prompt may still be released
+        kept = self._on_device.union(self.host.in_flight)
+        self._components = {key: component for key, component in self._components.items() if key in kept}
+        self._components.update(event.components)
+        self._timeline, self._position, self._running = event.timeline, -1, None
+        self._overrides = event.overrides
+        self._refused.clear()
+        self._set_mode(event.mode)
+        return stopped + self._replan()
+
+    @_handle.register
+    def _(self, event: Replanned) -> list[Instruction]:
+        self._components.update(event.components)
+        self._timeline, self._position, self._running = event.timeline, -1, None
+        unneeded = [key for key in self.host.in_flight if event.timeline.next_read(key, -1) is None]
+        cancelled: list[Instruction] = [Cancel(self._components[key], Tier.HOST, "the new order no longer reads it") for key in unneeded]
+        return cancelled + self._replan()
+
+    @_handle.register
+    def _(self, event: NodeStarted) -> list[Instruction]:
+        self._position = self._running = event.position
+        instructions: list[Instruction] = []
+        for use in self._timeline.at(event.position):
+            if use.reads and use.component in self.host.in_flight:
+                size = self.host.in_flight[use.component]
+                reason = "its files are being read ahead; a second reader would slow both"
+                instructions.append(Wait(self._components[use.component], Tier.HOST, size, reason))
+        return instructions + self._replan()
+
+    @_handle.register
+    def _(self, event: NodeFinished) -> list[Instruction]:
+        self._running = None
+        instructions: list[Instruction] = []
+        for use in self._timeline.at(event.position):
+            if self._strategy(use.component) is not None:
+                self._on_device.add(use.component)
+        # a component can be due for release at a later node than its last use: while it is in flight or in use it stays
+        for key in sorted(self._on_device):
+            if self._strategy(key) is Strategy.RELEASE and self._timeline.next_use(key, event.position) is None:
+                instructions += self._release(key)
+        return instructions + self._replan()
+
+    @_handle.register
+    def _(self, event: TransferDone | TransferStopped) -> list[Instruction]:
+        if event.tier is Tier.HOST:
+            self.host.settle(event.component, event.present_bytes)
+            if isinstance(event, TransferStopped):
+                self._refused.add(event.component)
+                self._leaving.discard(event.component)
+        return self._replan()
+
+    @_handle.register
+    def _(self, event: Evicted) -> list[Instruction]:
+        if event.tier is Tier.HOST:
+            self._leaving.discard(event.component)
+            if event.component not in self.host.in_flight:
+                self.host.settle(event.component, 0)
+        elif event.tier is Tier.DEVICE:
+            self._on_device.discard(event.component)
+        return self._replan()
+
+    @_handle.register
+    def _(self, event: BudgetChanged) -> list[Instruction]:
+        if event.tier is Tier.DEVICE:
+            self.device_limit_bytes = event.limit_bytes
+            self._set_mode(self._asked_mode)
+            return []
+        self.host.limit_bytes = max(0, event.limit_bytes)
+        return self._replan()
+
+    @_handle.register
+    def _(self, event: ModeChanged) -> list[Instruction]:
+        self._set_mode(event.mode)
+        if event.mode is Mode.OFF:
+            return self._cancel_all("the mode is off")
+        return self._replan()
+
+    @_handle.register
+    def _(self, event: PromptEnded) -> list[Instruction]:
+        self._running = None
+        if event.outcome is not Outcome.SUCCESS:
+            return self._cancel_all(f"the prompt has ended: {event.outcome.value}")
+        # what the queue reads next goes on being read: the timeline runs on into the queued prompts
+        unneeded = [key for key in self.host.in_flight if self._timeline.next_read(key, self._position) is None]
+        return [Cancel(self._components[key], Tier.HOST, "the prompt has ended and nothing queued reads it") for key in unneeded]
+
+    def _set_mode(self, mode: Mode) -> None:
+        self._asked_mode = mode
+        used = [self._components[key] for key in self._timeline.components() if key in self._components]
+        self.mode = strategies.resolve(mode, used, self.device_limit_bytes)
+
+    def _strategy(self, key: str) -> Strategy | None:
+        """The component's strategy: the override of its node, or the mode of the whole; off for the whole overrules both."""
+        if self.mode.mode is Mode.OFF or key not in self._components:
+            return None
+        override = self._overrides.get(key)
+        if override is None or override is Mode.AUTO:
+            return strategies.strategy_of(self.mode.mode)
+        return strategies.strategy_of(override)
+
+    def _busy(self) -> frozenset[str]:
+        if self._running is None:
+            return frozenset(self._leaving)
+        return frozenset(self._leaving).union(use.component for use in self._timeline.at(self._running))
+
+    def _replan(self) -> list[Instruction]:
+        if self.mode.mode is Mode.OFF:
+            return []
+        view = HostView(self.host.held, self.host.in_flight, self.host.limit_bytes)
+        decided = plan(self._timeline, self._position, self._components, view, self._busy(), self._may_prefetch)
+        instructions: list[Instruction] = []
+        for move in decided.evictions:
+            self._leaving.add(move.component)
+            instructions.append(Evict(self._components[move.component], Tier.HOST, move.size_bytes, move.reason))
+        if decided.evictions:
+            return instructions  # the room is there once the mover says so: prefetches wait for its answer
+        for move in decided.prefetches:
+            held_bytes = self.host.held.get(move.component, 0)
+            if self.host.reserve(move.component, move.size_bytes - held_bytes):
+                instructions.append(Prefetch(self._components[move.component], Tier.HOST, move.size_bytes, move.reason))
+        return instructions
+
+    def _may_prefetch(self, key: str) -> bool:
+        return key not in self._refused and key not in self._leaving and self._strategy(key) is not None
+
+    def _release(self, key: str) -> list[Instruction]:
+        component = self._components[key]
+        reason = "nothing in this prompt or the queue needs it any more"
+        self._on_device.discard(key)
+        released: list[Instruction] = [Evict(component, Tier.DEVICE, component.size_bytes, reason)]
+        if key in self.host.held and key not in self.host.in_flight and key not in self._leaving:
+            self._leaving.add(key)
+            released.append(Evict(component, Tier.HOST, self.host.held[key], reason))
+        return released
+
+    def _cancel_all(self, reason: str) -> list[Instruction]:
+        return [Cancel(self._components[key], Tier.HOST, reason) for key in self.host.in_flight if key in self._components]

@@ -1,0 +1,84 @@
+"""What the pack would act on for a workflow file, told without ComfyUI: the order of nodes, their components, the bytes, what is missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .component import Component
+from .graph import computes, likely, predict_order
+from .timeline import Timeline, Use, UseKind, Visit
+from .weights import SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES, components_of_node
+from .workflow import Workflow
+
+# Input names and the model folders that they usually choose from, for a file name that lies in several folders.
+_FOLDERS = {
+    "ckpt": ("checkpoints",),
+    "unet": ("diffusion_models", "unet"),
+    "clip_vision": ("clip_vision",),
+    "clip": ("text_encoders", "clip"),
+    "vae": ("vae",),
+    "lora": ("loras",),
+    "control_net": ("controlnet",),
+    "upscale": ("upscale_models",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """`missing` lists (node id, class, file name) of weights that are in no model folder."""
+
+    timeline: Timeline
+    components: Mapping[str, Component]
+    missing: tuple[tuple[str, str, str], ...]
+    warnings: tuple[str, ...]
+
+
+class ModelFolder:
+    """Finds the files that widgets name under ComfyUI's `models` folder. Folders of extra_model_paths.yaml are not searched."""
+
+    def __init__(self, path: Path) -> None:
+        self._folders = sorted(folder for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
+        self.missing: list[str] = []
+
+    def resolve(self, input_name: str, value: str) -> str | None:
+        """Absolute path of the file, None when the value names none. Notes what looks like weights and is nowhere."""
+        if not value.lower().endswith(SAFETENSORS_SUFFIXES + WHOLE_FILE_SUFFIXES) or "\n" in value:
+            return None
+        preferred = next((folders for word, folders in _FOLDERS.items() if word in input_name), ())
+        for folder in sorted(self._folders, key=lambda folder: folder.name not in preferred):
+            if (folder / value).is_file():
+                return os.path.abspath(folder / value)
+        self.missing.append(value)
+        return None
+
+
+def predict(workflow: Workflow, models: Path, reads_at: UseKind, prompt_id: str = "predicted") -> Prediction:
+    """The timeline of a workflow. `reads_at` is LOAD with ComfyUI's legacy patcher, COMPUTE under dynamic VRAM."""
+    components: dict[str, Component] = {}
+    loads: dict[str, tuple[tuple[str, str | None], ...]] = {}
+    missing: list[tuple[str, str, str]] = []
+    warnings = list(workflow.warnings)
+    for node_id, node in workflow.prompt.items():
+        class_type = node["class_type"]
+        folder = ModelFolder(models)
+        traits = workflow.traits(class_type)
+        types = workflow.output_types.get(node_id) or (traits.outputs if traits else ())
+        found = components_of_node(class_type, node["inputs"], types, folder.resolve)
+        components.update((component.key, component) for component, _ in found.components)
+        loads[node_id] = tuple((component.key, kind) for component, kind in found.components)
+        missing += [(node_id, class_type, name) for name in folder.missing]
+        warnings += [f"node {node_id}: {warning}" for warning in found.warnings]
+
+    wanted = likely(workflow.prompt.get, workflow.traits)
+    order = predict_order(workflow.prompt, workflow.outputs, workflow.traits, wanted=wanted)
+    used = computes(workflow.prompt, order, workflow.traits, loads, workflow.output_types.get, wanted)
+    uses = []
+    for position, node_id in enumerate(order):
+        keys = dict.fromkeys(key for key, _ in loads.get(node_id, ()))
+        uses += [Use(position, key, UseKind.LOAD, reads_at is UseKind.LOAD) for key in keys]
+        uses += [Use(position, key, UseKind.COMPUTE, reads_at is UseKind.COMPUTE) for key in used.get(node_id, ())]
+    visits = [Visit(prompt_id, node_id, workflow.prompt[node_id]["class_type"]) for node_id in order]
+    return Prediction(Timeline.of(visits, uses), components, tuple(missing), tuple(warnings))

@@ -1,0 +1,38 @@
+"""A trace told in words: for the report node, the command line and the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def line(trace: dict[str, Any]) -> str:
+    """One line: seconds, bytes, mode and why."""
+    summary = trace["summary"]
+    return (
+        f"Residency: {trace['duration_s']:.2f} s = {summary['compute_s']:.2f} s compute + {summary['stall_s']:.2f} s stall; "
+        f"read ahead {gib(summary['prefetched_bytes'])}, unused {gib(summary['wasted_bytes'])}, "
+        f"evicted {gib(summary['evicted_bytes'])}; mode {trace['mode']} ({trace['mode_reason']})"
+    )
+
+
+def text(trace: dict[str, Any]) -> str:
+    """The line, the nodes that waited longest, and every decision with its reason."""
+    names = {component["key"]: component["name"] for component in trace["components"]}
+    lines = [line(trace)]
+    waited = sorted((node for node in trace["nodes"] if node["stall_s"] >= 0.01), key=lambda node: -node["stall_s"])
+    if waited:
+        lines += ["", "Waited for weights:"]
+        lines += [f"  {node['stall_s']:8.2f} s  {node['class_type']} {node['node_id']}" for node in waited[:10]]
+    if trace["decisions"]:
+        lines += ["", "Decisions:"]
+        lines += [
+            f"  {decision['time_s']:8.2f} s  {decision['kind']:<8} {gib(decision['size_bytes']):>10}  "
+            f"{names.get(decision['component'], decision['component'])}: {decision['reason']}"
+            for decision in trace["decisions"][-50:]
+        ]
+    return "\n".join(lines)
+
+
+def gib(size_bytes: int) -> str:
+    """Bytes for people: MiB below one GiB."""
+    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.1f} MiB"

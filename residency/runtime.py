@@ -1,0 +1,157 @@
+"""Feeds events to the manager, hands its instructions to the movers, and writes both into the trace. Every host runs on it.
+
+Thread-safe: the host posts from its executor thread, movers from theirs. Events are handled one at a time in the order in which
+they were posted; a mover that answers from inside a call is queued behind the event that caused it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Protocol
+
+from .component import Tier
+from .events import BudgetChanged, Cancel, Event, Evict, Evicted, Instruction, Prefetch, PromptEnded, PromptStarted, TransferStopped, Wait
+from .manager import Manager
+from .trace import Trace
+
+log = logging.getLogger(__name__)
+
+KEPT_TRACES = 20
+
+
+class Mover(Protocol):
+    """Enacts instructions for one tier and answers each with an event through the `post` it was made with.
+
+    No method may block on a transfer or raise for what happens to the user's files; a refusal is a TransferStopped event.
+    """
+
+    def prefetch(self, instruction: Prefetch) -> Future[None]:
+        """Start or queue the transfer; the future is done when its TransferDone or TransferStopped has been posted."""
+
+    def cancel(self, instruction: Cancel) -> None: ...
+
+    def evict(self, instruction: Evict) -> None: ...
+
+    def close(self) -> None:
+        """Stop everything and join every thread."""
+
+
+class Runtime:
+    """One manager, its movers and the traces of the last prompts.
+
+    `movers` are made by the host with `runtime.post` as their callback and set once. `clock` gives monotonic seconds.
+    `on_update(trace, ended)` is called after each event that touched the running trace, on the thread that posted it.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        unix_clock: Callable[[], float] = time.time,
+        device_limit_bytes: int | None = None,
+        on_update: Callable[[Trace, bool], None] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.manager = Manager(device_limit_bytes=device_limit_bytes)
+        self.movers: Mapping[Tier, Mover] = {}
+        self.traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
+        self.trace: Trace | None = None  # of the running prompt
+        self._unix_clock = unix_clock
+        self._on_update = on_update
+        self._lock = threading.RLock()
+        self._queue: deque[Event] = deque()
+        self._draining = False
+        self._futures: dict[tuple[str, Tier], Future[None]] = {}
+
+    def post(self, event: Event) -> list[Future[None]]:
+        """Handle one event. Returns what the node that has just started must wait for (empty for every other event)."""
+        with self._lock:
+            self._queue.append(event)
+            if self._draining:  # a mover answering from inside a call: the loop below, further up this thread, takes it
+                return []
+            self._draining = True
+            try:
+                waits: list[Future[None]] = []
+                while self._queue:
+                    waits += self._handle(self._queue.popleft())
+                return waits
+            finally:
+                self._draining = False
+
+    def stalled(self, seconds: float, *, waited: bool = False) -> None:
+        """Add stall time to the running node of the running trace."""
+        with self._lock:
+            if self.trace is not None:
+                self.trace.stalled(seconds, waited=waited)
+
+    def set_host_limit(self, limit_bytes: int) -> None:
+        """Tell the manager what the host tier may hold, when it has changed."""
+        if limit_bytes != self.manager.host.limit_bytes:
+            self.post(BudgetChanged(self.clock(), Tier.HOST, limit_bytes))
+
+    def close(self) -> None:
+        """Cancel everything, join the movers' threads."""
+        for mover in self.movers.values():
+            mover.close()
+
+    def _handle(self, event: Event) -> list[Future[None]]:
+        instructions = self.manager.handle(event)
+        if isinstance(event, PromptStarted):
+            self.trace = Trace(event, self._unix_clock())
+            self.traces.append(self.trace)
+        trace = self.trace
+        if trace is not None:
+            trace.mode, trace.mode_reason = self.manager.mode.mode, self.manager.mode.reason
+            trace.record(event, instructions)
+        waits = self._dispatch(instructions)
+        if trace is not None:
+            ended = isinstance(event, PromptEnded)
+            if self._on_update is not None:
+                self._on_update(trace, ended)
+            if ended:
+                self.trace = None
+        return waits
+
+    def _dispatch(self, instructions: Sequence[Instruction]) -> list[Future[None]]:
+        waits: list[Future[None]] = []
+        for instruction in instructions:
+            key = (instruction.component.key, instruction.tier)
+            mover = self.movers.get(instruction.tier)
+            if isinstance(instruction, Wait):
+                if key in self._futures:
+                    waits.append(self._futures[key])
+            elif mover is None:
+                self._refuse(instruction, f"this host has no mover for the {instruction.tier.value} tier")
+            else:
+                try:
+                    self._enact(mover, instruction, key)
+                except Exception as error:  # a broken mover costs time, never the user's workflow
+                    log.exception("residency: the %s mover failed on %s", instruction.tier.value, instruction.component.name)
+                    self._refuse(instruction, f"{type(error).__name__}: {error}")
+        return waits
+
+    def _enact(self, mover: Mover, instruction: Prefetch | Cancel | Evict, key: tuple[str, Tier]) -> None:
+        if isinstance(instruction, Prefetch):
+            future = self._futures[key] = mover.prefetch(instruction)
+            future.add_done_callback(lambda done: self._forget(key, done))
+        elif isinstance(instruction, Cancel):
+            mover.cancel(instruction)
+        else:
+            mover.evict(instruction)
+
+    def _forget(self, key: tuple[str, Tier], future: Future[None]) -> None:
+        with self._lock:
+            if self._futures.get(key) is future:
+                del self._futures[key]
+
+    def _refuse(self, instruction: Instruction, reason: str) -> None:
+        key, tier = instruction.component.key, instruction.tier
+        if isinstance(instruction, Prefetch):
+            held_bytes = self.manager.host.held.get(key, 0) if tier is Tier.HOST else 0
+            self.post(TransferStopped(self.clock(), key, tier, 0, held_bytes, 0.0, reason))
+        elif isinstance(instruction, Evict):
+            self.post(Evicted(self.clock(), key, tier, 0, f"refused: {reason}"))

@@ -1,0 +1,51 @@
+"""What a memory mode means: which strategy each component gets, and why.
+
+A mode is the user's word; a strategy is what the planner does with one component. `auto` is resolved here, once per plan, with a
+reason that the log and the panel show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .component import Component, Mode, Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedMode:
+    """A mode that is not auto, and the reason in plain words."""
+
+    mode: Mode
+    reason: str
+
+
+def resolve(mode: Mode, components: Iterable[Component], device_limit_bytes: int | None) -> ResolvedMode:
+    """Turn `auto` into the mode that fits; every other mode stays what the user chose.
+
+    `device_limit_bytes` is what the device may hold of weights; None when the device shares the host's memory or is unknown.
+    """
+    if mode is not Mode.AUTO:
+        return ResolvedMode(mode, f"{mode.value} was chosen")
+    sizes = [component.size_bytes for component in components]
+    if device_limit_bytes is None:
+        return ResolvedMode(Mode.BALANCED, "the device shares the host's memory")
+    total, largest = sum(sizes), max(sizes, default=0)
+    fits = f"of {device_limit_bytes / 2**30:.1f} GiB on the device"
+    if total <= device_limit_bytes:
+        return ResolvedMode(Mode.HIGH_VRAM, f"all components, {total / 2**30:.1f} GiB, fit {fits}")
+    if largest <= device_limit_bytes:
+        return ResolvedMode(Mode.BALANCED, f"the largest component, {largest / 2**30:.1f} GiB, fits {fits}, all {total / 2**30:.1f} GiB do not")
+    return ResolvedMode(Mode.LOW_VRAM, f"the largest component, {largest / 2**30:.1f} GiB, does not fit {fits}")
+
+
+_BY_MODE = {
+    Mode.HIGH_VRAM: Strategy.RESIDENT,
+    Mode.BALANCED: Strategy.OFFLOAD,
+    Mode.LOW_VRAM: Strategy.RELEASE,
+}
+
+
+def strategy_of(mode: Mode) -> Strategy | None:
+    """The strategy a resolved mode asks for; None for off: the component is left to ComfyUI."""
+    return _BY_MODE.get(mode)

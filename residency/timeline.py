@@ -1,0 +1,87 @@
+"""The predicted, ordered uses of the running prompt and of the queued prompts behind it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class UseKind(Enum):
+    LOAD = "load"  # the loader node that makes the component known to the host
+    COMPUTE = "compute"  # a node that computes with it on the device
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One node in the predicted order of execution."""
+
+    prompt_id: str
+    node_id: str
+    class_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One interval in which one node needs one component.
+
+    `position` indexes `Timeline.visits`. `reads` is true where this use pulls the component's bytes from its files unless
+    they are in host memory already: the loader node with ComfyUI's legacy patcher, the first computing node under dynamic VRAM.
+    """
+
+    position: int
+    component: str
+    kind: UseKind
+    reads: bool
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Visits in the order in which they are expected, and the uses they make, ordered by position."""
+
+    visits: tuple[Visit, ...]
+    uses: tuple[Use, ...]
+    _by_component: dict[str, tuple[list[int], list[Use]]] = field(init=False, repr=False, compare=False)
+    _by_position: dict[int, tuple[Use, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_component: dict[str, tuple[list[int], list[Use]]] = {}
+        by_position: dict[int, tuple[Use, ...]] = {}
+        for use in self.uses:
+            positions, uses = by_component.setdefault(use.component, ([], []))
+            positions.append(use.position)
+            uses.append(use)
+            by_position[use.position] = (*by_position.get(use.position, ()), use)
+        object.__setattr__(self, "_by_component", by_component)
+        object.__setattr__(self, "_by_position", by_position)
+
+    @staticmethod
+    def of(visits: Iterable[Visit], uses: Iterable[Use]) -> Timeline:
+        """A timeline from uses in any order."""
+        return Timeline(tuple(visits), tuple(sorted(uses, key=lambda use: use.position)))
+
+    def components(self) -> tuple[str, ...]:
+        """Component keys in order of first use."""
+        return tuple(self._by_component)
+
+    def at(self, position: int) -> tuple[Use, ...]:
+        """The uses of the visit at `position`."""
+        return self._by_position.get(position, ())
+
+    def next_use(self, component: str, after: int) -> Use | None:
+        """The first use of `component` at a position greater than `after`; None when nothing needs it any more."""
+        positions, uses = self._by_component.get(component, ((), ()))
+        index = bisect_left(positions, after + 1)
+        return uses[index] if index < len(uses) else None
+
+    def next_read(self, component: str, after: int) -> Use | None:
+        """Like next_use, but only uses that read the component's files."""
+        positions, uses = self._by_component.get(component, ((), ()))
+        for index in range(bisect_left(positions, after + 1), len(uses)):
+            if uses[index].reads:
+                return uses[index]
+        return None
+
+
+EMPTY = Timeline((), ())

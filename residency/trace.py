@@ -1,0 +1,281 @@
+"""What happened in one prompt: every event and instruction with time, bytes, tier and reason, and where the time went.
+
+`Trace.record` is fed by the runtime with each event and the instructions it led to; `as_dict` is the JSON that the panel, the
+report and the pictures read; `chrome` is the trace-event format (opens in Perfetto).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .component import Component, Mode, Tier
+from .events import (
+    Cancel,
+    Event,
+    Evict,
+    Evicted,
+    Instruction,
+    NodeFinished,
+    NodeStarted,
+    Outcome,
+    Prefetch,
+    PromptEnded,
+    PromptStarted,
+    Replanned,
+    TransferDone,
+    TransferStopped,
+    Wait,
+)
+from .timeline import EMPTY, Timeline, UseKind
+
+# Bounds: a trace stays small however long a loop in the graph runs. 10,000 node records are about 3 MB of JSON.
+MAX_RECORDS = 10_000
+
+_KINDS = {Prefetch: "prefetch", Cancel: "cancel", Wait: "wait", Evict: "evict"}
+
+
+@dataclass(slots=True)
+class NodeRecord:
+    node_id: str
+    class_type: str
+    start_s: float
+    end_s: float | None = None
+    stall_s: float = 0.0
+    loads: list[str] = field(default_factory=list)
+    computes: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class TransferRecord:
+    component: str
+    tier: str
+    start_s: float
+    end_s: float | None = None
+    moved_bytes: int = 0
+    present_bytes: int = 0
+    status: str = "running"
+    reason: str = ""
+
+
+class Trace:
+    """The story of one prompt. Times are seconds since `PromptStarted`."""
+
+    def __init__(self, started: PromptStarted, started_unix_s: float) -> None:
+        self.prompt_id = started.prompt_id
+        self.mode: Mode = started.mode
+        self.mode_reason = ""
+        self.outcome: Outcome | None = None
+        self.started_unix_s = started_unix_s
+        self._zero_s = started.time_s
+        self._now_s = 0.0
+        self._components: dict[str, Component] = dict(started.components)
+        self._timeline: Timeline = started.timeline
+        self._nodes: list[NodeRecord] = []
+        self._running: NodeRecord | None = None
+        self._transfers: list[TransferRecord] = []
+        self._open: dict[tuple[str, str], TransferRecord] = {}
+        self._evictions: list[dict[str, Any]] = []
+        self._decisions: list[dict[str, Any]] = []
+        self._dropped_records = 0
+        self._unread: dict[str, int] = {}  # bytes moved ahead and not read by a node yet
+        self._prefetched_bytes = self._wasted_bytes = self._evicted_bytes = 0
+        self._compute_s = self._stall_s = self._wait_s = 0.0
+        self._replans = 0
+
+    def record(self, event: Event, instructions: Sequence[Instruction]) -> None:
+        """Take one event and what the manager answered."""
+        self._now_s = max(self._now_s, event.time_s - self._zero_s)
+        match event:
+            case Replanned():
+                self._timeline = event.timeline
+                self._components.update(event.components)
+                self._replans += 1
+            case NodeStarted():
+                self._node_started(event)
+            case NodeFinished():
+                self._node_finished(event)
+            case TransferDone() | TransferStopped():
+                self._transfer_ended(event)
+            case Evicted():
+                self._evicted_bytes += event.freed_bytes
+                self._append(
+                    self._evictions,
+                    {
+                        "component": event.component,
+                        "tier": event.tier.value,
+                        "time_s": self._now_s,
+                        "freed_bytes": event.freed_bytes,
+                        "reason": event.reason,
+                    },
+                )
+            case PromptEnded():
+                self._ended(event.outcome)
+            case _:
+                pass
+        for instruction in instructions:
+            self._decided(instruction)
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the start of the prompt to the last event."""
+        return self._now_s
+
+    def stalled(self, seconds: float, *, waited: bool = False) -> None:
+        """Add time in which the running node waited for weights; `waited` when it was held for a read-ahead."""
+        seconds = max(0.0, seconds)
+        self._stall_s += seconds
+        if waited:
+            self._wait_s += seconds
+        if self._running is not None:
+            self._running.stall_s += seconds
+
+    def _append(self, records: list[Any], record: Any) -> None:
+        if len(records) < MAX_RECORDS:
+            records.append(record)
+        else:
+            self._dropped_records += 1
+
+    def _node_started(self, event: NodeStarted) -> None:
+        visit = self._timeline.visits[event.position]
+        uses = self._timeline.at(event.position)
+        self._running = NodeRecord(
+            visit.node_id,
+            visit.class_type,
+            self._now_s,
+            loads=[use.component for use in uses if use.kind is UseKind.LOAD],
+            computes=[use.component for use in uses if use.kind is UseKind.COMPUTE],
+        )
+        self._append(self._nodes, self._running)
+
+    def _node_finished(self, event: NodeFinished) -> None:
+        if self._running is None:
+            return
+        uses = self._timeline.at(event.position)
+        if any(use.reads and use.kind is UseKind.LOAD for use in uses):
+            # a loader that reads weights does nothing else: all its time is stall
+            self.stalled(self._now_s - self._running.start_s - self._running.stall_s)
+        self._close_node()
+        for use in uses:
+            if use.reads:
+                self._unread.pop(use.component, None)
+
+    def _close_node(self) -> None:
+        assert self._running is not None
+        self._running.end_s = self._now_s
+        self._compute_s += max(0.0, self._now_s - self._running.start_s - self._running.stall_s)
+        self._running = None
+
+    def _transfer_ended(self, event: TransferDone | TransferStopped) -> None:
+        record = self._open.pop((event.component, event.tier.value), None)
+        if record is None:
+            record = TransferRecord(event.component, event.tier.value, self._now_s)
+            self._append(self._transfers, record)
+        # the mover's own duration: an announced transfer queues behind others before it starts
+        record.start_s = max(0.0, self._now_s - event.duration_s)
+        record.end_s = self._now_s
+        record.moved_bytes, record.present_bytes = event.moved_bytes, event.present_bytes
+        record.status, record.reason = ("done", "") if isinstance(event, TransferDone) else ("stopped", event.reason)
+        self._prefetched_bytes += event.moved_bytes
+        if event.moved_bytes:
+            self._unread[event.component] = self._unread.get(event.component, 0) + event.moved_bytes
+
+    def _decided(self, instruction: Instruction) -> None:
+        if isinstance(instruction, Prefetch):
+            record = TransferRecord(instruction.component.key, instruction.tier.value, self._now_s, reason=instruction.reason)
+            self._open[(record.component, record.tier)] = record
+            self._append(self._transfers, record)
+        self._append(
+            self._decisions,
+            {
+                "time_s": self._now_s,
+                "kind": _KINDS[type(instruction)],
+                "component": instruction.component.key,
+                "tier": instruction.tier.value,
+                "size_bytes": 0 if isinstance(instruction, Cancel) else instruction.size_bytes,
+                "reason": instruction.reason,
+            },
+        )
+
+    def _ended(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        if self._running is not None:
+            self._close_node()
+        for key, moved_bytes in self._unread.items():
+            if self._timeline.next_read(key, len(self._visits_of_prompt()) - 1) is None:
+                self._wasted_bytes += moved_bytes
+
+    def _visits_of_prompt(self) -> list[str]:
+        return [visit.node_id for visit in self._timeline.visits if visit.prompt_id == self.prompt_id]
+
+    def summary(self) -> dict[str, Any]:
+        """Seconds and bytes of the whole prompt."""
+        return {
+            "compute_s": self._compute_s,
+            "stall_s": self._stall_s,
+            "wait_s": self._wait_s,
+            "prefetched_bytes": self._prefetched_bytes,
+            "wasted_bytes": self._wasted_bytes,
+            "evicted_bytes": self._evicted_bytes,
+            "nodes": len(self._nodes),
+            "replans": self._replans,
+        }
+
+    def head(self) -> dict[str, Any]:
+        """The trace without its lists: cheap at any length."""
+        return {
+            "version": 1,
+            "prompt_id": self.prompt_id,
+            "mode": self.mode.value,
+            "mode_reason": self.mode_reason,
+            "outcome": self.outcome.value if self.outcome else "running",
+            "started_unix_s": self.started_unix_s,
+            "duration_s": self._now_s,
+            "summary": self.summary(),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """The trace as JSON-ready data, version 1; docs/trace.md describes the keys."""
+        return {
+            **self.head(),
+            "components": [
+                {"key": c.key, "name": c.name, "kind": c.kind, "size_bytes": c.size_bytes} for c in self._components.values()
+            ],
+            "nodes": [asdict(node) for node in self._nodes],
+            "transfers": [asdict(transfer) for transfer in self._transfers],
+            "evictions": list(self._evictions),
+            "decisions": list(self._decisions),
+            "dropped_records": self._dropped_records,
+        }
+
+
+def chrome(trace: dict[str, Any]) -> dict[str, Any]:
+    """A version 1 trace as Chrome trace events: microseconds, one thread a lane.
+
+    Source: "Trace Event Format", the Chromium project.
+    """
+    names = {component["key"]: component["name"] for component in trace["components"]}
+    lanes = {"nodes": 0, Tier.HOST.value: 1, Tier.DEVICE.value: 2, Tier.DISK.value: 3}
+    titles = {"nodes": "compute", Tier.HOST.value: "disk → host", Tier.DEVICE.value: "host → device", Tier.DISK.value: "disk"}
+    events: list[dict[str, Any]] = [
+        {"name": "thread_name", "ph": "M", "pid": 1, "tid": tid, "args": {"name": titles[lane]}} for lane, tid in lanes.items()
+    ]
+
+    def span(name: str, lane: str, start_s: float, end_s: float | None, args: dict[str, Any]) -> None:
+        end_s = trace["duration_s"] if end_s is None else end_s
+        events.append(
+            {"name": name, "ph": "X", "pid": 1, "tid": lanes[lane], "ts": start_s * 1e6, "dur": max(0.0, end_s - start_s) * 1e6, "args": args}
+        )
+
+    for node in trace["nodes"]:
+        args = {"stall_s": node["stall_s"], "loads": node["loads"], "computes": node["computes"]}
+        span(f"{node['class_type']} {node['node_id']}", "nodes", node["start_s"], node["end_s"], args)
+    for transfer in trace["transfers"]:
+        args = {key: transfer[key] for key in ("moved_bytes", "present_bytes", "status", "reason")}
+        span(names.get(transfer["component"], transfer["component"]), transfer["tier"], transfer["start_s"], transfer["end_s"], args)
+    for eviction in trace["evictions"]:
+        name = f"evict {names.get(eviction['component'], eviction['component'])}"
+        args = {"freed_bytes": eviction["freed_bytes"], "reason": eviction["reason"]}
+        events.append({"name": name, "ph": "i", "s": "t", "pid": 1, "tid": lanes[eviction["tier"]], "ts": eviction["time_s"] * 1e6, "args": args})
+    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"prompt_id": trace["prompt_id"], "mode": trace["mode"]}}

@@ -1,0 +1,18 @@
+"""Movers: what carries bytes between the tiers, and what they know about this machine."""
+
+from .disk import ReadAhead
+from .drive import drive_of, is_rotational, measure_read_rate
+from .memory import HostMemory, available_bytes, host_memory, pressure
+from .pagecache import cached_bytes
+
+__all__ = [
+    "HostMemory",
+    "ReadAhead",
+    "available_bytes",
+    "cached_bytes",
+    "drive_of",
+    "host_memory",
+    "is_rotational",
+    "measure_read_rate",
+    "pressure",
+]

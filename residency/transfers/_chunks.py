@@ -1,0 +1,93 @@
+"""How a component's extents become reads: cut into chunks in reading order, each read by a thread with its own buffer and open file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..component import Component, Extent
+from . import pagecache
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One read. `offset` counts in the component, `start` in the file; the file must reach to `needs_bytes`, the end of its extent."""
+
+    path: str
+    start: int
+    size_bytes: int
+    offset: int
+    needs_bytes: int
+
+
+def head(component: Component, size_bytes: int) -> Iterator[Extent]:
+    """The component's extents, cut off behind its first `size_bytes`."""
+    for extent in component.extents:
+        if size_bytes <= 0:
+            return
+        yield Extent(extent.path, extent.start, min(extent.size_bytes, size_bytes))
+        size_bytes -= extent.size_bytes
+
+
+def cut(component: Component, size_bytes: int, chunk_bytes: int) -> Iterator[Chunk]:
+    """Chunks that cover the first `size_bytes` once and in order; they end at multiples of `chunk_bytes` in the file: whole pages."""
+    offset = 0
+    for whole, extent in zip(component.extents, head(component, size_bytes), strict=False):
+        start, end = extent.start, extent.start + extent.size_bytes
+        while start < end:
+            stop = min(end, start - start % chunk_bytes + chunk_bytes)
+            yield Chunk(extent.path, start, stop - start, offset, whole.start + whole.size_bytes)
+            offset += stop - start
+            start = stop
+
+
+def overlap(one: Component, other: Component) -> bool:
+    """Whether the two are read from bytes in common (one file under two keys: the same checkpoint with other options)."""
+    return any(
+        a.path == b.path and a.start < b.start + b.size_bytes and b.start < a.start + a.size_bytes
+        for a in one.extents
+        for b in other.extents
+    )
+
+
+class Reader:
+    """One thread's buffer, made at the first read, and the file it has open. Every OSError it raises names the file."""
+
+    def __init__(self, buffer_bytes: int) -> None:
+        self._buffer_bytes = buffer_bytes
+        self._buffer: bytearray | None = None
+        self._path: str | None = None
+        self._fd = -1
+
+    def cached_bytes(self, chunk: Chunk) -> int | None:
+        """What of the chunk is in the page cache. OSError when the file cannot be opened or ends before its extent does."""
+        fd = self._open(chunk.path)
+        file_bytes = os.fstat(fd).st_size
+        if file_bytes < chunk.needs_bytes:
+            raise OSError(f"{chunk.path} ends at {file_bytes} bytes, the component's part of it at {chunk.needs_bytes}")
+        return pagecache.cached_in(fd, chunk.start, chunk.size_bytes)
+
+    def read(self, chunk: Chunk) -> None:
+        if self._buffer is None:
+            self._buffer = bytearray(self._buffer_bytes)
+        try:
+            count = pagecache.read_into_cache(self._open(chunk.path), chunk.start, chunk.size_bytes, self._buffer)
+        except OSError as error:
+            raise OSError(f"{chunk.path} at byte {chunk.start}: {error}") from error
+        if count < chunk.size_bytes:
+            raise OSError(f"{chunk.path} ended at {chunk.start + count} bytes while it was read")
+
+    def close(self) -> None:
+        if self._path is not None:
+            os.close(self._fd)
+        self._path, self._buffer = None, None
+
+    def _open(self, path: str) -> int:
+        if self._path != path:
+            if self._path is not None:
+                self._path = None
+                os.close(self._fd)
+            self._fd = pagecache.open_file(path)
+            self._path = path
+        return self._fd

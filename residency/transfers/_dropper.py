@@ -1,0 +1,106 @@
+"""Gives page-cache bytes back, one drop at a time, beside the lanes: room that is asked for now must not queue behind reads."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from ..component import Component, Extent
+from . import pagecache
+from ._chunks import head
+from ._lane import Transfer
+
+
+@dataclass(eq=False)
+class Drop:
+    """One announced drop. It waits for `ending`, transfers that were already stopping when it was announced; `refusal` drops nothing."""
+
+    component: Component
+    upto_bytes: int
+    reason: str
+    ending: tuple[Transfer, ...] = ()
+    refusal: str | None = None
+    future: Future[None] = field(default_factory=Future)
+
+    def __post_init__(self) -> None:
+        self.future.set_running_or_notify_cancel()
+
+
+class Dropper:
+    """`finish(drop, freed_bytes, reason)` is called once for each drop, outside the lock."""
+
+    def __init__(self, condition: threading.Condition, finish: Callable[[Drop, int, str], None]) -> None:
+        self.threads: list[threading.Thread] = []
+        self.pending: list[Drop] = []
+        self._queue: deque[Drop] = deque()
+        self._condition = condition
+        self._finish = finish
+        self._running = False
+
+    def add(self, drop: Drop) -> None:
+        """Queue a drop and see that a thread is there. The condition must be held."""
+        self._queue.append(drop)
+        self.pending.append(drop)
+        if self._running:
+            return
+        thread = threading.Thread(target=self._work, name="residency-drop", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the interpreter is shutting down, or the system has no thread left
+            drop.refusal = f"no thread to drop with: {error}"
+            return
+        self.threads = [thread]  # the one before has said that it ends: nothing of it is waited for
+        self._running = True
+
+    def work_off_without_threads(self) -> None:
+        """Answer what is queued on the caller's thread when none could be started. The condition must not be held."""
+        with self._condition:
+            if self._running or not self._queue:
+                return
+            for drop in self._queue:
+                drop.refusal = drop.refusal or "no thread to drop with"
+            self._running = True
+        self._work()
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                if not self._queue:
+                    self._running = False
+                    return
+                drop = self._queue.popleft()
+                if drop.refusal is None:
+                    self._condition.wait_for(lambda: all(transfer.answered for transfer in drop.ending))  # noqa: B023 (called right here)
+            freed_bytes, reason = (0, f"refused: {drop.refusal}") if drop.refusal is not None else _drop(drop)
+            self._finish(drop, freed_bytes, reason)
+            with self._condition:
+                self.pending.remove(drop)
+            drop.future.set_result(None)
+            with self._condition:
+                self._condition.notify_all()
+
+
+def _drop(drop: Drop) -> tuple[int, str]:
+    """The bytes that left the cache, and the reason with what stood in the way."""
+    freed_bytes, notes = 0, []
+    for extent in head(drop.component, drop.upto_bytes):
+        try:
+            freed, note = _drop_extent(extent)
+        except Exception as error:
+            freed, note = 0, str(error)
+        freed_bytes += freed
+        if note is not None and note not in notes:
+            notes.append(note)
+    return freed_bytes, "; ".join([drop.reason, *notes])
+
+
+def _drop_extent(extent: Extent) -> tuple[int, str | None]:
+    before = pagecache.cached_bytes(extent)
+    pagecache.drop(extent)
+    after = pagecache.cached_bytes(extent)
+    if before is None or after is None:
+        return 0, "this process may not ask what was freed"
+    return max(0, before - after), None

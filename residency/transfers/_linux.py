@@ -1,0 +1,78 @@
+"""The page cache on Linux: cachestat (6.5 or newer) or mincore to ask, posix_fadvise to drop.
+
+cachestat walks folios where mincore walks pages: 2 us against 190 us for 8 MiB, 0.2 ms against 76 ms for 4 GiB in the cache.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from . import _mincore
+from ._mincore import PAGE_BYTES
+
+_SYS_CACHESTAT = 451  # the same number on every architecture that Python runs on but alpha
+
+
+class _Range(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
+
+
+class _Counts(ctypes.Structure):  # include/uapi/linux/mman.h, struct cachestat
+    _fields_ = (
+        ("cached", ctypes.c_uint64),
+        ("dirty", ctypes.c_uint64),
+        ("writeback", ctypes.c_uint64),
+        ("evicted", ctypes.c_uint64),
+        ("recently_evicted", ctypes.c_uint64),
+    )
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.POINTER(_Range), ctypes.POINTER(_Counts), ctypes.c_uint)
+
+
+def cached_in(fd: int, start: int, size_bytes: int) -> int | None:
+    """Bytes of the range that are cached; None when this process may not know.
+
+    Since Linux 5.2 (commit 134fca9063ad, mm/mincore.c `can_do_mincore`) mincore reports every page of a file that the process
+    neither owns nor may write as resident: an answer that must not be believed. cachestat refuses instead.
+    """
+    try:
+        return counted_bytes(fd, start, size_bytes)
+    except OSError:  # an older kernel, a container's system-call filter, or not our file
+        return _mincore.resident_bytes(fd, start, size_bytes) if _may_know(fd) else None
+
+
+def counted_bytes(fd: int, start: int, size_bytes: int) -> int:
+    """The same by cachestat alone. OSError where it is missing or refused."""
+    end = min(start + size_bytes, os.fstat(fd).st_size)
+    if start >= end:
+        return 0
+    base, stop = start - start % PAGE_BYTES, -(-end // PAGE_BYTES) * PAGE_BYTES
+    cached = _pages(fd, base, stop - base) * PAGE_BYTES
+    if cached == stop - base:
+        return end - start
+    if start > base and _pages(fd, base, PAGE_BYTES):
+        cached -= start - base
+    if stop > end and _pages(fd, stop - PAGE_BYTES, PAGE_BYTES):
+        cached -= stop - end
+    return max(0, cached)  # pages may go between the calls
+
+
+def drop_in(fd: int, start: int, size_bytes: int) -> None:
+    """Dirty pages and pages that some process has mapped and touched stay: the kernel skips them without a word."""
+    os.posix_fadvise(fd, start, size_bytes, os.POSIX_FADV_DONTNEED)
+
+
+def _pages(fd: int, start: int, size_bytes: int) -> int:
+    counts = _Counts()
+    if _libc.syscall(_SYS_CACHESTAT, fd, ctypes.byref(_Range(start, size_bytes)), ctypes.byref(counts), 0) != 0:
+        raise OSError(ctypes.get_errno(), "cachestat")
+    return int(counts.cached)
+
+
+def _may_know(fd: int) -> bool:
+    """Where this is stricter than the kernel (a read-only mount, an exotic user namespace), a cached range is only read once more."""
+    return os.fstat(fd).st_uid == os.geteuid() or os.access(f"/proc/self/fd/{fd}", os.W_OK, effective_ids=True)

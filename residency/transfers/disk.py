@@ -1,0 +1,226 @@
+"""The mover between disk and host: reads components into the page cache ahead of their use, and gives them back.
+
+The life of a transfer: `prefetch` queues it on the lane of each drive that it reads from -> the lane's threads take its chunks in
+order, skip those that are cached, read the others -> TransferDone, or TransferStopped with what had moved by then. `cancel` ends
+it within one chunk. `evict` and `drop` are answered with Evicted; what is being read, or queued to be, is never dropped.
+
+Reads are ordinary buffered reads: what ComfyUI reads later comes from the page cache, and without us it comes from the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import Future
+
+from ..component import Component, Tier
+from ..events import Cancel, Evict, Evicted, Prefetch, TransferDone, TransferStopped
+from . import memory
+from ._backoff import Backoff
+from ._chunks import Chunk, cut, overlap
+from ._dropper import Drop, Dropper
+from ._lane import Lane, Part, Transfer
+from .drive import drive_of, is_rotational
+
+log = logging.getLogger(__name__)
+
+MIB, GIB = 1024**2, 1024**3
+
+THREADS_PER_DRIVE = 2
+CHUNK_BYTES = 8 * MIB
+BUFFER_BYTES = 1 * MIB
+HEADROOM_BYTES = 1 * GIB
+SLOW_PERCENT = 10.0  # tasks waited for memory in one of the last ten seconds
+PAUSE_S = 0.1
+
+
+class ReadAhead:
+    """Enacts Prefetch, Cancel and Evict on the host tier. Threads exist only while there is work.
+
+    `post` is called on this mover's threads, without its lock, once for each instruction that asks for an answer. `clock` gives
+    seconds, `available` bytes, `pressure` percent. All methods are thread-safe; none raises for what happens to files.
+    """
+
+    def __init__(
+        self,
+        post: Callable[[TransferDone | TransferStopped | Evicted], object],
+        clock: Callable[[], float] = time.perf_counter,
+        *,
+        available: Callable[[], int] = memory.available_bytes,
+        pressure: Callable[[], float] = memory.pressure,
+        threads_per_drive: int = THREADS_PER_DRIVE,
+        chunk_bytes: int = CHUNK_BYTES,
+        headroom_bytes: int = HEADROOM_BYTES,
+        slow_percent: float = SLOW_PERCENT,
+        pause_s: float = PAUSE_S,
+    ) -> None:
+        self._post = post
+        self._clock = clock
+        self._backoff = Backoff(available, headroom_bytes, pressure, slow_percent, pause_s)
+        self._threads_per_drive = threads_per_drive
+        self._chunk_bytes = chunk_bytes
+        self._condition = threading.Condition()
+        self._lanes: dict[str, Lane] = {}
+        self._live: list[Transfer] = []
+        self._latest: dict[str, Transfer] = {}
+        self._dropper = Dropper(self._condition, self._finish_drop)
+        self._closed = False
+
+    def prefetch(self, instruction: Prefetch) -> Future[None]:
+        """Queue a read of the component's first `size_bytes`. The future is done when the answer has been posted; see `wait` for it.
+
+        Raises ValueError for another tier than the host.
+        """
+        _check_tier(instruction)
+        component = instruction.component
+        chunks = list(cut(component, instruction.size_bytes, self._chunk_bytes))
+        drives = {path: drive_of(path) for path in {chunk.path: None for chunk in chunks}}
+        by_drive: dict[str, list[Chunk]] = {}
+        for chunk in chunks:
+            by_drive.setdefault(drives[chunk.path], []).append(chunk)
+        with self._condition:
+            blockers = tuple(drop.future for drop in self._dropper.pending if _same_bytes(drop.component, component))
+            transfer = Transfer(component, instruction.size_bytes, blockers)
+            if self._closed:
+                transfer.stop("reading ahead has been closed")
+            elif instruction.size_bytes > 0 and not chunks:
+                transfer.stop(f"no file is known for {component.name}")
+            self._live.append(transfer)
+            self._latest[component.key] = transfer
+            transfer.parts = [Part(transfer, part) for part in by_drive.values()] or [Part(transfer, [])]
+            transfer.open_parts = len(transfer.parts)
+            lanes = [self._lane(drive) for drive in by_drive or ("none",)]
+            for lane, part in zip(lanes, transfer.parts, strict=True):
+                lane.add(part)
+            self._condition.notify_all()
+        for lane in lanes:
+            lane.work_off_without_threads()
+        return transfer.future
+
+    def cancel(self, instruction: Cancel) -> None:
+        """Stop what the Cancel names, queued or running; the answer is TransferStopped, or TransferDone when it had just ended."""
+        _check_tier(instruction)
+        self.stop(instruction.component.key, instruction.reason)
+
+    def stop(self, key: str, reason: str) -> None:
+        """Stop every unanswered Prefetch of the component."""
+        with self._condition:
+            self._stop([transfer for transfer in self._live if transfer.component.key == key], reason)
+
+    def cancel_all(self, reason: str) -> None:
+        """Stop every unanswered Prefetch."""
+        with self._condition:
+            self._stop(self._live, reason)
+
+    def evict(self, instruction: Evict) -> None:
+        """Give all of the component's pages back. `size_bytes` is what the manager expects to gain; Evicted says what was."""
+        _check_tier(instruction)
+        self.drop(instruction.component, reason=instruction.reason)
+
+    def drop(self, component: Component, upto_bytes: int | None = None, reason: str = "asked for") -> Future[None]:
+        """Give the pages of the component's first `upto_bytes` (None: all) back; answered with Evicted.
+
+        Refused, with 0 bytes freed and a reason that begins with "refused", while an unstopped Prefetch has yet to read any of
+        them. So a host can drop behind the consumer of a component whose rest is still being read.
+        """
+        upto = component.size_bytes if upto_bytes is None else upto_bytes
+        drop = Drop(component, upto, reason)
+        with self._condition:
+            others = [transfer for transfer in self._live if _same_bytes(transfer.component, component)]
+            drop.ending = tuple(transfer for transfer in others if transfer.ending or transfer.stop_reason is not None)
+            for transfer in others:
+                behind = transfer.component.key == component.key and upto <= transfer.finished_bytes()
+                if transfer not in drop.ending and not behind:
+                    drop.refusal = f"{transfer.component.name} is being read ahead"
+            self._dropper.add(drop)
+        self._dropper.work_off_without_threads()
+        return drop.future
+
+    def wait(self, key: str, timeout_s: float | None = None) -> TransferDone | TransferStopped | None:
+        """Block until the component's newest Prefetch is answered. None when there was none, or the time is up."""
+        with self._condition:
+            transfer = self._latest.get(key)
+        if transfer is None:
+            return None
+        try:
+            transfer.future.result(timeout_s)
+        except futures.TimeoutError:
+            return None
+        return transfer.answer
+
+    def progress(self, key: str) -> int:
+        """Bytes of the component's newest Prefetch that are present so far, read or found cached; 0 for an unknown one."""
+        with self._condition:
+            transfer = self._latest.get(key)
+            return 0 if transfer is None else transfer.present_bytes
+
+    def rates(self) -> dict[str, float]:
+        """Bytes per second by drive, averaged over what was really read; drives that have read nothing are missing.
+
+        Where the page cache cannot be asked (Windows, files of another user) reads from the cache count too.
+        """
+        with self._condition:
+            measured = {drive: lane.rate.bytes_per_s() for drive, lane in self._lanes.items()}
+        return {drive: rate for drive, rate in measured.items() if rate is not None}
+
+    def close(self) -> None:
+        """Stop every transfer, let announced drops end, join every thread. A later Prefetch is answered with TransferStopped.
+
+        The caller must not hold a lock that `post` takes.
+        """
+        with self._condition:
+            self._closed = True
+            self._stop(self._live, "reading ahead is being closed")
+            threads = [thread for lane in self._lanes.values() for thread in lane.threads] + self._dropper.threads
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _lane(self, drive: str) -> Lane:
+        if drive not in self._lanes:
+            threads = 1 if is_rotational(drive) else self._threads_per_drive
+            buffer_bytes = min(BUFFER_BYTES, self._chunk_bytes)
+            self._lanes[drive] = Lane(drive, threads, buffer_bytes, self._condition, self._clock, self._backoff, self._finish)
+        return self._lanes[drive]
+
+    def _stop(self, transfers: list[Transfer], reason: str) -> None:
+        for transfer in transfers:
+            transfer.stop(reason)
+        self._condition.notify_all()
+
+    def _finish(self, transfer: Transfer) -> None:
+        now_s = self._clock()
+        duration_s = 0.0 if transfer.begun_s is None else now_s - transfer.begun_s
+        key, moved_bytes, present_bytes = transfer.component.key, transfer.moved_bytes, transfer.present_bytes
+        if transfer.stop_reason is None:
+            transfer.answer = TransferDone(now_s, key, Tier.HOST, moved_bytes, present_bytes, duration_s)
+        else:
+            transfer.answer = TransferStopped(now_s, key, Tier.HOST, moved_bytes, present_bytes, duration_s, transfer.stop_reason)
+        self._tell(transfer.answer)
+        with self._condition:
+            self._live.remove(transfer)
+            transfer.answered = True
+            transfer.parts = []
+            self._condition.notify_all()
+        transfer.future.set_result(None)
+
+    def _finish_drop(self, drop: Drop, freed_bytes: int, reason: str) -> None:
+        self._tell(Evicted(self._clock(), drop.component.key, Tier.HOST, freed_bytes, reason))
+
+    def _tell(self, event: TransferDone | TransferStopped | Evicted) -> None:
+        try:
+            self._post(event)
+        except Exception:  # the host's fault; a thread that died of it would leave every later Prefetch unanswered
+            log.exception("the host failed to take %r", event)
+
+
+def _same_bytes(one: Component, other: Component) -> bool:
+    return one.key == other.key or overlap(one, other)
+
+
+def _check_tier(instruction: Prefetch | Cancel | Evict) -> None:
+    if instruction.tier is not Tier.HOST:
+        raise ValueError(f"ReadAhead moves to the host tier only, not to {instruction.tier.value}; ask that tier's mover")

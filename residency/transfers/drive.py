@@ -1,0 +1,125 @@
+"""Which drive a file lies on, whether that drive turns, and how fast it reads."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+from ..component import Extent
+from . import pagecache
+from .memory import unescape_mount
+
+# Hypervisors present every disk as rotational: virtio_blk and Xen by name, the emulated SCSI ones by vendor. It says nothing there.
+_VIRTUAL_NAMES = ("vd", "xvd")
+_VIRTUAL_VENDORS = ("QEMU", "VMware", "Msft", "VBOX", "Google", "Amazon")
+
+_READ_BYTES = 8 * 1024**2
+
+
+def drive_of(path: str, root: str = "/") -> str:
+    """A stable name of the drive that holds the file, equal for all files of one drive; "unknown" when the file cannot be asked for.
+
+    On Linux the kernel's name of the whole disk ("nvme0n1"), with partitions, LUKS and linear LVM looked through; elsewhere, and
+    for what has no disk (network, overlay), the device number.
+    """
+    try:
+        device = os.stat(path).st_dev
+    except OSError:
+        return "unknown"
+    if not hasattr(os, "major"):
+        return f"device {device}"
+    number = f"{os.major(device)}:{os.minor(device)}"
+    if os.major(device) == 0:  # btrfs gives each subvolume a number of its own: the mount knows the disk
+        number = _mounted_device(os.path.realpath(path), root) or number
+    return disk_name(number, root) or f"device {number}"
+
+
+@lru_cache(maxsize=256)
+def disk_name(number: str, root: str = "/") -> str | None:
+    """The disk of a "major:minor" from sysfs; None when sysfs does not know it."""
+    device = Path(root, "sys/dev/block", number).resolve()
+    if not device.is_dir():
+        return None
+    if (device / "partition").exists():
+        device = device.parent
+    for _ in range(8):  # mappings on mappings; a cycle would be a broken sysfs
+        slaves = list((device / "slaves").glob("*"))
+        if len(slaves) != 1:  # none: a disk; several: a stripe or a mirror, which reads like one drive of its own
+            break
+        device = slaves[0].resolve()
+        if (device / "partition").exists():
+            device = device.parent
+    return device.name
+
+
+@lru_cache(maxsize=256)
+def is_rotational(drive: str, root: str = "/") -> bool | None:
+    """True for a disk that seeks; None when nobody knows: another system, a network, a virtual machine."""
+    device = Path(root, "sys/block", drive)
+    try:
+        turns = (device / "queue/rotational").read_text().strip() == "1"
+    except OSError:
+        return None
+    if turns and (drive.startswith(_VIRTUAL_NAMES) or _vendor(device).startswith(_VIRTUAL_VENDORS)):
+        return None
+    return turns
+
+
+def measure_read_rate(
+    path: str, budget_bytes: int = 512 * 1024**2, budget_s: float = 3.0, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Bytes per second of one cold sequential read of the file's beginning, until one of the budgets is spent.
+
+    The pages are dropped first and left cached afterwards. Only chunks that were not cached count, so a file that cannot be
+    dropped (in use, or a system without a way to) gives 0.0, as an empty file does. OSError when the file cannot be read.
+    """
+    fd = pagecache.open_file(path)
+    try:
+        end = min(budget_bytes, os.fstat(fd).st_size)
+        pagecache.drop(Extent(path, 0, end))
+        buffer = bytearray(_READ_BYTES)
+        cold_bytes, cold_s = 0, 0.0
+        begun = clock()
+        for start in range(0, end, _READ_BYTES):
+            if clock() - begun >= budget_s:
+                break
+            size = min(_READ_BYTES, end - start)
+            if pagecache.cached_in(fd, start, size) == size and cold_bytes == 0:
+                continue  # behind the first cold chunk a cached one is the kernel's read-ahead, and part of the rate
+            before = clock()
+            cold_bytes += pagecache.read_into_cache(fd, start, size, buffer)
+            cold_s += clock() - before
+    finally:
+        os.close(fd)
+    return cold_bytes / cold_s if cold_s > 0 else 0.0
+
+
+def _mounted_device(path: str, root: str) -> str | None:
+    """major:minor of the device that is mounted where the path is; None when the mount has no device of its own."""
+    best, source = "", ""
+    try:
+        lines = Path(root, "proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        point, device = unescape_mount(left.split(" ")[4]), unescape_mount(right.split(" ")[1])
+        if len(point) >= len(best) and (path == point or path.startswith(point.rstrip("/") + "/")):
+            best, source = point, device
+    if not source.startswith("/dev/"):
+        return None
+    try:
+        number = os.stat(source).st_rdev
+    except OSError:
+        return None
+    return f"{os.major(number)}:{os.minor(number)}" if number else None
+
+
+def _vendor(device: Path) -> str:
+    try:
+        return (device / "device/vendor").read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,206 @@
+"""Host memory that is really available: the least of what the machine and every cgroup above this process allow.
+
+Reclaimable page cache counts as available, as it does in MemAvailable. So reading a file into the cache lowers nothing here:
+the number bounds what can be held in all, prefetched files included, not what can be held beside them.
+
+Cost on Linux (2 cores, Python 3.11, three cgroup v1 levels without a limit): 34 us for `available_bytes`, 14 us for `pressure`;
+every level that has a limit adds about 25 us.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+_NO_LIMIT = 1 << 62  # cgroup v1 writes "no limit" as LONG_MAX rounded down to a page
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """`limit` names the authority that left the least: "MemAvailable", "psutil", or the cgroup file that holds the limit."""
+
+    total_bytes: int
+    available_bytes: int
+    limit: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryGroup:
+    """The files of one memory cgroup. `limits` are those that exist; a v1 `usage` counts the children too, as v2 does."""
+
+    limits: tuple[str, ...]
+    usage: str
+    stat: str
+    cache_fields: tuple[bytes, bytes]
+    pressure: str
+
+
+def available_bytes(root: str = "/") -> int:
+    """Bytes that this process can still hold before the machine or one of its cgroups has to swap or kill."""
+    return host_memory(root).available_bytes
+
+
+def host_memory(root: str = "/") -> HostMemory:
+    """What is available and who says so. `root` is where /proc and /sys are looked for."""
+    try:
+        return _linux_memory(root)
+    except FileNotFoundError:
+        memory_groups.cache_clear()  # the process was moved to another cgroup, or its old one is gone
+    try:
+        return _linux_memory(root)
+    except FileNotFoundError:
+        return _psutil_memory()
+
+
+def pressure(root: str = "/") -> float:
+    """Percent of the last ten seconds in which some task waited for memory (PSI "some avg10"); 0.0 where it is not told.
+
+    Source: Documentation/accounting/psi.rst. The larger of the machine's and the own cgroup's number.
+    """
+    own = [group.pressure for group in memory_groups(root)[:1]]
+    return max((_some_avg10(path) for path in (os.path.join(root, "proc/pressure/memory"), *own)), default=0.0)
+
+
+@lru_cache(maxsize=8)
+def memory_groups(root: str = "/") -> tuple[MemoryGroup, ...]:
+    """The memory cgroups of this process that can carry a limit, its own first, then its ancestors. Empty where there are none.
+
+    A container may see its own path (cgroup namespace), the host's path under a mount of only its own subtree, or a path
+    that is not mounted at all: the mount's root decides what is left of the path.
+    """
+    own = dict(_own_paths(root))
+    groups: list[MemoryGroup] = []
+    for version, mount_root, mount_point in _mounts(root):
+        if version not in own:
+            continue
+        top = Path(root, mount_point.lstrip("/"))
+        here = top / _below(own[version], mount_root)
+        for directory in (here, *here.parents):
+            group = _group(directory, version)
+            if group is not None and group not in groups:
+                groups.append(group)
+            if directory == top:
+                break
+    return tuple(groups)
+
+
+def _linux_memory(root: str) -> HostMemory:
+    meminfo = _read(os.path.join(root, "proc/meminfo"))
+    total = _field(meminfo, b"MemTotal:") * 1024
+    least, limit_name = _field(meminfo, b"MemAvailable:") * 1024, "MemAvailable"
+    for group in memory_groups(root):
+        for path in group.limits:
+            limit = _limit(_read(path))
+            if limit is None:
+                continue
+            total = min(total, limit)
+            stat = _read(group.stat)
+            cache = sum(_field(stat, name) for name in group.cache_fields)
+            room = max(0, limit - int(_read(group.usage)) + cache)
+            if room < least:
+                least, limit_name = room, path
+    return HostMemory(total, least, limit_name)
+
+
+def _psutil_memory() -> HostMemory:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return HostMemory(memory.total, memory.available, "psutil")
+
+
+def _own_paths(root: str) -> Iterator[tuple[int, str]]:
+    """(cgroup version, path) of this process from /proc/self/cgroup: lines `id:controllers:path`."""
+    for line in _lines(os.path.join(root, "proc/self/cgroup")):
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            yield 2, path
+        elif "memory" in controllers.split(","):
+            yield 1, path
+
+
+def _mounts(root: str) -> Iterator[tuple[int, str, str]]:
+    """(cgroup version, root inside the hierarchy, mount point) from /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+    for line in _lines(os.path.join(root, "proc/self/mountinfo")):
+        fields, _, tail = line.partition(" - ")
+        kind, _, options = tail.partition(" ")
+        left = fields.split(" ")
+        if len(left) < 5:
+            continue
+        mount_root, mount_point = unescape_mount(left[3]), unescape_mount(left[4])
+        if kind == "cgroup2":
+            yield 2, mount_root, mount_point
+        elif kind == "cgroup" and "memory" in options.rpartition(" ")[2].split(","):
+            yield 1, mount_root, mount_point
+
+
+def unescape_mount(field: str) -> str:
+    r"""A path as mountinfo writes it: blank, tab, newline and backslash as \040, \011, \012 and \134."""
+    for code in ("\\040", "\\011", "\\012", "\\134"):
+        field = field.replace(code, chr(int(code[1:], 8)))
+    return field
+
+
+def _below(own: str, mount_root: str) -> str:
+    """What of the process's cgroup path lies below the mount; "" (the mount itself) when the path lies outside of it."""
+    if ".." in own.split("/"):
+        return ""
+    if mount_root != "/":
+        if own != mount_root and not own.startswith(mount_root + "/"):
+            return ""
+        own = own[len(mount_root) :]
+    return own.strip("/")
+
+
+def _group(directory: Path, version: int) -> MemoryGroup | None:
+    names = ("memory.max", "memory.high") if version == 2 else ("memory.limit_in_bytes",)
+    limits = tuple(str(directory / name) for name in names if (directory / name).exists())
+    if not limits:
+        return None  # the v2 root, a hybrid hierarchy without the memory controller, or a path that is not visible here
+    usage = "memory.current" if version == 2 else "memory.usage_in_bytes"
+    prefix = b"" if version == 2 else b"total_"  # v1: the plain fields leave the children out
+    fields = (prefix + b"inactive_file", prefix + b"active_file")
+    return MemoryGroup(limits, str(directory / usage), str(directory / "memory.stat"), fields, str(directory / "memory.pressure"))
+
+
+def _limit(text: bytes) -> int | None:
+    if text.strip() == b"max":
+        return None
+    limit = int(text)
+    return limit if limit < _NO_LIMIT else None
+
+
+def _field(text: bytes, name: bytes) -> int:
+    """The number behind `name` at the start of a line; 0 when there is no such line."""
+    at = 0 if text.startswith(name + b" ") else text.find(b"\n" + name + b" ") + 1
+    if at == 0 and not text.startswith(name + b" "):
+        return 0
+    return int(text[at + len(name) : at + len(name) + 40].split(None, 1)[0])
+
+
+def _some_avg10(path: str) -> float:
+    try:
+        text = _read(path)
+        return float(text.split(b"avg10=", 1)[1].split(None, 1)[0]) if text.startswith(b"some") else 0.0
+    except (OSError, ValueError, IndexError):  # no PSI in this kernel, switched off (EOPNOTSUPP), or another format
+        return 0.0
+
+
+def _read(path: str) -> bytes:
+    """A small kernel file in one read: os.read costs a third of open().read() here, and this runs before every chunk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(fd, 16384)
+    finally:
+        os.close(fd)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,101 @@
+"""The page cache of this system behind one small interface: ask, drop, fill. What cannot be known is None, never a guess.
+
+A cache that is not the kernel's (ZFS's ARC) is invisible here: its files look uncached, and reading them again is cheap.
+What asking costs is in _linux.py.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+from mmap import PAGESIZE
+
+from ..component import Extent
+
+if sys.platform == "linux":
+    from . import _linux as _platform
+elif sys.platform == "darwin":
+    from . import _darwin as _platform
+else:
+    from . import _portable as _platform
+
+# O_NONBLOCK: opening a FIFO would wait for its writer; on a regular file it changes nothing.
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0)
+
+
+def open_file(path: str) -> int:
+    """A descriptor of a regular file. OSError, naming the path, when there is none."""
+    fd = os.open(path, _OPEN_FLAGS)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(f"{path} is not a regular file")
+    return fd
+
+
+def cached_bytes(extent: Extent) -> int | None:
+    """Bytes of the extent that are in the page cache now; what the file lacks is not. None: this process cannot know.
+
+    A file that has vanished has 0 bytes cached: nothing can be read from it any more.
+    """
+    try:
+        fd = open_file(extent.path)
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return None
+    try:
+        return cached_in(fd, extent.start, extent.size_bytes)
+    finally:
+        os.close(fd)
+
+
+def cached_in(fd: int, start: int, size_bytes: int) -> int | None:
+    """Like cached_bytes, for a file that is already open."""
+    try:
+        return _platform.cached_in(fd, start, size_bytes)
+    except OSError:  # a file system that cannot be mapped
+        return None
+
+
+def drop(extent: Extent) -> None:
+    """Ask the kernel to forget the extent's whole pages. A page shared with a neighbouring range stays; so does what is mapped or dirty.
+
+    OSError when the file cannot be opened.
+    """
+    fd = open_file(extent.path)
+    try:
+        file_bytes = os.fstat(fd).st_size
+        end = extent.start + extent.size_bytes
+        end = end - end % PAGESIZE if end < file_bytes else -(-file_bytes // PAGESIZE) * PAGESIZE
+        start = -(-extent.start // PAGESIZE) * PAGESIZE
+        if start < end:
+            _platform.drop_in(fd, start, end - start)
+    finally:
+        os.close(fd)
+
+
+def read_into_cache(fd: int, start: int, size_bytes: int, buffer: bytearray) -> int:
+    """Read the range through `buffer`, of any size, so that its pages are cached. Returns the bytes read: fewer at the end of the file."""
+    view = memoryview(buffer)
+    done = 0
+    while done < size_bytes:
+        count = _read_at(fd, view[: size_bytes - done], start + done)
+        if count == 0:
+            break
+        done += count
+    return done
+
+
+if hasattr(os, "preadv"):
+
+    def _read_at(fd: int, view: memoryview, offset: int) -> int:
+        return os.preadv(fd, [view], offset)
+
+else:
+
+    def _read_at(fd: int, view: memoryview, offset: int) -> int:
+        """Moves the descriptor's position: a descriptor belongs to one thread."""
+        os.lseek(fd, offset, os.SEEK_SET)
+        return io.FileIO(fd, closefd=False).readinto(view) or 0

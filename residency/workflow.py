@@ -1,0 +1,118 @@
+"""Workflow files: the API format, and the format that ComfyUI's editor saves, as the prompt that the editor would queue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .core_nodes import core_traits
+from .graph import NodeTraits
+from .ui_format import UiError, flatten
+
+
+class WorkflowError(Exception):
+    """One line: which file, what is wrong with it, and what to do."""
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """`prompt` is in API format; `outputs` are its output nodes in the prompt's order.
+
+    `output_types` holds what the file itself says of its nodes' outputs (only the editor's format does), by node id.
+    """
+
+    prompt: dict[str, dict[str, Any]]
+    outputs: list[str]
+    output_types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    _traits: Mapping[str, NodeTraits] = field(default_factory=dict, repr=False)
+
+    def traits(self, class_type: str) -> NodeTraits | None:
+        """The class's traits: from ComfyUI's own classes, else as far as the file shows them; None when nothing is known."""
+        return core_traits(class_type) or self._traits.get(class_type)
+
+
+def read_workflow(path: str | Path) -> Workflow:
+    """Read a workflow file. Raises WorkflowError when the file cannot be read as one."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorkflowError(f"{path}: cannot be read as text ({error}); give a workflow saved as .json") from error
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WorkflowError(f"{path}: not JSON ({error}); save the workflow again from ComfyUI") from error
+    return parse_workflow(data, str(path))
+
+
+def parse_workflow(data: object, name: str = "workflow") -> Workflow:
+    """The same from parsed JSON; `name` is what errors call it."""
+    if isinstance(data, dict) and isinstance(data.get("nodes"), list):
+        return _from_ui(data, name)
+    if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
+        data = data["prompt"]
+    if not isinstance(data, dict) or not data or not any(_is_node(node) for node in data.values()):
+        raise WorkflowError(f"{name}: no ComfyUI workflow; in ComfyUI use Save, or Export (API)")
+    return _from_api(data, name)
+
+
+def _is_node(node: object) -> bool:
+    return isinstance(node, dict) and isinstance(node.get("class_type"), str)
+
+
+def _from_api(data: Mapping[str, Any], name: str) -> Workflow:
+    prompt: dict[str, dict[str, Any]] = {}
+    warnings = []
+    for node_id, node in data.items():
+        if not _is_node(node):
+            raise WorkflowError(f"{name}: node {node_id} has no class_type; export the workflow again with Export (API)")
+        inputs = node.get("inputs", {})
+        if not isinstance(inputs, dict):
+            raise WorkflowError(f"{name}: the inputs of node {node_id} are no object; export the workflow again with Export (API)")
+        prompt[node_id] = {**node, "inputs": inputs}
+    unknown = sorted({node["class_type"] for node in prompt.values()} - {c for c in _classes(prompt) if core_traits(c)})
+    if unknown:
+        warnings.append(f"{name}: the output types of {', '.join(unknown)} are not known; what they carry is guessed")
+    outputs = _outputs(prompt, {})
+    if not outputs:
+        # Nothing is known to be an output: what nothing else reads from must be one, or ComfyUI would not run it.
+        read = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list) and value}
+        outputs = [node_id for node_id in prompt if node_id not in read]
+    return Workflow(prompt, outputs, {}, tuple(warnings), {})
+
+
+def _from_ui(data: Mapping[str, Any], name: str) -> Workflow:
+    try:
+        flat = flatten(data)
+    except UiError as error:
+        raise WorkflowError(f"{name}: {error}; open it in ComfyUI and save it again") from error
+    traits = {}
+    for node_id, node in flat.prompt.items():
+        class_type = node["class_type"]
+        types = flat.output_types.get(node_id, ())
+        if core_traits(class_type) is None and class_type not in traits:
+            # A class without outputs is of no use unless it is an output node.
+            traits[class_type] = NodeTraits(types, is_output=not types)
+    types_that_differ = {
+        node_id: types
+        for node_id, types in flat.output_types.items()
+        if node_id in flat.prompt and types != (core_traits(flat.prompt[node_id]["class_type"]) or NodeTraits()).outputs
+    }
+    warnings = tuple(f"{name}: {warning}" for warning in flat.warnings)
+    return Workflow(flat.prompt, _outputs(flat.prompt, traits), types_that_differ, warnings, traits)
+
+
+def _classes(prompt: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    return {node["class_type"] for node in prompt.values()}
+
+
+def _outputs(prompt: Mapping[str, Mapping[str, Any]], extra: Mapping[str, NodeTraits]) -> list[str]:
+    found = []
+    for node_id, node in prompt.items():
+        traits = core_traits(node["class_type"]) or extra.get(node["class_type"])
+        if traits is not None and traits.is_output:
+            found.append(node_id)
+    return found

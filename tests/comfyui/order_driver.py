@@ -1,0 +1,216 @@
+"""Runs inside ComfyUI's own Python: answers with what its scheduler does, and what residency.graph predicted of it at every step.
+
+    <ComfyUI>/.venv/bin/python tests/comfyui/order_driver.py <ComfyUI> <folder for its files>
+
+One JSON request per line on stdin, one JSON answer per line on stdout; the first line out is {"classes": [...]}. A request:
+    {"prompt": {...}, "outputs": [...] or null (ComfyUI's own validation lists them), "execute": true or false, "keep": true or false}
+With "execute" the real PromptExecutor runs the prompt, and its output cache lives on if "keep" is set; without it, the real ExecutionList
+schedules the prompt and every node counts as done as soon as it is staged.
+Answer: {"outputs", "cached", "stages": [[node, picked first in the prediction made just before, the whole prediction], ...],
+"done": nodes in the order in which they completed, "predicted", "predicted_lazy": from the prompt alone, "error"}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def start(root: Path, scratch: Path) -> None:
+    os.chdir(root)
+    sys.path.insert(0, str(root))
+    sys.path.append(str(REPO))  # last: the pack's nodes/ must not hide ComfyUI's nodes.py
+    sys.argv = ["main.py", "--cpu", "--database-url", "sqlite:///:memory:", "--output-directory", str(scratch), "--user-directory", str(scratch)]
+    import comfy.options  # type: ignore[import-not-found]
+
+    comfy.options.enable_args_parsing()
+    import folder_paths  # type: ignore[import-not-found]
+
+    folder_paths.set_output_directory(str(scratch))
+    folder_paths.set_temp_directory(str(scratch))
+
+
+async def register(root: Path) -> None:
+    import nodes  # type: ignore[import-not-found]
+    import server  # type: ignore[import-not-found]
+
+    server.PromptServer(asyncio.new_event_loop())  # takes messages and sends none
+    await nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=True)
+    pack = root / "tests" / "execution" / "testing_nodes" / "testing-pack"
+    if pack.is_dir():
+        await nodes.load_custom_node(str(pack))
+
+
+def traits_of(class_type: str) -> Any:
+    import nodes
+
+    from residency.graph import NodeTraits
+
+    class_def = nodes.NODE_CLASS_MAPPINGS.get(class_type)
+    if class_def is None:
+        return None
+    inputs = class_def.INPUT_TYPES()
+    lazy = {
+        name
+        for part in ("required", "optional", "hidden")
+        for name, spec in inputs.get(part, {}).items()
+        if isinstance(spec, tuple | list) and len(spec) > 1 and isinstance(spec[1], dict) and spec[1].get("lazy")
+    }
+    return NodeTraits(
+        tuple("COMBO" if isinstance(kind, list) else str(kind) for kind in class_def.RETURN_TYPES),
+        getattr(class_def, "OUTPUT_NODE", False) is True,
+        inspect.iscoroutinefunction(getattr(class_def, class_def.FUNCTION)),
+        frozenset(lazy),
+    )
+
+
+class Recorder:
+    """Watches the executor's list of nodes from outside: every choice, and the prediction made just before it."""
+
+    def __init__(self) -> None:
+        from functools import cache
+
+        from comfy_execution.graph import ExecutionList  # type: ignore[import-not-found]
+
+        self.traits = cache(traits_of)
+        self.stages: list[Any] = []
+        self.done: list[str] = []
+        self.cached: list[str] | None = None
+        stage, complete = ExecutionList.stage_node_execution, ExecutionList.complete_node_execution
+
+        async def staging(execution_list: Any) -> Any:
+            self.watch(execution_list)
+            predicted = self.predict(execution_list)
+            waited = not execution_list.is_empty() and not execution_list.get_ready_nodes()
+            result = await stage(execution_list)
+            if result[0] is not None:
+                self.stages.append([result[0], waited, predicted])
+            return result
+
+        def completing(execution_list: Any) -> None:
+            self.done.append(execution_list.staged_node_id)
+            complete(execution_list)
+
+        ExecutionList.stage_node_execution, ExecutionList.complete_node_execution = staging, completing
+
+    def watch(self, execution_list: Any) -> None:
+        if self.cached is None:
+            self.cached = [n for n in execution_list.dynprompt.get_original_prompt() if execution_list.is_cached(n)]
+
+    def predict(self, execution_list: Any) -> list[str]:
+        from residency.graph import predict_pending
+
+        return predict_pending(
+            execution_list.pendingNodes, execution_list.blockCount, execution_list.blocking, execution_list.dynprompt.get_node, self.traits
+        )
+
+    def reset(self) -> None:
+        self.stages, self.done, self.cached = [], [], None
+
+
+class Driver:
+    def __init__(self) -> None:
+        import execution  # type: ignore[import-not-found]
+        import server
+
+        self.recorder = Recorder()
+        self.executor = execution.PromptExecutor(
+            server.PromptServer.instance, cache_type=execution.CacheType.CLASSIC, cache_args={"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
+        )
+        self.count = 0
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        import execution
+
+        from residency.graph import likely, predict_order
+
+        prompt, recorder = request["prompt"], self.recorder
+        recorder.reset()
+        self.count += 1
+        error = None
+        outputs = request.get("outputs")
+        if outputs is None:
+            valid, problem, outputs, problems = asyncio.run(execution.validate_prompt(str(self.count), prompt, None))
+            if not valid or problems:
+                return {"error": f"{problem} {problems}"}
+        wanted = likely(prompt.get, recorder.traits)
+        if request.get("execute", True):
+            if not request.get("keep"):
+                self.executor.reset()
+            self.executor.execute(json.loads(json.dumps(prompt)), str(self.count), {}, outputs)
+            failures = [data for event, data in self.executor.status_messages if event == "execution_error"]
+            error = failures[0]["exception_message"] if failures else None
+        else:
+            asyncio.run(self.schedule(prompt, outputs, wanted if request.get("lazy") else None))
+        cached = recorder.cached or []
+        return {
+            "outputs": outputs,
+            "cached": cached,
+            "stages": recorder.stages,
+            "done": recorder.done,
+            "predicted": predict_order(prompt, outputs, recorder.traits, set(cached)),
+            "predicted_lazy": predict_order(prompt, outputs, recorder.traits, set(cached), wanted),
+            "error": error,
+        }
+
+    async def schedule(self, prompt: dict[str, Any], outputs: list[str], wanted: Any) -> None:
+        """The executor's main loop without the nodes' own work."""
+        from comfy_execution.graph import DynamicPrompt, ExecutionList
+
+        class Done:
+            def __init__(self) -> None:
+                self.nodes: dict[str, bool] = {}
+
+            def get_local(self, node_id: str) -> bool | None:
+                return self.nodes.get(node_id)
+
+        done, asked = Done(), set()
+        execution_list = ExecutionList(DynamicPrompt(prompt), done)
+        for node_id in outputs:
+            execution_list.add_node(node_id)
+        while not execution_list.is_empty():
+            node_id, _, problem = await execution_list.stage_node_execution()
+            if problem is not None:
+                raise problem
+            node = prompt[node_id]
+            traits = self.recorder.traits(node["class_type"])
+            if wanted is not None and traits.lazy and node_id not in asked:
+                asked.add(node_id)
+                names = [n for n in wanted(node_id, node) if n in traits.lazy and isinstance(node["inputs"].get(n), list)]
+                names = [n for n in names if done.get_local(node["inputs"][n][0]) is None]
+                for name in names:
+                    execution_list.make_input_strong_link(node_id, name)
+                if names:
+                    execution_list.unstage_node_execution()
+                    continue
+            done.nodes[node_id] = True
+            execution_list.complete_node_execution()
+
+
+def main() -> None:
+    root, scratch = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # nodes print
+    start(root, scratch)
+    asyncio.run(register(root))
+    import nodes
+
+    driver = Driver()
+    print(json.dumps({"classes": sorted(nodes.NODE_CLASS_MAPPINGS)}), file=answers, flush=True)
+    for line in sys.stdin:
+        try:
+            reply = driver.answer(json.loads(line))
+        except Exception as error:
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(reply), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Random prompts of cheap real nodes, and the process that runs them in ComfyUI."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+from pathlib import Path
+from typing import Any
+
+Prompt = dict[str, dict[str, Any]]
+_DRIVER = Path(__file__).with_name("order_driver.py")
+
+# class -> (link inputs with types, widgets, output types); all run in milliseconds and accept any value of the type
+_CORE: dict[str, tuple[dict[str, str], dict[str, Any], tuple[str, ...]]] = {
+    "EmptyLatentImage": ({}, {"width": 64, "height": 64, "batch_size": 1}, ("LATENT",)),
+    "LatentFlip": ({"samples": "LATENT"}, {"flip_method": "x-axis: vertically"}, ("LATENT",)),
+    "LatentBlend": ({"samples1": "LATENT", "samples2": "LATENT"}, {"blend_factor": 0.5}, ("LATENT",)),
+    "LatentAdd": ({"samples1": "LATENT", "samples2": "LATENT"}, {}, ("LATENT",)),
+    "EmptyImage": ({}, {"width": 8, "height": 8, "batch_size": 1, "color": 0}, ("IMAGE",)),
+    "ImageInvert": ({"image": "IMAGE"}, {}, ("IMAGE",)),
+    "ImageRGBToYUV": ({"image": "IMAGE"}, {}, ("IMAGE", "IMAGE", "IMAGE")),
+    "GetImageSize": ({"image": "IMAGE"}, {}, ("INT", "INT", "INT")),
+    "PrimitiveInt": ({}, {"value": 1}, ("INT",)),
+    "PreviewAny": ({"source": "*"}, {}, ()),
+}
+_LAZY = {
+    "ComfySwitchNode": ({"on_false": "IMAGE", "on_true": "IMAGE"}, {"switch": True}, ("IMAGE",)),
+}
+# From ComfyUI's own test nodes: a subgraph that expands, a lazy mix, a node that awaits.
+_PACK = {
+    "TestLazyMixImages": ({"image1": "IMAGE", "image2": "IMAGE"}, {"mask": None}, ("IMAGE",)),
+    "TestDynamicDependencyCycle": None,
+}
+
+
+def random_prompt(rng: random.Random, size: int, *, lazy: bool = False, extra: dict[str, Any] | None = None) -> Prompt:
+    """A prompt of about `size` nodes; every sink is shown by a PreviewAny, and some inner nodes are too."""
+    kinds = _CORE | (_LAZY if lazy else {}) | (extra or {})
+    names = [name for name in kinds if name != "PreviewAny"]
+    ids = [str(number) for number in rng.sample(range(1, 10 * size + 10), 2 * size + 4)]
+    made: dict[str, list[tuple[str, int]]] = {}
+    nodes: list[tuple[str, dict[str, Any]]] = []
+    shown: list[list[Any]] = []
+
+    def add(name: str) -> None:
+        sockets, widgets, outputs = kinds[name]
+        links = {socket: list(rng.choice(made[kind][-12:])) for socket, kind in sockets.items()}
+        values = {key: rng.randrange(2) == 1 if isinstance(value, bool) else value for key, value in widgets.items()}
+        if name in ("PrimitiveInt", "EmptyImage"):
+            values["value" if name == "PrimitiveInt" else "color"] = rng.randrange(1000)
+        inputs = links | values
+        keys = list(inputs)
+        rng.shuffle(keys)
+        node_id = ids.pop()
+        nodes.append((node_id, {"class_type": name, "inputs": {key: inputs[key] for key in keys}}))
+        for slot, kind in enumerate(outputs):
+            made.setdefault(kind, []).append((node_id, slot))
+        if outputs and rng.random() < 0.15:
+            shown.append([node_id, rng.randrange(len(outputs))])
+
+    add("EmptyLatentImage")
+    add("EmptyImage")
+    for _ in range(size):
+        add(rng.choice(names))
+    read = {value[0] for _, node in nodes for value in node["inputs"].values() if isinstance(value, list)}
+    sinks = [node_id for node_id, _ in nodes if node_id not in read]
+    for source in [*shown, *([node_id, 0] for node_id in sinks[: len(ids) - len(shown)])]:
+        nodes.append((ids.pop(), {"class_type": "PreviewAny", "inputs": {"source": source}}))
+    rng.shuffle(nodes)
+    return dict(nodes)
+
+
+def comfyui() -> tuple[Path, Path] | None:
+    """ComfyUI's folder and its Python, from COMFYUI_PATH and COMFYUI_PYTHON; None when there is none here."""
+    where = os.environ.get("COMFYUI_PATH")
+    if not where or not Path(where, "execution.py").is_file():
+        return None
+    own = Path(where, ".venv", "Scripts" if os.name == "nt" else "bin", "python")
+    return Path(where), Path(os.environ.get("COMFYUI_PYTHON") or own)
+
+
+class RealOrder:
+    """ComfyUI's scheduler in a process of its own. Use as a context manager."""
+
+    def __init__(self, root: Path, python: Path, scratch: Path, hash_seed: int = 0) -> None:
+        self._log = (scratch / "order_driver.log").open("w+", encoding="utf-8")
+        self._process = subprocess.Popen(
+            [str(python), str(_DRIVER), str(root), str(scratch)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=os.environ | {"PYTHONHASHSEED": str(hash_seed)},
+        )
+        self.classes = frozenset(self._read()["classes"])
+
+    def __enter__(self) -> RealOrder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._process.stdout.close()
+        self._log.close()
+
+    def ask(self, prompt: Prompt, outputs: list[str] | None = None, *, execute: bool = True, keep: bool = False, lazy: bool = False) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        request = {"prompt": prompt, "outputs": outputs, "execute": execute, "keep": keep, "lazy": lazy}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            raise RuntimeError(f"ComfyUI's process ended: {self._log.read()[-2000:]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer

@@ -1,0 +1,175 @@
+"""The panel in a real browser against a real ComfyUI: opened, watched while a prompt runs, used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="NOT TESTED: the panel needs playwright")
+
+CHROMIUM = os.environ.get("RESIDENCY_CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
+)
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+ARGUMENTS += ["--disable-component-update", "--disable-sync"]
+SHOW = "window.app.extensionManager.command.execute('Residency.ShowTimeline')"
+MODE = ".residency select[aria-label='Memory mode']"
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED: no Chromium; set RESIDENCY_CHROMIUM or put one on the PATH"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, comfy_server: Any) -> Iterator[Any]:
+    """ComfyUI's front end, ready. At the end the mode is auto again and no script of ours has failed."""
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    failures: list[str] = []
+    page.on("pageerror", lambda error: failures.append(f"{error}\n{error.stack}"))
+    page.goto(comfy_server.url)
+    page.wait_for_function("window.app?.vueAppReady && window.app.extensionManager", timeout=90_000)
+    page.keyboard.press("Escape")  # a first visit opens the templates
+    yield page
+    page.request.post(f"{comfy_server.url}/residency/mode", data={"mode": "auto"})
+    page.close()
+    assert [failure for failure in failures if "residency" in failure.lower()] == []
+
+
+def open_panel(page: Any) -> Any:
+    page.evaluate(SHOW)
+    panel = page.locator(".residency")
+    panel.wait_for(timeout=20_000)
+    return panel
+
+
+def small_prompt(size: int) -> dict[str, Any]:
+    """No models: runs anywhere. `size` keeps ComfyUI from answering out of its cache."""
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": size, "height": 64, "batch_size": 1, "color": 0}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    }
+
+
+def spoken_bars(page: Any, keys: int) -> list[str]:
+    """What a screen reader is told on the way along the node lane with the right arrow."""
+    page.locator(".residency-drawing").focus()
+    said = []
+    for _ in range(keys):
+        page.keyboard.press("ArrowRight")
+        said.append(page.locator(".residency-spoken").text_content())
+    return said
+
+
+def test_a_prompt_shows_up_in_the_open_panel_with_its_nodes_and_mode(page: Any, comfy_server: Any) -> None:
+    panel = open_panel(page)
+
+    comfy_server.run(small_prompt(72))
+
+    panel.locator(".residency-bar").first.wait_for(timeout=20_000)
+    page.wait_for_function("document.querySelector('.residency').dataset.outcome === 'success'")
+    told = " ".join(spoken_bars(page, 3))
+    assert all(class_type in told for class_type in ("EmptyImage", "ImageInvert", "PreviewImage")), told
+    status = page.request.get(f"{comfy_server.url}/residency/status").json()
+    assert panel.locator(MODE).input_value() == status["mode"] == "auto"
+    assert panel.locator("[data-figure=time] dd").text_content().endswith("s")
+
+
+def test_a_panel_opened_later_shows_the_last_prompt(page: Any, comfy_server: Any) -> None:
+    comfy_server.run(small_prompt(80))
+
+    panel = open_panel(page)
+
+    panel.locator(".residency-bar").first.wait_for(timeout=20_000)
+    assert "EmptyImage" in " ".join(spoken_bars(page, 3))
+
+
+def test_the_mode_is_switched_from_the_panel(page: Any, comfy_server: Any) -> None:
+    panel = open_panel(page)
+    page.wait_for_function("selector => !document.querySelector(selector).disabled", arg=MODE)
+
+    for mode in ("low-vram", "off"):
+        with page.expect_response("**/residency/mode"):
+            panel.locator(MODE).select_option(mode)
+        assert page.request.get(f"{comfy_server.url}/residency/status").json()["mode"] == mode
+
+    assert "Residency is off" in panel.locator(".residency-notice").text_content()
+
+
+def test_the_trace_downloads_in_a_format_that_perfetto_opens(page: Any, comfy_server: Any) -> None:
+    comfy_server.run(small_prompt(88))
+    panel = open_panel(page)
+    panel.locator(".residency-bar").first.wait_for(timeout=20_000)
+
+    with page.expect_download() as download:
+        panel.get_by_role("button", name="Trace").click(force=True)
+
+    assert download.value.suggested_filename.endswith(".trace.json")
+    assert '"traceEvents"' in download.value.path().read_text()
+
+
+def test_switching_tabs_and_back_leaves_one_panel_and_no_tooltip(page: Any, comfy_server: Any) -> None:
+    comfy_server.run(small_prompt(96))
+    open_panel(page).locator(".residency-bar").first.wait_for(timeout=20_000)
+    spoken_bars(page, 1)
+
+    for tab in ("logs-terminal", "residency"):
+        page.evaluate("tab => window.app.extensionManager.bottomPanel.toggleBottomPanelTab(tab)", tab)
+        page.locator(".residency").wait_for(state="attached" if tab == "residency" else "detached")
+        assert page.locator(".residency-tooltip:visible").count() == 0
+
+    assert page.locator(".residency").count() == 1
+
+
+def test_a_hostile_name_is_text(page: Any, comfy_server: Any) -> None:
+    """Names come from files and workflows that were downloaded."""
+    name = '<img src=x onerror="window.owned = 1"><script>window.owned = 1</script>.safetensors'
+    moved = {"component": "c", "tier": "host", "start_s": 0, "end_s": 1, "moved_bytes": 9, "present_bytes": 9, "status": "done"}
+    trace = {
+        "version": 1,
+        "prompt_id": name,
+        "mode": "auto",
+        "mode_reason": name,
+        "outcome": "success",
+        "duration_s": 1,
+        "components": [{"key": "c", "name": name, "kind": "MODEL", "size_bytes": 9}],
+        "nodes": [{"node_id": name, "class_type": name, "start_s": 0, "end_s": 1, "stall_s": 0, "loads": [], "computes": ["c"]}],
+        "transfers": [{**moved, "reason": name}],
+        "evictions": [{"component": "c", "tier": name, "time_s": 1, "freed_bytes": 9, "reason": name}],
+        "decisions": [{"time_s": 0, "kind": "prefetch", "component": "c", "tier": "host", "size_bytes": 9, "reason": name}],
+    }
+    page.route("**/residency/trace*", lambda route: route.fulfill(json=trace))
+
+    panel = open_panel(page)
+
+    panel.locator(".residency-decisions li").wait_for(timeout=20_000)
+    assert name in panel.locator(".residency-decisions").text_content()
+    assert name in spoken_bars(page, 1)[0]
+    assert page.locator(".residency img, .residency script, .residency-tooltip img").count() == 0
+    assert page.evaluate("window.owned") is None
+
+
+def test_a_server_that_is_gone_is_said_and_nothing_can_be_pressed(page: Any, comfy_server: Any) -> None:
+    panel = open_panel(page)
+    page.wait_for_function("selector => !document.querySelector(selector).disabled", arg=MODE)
+
+    page.evaluate("window.comfyAPI.api.api.dispatchCustomEvent('reconnecting')")
+    assert "Not connected" in panel.locator(".residency-notice").text_content()
+    assert panel.locator(MODE).is_disabled()
+
+    page.evaluate("window.comfyAPI.api.api.dispatchCustomEvent('reconnected')")
+    page.wait_for_function("selector => !document.querySelector(selector).disabled", arg=MODE)

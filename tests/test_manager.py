@@ -1,0 +1,170 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from residency.component import Mode, Tier
+from residency.events import (
+    Cancel,
+    Evict,
+    ModeChanged,
+    NodeFinished,
+    NodeStarted,
+    Outcome,
+    Prefetch,
+    PromptEnded,
+    PromptStarted,
+    Replanned,
+    TransferStopped,
+    Wait,
+)
+from residency.manager import Manager
+
+from story import MB, VirtualHost, components, reads
+
+
+def said(instructions):
+    return [(type(i).__name__, i.component.key) for i in instructions]
+
+
+def test_a_prompt_is_read_ahead_in_order_and_a_node_that_is_early_waits():
+    host = VirtualHost(reads("ab"), components(a=10, b=10), limit_mb=100)
+    assert said(host.log) == [("Prefetch", "a"), ("Prefetch", "b")]
+    assert said(host.start(0)) == [("Wait", "a")]
+    host.land()
+    host.finish(0)
+    host.land()
+    assert said(host.start(1)) == []  # b is there: nothing to wait for
+
+
+def test_within_a_small_budget_the_next_component_takes_the_place_of_the_one_that_is_done():
+    host = VirtualHost(reads("ab"), components(a=60, b=60), limit_mb=60)
+    assert said(host.log) == [("Prefetch", "a")]
+    host.start(0)
+    host.land()
+    host.finish(0)
+    assert said(host.log)[-2:] == [("Evict", "a"), ("Prefetch", "b")]
+
+
+def test_nothing_that_runs_or_flies_is_evicted_under_pressure():
+    host = VirtualHost(reads("ab"), components(a=60, b=60), limit_mb=120)
+    host.land()  # a is there, b flies
+    host.start(0)
+    assert host.limit(10) == []
+    host.land()
+    assert said(host.log)[-1] == ("Evict", "b")  # landed over the limit: it goes, a runs and stays
+    host.finish(0)
+    assert said(host.log)[-2:] == [("Evict", "a"), ("Prefetch", "b")]  # as much of b as 10 MB hold
+    assert host.flight[0].size_bytes == 10 * MB
+
+
+def test_low_vram_releases_after_the_last_use_and_not_before():
+    host = VirtualHost(reads("aba"), components(a=10, b=10), limit_mb=100, mode=Mode.LOW_VRAM)
+    for position in range(3):
+        while host.flight:
+            host.land()
+        host.start(position)
+        released = [i for i in host.finish(position) if isinstance(i, Evict)]
+        expected = [[], [(Tier.DEVICE, "b"), (Tier.HOST, "b")], [(Tier.DEVICE, "a"), (Tier.HOST, "a")]][position]
+        assert [(i.tier, i.component.key) for i in released] == expected
+
+
+def test_one_nodes_setting_holds_for_its_component_alone():
+    manager = Manager(host_limit_bytes=100 * MB)
+    started = PromptStarted(0.0, "p", reads("ab"), components(a=10, b=10), Mode.BALANCED, {"a": Mode.LOW_VRAM})
+    manager.handle(started)
+    for position, released in ((0, ["a"]), (1, [])):
+        manager.handle(NodeStarted(1.0, position))
+        instructions = manager.handle(NodeFinished(2.0, position))
+        assert [i.component.key for i in instructions if isinstance(i, Evict) and i.tier is Tier.DEVICE] == released
+
+
+def test_a_new_order_cancels_what_it_no_longer_reads():
+    host = VirtualHost(reads("ab"), components(a=10, b=10), limit_mb=100)
+    assert said(host.give(Replanned(1.0, reads("b")))) == [("Cancel", "a")]
+
+
+def test_an_interrupt_cancels_everything_and_the_end_of_a_prompt_what_the_queue_does_not_read():
+    host = VirtualHost(reads("ab"), components(a=10, b=10), limit_mb=100)
+    assert said(host.give(PromptEnded(1.0, "p", Outcome.INTERRUPTED))) == [("Cancel", "a"), ("Cancel", "b")]
+    host = VirtualHost(reads("ab"), components(a=10, b=10), limit_mb=100)
+    host.start(0)
+    # b belongs to the queued prompt behind: it goes on being read
+    assert said(host.give(PromptEnded(1.0, "p", Outcome.SUCCESS))) == [("Cancel", "a")]
+
+
+def test_a_refused_transfer_is_not_asked_for_again_in_this_prompt():
+    host = VirtualHost(reads("-a"), components(a=10), limit_mb=100)
+    host.flight.clear()
+    assert host.give(TransferStopped(1.0, "a", Tier.HOST, 0, 0, 0.0, "file vanished")) == []
+    assert host.start(0) == []
+
+
+def test_off_in_the_middle_cancels_and_then_stays_silent():
+    host = VirtualHost(reads("ab"), components(a=10, b=10), limit_mb=100)
+    assert said(host.give(ModeChanged(1.0, Mode.OFF, "the user said so"))) == [("Cancel", "a"), ("Cancel", "b")]
+    assert host.start(0) == [] and host.finish(0) == []
+
+
+def test_what_is_not_an_event_is_named():
+    with pytest.raises(TypeError, match="'hello'"):
+        Manager().handle("hello")
+
+
+orders = st.text("abcd-", min_size=1, max_size=12)
+sizes = st.fixed_dictionaries({key: st.integers(1, 60) for key in "abcd"})
+
+
+@given(orders, sizes, st.integers(0, 120), st.data())
+def test_the_invariants_hold_whatever_lands_when(order, sizes, limit, data):
+    """Budget kept, nothing busy evicted, a node whose bytes are in flight waits, every announced byte is accounted for."""
+    timeline, parts = reads(order), components(**sizes)
+    host = VirtualHost(timeline, parts, limit)
+
+    def check(instructions, running):
+        manager = host.manager
+        assert manager.host.used_bytes <= manager.host.limit_bytes
+        for instruction in instructions:
+            if isinstance(instruction, Evict):
+                assert instruction.component.key not in running
+        assert {p.component.key for p in host.flight} == set(manager.host.in_flight)
+
+    for position in range(len(order)):
+        for _ in range(data.draw(st.integers(0, 2))):
+            if host.flight:
+                host.land(data.draw(st.integers(0, len(host.flight) - 1)))
+        mark = len(host.log)
+        flying = {p.component.key for p in host.flight}
+        waits = [i for i in host.start(position) if isinstance(i, Wait)]
+        running = {use.component for use in timeline.at(position)}
+        assert {w.component.key for w in waits} == running & flying
+        for wait in waits:
+            host.land([p.component.key for p in host.flight].index(wait.component.key))
+        check(host.log[mark:], running)
+        host.finish(position)
+        check([], set())
+    host.give(PromptEnded(9.0, "p", Outcome.SUCCESS))
+    assert not host.flight and not host.manager.host.in_flight
+
+
+@given(orders, sizes)
+def test_when_everything_fits_each_component_moves_once_and_nothing_leaves(order, sizes):
+    host = VirtualHost(reads(order), components(**sizes), limit_mb=240)
+    for position in range(len(order)):
+        while host.flight:
+            host.land()
+        host.start(position)
+        host.finish(position)
+    used = set(order) - {"-"}
+    assert sorted(i.component.key for i in host.log if isinstance(i, Prefetch)) == sorted(used)
+    assert not [i for i in host.log if isinstance(i, Evict | Cancel)]
+    assert host.moved_bytes == sum(sizes[key] for key in used) * MB
+
+
+@given(orders, sizes, st.integers(0, 120))
+def test_off_means_off(order, sizes, limit):
+    host = VirtualHost(reads(order), components(**sizes), limit, mode=Mode.OFF)
+    for position in range(len(order)):
+        host.start(position)
+        host.finish(position)
+    host.limit(limit + 10)
+    host.give(PromptEnded(1.0, "p", Outcome.SUCCESS))
+    assert host.log == []

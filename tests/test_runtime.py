@@ -1,0 +1,108 @@
+"""The runtime with real threads: a mover that answers from its own thread, at once, or not at all."""
+
+import threading
+from concurrent.futures import Future
+
+from residency.component import Mode, Tier
+from residency.events import BudgetChanged, Evicted, NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStarted, TransferDone
+from residency.runtime import Runtime
+
+from story import MB, components, reads
+
+
+class ThreadMover:
+    """Answers each prefetch from a thread of its own, once the gate is open."""
+
+    def __init__(self, runtime):
+        self.runtime, self.gate, self.seen = runtime, threading.Event(), []
+
+    def prefetch(self, instruction):
+        future = Future()
+
+        def move():
+            self.gate.wait()
+            key, size = instruction.component.key, instruction.size_bytes
+            self.runtime.post(TransferDone(self.runtime.clock(), key, Tier.HOST, size, size, 0.1))
+            future.set_result(None)
+
+        threading.Thread(target=move).start()
+        return future
+
+    def cancel(self, instruction):
+        self.seen.append(instruction)
+
+    def evict(self, instruction):
+        self.seen.append(instruction)
+        self.runtime.post(Evicted(self.runtime.clock(), instruction.component.key, instruction.tier, 1, "asked"))
+
+    def close(self):
+        self.gate.set()
+
+
+def start(runtime, mover, order="ab", mode=Mode.BALANCED):
+    runtime.movers = {Tier.HOST: mover}
+    runtime.post(BudgetChanged(runtime.clock(), Tier.HOST, 100 * MB))
+    runtime.post(PromptStarted(runtime.clock(), "p", reads(order), components(a=10, b=10), mode))
+
+
+def test_a_node_gets_the_future_of_the_transfer_it_must_wait_for():
+    runtime = Runtime()
+    mover = ThreadMover(runtime)
+    start(runtime, mover)
+    (wait,) = runtime.post(NodeStarted(runtime.clock(), 0))
+    assert not wait.done()
+    mover.gate.set()
+    wait.result(timeout=10)
+    runtime.post(NodeFinished(runtime.clock(), 0))
+    runtime.post(PromptEnded(runtime.clock(), "p", Outcome.SUCCESS))
+    assert runtime.traces[-1].summary()["prefetched_bytes"] >= 10 * MB
+
+
+def test_a_mover_that_raises_is_a_refusal_and_the_prompt_goes_on():
+    class Broken(ThreadMover):
+        def prefetch(self, instruction):
+            raise OSError("no such drive")
+
+    runtime = Runtime()
+    start(runtime, Broken(runtime))
+    assert runtime.post(NodeStarted(runtime.clock(), 0)) == []
+    runtime.post(PromptEnded(runtime.clock(), "p", Outcome.SUCCESS))
+    reasons = [transfer["reason"] for transfer in runtime.traces[-1].as_dict()["transfers"]]
+    assert reasons == ["OSError: no such drive"] * 2
+
+
+def test_a_tier_without_a_mover_refuses_by_name():
+    runtime = Runtime()
+    mover = ThreadMover(runtime)
+    mover.gate.set()
+    start(runtime, mover, order="a", mode=Mode.LOW_VRAM)
+    for wait in runtime.post(NodeStarted(runtime.clock(), 0)):
+        wait.result(timeout=10)
+    runtime.post(NodeFinished(runtime.clock(), 0))
+    runtime.post(PromptEnded(runtime.clock(), "p", Outcome.SUCCESS))
+    device = [e["reason"] for e in runtime.traces[-1].as_dict()["evictions"] if e["tier"] == "device"]
+    assert device == ["refused: this host has no mover for the device tier"]
+
+
+def test_events_from_many_threads_are_handled_one_at_a_time():
+    runtime = Runtime()
+    inside, overlaps = [], []
+    original = runtime.manager.handle
+
+    def watched(event):
+        inside.append(event)
+        overlaps.append(len(inside))
+        try:
+            return original(event)
+        finally:
+            inside.pop()
+
+    runtime.manager.handle = watched
+    threads = [
+        threading.Thread(target=lambda: [runtime.post(BudgetChanged(0.0, Tier.HOST, i)) for i in range(200)]) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(overlaps) == {1} and len(overlaps) == 1600

@@ -1,0 +1,84 @@
+import json
+
+import pytest
+from residency.component import Mode, Tier
+from residency.events import Evicted, NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStarted, TransferDone, TransferStopped
+from residency.events import Evict, Prefetch, Wait
+from residency.timeline import Timeline, Use, UseKind, Visit
+from residency.trace import MAX_RECORDS, Trace, chrome
+
+from story import MB, components, reads
+
+
+def trace_of(timeline, parts, start_s=100.0):
+    return Trace(PromptStarted(start_s, "p", timeline, parts, Mode.BALANCED), started_unix_s=1.0)
+
+
+def test_a_prompt_is_told_with_times_from_its_start():
+    parts = components(a=10)
+    trace = trace_of(reads("a-"), parts)
+    trace.record(NodeStarted(101.0, 0), [Prefetch(parts["a"], Tier.HOST, 10 * MB, "next"), Wait(parts["a"], Tier.HOST, 10 * MB, "in flight")])
+    trace.stalled(2.0, waited=True)
+    trace.record(TransferDone(103.0, "a", Tier.HOST, 10 * MB, 10 * MB, 1.5), [])
+    trace.record(NodeFinished(106.0, 0), [Evict(parts["a"], Tier.HOST, 10 * MB, "done")])
+    trace.record(Evicted(106.5, "a", Tier.HOST, 10 * MB, "done"), [])
+    trace.record(PromptEnded(107.0, "p", Outcome.SUCCESS), [])
+    data = trace.as_dict()
+    assert data["duration_s"] == 7.0 and data["outcome"] == "success"
+    assert data["nodes"] == [
+        {"node_id": "0", "class_type": "Node", "start_s": 1.0, "end_s": 6.0, "stall_s": 2.0, "loads": [], "computes": ["a"]}
+    ]
+    (transfer,) = data["transfers"]
+    assert (transfer["start_s"], transfer["end_s"], transfer["status"]) == (1.5, 3.0, "done")
+    assert [decision["kind"] for decision in data["decisions"]] == ["prefetch", "wait", "evict"]
+    summary = data["summary"]
+    assert (summary["compute_s"], summary["stall_s"], summary["wait_s"]) == (3.0, 2.0, 2.0)
+    assert (summary["prefetched_bytes"], summary["wasted_bytes"], summary["evicted_bytes"]) == (10 * MB, 0, 10 * MB)
+    json.dumps(data)
+
+
+def test_bytes_that_no_node_read_are_waste_whatever_way_the_transfer_ended():
+    trace = trace_of(reads("ab"), components(a=10, b=10))
+    trace.record(TransferDone(101.0, "a", Tier.HOST, 10 * MB, 10 * MB, 1.0), [])
+    trace.record(TransferStopped(102.0, "b", Tier.HOST, 4 * MB, 4 * MB, 1.0, "cancelled"), [])
+    trace.record(NodeStarted(103.0, 0), [])
+    trace.record(NodeFinished(104.0, 0), [])
+    trace.record(PromptEnded(105.0, "p", Outcome.ERROR), [])
+    assert trace.summary()["wasted_bytes"] == 4 * MB
+
+
+def test_a_loader_that_reads_is_all_stall():
+    timeline = Timeline.of([Visit("p", "1", "UNETLoader")], [Use(0, "a", UseKind.LOAD, True)])
+    trace = trace_of(timeline, components(a=10))
+    trace.record(NodeStarted(101.0, 0), [])
+    trace.stalled(0.5)
+    trace.record(NodeFinished(104.0, 0), [])
+    assert trace.summary()["stall_s"] == pytest.approx(3.0)
+    assert trace.summary()["compute_s"] == pytest.approx(0.0)
+
+
+def test_bytes_read_for_a_queued_prompt_are_not_waste():
+    visits = [Visit("p", "1", "Node"), Visit("q", "1", "Node")]
+    timeline = Timeline.of(visits, [Use(1, "a", UseKind.COMPUTE, True)])
+    trace = trace_of(timeline, components(a=10))
+    trace.record(TransferDone(101.0, "a", Tier.HOST, 10 * MB, 10 * MB, 1.0), [])
+    trace.record(PromptEnded(102.0, "p", Outcome.SUCCESS), [])
+    assert trace.summary()["wasted_bytes"] == 0
+
+
+def test_a_trace_stays_bounded_and_counts_what_it_left_out():
+    trace = trace_of(reads("-"), {})
+    for i in range(MAX_RECORDS + 7):
+        trace.record(NodeStarted(100.0 + i, 0), [])
+        trace.record(NodeFinished(100.0 + i, 0), [])
+    assert len(trace.as_dict()["nodes"]) == MAX_RECORDS
+    assert trace.as_dict()["dropped_records"] == 7
+
+
+def test_chrome_events_are_microseconds_in_one_lane_per_tier():
+    trace = trace_of(reads("a"), components(a=10))
+    trace.record(NodeStarted(101.0, 0), [])
+    trace.record(TransferDone(101.5, "a", Tier.HOST, 10 * MB, 10 * MB, 0.5), [])
+    trace.record(NodeFinished(102.0, 0), [])
+    spans = [event for event in chrome(trace.as_dict())["traceEvents"] if event["ph"] == "X"]
+    assert [(span["tid"], span["ts"], span["dur"]) for span in spans] == [(0, 1e6, 1e6), (1, 1e6, 0.5e6)]

@@ -1,0 +1,51 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { componentNames, describeDecision, describeItem, describeSummary } from "../../web/describe.js";
+import { eviction, node, trace, transfer } from "./fixtures.mjs";
+
+const one = (kind, record) => ({ kind, records: [record] });
+
+test("a node says how long it took, how much of that was stall, and with which weights", () => {
+  assert.deepEqual(describeItem(one("node", node("7", 0, 4, { stall_s: 1, computes: ["unet"], loads: ["te"] })), trace()), {
+    title: "KSampler #7",
+    lines: ["4.00 s (0 s to 4.00 s)", "Stalled for weights: 1.00 s (25 %)", "Computes with flux.safetensors", "Loads clip_l.safetensors"],
+  });
+});
+
+test("a transfer says bytes, rate, what is there now and why", () => {
+  const { title, lines } = describeItem(one("transfer", transfer("unet", 1, 3, { reason: "needed by KSampler #2" })), trace());
+  assert.equal(title, "flux.safetensors");
+  assert.deepEqual(lines, ["To host memory: done", "Moved 4.00 GiB in 2.00 s: 2.00 GiB/s", "There now: 8.00 GiB of 8.00 GiB", "1.00 s to 3.00 s", "needed by KSampler #2"]);
+});
+
+test("what runs is measured up to now", () => {
+  const running = trace({ outcome: "running", duration_s: 5 });
+  assert.match(describeItem(one("transfer", transfer("unet", 3, null)), running).lines[1], /in 2.00 s: 2.00 GiB\/s/);
+  assert.match(describeItem(one("node", node("1", 4, null)), running).lines[0], /^1.00 s so far/);
+});
+
+test("an eviction says what it freed and why; several say the sum", () => {
+  assert.deepEqual(describeItem(one("eviction", eviction("te", 4)), trace()).lines, ["Evicted from host memory at 4.00 s: 1.00 GiB freed", "room for flux"]);
+  const both = describeItem({ kind: "eviction", records: [eviction("te", 4), eviction("unet", 4)] }, trace());
+  assert.deepEqual(both, { title: "2 evictions", lines: ["2.00 GiB freed", "clip_l.safetensors, flux.safetensors"] });
+});
+
+test("merged nodes are counted, and a long list is cut", () => {
+  const records = Array.from({ length: 9 }, (_, index) => node(String(index), index, index + 1));
+  const { title, lines } = describeItem({ kind: "node", records }, trace());
+  assert.equal(title, "9 nodes");
+  assert.match(lines.at(-1), /KSampler and 3 more$/);
+});
+
+test("a component or a kind that the trace does not explain is shown by its own word", () => {
+  const words = describeDecision({ time_s: 1, kind: "defragment", component: "gone", tier: "device", size_bytes: 0, reason: "" }, componentNames(trace()));
+  assert.deepEqual(words, { time: "1.00 s", action: "defragment", name: "gone", detail: "device", reason: "" });
+});
+
+test("the figures: no stall is said in words, and a prompt that failed says so", () => {
+  const values = (parts) => Object.fromEntries(describeSummary(trace(parts)).map(({ id, value }) => [id, value]));
+  assert.deepEqual(values(), { time: "10.0 s", stall: "1.00 s (10 %)", ahead: "8.00 GiB", waste: "0 B / 1.00 GiB" });
+  assert.equal(values({ outcome: "error" }).time, "10.0 s · failed");
+  assert.equal(values({ summary: { ...trace().summary, stall_s: 0 } }).stall, "none");
+});

@@ -1,0 +1,105 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { createStore } from "../../web/store.js";
+import { trace } from "./fixtures.mjs";
+
+const STATUS = { installed: true, mode: "auto", mode_reason: "", features: [], budget: {} };
+const settled = () => new Promise((resolve) => setTimeout(resolve, 5));
+
+/** ComfyUI's api: `answers` maps "METHOD path" to [status, body]; `send` plays the websocket. */
+function fakeApi(answers) {
+  const listeners = {};
+  return {
+    asked: [],
+    async fetchApi(path, options) {
+      const key = `${options?.method ?? "GET"} ${path}`;
+      this.asked.push(key);
+      const answer = answers[key];
+      if (answer === undefined) throw new Error("no route to the server");
+      const [status, body] = answer;
+      return new Response(JSON.stringify(body), { status });
+    },
+    addEventListener: (event, listener) => (listeners[event] = listener),
+    send: (event, detail) => listeners[event]({ detail }),
+  };
+}
+
+const ANSWERS = {
+  "GET /residency/status": [200, STATUS],
+  "GET /residency/traces": [200, { traces: [] }],
+  "GET /residency/trace": [404, { error: "no prompt has run yet" }],
+};
+
+test("before the first prompt there is a status, no trace and no error", async () => {
+  const store = createStore(fakeApi(ANSWERS));
+  await store.refresh();
+  assert.deepEqual([store.state().status.mode, store.state().trace, store.state().error], ["auto", null, null]);
+});
+
+test("updates of the running prompt are shown, unless an earlier one was chosen", async () => {
+  const earlier = trace({ prompt_id: "earlier" });
+  const api = fakeApi({ ...ANSWERS, "GET /residency/trace?prompt_id=earlier": [200, earlier] });
+  const store = createStore(api);
+  store.start();
+  api.send("residency.update", { running: true, trace: trace({ prompt_id: "now" }) });
+  assert.equal(store.state().trace.prompt_id, "now");
+  await store.select("earlier");
+  api.send("residency.update", { running: true, trace: trace({ prompt_id: "now", duration_s: 20 }) });
+  assert.equal(store.state().trace.prompt_id, "earlier");
+  await store.select(null);
+  assert.deepEqual([store.state().trace.prompt_id, store.state().trace.duration_s], ["now", 20]);
+});
+
+test("an answer that was asked for before an update does not replace it", async () => {
+  const api = fakeApi({ ...ANSWERS, "GET /residency/trace": [200, trace({ prompt_id: "old" })] });
+  const store = createStore(api);
+  store.start();
+  const asking = store.refresh();
+  api.send("residency.update", { running: true, trace: trace({ prompt_id: "new" }) });
+  await asking;
+  await settled();
+  assert.equal(store.state().trace.prompt_id, "new");
+});
+
+test("a mode the server refuses leaves the mode and says why", async () => {
+  const store = createStore(fakeApi({ ...ANSWERS, "POST /residency/mode": [400, { error: "'x' is not a mode" }] }));
+  await store.refresh();
+  assert.equal(await store.setMode("x"), false);
+  assert.deepEqual([store.state().status.mode, store.state().error], ["auto", "The mode stays auto: 'x' is not a mode"]);
+});
+
+test("a server that does not answer is a sentence, never an exception", async () => {
+  const store = createStore(fakeApi({}));
+  await store.refresh();
+  assert.match(store.state().error, /^Could not ask the server: no route/);
+});
+
+test("losing and finding the server is a state", async () => {
+  const api = fakeApi(ANSWERS);
+  const store = createStore(api);
+  store.start();
+  api.send("reconnecting");
+  assert.equal(store.state().connected, false);
+  api.send("reconnected");
+  await settled();
+  assert.deepEqual([store.state().connected, store.state().status.mode], [true, "auto"]);
+});
+
+test("a trace with parts missing is completed, so that drawing never asks", async () => {
+  const api = fakeApi(ANSWERS);
+  const store = createStore(api);
+  store.start();
+  api.send("residency.update", { running: true, trace: { prompt_id: "p" } });
+  assert.deepEqual([store.state().trace.nodes, store.state().trace.summary.stall_s], [[], 0]);
+});
+
+test("the trace downloads under a harmless name", async () => {
+  const api = fakeApi({ ...ANSWERS, "GET /residency/trace?format=chrome&prompt_id=..%2Fp": [200, { traceEvents: [] }] });
+  const store = createStore(api);
+  store.start();
+  api.send("residency.update", { running: true, trace: trace({ prompt_id: "../p" }) });
+  const { name, blob } = await store.download();
+  assert.equal(name, "residency-_p.trace.json");
+  assert.equal(await blob.text(), '{"traceEvents":[]}');
+});

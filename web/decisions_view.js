@@ -1,0 +1,49 @@
+// The "why" list: what was decided and the reason, newest last.
+
+import { componentNames, describeDecision } from "./describe.js";
+import { html } from "./dom.js";
+import { formatCount } from "./format.js";
+import { colourIndex, colourOf } from "./timeline_layout.js";
+
+const SHOWN = 200; // 10,000 rows would cost more to lay out than the prompt's timeline
+
+export function createDecisions() {
+  const list = html("ol", { class: "residency-decisions", tabindex: 0, "aria-label": "Decisions, newest last" });
+  const omitted = html("div", { class: "residency-omitted" });
+  const element = html("section", { class: "residency-why", "aria-label": "Why" }, html("h3", {}, "Why"), omitted, list);
+  let shown = { prompt_id: null, count: 0 };
+
+  function rowOf(decision, nameOf, colours) {
+    const { time, action, name, detail, reason } = describeDecision(decision, nameOf);
+    const head = html("div", { class: "residency-decision" }, html("time", {}, time));
+    head.append(html("span", { class: `residency-kind is-${decision.kind}` }, action));
+    if (name) {
+      const chip = html("i", { class: "residency-chip", "aria-hidden": "true" });
+      chip.style.background = colourOf(colours, decision.component);
+      head.append(chip, html("span", { class: "residency-name", title: name }, name));
+    }
+    if (detail) head.append(html("span", { class: "residency-detail" }, detail));
+    return html("li", {}, head, ...(reason ? [html("div", { class: "residency-reason" }, reason)] : []));
+  }
+
+  return {
+    element,
+    show(trace) {
+      const { prompt_id, decisions } = trace;
+      const grown = prompt_id === shown.prompt_id && decisions.length >= shown.count;
+      if (grown && decisions.length === shown.count) return;
+      const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 24;
+      const nameOf = componentNames(trace);
+      const colours = colourIndex(trace);
+      if (!grown) list.replaceChildren();
+      const from = Math.max(grown ? shown.count : 0, decisions.length - SHOWN);
+      list.append(...decisions.slice(from).map((decision) => rowOf(decision, nameOf, colours)));
+      while (list.childElementCount > SHOWN) list.firstElementChild.remove();
+      const hidden = decisions.length - list.childElementCount;
+      omitted.textContent = hidden > 0 ? `${formatCount(hidden, "earlier decision")} not listed` : "";
+      list.classList.toggle("is-empty", decisions.length === 0);
+      shown = { prompt_id, count: decisions.length };
+      if (atEnd || !grown) list.scrollTop = list.scrollHeight;
+    },
+  };
+}

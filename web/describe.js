@@ -1,0 +1,120 @@
+// What a bar, a mark or a decision means, in plain words. Pure: trace records in, {title, lines} of text out.
+
+import { formatBytes, formatCount, formatPercent, formatRate, formatSeconds } from "./format.js";
+
+const KINDS = { prefetch: "Read ahead", evict: "Evict", wait: "Wait for", cancel: "Stop reading" };
+const STATES = { running: "moving now", done: "done", stopped: "stopped early" };
+const TIERS = { disk: "disk", host: "host memory", device: "device memory" };
+const OUTCOMES = { running: "running", success: "done", error: "failed", interrupted: "interrupted" };
+const LISTED = 6; // names a tooltip shows before it says how many more there are
+
+export const kindWords = (kind) => KINDS[kind] ?? String(kind);
+export const tierWords = (tier) => TIERS[tier] ?? String(tier);
+export const outcomeWords = (outcome) => OUTCOMES[outcome] ?? String(outcome);
+
+/** Component key → its name; the key itself where the trace does not know it. */
+export function componentNames(trace) {
+  const names = new Map(trace.components.map((component) => [component.key, component.name || component.key]));
+  return (key) => names.get(key) ?? String(key);
+}
+
+const listed = (words) =>
+  words.length <= LISTED
+    ? words.join(", ")
+    : `${words.slice(0, LISTED).join(", ")} and ${formatCount(words.length - LISTED, "more").replace(/s$/, "")}`;
+
+const span = (start_s, end_s) => `${formatSeconds(start_s)} to ${formatSeconds(end_s)}`;
+
+function describeNode(node, now_s, nameOf) {
+  const end_s = node.end_s ?? now_s;
+  const took_s = end_s - node.start_s;
+  const lines = [`${formatSeconds(took_s)}${node.end_s == null ? " so far" : ""} (${span(node.start_s, end_s)})`];
+  if (node.stall_s > 0) lines.push(`Stalled for weights: ${formatSeconds(node.stall_s)} (${formatPercent(node.stall_s, took_s)})`);
+  if (node.computes?.length) lines.push(`Computes with ${listed(node.computes.map(nameOf))}`);
+  if (node.loads?.length) lines.push(`Loads ${listed(node.loads.map(nameOf))}`);
+  return { title: `${node.class_type} #${node.node_id}`, lines };
+}
+
+function describeTransfer(transfer, now_s, nameOf, sizes) {
+  const end_s = transfer.end_s ?? now_s;
+  const took_s = end_s - transfer.start_s;
+  const size_bytes = sizes.get(transfer.component);
+  const lines = [
+    `To ${tierWords(transfer.tier)}: ${STATES[transfer.status] ?? transfer.status}`,
+    `Moved ${formatBytes(transfer.moved_bytes)} in ${formatSeconds(took_s)}: ${formatRate(transfer.moved_bytes, took_s)}`,
+    `There now: ${formatBytes(transfer.present_bytes)}${size_bytes ? ` of ${formatBytes(size_bytes)}` : ""}`,
+    span(transfer.start_s, end_s),
+  ];
+  if (transfer.reason) lines.push(transfer.reason);
+  return { title: nameOf(transfer.component), lines };
+}
+
+function describeEviction(eviction, nameOf) {
+  const lines = [`Evicted from ${tierWords(eviction.tier)} at ${formatSeconds(eviction.time_s)}: ${formatBytes(eviction.freed_bytes)} freed`];
+  if (eviction.reason) lines.push(eviction.reason);
+  return { title: nameOf(eviction.component), lines };
+}
+
+function describeMany(item, now_s, nameOf) {
+  const { records } = item;
+  const sum = (of) => records.reduce((total, record) => total + (of(record) ?? 0), 0);
+  if (item.kind === "eviction") {
+    const lines = [`${formatBytes(sum((record) => record.freed_bytes))} freed`];
+    return { title: formatCount(records.length, "eviction"), lines: [...lines, listed(records.map((record) => nameOf(record.component)))] };
+  }
+  const start_s = records[0].start_s;
+  const end_s = records.reduce((last, record) => Math.max(last, record.end_s ?? now_s), start_s);
+  if (item.kind === "transfer") {
+    const lines = [`Moved ${formatBytes(sum((record) => record.moved_bytes))}`, span(start_s, end_s)];
+    return { title: formatCount(records.length, "transfer"), lines: [...lines, listed(records.map((record) => nameOf(record.component)))] };
+  }
+  const stall_s = sum((record) => record.stall_s);
+  const lines = [`${formatSeconds(end_s - start_s)} (${span(start_s, end_s)})`, "Zoom in to tell them apart"];
+  if (stall_s > 0) lines.push(`Stalled for weights: ${formatSeconds(stall_s)}`);
+  return { title: formatCount(records.length, "node"), lines: [...lines, listed(records.map((record) => record.class_type))] };
+}
+
+/** The words for one item of the layout: {title, lines}. */
+export function describeItem(item, trace) {
+  const now_s = trace.duration_s;
+  const nameOf = componentNames(trace);
+  if (item.records.length > 1) return describeMany(item, now_s, nameOf);
+  const [record] = item.records;
+  if (item.kind === "node") return describeNode(record, now_s, nameOf);
+  if (item.kind === "eviction") return describeEviction(record, nameOf);
+  const sizes = new Map(trace.components.map((component) => [component.key, component.size_bytes]));
+  return describeTransfer(record, now_s, nameOf, sizes);
+}
+
+/** One row of the "why" list: {time, action, name, detail, reason}. */
+export function describeDecision(decision, nameOf) {
+  const where = decision.tier ? ` · ${decision.tier}` : "";
+  return {
+    time: formatSeconds(decision.time_s),
+    action: kindWords(decision.kind),
+    name: decision.component ? nameOf(decision.component) : "",
+    detail: decision.size_bytes > 0 ? `${formatBytes(decision.size_bytes)}${where}` : where.slice(3),
+    reason: decision.reason ?? "",
+  };
+}
+
+/** The figures of the header: [{id, label, value, title}]. */
+export function describeSummary(trace) {
+  const { summary, duration_s, outcome } = trace;
+  return [
+    { id: "time", label: "Time", value: outcome === "success" ? formatSeconds(duration_s) : `${formatSeconds(duration_s)} · ${outcomeWords(outcome)}`, title: `Of that, computing: ${formatSeconds(summary.compute_s)}` },
+    {
+      id: "stall",
+      label: "Stall",
+      value: summary.stall_s > 0 ? `${formatSeconds(summary.stall_s)} (${formatPercent(summary.stall_s, duration_s)})` : "none",
+      title: `Time in which compute waited for weights. Nodes held for a running read-ahead: ${formatSeconds(summary.wait_s)}`,
+    },
+    { id: "ahead", label: "Read ahead", value: formatBytes(summary.prefetched_bytes), title: "Bytes moved before a node asked for them" },
+    {
+      id: "waste",
+      label: "Wasted / evicted",
+      value: `${formatBytes(summary.wasted_bytes)} / ${formatBytes(summary.evicted_bytes)}`,
+      title: "Read ahead but not used in this prompt / given back to make room",
+    },
+  ];
+}

@@ -1,0 +1,157 @@
+// The panel: header, timeline, "why" list, and what to show when there is nothing to show.
+
+import { createDecisions } from "./decisions_view.js";
+import { describeSummary, outcomeWords } from "./describe.js";
+import { html } from "./dom.js";
+import { formatBytes, formatPercent, formatSeconds } from "./format.js";
+import { createTimeline } from "./timeline_view.js";
+
+const MODES = {
+  auto: "Decides from the graph and the memory at hand",
+  "high-vram": "Keeps everything on the device that fits",
+  balanced: "Keeps on the device what is needed next",
+  "low-vram": "Frees the device early, reads ahead to the host",
+  off: "ComfyUI alone: nothing is read ahead or evicted",
+};
+
+function save({ name, blob }) {
+  const url = URL.createObjectURL(blob);
+  html("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+/** Why this mode: what auto came to for the prompt on show, or what the server says of the mode. */
+export function modeReasonOf({ status, trace }) {
+  if (!trace?.mode_reason || status?.mode === "off") return status?.mode_reason ?? "";
+  return trace.mode === status?.mode ? trace.mode_reason : `this prompt: ${trace.mode} (${trace.mode_reason})`;
+}
+
+/** The sentence above the timeline, or null: {text, level: "info" | "warning" | "error"}. */
+export function noticeOf({ connected, error, status, trace }) {
+  if (!connected) return { text: "Not connected to the server. What you see is from before; it comes back by itself.", level: "warning" };
+  if (error) return { text: error, level: "error" };
+  if (status && !status.installed && status.mode !== "off") {
+    const reasons = (status.features ?? []).filter((feature) => !feature.on && feature.reason).map((feature) => feature.reason);
+    return { text: `Residency is not active: ${reasons.join("; ") || status.mode_reason || "it could not be installed"}`, level: "warning" };
+  }
+  if (status?.mode === "off") {
+    const rest = trace ? " Below is the last prompt that it followed." : " Choose another mode to see what the next prompt does.";
+    return { text: `Residency is off: ComfyUI loads by itself.${rest}`, level: "info" };
+  }
+  return null;
+}
+
+function createHeader(store) {
+  const mode = html("select", { "aria-label": "Memory mode", onchange: (event) => store.setMode(event.target.value) });
+  for (const [value, title] of Object.entries(MODES)) mode.append(html("option", { value, title }, value));
+  const reason = html("span", { class: "residency-mode-reason" });
+  const features = html("span", { class: "residency-features" });
+  const figures = html("dl", { class: "residency-figures" });
+  const prompts = html("select", { "aria-label": "Prompt on show", onchange: (event) => store.select(event.target.value || null) });
+  const download = html(
+    "button",
+    {
+      type: "button",
+      title: "Download this prompt's trace; open it in ui.perfetto.dev",
+      async onclick() {
+        const file = await store.download();
+        if (file) save(file);
+      },
+    },
+    html("i", { class: "pi pi-download", "aria-hidden": "true" }),
+    "Trace",
+  );
+  const label = html("label", { class: "residency-mode" }, "Mode", mode);
+  const side = html("div", { class: "residency-side" }, prompts, download);
+  const element = html("header", { class: "residency-header" }, html("div", { class: "residency-row" }, label, reason, side), html("div", { class: "residency-row" }, figures, features));
+
+  function showFigures(trace) {
+    const figure = ({ id, label: name, value, title }) =>
+      html("div", { title, "data-figure": id }, html("dt", {}, name), html("dd", { class: id === "stall" && value !== "none" ? "is-stall" : "" }, value));
+    figures.replaceChildren(...(trace ? describeSummary(trace).map(figure) : []));
+  }
+
+  function showPrompts({ traces, selected, running }) {
+    if (document.activeElement === prompts) return; // an open list must not be rebuilt under the user's hand
+    const options = [html("option", { value: "" }, running ? "This prompt (running)" : "Last prompt")];
+    for (const { prompt_id, outcome, mode: used, started_unix_s, duration_s } of traces.slice(0, 50)) {
+      const at = new Date(started_unix_s * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+      options.push(html("option", { value: prompt_id }, `${at} · ${formatSeconds(duration_s)} · ${outcomeWords(outcome)} · ${used}`));
+    }
+    prompts.replaceChildren(...options);
+    prompts.value = selected ?? "";
+    prompts.hidden = traces.length === 0;
+  }
+
+  return {
+    element,
+    show(state) {
+      const { status, trace } = state;
+      mode.disabled = !status || !state.connected;
+      if (status) mode.value = status.mode;
+      mode.title = MODES[mode.value] ?? "";
+      reason.textContent = modeReasonOf(state);
+      reason.title = reason.textContent;
+      const off = (status?.features ?? []).filter((feature) => !feature.on);
+      const held = status?.budget?.host_limit_bytes > 0 ? `Host ${formatBytes(status.budget.host_held_bytes)} of ${formatBytes(status.budget.host_limit_bytes)}` : "";
+      features.textContent = [held, off.length ? `${off.length} of ${status.features.length} features off` : ""].filter(Boolean).join(" · ");
+      const all = (status?.features ?? []).map((feature) => `${feature.on ? "on" : "off"}: ${feature.name}${feature.reason ? ` (${feature.reason})` : ""}`);
+      const share = held ? `Read ahead and held in host memory: ${formatPercent(status.budget.host_held_bytes, status.budget.host_limit_bytes)} of the budget` : "";
+      features.title = [share, ...all].filter(Boolean).join("\n");
+      download.disabled = !trace || !state.connected;
+      showFigures(trace);
+      showPrompts(state);
+    },
+  };
+}
+
+function legend() {
+  const entry = (name, words) => html("span", {}, html("i", { class: `residency-key is-${name}`, "aria-hidden": "true" }), words);
+  const hint = html("span", { class: "residency-hint" }, "Wheel zooms, drag moves, double-click shows all");
+  return html("div", { class: "residency-legend" }, entry("weights", "colour = weights in use"), entry("none", "no weights"), entry("stall", "stalled"), entry("stopped", "stopped early"), entry("evicted", "evicted"), hint);
+}
+
+/** Builds the panel for a store; the caller puts `element` on the page and calls destroy() when it leaves. */
+export function createPanel(store) {
+  const header = createHeader(store);
+  const notice = html("div", { class: "residency-notice", role: "status", hidden: true });
+  const timeline = createTimeline();
+  const decisions = createDecisions();
+  const empty = html(
+    "div",
+    { class: "residency-empty" },
+    html("strong", {}, "No prompt yet"),
+    html("p", {}, "Run a workflow: its nodes, the weights that are read ahead for them and the reasons appear here while it runs."),
+  );
+  const body = html("div", { class: "residency-body" }, html("div", { class: "residency-main" }, timeline.element, legend()), decisions.element);
+  const element = html("section", { class: "residency", "aria-label": "Residency" }, header.element, notice, empty, body);
+
+  function show(state) {
+    const { trace } = state;
+    const message = noticeOf(state);
+    notice.hidden = message === null;
+    if (message && notice.textContent !== message.text) notice.textContent = message.text;
+    notice.className = `residency-notice is-${message?.level}`;
+    element.dataset.outcome = trace?.outcome ?? "none";
+    element.classList.toggle("is-stale", !state.connected || state.status?.mode === "off");
+    empty.hidden = trace !== null;
+    body.hidden = trace === null;
+    header.show(state);
+    if (trace) {
+      timeline.show(trace);
+      decisions.show(trace);
+    }
+  }
+
+  function destroy() {
+    unsubscribe();
+    timeline.destroy();
+    element.remove();
+  }
+
+  // A change of tab drops the element without a word from ComfyUI: the next change of state finds it gone.
+  const unsubscribe = store.subscribe((state) => (element.isConnected ? show(state) : destroy()));
+  show(store.state());
+  store.refresh();
+  return { element, destroy };
+}

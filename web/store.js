@@ -1,0 +1,140 @@
+// What the panel knows: the server's status, the trace being shown and whether the server answers.
+// Pure until start(): no request, no listener. `api` is ComfyUI's (fetchApi, addEventListener).
+
+const EMPTY = Object.freeze({
+  status: null, // GET /residency/status; null until it has answered
+  trace: null, // the trace on show
+  traces: [], // earlier prompts, newest first
+  selected: null, // prompt_id of an earlier prompt on show; null follows the last one
+  running: false,
+  connected: true,
+  error: null, // one sentence for the user, or null
+});
+
+async function answerOf(response) {
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(body.error ?? `The server answered ${response.status}.`);
+  return body;
+}
+
+const wait = (pause_ms) => new Promise((resolve) => setTimeout(resolve, pause_ms));
+
+/** A trace with every list and figure present, so that drawing never has to ask. */
+export function completeTrace(trace) {
+  const lists = { components: [], nodes: [], transfers: [], evictions: [], decisions: [] };
+  const figures = { compute_s: 0, stall_s: 0, wait_s: 0, prefetched_bytes: 0, wasted_bytes: 0, evicted_bytes: 0, nodes: 0 };
+  return { duration_s: 0, outcome: "running", ...lists, ...trace, summary: { ...figures, ...trace.summary } };
+}
+
+/**
+ * The panel's state and everything that changes it. `state()` is the current one; `subscribe(listener)` calls back after
+ * every change and returns how to stop; the rest are what the user and the server can do.
+ */
+export function createStore(api) {
+  let state = EMPTY;
+  let live = null; // the last prompt's trace, kept while an earlier one is on show
+  let asked = 0; // latest request for a trace: an older answer that arrives late is dropped
+  const listeners = new Set();
+
+  function change(part) {
+    state = { ...state, ...part };
+    for (const listener of listeners) listener(state);
+  }
+
+  const ask = async (path, options) => answerOf(await api.fetchApi(`/residency/${path}`, options));
+
+  /** Runs a request; a failure becomes one sentence in `error`, and nothing is thrown. */
+  async function attempt(action, what) {
+    try {
+      await action();
+    } catch (error) {
+      change({ error: `${what}: ${error.message}` });
+    }
+  }
+
+  async function loadTrace(prompt_id) {
+    const turn = (asked += 1);
+    const query = prompt_id ? `?prompt_id=${encodeURIComponent(prompt_id)}` : "";
+    const response = await api.fetchApi(`/residency/trace${query}`);
+    if (response.status === 404 && !prompt_id) return; // no prompt yet
+    const trace = completeTrace(await answerOf(response));
+    if (turn !== asked) return;
+    if (!prompt_id) {
+      if (state.running) return; // the websocket is ahead of this answer
+      live = trace;
+    }
+    change({ trace });
+  }
+
+  async function refresh() {
+    await attempt(async () => {
+      const status = await ask("status");
+      change({ status, error: null });
+      const { traces } = await ask("traces");
+      change({ traces });
+      if (state.selected === null) await loadTrace(null);
+    }, "Could not ask the server");
+  }
+
+  async function select(prompt_id) {
+    change({ selected: prompt_id, error: null, ...(prompt_id ? {} : { trace: live }) });
+    await attempt(() => loadTrace(prompt_id), "Could not load that prompt");
+  }
+
+  /** Asks for another memory mode; true when the server took it. */
+  async function setMode(mode) {
+    let accepted = false;
+    await attempt(async () => {
+      const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ mode }) };
+      change({ status: await ask("mode", options), error: null });
+      accepted = true;
+    }, `The mode stays ${state.status?.mode ?? "as it was"}`);
+    if (!accepted) change({}); // the select shows the mode that still holds
+    return accepted;
+  }
+
+  /** The trace on show as Chrome trace events: {name, blob}; null when it could not be had. */
+  async function download() {
+    let file = null;
+    await attempt(async () => {
+      const { prompt_id } = state.trace;
+      const response = await api.fetchApi(`/residency/trace?format=chrome&prompt_id=${encodeURIComponent(prompt_id)}`);
+      if (!response.ok) await answerOf(response);
+      const safe = String(prompt_id).replace(/[^\w-]+/g, "_").slice(0, 40);
+      file = { name: `residency-${safe}.trace.json`, blob: await response.blob() };
+    }, "Could not download the trace");
+    return file;
+  }
+
+  function onUpdate({ detail }) {
+    live = completeTrace(detail.trace);
+    const shown = state.selected === null ? { trace: live } : {};
+    asked += state.selected === null ? 1 : 0;
+    const begun = detail.running && !state.running;
+    change({ running: detail.running, connected: true, ...shown });
+    if (begun || !detail.running) refresh(); // the mode that auto resolved to, the list of prompts
+  }
+
+  /** Comes back after a restart: the routes may answer a little later than the websocket. */
+  async function onReconnected() {
+    change({ connected: true, running: false });
+    for (const pause_ms of [0, 1000, 4000]) {
+      await wait(pause_ms);
+      await refresh();
+      if (state.error === null) return;
+    }
+  }
+
+  function start() {
+    api.addEventListener("residency.update", onUpdate);
+    api.addEventListener("reconnecting", () => change({ connected: false }));
+    api.addEventListener("reconnected", onReconnected);
+  }
+
+  const subscribe = (listener) => {
+    listeners.add(listener);
+    return () => listeners.delete(listener);
+  };
+
+  return { state: () => state, subscribe, start, refresh, select, setMode, download };
+}

@@ -1,0 +1,186 @@
+// Where everything on the timeline goes. Pure: a trace, a window of time and a width in; lanes of boxes in pixels out.
+
+export const AXIS_PX = 20;
+const NODE_PX = 32;
+const BAR_PX = 22;
+const MARK_PX = 14;
+const GAP_PX = 3;
+const LANE_GAP_PX = 10;
+const MIN_PX = 2; // narrower boxes are merged with their neighbours, so that none gets lost
+const MAX_ROWS = 4; // transfers that overlap further share the last row
+const TICK_PX = 80;
+const MIN_SPAN_S = 1e-4;
+const COLOURS = 8; // --residency-0 … --residency-7 in residency.css
+
+export const WHOLE = Object.freeze({ from_s: 0, to_s: null });
+
+/** The end of the time axis: what has happened so far, never zero. */
+export function endOf(trace) {
+  let end_s = trace.duration_s || 0;
+  for (const node of trace.nodes) end_s = Math.max(end_s, node.end_s ?? node.start_s);
+  for (const transfer of trace.transfers) end_s = Math.max(end_s, transfer.end_s ?? transfer.start_s);
+  return Math.max(end_s, 0.001);
+}
+
+/** The window {from_s, to_s} that shows `view` of a prompt that ends at `end_s`; to_s null means: up to the end, and follow it. */
+export function windowOf(view, end_s) {
+  return { from_s: view.from_s, to_s: view.to_s ?? end_s };
+}
+
+/** Zooms by `factor` (< 1 is closer) around `at_s`; the whole prompt again when it would show more than that. */
+export function zoom(view, end_s, factor, at_s) {
+  const { from_s, to_s } = windowOf(view, end_s);
+  const span_s = Math.max((to_s - from_s) * factor, Math.min(MIN_SPAN_S, end_s));
+  if (span_s >= end_s) return WHOLE;
+  const share = (at_s - from_s) / (to_s - from_s);
+  return clamp(at_s - share * span_s, span_s, end_s);
+}
+
+/** Moves the window by `by_s` seconds and keeps it inside the prompt. */
+export function pan(view, end_s, by_s) {
+  if (view.to_s === null) return view;
+  return clamp(view.from_s + by_s, view.to_s - view.from_s, end_s);
+}
+
+function clamp(from_s, span_s, end_s) {
+  const start_s = Math.min(Math.max(from_s, 0), Math.max(end_s - span_s, 0));
+  return { from_s: start_s, to_s: start_s + span_s };
+}
+
+/** Ticks of 1, 2 or 5 times a power of ten seconds (of 1, 2, 5, 10, 15 or 30 minutes above one), at least TICK_PX apart. */
+export function ticksOf(window_s, width_px) {
+  const span_s = window_s.to_s - window_s.from_s;
+  const least_s = (span_s * TICK_PX) / Math.max(width_px, 1);
+  const power = 10 ** Math.floor(Math.log10(least_s));
+  const fine = [1, 2, 5, 10].map((step) => step * power).find((step) => step >= least_s * (1 - 1e-9));
+  const coarse = [60, 120, 300, 600, 900, 1800, 3600].find((step) => step >= least_s) ?? Math.ceil(least_s / 3600) * 3600;
+  const step_s = least_s > 20 ? coarse : fine;
+  const ticks = [];
+  for (let index = Math.ceil(window_s.from_s / step_s - 1e-9); index * step_s <= window_s.to_s + 1e-9 * span_s; index += 1) {
+    ticks.push({ time_s: index * step_s, x: ((index * step_s - window_s.from_s) / span_s) * width_px });
+  }
+  return { step_s, ticks };
+}
+
+/**
+ * Boxes on one row, in order of start. Boxes of at least MIN_PX stay as they are; narrower ones are merged while they
+ * touch, and drawn MIN_PX wide, so a row never holds more boxes than pixels.
+ */
+function boxesOf(records, kind, scale, end_s) {
+  const boxes = [];
+  for (const record of records) {
+    const x = scale.x(record.start_s);
+    const width = scale.x(record.end_s ?? end_s) - x;
+    if (x + width < -1 || x > scale.width_px + 1) continue;
+    const last = boxes.at(-1);
+    const narrow = width < MIN_PX;
+    if (narrow && last?.narrow && x <= last.x + last.width) {
+      last.records.push(record);
+      last.width = Math.max(last.width, x + width - last.x);
+    } else {
+      boxes.push({ kind, x, width: Math.max(width, MIN_PX), narrow, records: [record] });
+    }
+  }
+  return boxes;
+}
+
+/**
+ * Transfers without an end are announced; the mover of a tier takes them one after the other. The first one has been moving
+ * since the tier was last busy, the rest have not begun and take no room.
+ */
+function begun(transfers) {
+  const ended = transfers.filter((transfer) => transfer.end_s !== null);
+  const [moving] = transfers.filter((transfer) => transfer.end_s === null);
+  if (!moving) return ended;
+  const free_s = ended.reduce((last_s, transfer) => Math.max(last_s, transfer.end_s), 0);
+  return [...ended, { ...moving, start_s: Math.max(moving.start_s, free_s) }];
+}
+
+/** Transfers of one tier, each on the first row that is free when it starts. */
+function rowsOf(transfers, end_s) {
+  const rows = [];
+  for (const transfer of [...transfers].sort((a, b) => a.start_s - b.start_s)) {
+    let row = rows.findIndex((candidate) => candidate.until_s <= transfer.start_s);
+    if (row < 0) row = rows.length < MAX_ROWS ? rows.push({ until_s: 0, records: [] }) - 1 : MAX_ROWS - 1;
+    rows[row].until_s = Math.max(rows[row].until_s, transfer.end_s ?? end_s);
+    rows[row].records.push(transfer);
+  }
+  return rows.map((row) => row.records);
+}
+
+/** Eviction marks; those that would overlap become one. */
+function marksOf(evictions, scale) {
+  const marks = [];
+  for (const record of [...evictions].sort((a, b) => a.time_s - b.time_s)) {
+    const x = scale.x(record.time_s);
+    if (x < -MARK_PX || x > scale.width_px + MARK_PX) continue;
+    const last = marks.at(-1);
+    if (last && x - last.x < MARK_PX - 4) last.records.push(record);
+    else marks.push({ kind: "eviction", x, width: 0, records: [record] });
+  }
+  return marks;
+}
+
+function stallWidth(box, scale) {
+  const stall_s = box.records.reduce((sum, node) => sum + (node.stall_s || 0), 0);
+  return Math.min(stall_s * scale.px_per_s, box.width);
+}
+
+const TIER_ORDER = ["device", "host", "disk"]; // nearest to the compute first
+
+/**
+ * Lanes for a trace in a window of `width_px`: {width_px, height_px, axis: {step_s, ticks}, lanes, now_x}.
+ * A lane is {id, tier, y, height, label_px, items}; an item {kind: node|transfer|eviction, x, y, width, height, stall_px, records}.
+ */
+export function layoutTimeline(trace, view, width_px) {
+  const end_s = endOf(trace);
+  const window_s = windowOf(view, end_s);
+  const px_per_s = width_px / (window_s.to_s - window_s.from_s);
+  const scale = { width_px, px_per_s, x: (time_s) => (time_s - window_s.from_s) * px_per_s };
+
+  const nodes = [...trace.nodes].sort((a, b) => a.start_s - b.start_s);
+  const nodeItems = boxesOf(nodes, "node", scale, end_s).map((box) => ({ ...box, y: 0, height: NODE_PX, stall_px: stallWidth(box, scale) }));
+  const lanes = [{ id: "nodes", tier: null, height: NODE_PX, label_px: NODE_PX / 2, items: nodeItems }];
+
+  const tiers = [...new Set([...trace.transfers, ...trace.evictions].map((record) => record.tier))];
+  const rank = (tier) => (TIER_ORDER.includes(tier) ? TIER_ORDER.indexOf(tier) : TIER_ORDER.length);
+  for (const tier of tiers.sort((a, b) => rank(a) - rank(b))) {
+    const rows = rowsOf(begun(trace.transfers.filter((transfer) => transfer.tier === tier)), end_s);
+    const evictions = trace.evictions.filter((eviction) => eviction.tier === tier);
+    const rows_px = rows.length * (BAR_PX + GAP_PX);
+    const bars = rows.flatMap((records, row) =>
+      boxesOf(records, "transfer", scale, end_s).map((box) => ({ ...box, y: row * (BAR_PX + GAP_PX), height: BAR_PX, stall_px: 0 })),
+    );
+    const marks = marksOf(evictions, scale).map((mark) => ({ ...mark, y: rows_px, height: MARK_PX, stall_px: 0 }));
+    const height = rows_px - (evictions.length ? 0 : GAP_PX) + (evictions.length ? MARK_PX : 0);
+    lanes.push({ id: `tier-${tier}`, tier, height, label_px: (rows.length ? BAR_PX : MARK_PX) / 2, items: [...bars, ...marks] });
+  }
+
+  let y = AXIS_PX + 4;
+  for (const lane of lanes) {
+    lane.y = y;
+    for (const item of lane.items) item.y += y;
+    y += lane.height + LANE_GAP_PX;
+  }
+  return {
+    width_px,
+    height_px: y,
+    window_s,
+    end_s,
+    axis: ticksOf(window_s, width_px),
+    lanes,
+    now_x: trace.outcome === "running" ? scale.x(end_s) : null,
+  };
+}
+
+/** Component key → index of its colour, in the order in which the prompt needs them. */
+export function colourIndex(trace) {
+  const indices = new Map();
+  for (const component of trace.components) indices.set(component.key, indices.size % COLOURS);
+  return indices;
+}
+
+/** The CSS colour of a component; grey for a node that uses none. */
+export function colourOf(indices, key) {
+  return indices.has(key) ? `var(--residency-${indices.get(key)})` : "var(--residency-none)";
+}
