@@ -52,6 +52,11 @@ class Server:
         self.port = port
         self.log = log
 
+    @property
+    def url(self) -> str:
+        """Where a browser finds it."""
+        return self._url("")
+
     def tail(self, lines: int = LOG_TAIL_LINES) -> str:
         """The end of the server's log."""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
@@ -154,10 +159,12 @@ class Server:
 
 
 @contextmanager
-def serve(comfyui: ComfyUI, models: Path, arguments: Sequence[str] = (), pack: Path | None = PACK) -> Iterator[Server]:
+def serve(
+    comfyui: ComfyUI, models: Path, arguments: Sequence[str] = (), pack: Path | None = PACK, front_end: bool = False
+) -> Iterator[Server]:
     """A server on a free port with `pack` as its only custom node (None: without), ended and cleaned up on leaving.
 
-    Raises ServerError when it does not come up.
+    With `front_end` it serves ComfyUI's own pages, for a browser. Raises ServerError when it does not come up.
     """
     base = Path(tempfile.mkdtemp(prefix="residency-"))
     try:
@@ -167,7 +174,9 @@ def serve(comfyui: ComfyUI, models: Path, arguments: Sequence[str] = (), pack: P
             link_pack(pack, base / "custom_nodes" / "residency")
         port = _free_port()
         command = [str(comfyui.python), "main.py", "--port", str(port), "--base-directory", str(base), "--models-directory", str(models)]
-        command += ["--front-end-root", str(base / "front_end"), "--database-url", "sqlite:///:memory:", "--disable-api-nodes", *arguments]
+        command += ["--database-url", "sqlite:///:memory:", "--disable-api-nodes", *arguments]
+        if not front_end:
+            command += ["--front-end-root", str(base / "front_end")]
         # ComfyUI runs from where its own `python` is the first one, as its venv's activate script arranges it
         search = os.pathsep.join([str(comfyui.python.parent), os.environ.get("PATH", "")])
         environment = {**os.environ, "PATH": search, "PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""What the pack would act on for a workflow file, told without ComfyUI: the order of nodes, their components, the bytes, what is missing."""
+"""What the pack would act on for a workflow file, told without ComfyUI: order of nodes, their components, bytes, missing files."""
 
 from __future__ import annotations
 

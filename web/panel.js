@@ -71,8 +71,12 @@ function createHeader(store) {
     figures.replaceChildren(...(trace ? describeSummary(trace).map(figure) : []));
   }
 
+  let listed = [];
+
   function showPrompts({ traces, selected, running }) {
-    if (document.activeElement === prompts) return; // an open list must not be rebuilt under the user's hand
+    const same = listed[0] === traces && listed[1] === selected && listed[2] === running;
+    if (same || document.activeElement === prompts) return; // an open list must not be rebuilt under the user's hand
+    listed = [traces, selected, running];
     const options = [html("option", { value: "" }, running ? "This prompt (running)" : "Last prompt")];
     for (const { prompt_id, outcome, mode: used, started_unix_s, duration_s } of traces.slice(0, 50)) {
       const at = new Date(started_unix_s * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });

@@ -11,6 +11,8 @@ const EMPTY = Object.freeze({
   error: null, // one sentence for the user, or null
 });
 
+const TICK_MS = 250;
+
 async function answerOf(response) {
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(body.error ?? `The server answered ${response.status}.`);
@@ -33,6 +35,8 @@ export function completeTrace(trace) {
 export function createStore(api) {
   let state = EMPTY;
   let live = null; // the last prompt's trace, kept while an earlier one is on show
+  let lived_ms = 0; // when `live` came, on the browser's clock
+  let ticking = null;
   let asked = 0; // latest request for a trace: an older answer that arrives late is dropped
   const listeners = new Set();
 
@@ -71,7 +75,7 @@ export function createStore(api) {
       const status = await ask("status");
       change({ status, error: null });
       const { traces } = await ask("traces");
-      change({ traces });
+      change({ traces: traces ?? [] });
       if (state.selected === null) await loadTrace(null);
     }, "Could not ask the server");
   }
@@ -108,11 +112,21 @@ export function createStore(api) {
 
   function onUpdate({ detail }) {
     live = completeTrace(detail.trace);
+    lived_ms = performance.now();
     const shown = state.selected === null ? { trace: live } : {};
     asked += state.selected === null ? 1 : 0;
     const begun = detail.running && !state.running;
+    if (listeners.size > 0) ticking ??= setTimeout(tick, TICK_MS);
     change({ running: detail.running, connected: true, ...shown });
     if (begun || !detail.running) refresh(); // the mode that auto resolved to, the list of prompts
+  }
+
+  /** The server speaks when something happens; while one node computes for a minute, the time axis goes on by itself. */
+  function tick() {
+    ticking = null;
+    if (!state.running || !state.connected || listeners.size === 0) return;
+    if (state.selected === null) change({ trace: { ...live, duration_s: live.duration_s + (performance.now() - lived_ms) / 1000 } });
+    ticking ??= setTimeout(tick, TICK_MS);
   }
 
   /** Comes back after a restart: the routes may answer a little later than the websocket. */
@@ -133,6 +147,7 @@ export function createStore(api) {
 
   const subscribe = (listener) => {
     listeners.add(listener);
+    ticking ??= setTimeout(tick, TICK_MS);
     return () => listeners.delete(listener);
   };
 

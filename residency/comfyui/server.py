@@ -6,6 +6,7 @@ websocket event "residency.update". docs/http.md describes them.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -104,6 +105,7 @@ def status(host: ComfyHost) -> dict[str, Any]:
         "features": [{"name": fit.name, "on": fit.fits and host.installed, "reason": fit.reason} for fit in host.fits],
         "failures": host.failures,
         "budget": {"host_limit_bytes": manager.host.limit_bytes, "host_held_bytes": manager.host.used_bytes},
+        "threads": [thread.name for thread in threading.enumerate() if thread.name.startswith("residency")],
         "last_prompt_id": traces[-1].prompt_id if traces else None,
     }
 

@@ -18,9 +18,9 @@ from ..events import NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStar
 from ..runtime import Runtime
 from ..timeline import Timeline, Use, UseKind, Visit
 from ..transfers import ReadAhead, available_bytes
-from .models import WIDTH, Stack, load
+from .models import WIDTH, load
 
-BATCH = 32
+BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class LocalHost:
         post(PromptStarted(clock(), prompt_id, timeline, components, mode))
         trace = self.runtime.traces[-1]
         outcome = Outcome.ERROR
-        loaded: dict[str, Stack] = {}
+        loaded: dict[str, torch.nn.Module] = {}
         digest = hashlib.sha256()
         try:
             for position, visit in enumerate(timeline.visits):
@@ -77,11 +77,11 @@ class LocalHost:
         """Stop reading, join every thread."""
         self.runtime.close()
 
-    def _enact(self, use: Use, component: Component, loaded: dict[str, Stack], passes: int, digest: Any) -> None:
+    def _enact(self, use: Use, component: Component, loaded: dict[str, torch.nn.Module], passes: int, digest: Any) -> None:
         if component.key not in loaded and (use.reads or use.kind is UseKind.COMPUTE):
             started_s = self.runtime.clock()
-            for path in dict.fromkeys(extent.path for extent in component.extents):
-                loaded[component.key] = load(path)
+            paths = dict.fromkeys(extent.path for extent in component.extents)
+            loaded[component.key] = torch.nn.Sequential(*(load(path) for path in paths))
             self.runtime.stalled(self.runtime.clock() - started_s)
         if use.kind is UseKind.COMPUTE:
             with torch.inference_mode():

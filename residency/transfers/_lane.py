@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 from ..component import Component
 from ..events import TransferDone, TransferStopped
@@ -47,16 +48,27 @@ class Transfer:
 
 
 class Part:
-    """What one transfer reads from one drive."""
+    """What one transfer reads from one drive. A probe first finds the chunks that are not cached, then those are read.
+
+    The probe is of the whole part, before its first read: the kernel's own read-ahead puts pages of the next chunks into the
+    cache, so a probe between reads would find half of them "cached" that are only on their way (one thread, 8 MiB read_ahead_kb).
+    """
 
     def __init__(self, transfer: Transfer, chunks: list[Chunk]) -> None:
         self.transfer = transfer
         self.chunks = chunks
+        self.cold_bytes: list[int] | None = None  # of each chunk that is left to read; None before the probe
+        self.probing = False
         self.taken = 0
         self.in_flight: set[int] = set()  # indices
         self.closing = False
 
+    def busy(self) -> bool:
+        return self.probing or bool(self.in_flight) or self.closing
+
     def finished_bytes(self) -> int:
+        if self.cold_bytes is None:
+            return 0
         pending = min(self.in_flight, default=self.taken)
         return self.chunks[pending].offset if pending < len(self.chunks) else self.transfer.size_bytes
 
@@ -87,19 +99,9 @@ class Lane:
         self._workers = 0
 
     def add(self, part: Part) -> None:
-        """Queue a part and see that threads are there. The condition must be held."""
+        """Queue a part and see that a thread is there. The condition must be held."""
         self._queue.append(part)
-        self.threads = [thread for thread in self.threads if thread.is_alive()]
-        while self._workers < min(self._max_threads, max(1, len(part.chunks))):
-            thread = threading.Thread(target=self._work, name=f"residency-read-{self.drive}", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError as error:  # the interpreter is shutting down, or the system has no thread left
-                if not self._workers:
-                    part.transfer.stop(f"no thread to read with: {error}")
-                break
-            self.threads.append(thread)
-            self._workers += 1
+        self._staff(1)
 
     def work_off_without_threads(self) -> None:
         """Answer what is queued on the caller's thread when none could be started. The condition must not be held."""
@@ -111,58 +113,101 @@ class Lane:
             self._workers += 1
         self._work()
 
+    def _staff(self, count: int) -> None:
+        self.threads = [thread for thread in self.threads if thread.is_alive()]
+        while self._workers < min(self._max_threads, count):
+            thread = threading.Thread(target=self._work, name=f"residency-read-{self.drive}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter is shutting down, or the system has no thread left: fewer must do
+                return
+            self.threads.append(thread)
+            self._workers += 1
+
     def _work(self) -> None:
         reader = Reader(self._buffer_bytes)
         try:
-            while (job := self._next()) is not None:
-                part, index = job
-                if index is None:
-                    self._close(part)
-                else:
-                    self._read(part, index, reader)
+            while (step := self._next()) is not None:
+                step(reader)
         finally:
             reader.close()
 
-    def _next(self) -> tuple[Part, int | None] | None:
-        """The next chunk to read; or a part to close (no index); or None: nothing is left for this thread, which ends."""
+    def _next(self) -> Callable[[Reader], None] | None:
+        """The next thing to do; None: nothing is left for this thread, which ends."""
         with self._condition:
             while self._queue:
                 for part in self._queue:
-                    if part.transfer.stop_reason is not None and not part.in_flight and not part.closing:
+                    if part.transfer.stop_reason is not None and not part.busy():
                         part.closing = True
-                        return part, None
+                        return partial(self._close, part)
                 head = self._queue[0]
-                transfer = head.transfer
-                if transfer.stop_reason is None and not head.closing and all(drop.done() for drop in transfer.blockers):
-                    if head.taken < len(head.chunks):
-                        if transfer.begun_s is None:
-                            transfer.begun_s = self._clock()
-                        head.in_flight.add(head.taken)
-                        head.taken += 1
-                        return head, head.taken - 1
-                    if not head.in_flight:
-                        head.closing = True
-                        return head, None
-                # what is still in the queue has a thread: one that reads its last chunks, closes it, or waits here
-                if len(self._queue) == 1 and (head.in_flight or head.closing):
+                step = self._step(head)
+                if step is not None:
+                    return step
+                # what is still in the queue has a thread: one that probes, reads its last chunks, closes it, or waits here
+                if len(self._queue) == 1 and head.busy() and not head.probing:
                     break
                 self._condition.wait()
             self._workers -= 1
             return None
+
+    def _step(self, head: Part) -> Callable[[Reader], None] | None:
+        """What can be done for the head of the queue now."""
+        transfer = head.transfer
+        if transfer.stop_reason is not None or head.probing or head.closing or not all(drop.done() for drop in transfer.blockers):
+            return None
+        if head.cold_bytes is None:
+            if transfer.begun_s is None:
+                transfer.begun_s = self._clock()
+            head.probing = True
+            return partial(self._probe, head)
+        if head.taken < len(head.chunks):
+            head.in_flight.add(head.taken)
+            head.taken += 1
+            return partial(self._read, head, head.taken - 1)
+        if head.in_flight:
+            return None
+        head.closing = True
+        return partial(self._close, head)
+
+    def _probe(self, part: Part, reader: Reader) -> None:
+        cold: list[tuple[Chunk, int]] = []
+        present = 0
+        reason: str | None = None
+        for chunk in part.chunks:
+            if part.transfer.stop_reason is not None:
+                break
+            try:
+                cached = reader.cached_bytes(chunk)
+            except Exception as error:
+                reason = _reason(chunk, error)
+                break
+            if cached == chunk.size_bytes:
+                present += cached
+            else:
+                cold.append((chunk, chunk.size_bytes - (cached or 0)))
+        with self._condition:
+            part.chunks = [chunk for chunk, _ in cold]
+            part.cold_bytes = [cold_bytes for _, cold_bytes in cold]
+            part.transfer.present_bytes += present
+            part.probing = False
+            if reason is not None:
+                part.transfer.stop(reason)
+            self._staff(len(cold))
+            self._condition.notify_all()
 
     def _read(self, part: Part, index: int, reader: Reader) -> None:
         chunk, transfer = part.chunks[index], part.transfer
         present = moved = 0
         reason: str | None = None
         try:
-            cached = reader.cached_bytes(chunk)
-            if cached == chunk.size_bytes:
-                present = chunk.size_bytes
-            elif (reason := self._backoff.refusal(chunk.size_bytes)) is None and self._may_go_on(transfer):
-                self._measured_read(reader, chunk, chunk.size_bytes - (cached or 0))
-                present, moved = chunk.size_bytes, chunk.size_bytes - (cached or 0)
+            cold_bytes = part.cold_bytes[index] if part.cold_bytes is not None else 0
+            reason = self._backoff.refusal(chunk.size_bytes)
+            if reason is None and self._may_go_on(transfer):
+                self._measured_read(reader, chunk, cold_bytes)
+                present, moved = chunk.size_bytes, cold_bytes
         except Exception as error:
-            reason = str(error) if isinstance(error, OSError) else f"{chunk.path}: {type(error).__name__}: {error}"
+            reason = _reason(chunk, error)
         with self._condition:
             part.in_flight.discard(index)
             transfer.present_bytes += present
@@ -190,7 +235,7 @@ class Lane:
             with self._condition:
                 self.rate.end(self._clock(), read_bytes)
 
-    def _close(self, part: Part) -> None:
+    def _close(self, part: Part, reader: Reader) -> None:
         """The part leaves the queue after its transfer's answer: so the answers of one drive come in the order of the queue."""
         transfer = part.transfer
         with self._condition:
@@ -201,3 +246,8 @@ class Lane:
         with self._condition:
             self._queue.remove(part)
             self._condition.notify_all()
+
+
+def _reason(chunk: Chunk, error: Exception) -> str:
+    """An error in words that name the file; an OSError of the reader does already."""
+    return str(error) if isinstance(error, OSError) else f"{chunk.path}: {type(error).__name__}: {error}"

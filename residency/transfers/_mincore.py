@@ -58,8 +58,8 @@ def _resident_pages(fd: int, base: int, length: int) -> bytes:
     """One byte, 0 or 1, for each page of a window."""
     pages = -(-length // PAGE_BYTES)
     vector = getattr(_vectors, "buffer", None)
-    if vector is None:
-        vector = _vectors.buffer = ctypes.create_string_buffer(WINDOW_BYTES // PAGE_BYTES)
+    if vector is None or len(vector) < pages:
+        vector = _vectors.buffer = ctypes.create_string_buffer(pages)  # the kernel writes `pages` bytes whatever there is
     address = _map(fd, base, length)
     try:
         if _libc.mincore(address, length, vector) != 0:

@@ -29,9 +29,11 @@ log = logging.getLogger(__name__)
 
 MIB, GIB = 1024**2, 1024**3
 
-THREADS_PER_DRIVE = 2
+# Cold 4 GiB, virtual disk, 2 cores, read_ahead_kb 8192, median of four: 1 thread 0.61 GB/s, 2 1.73, 4 1.78, 8 1.89.
+THREADS_PER_DRIVE = 4
+# A chunk is read in one call. With read_ahead_kb 128, Linux's default, 4 threads read 8 MiB at a time 1.37 GB/s, 1 MiB at a time 0.79
+# (the kernel sizes its requests by the call then); with 8192 it was 1.58 and 1.78.
 CHUNK_BYTES = 8 * MIB
-BUFFER_BYTES = 1 * MIB
 HEADROOM_BYTES = 1 * GIB
 SLOW_PERCENT = 10.0  # tasks waited for memory in one of the last ten seconds
 PAUSE_S = 0.1
@@ -182,8 +184,7 @@ class ReadAhead:
     def _lane(self, drive: str) -> Lane:
         if drive not in self._lanes:
             threads = 1 if is_rotational(drive) else self._threads_per_drive
-            buffer_bytes = min(BUFFER_BYTES, self._chunk_bytes)
-            self._lanes[drive] = Lane(drive, threads, buffer_bytes, self._condition, self._clock, self._backoff, self._finish)
+            self._lanes[drive] = Lane(drive, threads, self._chunk_bytes, self._condition, self._clock, self._backoff, self._finish)
         return self._lanes[drive]
 
     def _stop(self, transfers: list[Transfer], reason: str) -> None:

@@ -12,8 +12,8 @@ from ..component import Extent
 from . import pagecache
 from .memory import unescape_mount
 
-# Hypervisors present every disk as rotational: virtio_blk and Xen by name, the emulated SCSI ones by vendor. It says nothing there.
-_VIRTUAL_NAMES = ("vd", "xvd")
+# Hypervisors present every disk as rotational: virtio_blk and Xen by name, the emulated SCSI ones by vendor; loop devices inherit it.
+_VIRTUAL_NAMES = ("vd", "xvd", "loop", "nbd")
 _VIRTUAL_VENDORS = ("QEMU", "VMware", "Msft", "VBOX", "Google", "Amazon")
 
 _READ_BYTES = 8 * 1024**2

@@ -103,3 +103,18 @@ test("the trace downloads under a harmless name", async () => {
   assert.equal(name, "residency-_p.trace.json");
   assert.equal(await blob.text(), '{"traceEvents":[]}');
 });
+
+test("between two messages the time goes on, while the prompt runs and somebody looks", async () => {
+  const api = fakeApi(ANSWERS);
+  const store = createStore(api);
+  store.start();
+  const looksAway = store.subscribe(() => {});
+  api.send("residency.update", { running: true, trace: trace({ duration_s: 1 }) });
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  const seen_s = store.state().trace.duration_s;
+  assert.ok(seen_s > 1.2 && seen_s < 2, `${seen_s}`);
+
+  looksAway();
+  await new Promise((resolve) => setTimeout(resolve, 600));
+  assert.ok(store.state().trace.duration_s - seen_s < 0.3);
+});

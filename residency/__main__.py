@@ -1,0 +1,5 @@
+"""`python -m residency`."""
+
+from .cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,297 @@
+"""The demo: the shipped workflow with the pack off and on, cold and warm, on small models with random weights.
+
+With a ComfyUI it runs on a real server; without one, the same timeline runs on the plain PyTorch host. Both give the same table, the
+traces as JSON and the timeline as PNG and HTML.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import picture
+from .component import Extent, Mode
+from .launch import Server, ServerError, serve
+from .locate import PACK, ComfyUI
+from .predict import predict
+from .timeline import UseKind, Visit
+from .transfers import pagecache
+from .workflow import read_workflow
+
+WORKFLOW = PACK / "example_workflows" / "two_experts.json"
+SAMPLER_PASSES = 12  # of the local host's samplers: about as long as their file takes to read from a common SSD
+LOCAL_MIB = {"residency_expert_a": 300, "residency_expert_b": 300, "residency_clip_l": 200, "residency_tae": 16}
+DROP_TIMEOUT_S = 10.0
+MODES = (Mode.OFF, Mode.AUTO)
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, done, total): total 0 when nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run. `cold_bytes` of the model files were not in the page cache before it; `read_bytes` is what the process had the drive
+    read, None where the system does not tell; `trace` has only nodes when the mode is off."""
+
+    scenario: str
+    mode: Mode
+    seconds: float
+    cold_bytes: int
+    read_bytes: int | None
+    result: str
+    trace: Mapping[str, Any]
+
+
+def cache_folder(environment: Mapping[str, str] | None = None, platform: str = sys.platform) -> Path:
+    """Where the demo keeps its models between runs (about 900 MiB). RESIDENCY_CACHE replaces it."""
+    environment = os.environ if environment is None else environment
+    if environment.get("RESIDENCY_CACHE"):
+        return Path(environment["RESIDENCY_CACHE"])
+    if platform == "win32" and environment.get("LOCALAPPDATA"):
+        return Path(environment["LOCALAPPDATA"]) / "residency" / "cache"
+    if platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "residency"
+    return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "residency"
+
+
+# --- on a real ComfyUI ---
+
+
+def make_models(comfyui: ComfyUI, folder: Path, progress: Progress, expert_mib: int | None = None) -> None:
+    """Make the demo's models with ComfyUI's own Python; quick when they are there. Raises ServerError with what it said."""
+    script = Path(__file__).with_name("comfyui") / "tiny.py"
+    command = [str(comfyui.python), str(script), str(comfyui.path), str(folder), *([str(expert_mib)] if expert_mib else [])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    said = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        words = line.split()
+        if len(words) == 4 and words[0] == "made":
+            progress(f"making {words[3]}", int(words[1]), int(words[2]))
+        else:
+            said.append(line)
+    if process.wait() != 0:
+        raise ServerError(f"{comfyui.python} could not make the models (status {process.returncode}):\n{''.join(said[-15:])}")
+
+
+def needs_cpu(comfyui: ComfyUI) -> bool:
+    """Whether ComfyUI's torch sees no accelerator, so that the server wants --cpu."""
+    code = "import torch; print(torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available())"
+    answer = subprocess.run([str(comfyui.python), "-c", code], capture_output=True, text=True, check=False)
+    if answer.returncode:
+        wrong = f"{comfyui.python} cannot import torch; set COMFYUI_PYTHON to the Python that runs ComfyUI"
+        raise ServerError(f"{wrong}:\n{answer.stderr[-800:]}")
+    return answer.stdout.strip() != "True"
+
+
+def on_comfyui(comfyui: ComfyUI, models: Path, progress: Progress, repeats: int = 2) -> list[Measured]:
+    """Cold and warm runs, off and on in turn, on a fresh server. Raises ServerError."""
+    files = sorted(models.rglob("residency_*.safetensors"))
+    # --cache-classic: an earlier prompt's results are not kept, so that the same seed computes again in the other mode
+    arguments = ["--cache-classic", *(["--cpu"] if needs_cpu(comfyui) else [])]
+    workflow = read_workflow(WORKFLOW).prompt
+    progress("starting ComfyUI", 0, 0)
+    with serve(comfyui, models, arguments) as server:
+        status = server.get_json("/residency/status")
+        if not status.get("installed", True):
+            reasons = "; ".join(feature["reason"] for feature in status.get("features", ()) if not feature["on"])
+            raise ServerError(f"the pack is off with ComfyUI {comfyui.version}: {reasons}")
+        progress("first run, not counted", 0, 0)
+        server.run(_prompt(workflow, 99), {"residency": {"mode": "off"}})
+        measured: list[Measured] = []
+        for scenario, number, mode in _rounds(repeats):
+            progress(f"{scenario} {number + 1}, pack {_name(mode)}", len(measured), 4 * repeats)
+            if scenario == "cold":
+                _make_cold(server, files)
+            seed = number + (1 if scenario == "cold" else 11)
+            measured.append(_measure(server, scenario, mode, _prompt(workflow, seed), files))
+        return measured
+
+
+def _rounds(repeats: int) -> Iterator[tuple[str, int, Mode]]:
+    """Cold: off and on in turn. Warm: the prompts one after the other, so that no two with the same seed follow each other."""
+    yield from (("cold", number, mode) for number in range(repeats) for mode in MODES)
+    yield from (("warm", number, mode) for mode in MODES for number in range(repeats))
+
+
+def _prompt(workflow: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    prompt = deepcopy(dict(workflow))
+    for node in prompt.values():
+        if node["class_type"] == "KSampler":
+            node["inputs"]["seed"] = seed
+        if node["class_type"] == "CLIPTextEncode" and node["inputs"]["text"]:
+            node["inputs"]["text"] += f", {seed}"
+    return prompt
+
+
+def _measure(server: Server, scenario: str, mode: Mode, prompt: Mapping[str, Any], files: Iterable[Path]) -> Measured:
+    cold = cold_bytes(files)
+    before = _read_bytes(server.process.pid)
+    run = server.run(prompt, {"residency": {"mode": mode.value}})
+    after = _read_bytes(server.process.pid)
+    read = None if before is None or after is None else after - before
+    if mode is Mode.OFF:
+        trace = _seen_trace(run.prompt_id, run.seconds, run.nodes, prompt)
+    else:
+        trace = server.get_json(f"/residency/trace?prompt_id={run.prompt_id}")
+    return Measured(scenario, mode, run.seconds, cold, read, _pixels(run.images), trace)
+
+
+def _make_cold(server: Server, files: list[Path]) -> None:
+    """Have ComfyUI forget its models, then the system their pages. Mapped pages stay: wait until ComfyUI has let go."""
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    deadline_s = time.monotonic() + DROP_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        drop(files)
+        if sum(path.stat().st_size for path in files) - cold_bytes(files) < 16 << 20:
+            return
+        time.sleep(0.2)
+
+
+def drop(files: Iterable[Path]) -> None:
+    """Drop the files' pages from the page cache, where the system lets us."""
+    for path in files:
+        pagecache.drop(Extent(str(path), 0, path.stat().st_size))
+
+
+def cold_bytes(files: Iterable[Path]) -> int:
+    """Bytes of the files that are not in the page cache; 0 where the system does not tell."""
+    missing = 0
+    for path in files:
+        size_bytes = path.stat().st_size
+        cached = pagecache.cached_bytes(Extent(str(path), 0, size_bytes))
+        missing += 0 if cached is None else size_bytes - cached
+    return missing
+
+
+def _read_bytes(pid: int) -> int | None:
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).io_counters().read_bytes)
+    except (AttributeError, psutil.Error, OSError):  # macOS has no such counter
+        return None
+
+
+def _pixels(images: Iterable[bytes]) -> str:
+    from PIL import Image
+
+    digest = hashlib.sha256()
+    for data in images:
+        with Image.open(io.BytesIO(data)) as image:
+            digest.update(f"{image.mode} {image.size} ".encode() + image.tobytes())
+    return digest.hexdigest()
+
+
+def _seen_trace(
+    prompt_id: str, seconds: float, nodes: Iterable[tuple[str, float, float]], prompt: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a client sees of a prompt without the pack, in the shape of a trace."""
+    seen = [
+        {"node_id": node_id, "class_type": prompt[node_id]["class_type"], "start_s": start_s, "end_s": end_s, "stall_s": 0.0}
+        for node_id, start_s, end_s in nodes
+        if node_id in prompt
+    ]
+    summary = {"compute_s": 0.0, "stall_s": 0.0, "wait_s": 0.0, "prefetched_bytes": 0, "wasted_bytes": 0, "evicted_bytes": 0}
+    head = {"version": 1, "prompt_id": prompt_id, "mode": "off", "outcome": "success", "started_unix_s": 0.0, "duration_s": seconds}
+    empty: dict[str, Any] = {"components": [], "transfers": [], "evictions": [], "decisions": []}
+    return {**head, **empty, "nodes": seen, "summary": {**summary, "nodes": len(seen)}}
+
+
+# --- on plain PyTorch ---
+
+
+def on_local_host(folder: Path, progress: Progress, repeats: int = 2, mib: Mapping[str, int] | None = None) -> list[Measured]:
+    """The same workflow's timeline with stacks of linear layers in place of the models, reading on demand and planned."""
+    from .local.host import LocalHost
+    from .local.models import make_weights
+
+    workflow = read_workflow(WORKFLOW)
+    files = []
+    for seed, (name, size_mib) in enumerate((mib or LOCAL_MIB).items()):
+        path = folder / "local" / f"{name}.safetensors"
+        if not path.exists():
+            label = f"making {path.name}"
+            make_weights(path, size_mib << 20, seed, lambda done, total, label=label: progress(label, done, total))  # type: ignore[misc]
+        files.append(path)
+    predicted = predict(workflow, folder, UseKind.LOAD)
+
+    host = LocalHost()
+    try:
+        measured: list[Measured] = []
+        for scenario, number, mode in _rounds(repeats):
+            progress(f"{scenario} {number + 1}, {'planned' if mode is Mode.AUTO else 'on demand'}", len(measured), 4 * repeats)
+            if scenario == "cold":
+                drop(files)
+            cold = cold_bytes(files)
+            before = _read_bytes(os.getpid())
+            run = host.run(predicted.timeline, predicted.components, mode, _passes)
+            after = _read_bytes(os.getpid())
+            read = None if before is None or after is None else after - before
+            measured.append(Measured(scenario, mode, run.trace["duration_s"], cold, read, run.digest, run.trace))
+        return measured
+    finally:
+        host.close()
+
+
+def _passes(visit: Visit) -> int:
+    return SAMPLER_PASSES if visit.class_type == "KSampler" else 1
+
+
+# --- what is left behind ---
+
+
+def _name(mode: Mode) -> str:
+    return "off" if mode is Mode.OFF else "on"
+
+
+def best(measured: Iterable[Measured], scenario: str, mode: Mode) -> Measured | None:
+    """The quickest run of a kind; None when there is none."""
+    return min((run for run in measured if run.scenario == scenario and run.mode is mode), key=lambda run: run.seconds, default=None)
+
+
+def identical(measured: Iterable[Measured]) -> bool:
+    """Whether every pair of runs of the same prompt gave the same result, with the pack off and on."""
+    results: dict[tuple[str, Mode], list[str]] = {}
+    for run in measured:
+        results.setdefault((run.scenario, run.mode), []).append(run.result)
+    return all(results.get((scenario, Mode.OFF)) == results.get((scenario, Mode.AUTO)) for scenario in ("cold", "warm"))
+
+
+def write(measured: list[Measured], folder: Path) -> dict[str, Path]:
+    """Write trace.json (the quickest cold run with the pack on), timeline.png and timeline.html; returns their paths by name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = [run for mode in MODES if (run := best(measured, "cold", mode)) is not None]
+    runs = _coloured_alike(runs)
+    traces = [(f"cold, pack {_name(run.mode)}", run.trace) for run in runs]
+    paths = {"trace": folder / "trace.json", "picture": folder / "timeline.png", "page": folder / "timeline.html"}
+    paths["trace"].write_text(json.dumps(runs[-1].trace, indent=1), encoding="utf-8")
+    paths["picture"].write_bytes(picture.png(traces))
+    paths["page"].write_text(picture.html(traces), encoding="utf-8")
+    return paths
+
+
+def _coloured_alike(runs: list[Measured]) -> list[Measured]:
+    """A trace seen from outside knows no components: what its nodes use is told by the trace of the same workflow with the pack on."""
+    told = next((run.trace for run in runs if run.trace["components"]), None)
+    if told is None:
+        return runs
+    uses = {node["node_id"]: {"loads": node["loads"], "computes": node["computes"]} for node in told["nodes"]}
+    alike = []
+    for run in runs:
+        trace = dict(run.trace)
+        if not trace["components"]:
+            trace["components"] = told["components"]
+            trace["nodes"] = [{**node, **uses.get(node["node_id"], {})} for node in trace["nodes"]]
+        alike.append(Measured(run.scenario, run.mode, run.seconds, run.cold_bytes, run.read_bytes, run.result, trace))
+    return alike

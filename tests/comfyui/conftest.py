@@ -1,0 +1,75 @@
+"""A real ComfyUI for every test in this folder: found as the README says, or each test here skips with one loud line."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from residency.launch import Server, serve
+from residency.locate import ComfyUI, find_comfyui
+
+COMFYUI = find_comfyui()
+
+EXPERT_MIB = 12
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("comfyui")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _needs_comfyui(comfyui: ComfyUI) -> None:
+    """Every test here needs one."""
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> ComfyUI:
+    if COMFYUI is None:
+        pytest.skip("NOT TESTED AGAINST COMFYUI: none found; set COMFYUI_PATH, or comfy-cli's default workspace")
+    return COMFYUI
+
+
+@pytest.fixture(scope="session")
+def models(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with two small experts, a text encoder and a VAE of random weights."""
+    folder = tmp_path_factory.mktemp("models")
+    script = Path(__file__).parents[2] / "residency" / "comfyui" / "tiny.py"
+    command = [str(comfyui.python), str(script), str(comfyui.path), str(folder), str(EXPERT_MIB)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def start(comfyui: ComfyUI, models: Path) -> Iterator[Callable[..., Server]]:
+    """start("--cache-none") gives the server with these arguments, started once for all tests."""
+    servers: dict[tuple[tuple[str, ...], bool], Server] = {}
+    with ExitStack() as stack:
+
+        def get(*arguments: str, front_end: bool = False) -> Server:
+            key = (arguments, front_end)
+            if key not in servers:
+                servers[key] = stack.enter_context(serve(comfyui, models, ["--cpu", *arguments], front_end=front_end))
+            return servers[key]
+
+        yield get
+
+
+@pytest.fixture
+def server(start: Callable[..., Server]) -> Iterator[Server]:
+    """The plain server, its mode auto again afterwards."""
+    server = start()
+    yield server
+    server.post("/residency/mode", {"mode": "auto"})
+
+
+@pytest.fixture
+def comfy_server(start: Callable[..., Server]) -> Server:
+    """The server with ComfyUI's front end, for a browser."""
+    return start(front_end=True)

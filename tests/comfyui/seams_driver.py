@@ -1,0 +1,185 @@
+"""Runs inside ComfyUI's own Python: does things to the seams, one story after the other, and prints what it saw as one JSON line.
+
+    <ComfyUI>/.venv/bin/python tests/comfyui/seams_driver.py <ComfyUI> <scratch folder>
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def start(root: Path, scratch: Path) -> None:
+    os.chdir(root)
+    sys.path.insert(0, str(root))
+    sys.path.append(str(REPO))  # last: the pack's nodes/ must not hide ComfyUI's nodes.py
+    sys.argv = ["main.py", "--cpu", "--database-url", "sqlite:///:memory:", "--output-directory", str(scratch), "--user-directory", str(scratch)]
+    import comfy.options  # type: ignore[import-not-found]
+
+    comfy.options.enable_args_parsing()
+    import execution  # type: ignore[import-not-found]  # noqa: F401
+    import nodes  # type: ignore[import-not-found]
+    import server  # type: ignore[import-not-found]
+
+    server.PromptServer(asyncio.new_event_loop())
+    asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+
+
+def functions() -> list[Any]:
+    from residency.comfyui import seams
+
+    found = []
+    for seam in seams.ALL:
+        owner, attribute = seam._resolve()
+        found.append(getattr(owner, attribute))
+    return found
+
+
+def run_prompt() -> bool:
+    import execution
+
+    class Silent:
+        client_id = last_node_id = None
+
+        def send_sync(self, *arguments: Any, **options: Any) -> None:
+            """Nobody listens."""
+
+    executor = execution.PromptExecutor(
+        Silent(), cache_type=execution.CacheType.CLASSIC, cache_args={"ram": 0.0, "ram_inactive": 0.0, "lru": 0}
+    )
+    prompt = {
+        "1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "2": {"class_type": "LatentFlip", "inputs": {"samples": ["1", 0], "flip_method": "x-axis: vertically"}},
+        "3": {"class_type": "SaveLatent", "inputs": {"samples": ["2", 0], "filename_prefix": "x"}},
+    }
+    executor.execute(prompt, "p", {}, ["3"])
+    return bool(executor.success)
+
+
+def story_fit() -> dict[str, Any]:
+    from residency.comfyui import seams
+
+    return {"report": seams.report()}
+
+
+def story_restored() -> dict[str, Any]:
+    from residency.comfyui.host import ComfyHost
+
+    before = functions()
+    host = ComfyHost()
+    host.install()
+    during = functions()
+    ran = run_prompt()
+    host.uninstall()
+    return {
+        "changed": all(a is not b for a, b in zip(before, during, strict=True)),
+        "restored": all(a is b for a, b in zip(before, functions(), strict=True)),
+        "ran": ran,
+        "traced": len(host.runtime.traces),
+    }
+
+
+def story_unfit() -> dict[str, Any]:
+    """Another ComfyUI: one function takes other parameters."""
+    import comfy.model_management  # type: ignore[import-not-found]
+
+    from residency.comfyui.host import ComfyHost
+
+    original = comfy.model_management.load_models_gpu
+    comfy.model_management.load_models_gpu = lambda everything: original(everything)
+    host = ComfyHost()
+    host.install()
+    return {"fits": [(fit.name, fit.fits, fit.reason) for fit in host.fits], "installed": host.installed, "ran": run_prompt()}
+
+
+def story_unfit_essential() -> dict[str, Any]:
+    from comfy_execution.graph import ExecutionList  # type: ignore[import-not-found]
+
+    from residency.comfyui.host import ComfyHost
+
+    original = ExecutionList.complete_node_execution
+    ExecutionList.complete_node_execution = lambda this, extra=None: original(this)
+    before = functions()
+    host = ComfyHost()
+    host.install()
+    untouched = all(a is b for a, b in zip(before, functions(), strict=True))
+    return {"installed": host.installed, "untouched": untouched, "reasons": [fit.reason for fit in host.fits], "ran": run_prompt()}
+
+
+def story_chained() -> dict[str, Any]:
+    """Another pack wraps our seams: removing ours must not take theirs out, and ours must wake up again below it."""
+    from comfy_execution.graph import ExecutionList
+
+    from residency.comfyui.host import ComfyHost
+
+    host = ComfyHost()
+    host.install()
+    ours = ExecutionList.complete_node_execution
+    calls: list[int] = []
+
+    @functools.wraps(ours)
+    def theirs(self: Any) -> Any:
+        calls.append(1)
+        return ours(self)
+
+    ExecutionList.complete_node_execution = theirs
+    run_prompt()
+    with_both = (len(calls), len(host.runtime.traces))
+    host.uninstall()
+    run_prompt()
+    without_ours = (len(calls), len(host.runtime.traces))
+    kept = ExecutionList.complete_node_execution is theirs
+    host.install()
+    run_prompt()
+    nodes = [len(trace.as_dict()["nodes"]) for trace in host.runtime.traces]
+    return {"with_both": with_both, "without_ours": without_ours, "kept": kept, "again": (len(calls), nodes)}
+
+
+def story_failing() -> dict[str, Any]:
+    """Our own code raises at every node: the prompt must run, and the hooks must leave."""
+    from residency.comfyui.host import ComfyHost
+
+    host = ComfyHost()
+
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError("a bug of ours")
+
+    host._node_starts = broken  # type: ignore[method-assign]
+    before = functions()
+    host.install()
+    ran = [run_prompt() for _ in range(4)]
+    return {
+        "ran": ran,
+        "failures": host.failures,
+        "installed": host.installed,
+        "restored": all(a is b for a, b in zip(before, functions(), strict=True)),
+    }
+
+
+def tell(story: Any) -> Any:
+    """One story; whatever it did to ComfyUI's functions is undone."""
+    from residency.comfyui import seams
+
+    before = [(*seam._resolve(), function) for seam, function in zip(seams.ALL, functions(), strict=True)]
+    try:
+        return story()
+    finally:
+        for seam in seams.ALL:
+            seam.remove()
+        for owner, attribute, function in before:
+            setattr(owner, attribute, function)
+
+
+if __name__ == "__main__":
+    start(Path(sys.argv[1]), Path(sys.argv[2]))
+    logging.disable(logging.CRITICAL)
+    stories = {name.removeprefix("story_"): tell(story) for name, story in list(globals().items()) if name.startswith("story_")}
+    print("ANSWER " + json.dumps(stories))

@@ -1,0 +1,154 @@
+"""The predicted order against ComfyUI's real executor, in a process of its own. Needs COMFYUI_PATH."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from order_graphs import Prompt, RealOrder, change_one, comfyui, random_prompt
+
+pytestmark = pytest.mark.skipif(comfyui() is None, reason="COMFYUI_PATH names no ComfyUI")
+many = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOrder]:
+    where = comfyui()
+    assert where is not None
+    with RealOrder(*where, tmp_path_factory.mktemp("comfyui")) as process:
+        yield process
+
+
+def assert_followed(answer: dict[str, Any]) -> None:
+    """Every choice was the one that the prediction from the live list, made just before it, had first."""
+    assert answer["error"] is None
+    for node, waited, predicted in answer["stages"]:
+        assert waited or predicted[0] == node
+
+
+def starts(answer: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(node for node, _, _ in answer["stages"]))
+
+
+@many
+@given(seed=st.integers(0, 2**32), size=st.integers(1, 40), hash_order=st.booleans())
+def test_a_random_prompt_runs_in_the_predicted_order(real: RealOrder, seed: int, size: int, hash_order: bool) -> None:
+    prompt = random_prompt(random.Random(seed), size)
+    listed = None if hash_order else [node_id for node_id, node in prompt.items() if node["class_type"] == "PreviewAny"]
+    answer = real.ask(prompt, listed)
+    assert_followed(answer)
+    assert answer["done"] == answer["predicted"] == answer["stages"][0][2]
+
+
+@many
+@given(seed=st.integers(0, 2**32), size=st.integers(1, 40), lazy=st.booleans())
+def test_what_is_cached_is_left_out_of_the_order(real: RealOrder, seed: int, size: int, lazy: bool) -> None:
+    rng = random.Random(seed)
+    prompt = random_prompt(rng, size, lazy=lazy)
+    real.ask(prompt)
+    change_one(prompt, rng)
+    answer = real.ask(prompt, keep=True)
+    assert_followed(answer)
+    assert answer["cached"]
+    assert answer["done"] == answer["predicted_lazy"]
+
+
+@many
+@given(seed=st.integers(0, 2**32), size=st.integers(1, 40))
+def test_switches_with_constants_run_in_the_predicted_order(real: RealOrder, seed: int, size: int) -> None:
+    answer = real.ask(random_prompt(random.Random(seed), size, lazy=True))
+    assert_followed(answer)
+    assert answer["done"] == answer["predicted_lazy"]
+
+
+def needs(real: RealOrder, *classes: str) -> None:
+    if not real.classes.issuperset(classes):
+        pytest.skip("this ComfyUI has no tests/execution/testing_nodes")
+
+
+def image(color: int) -> dict[str, Any]:
+    return {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": color}}
+
+
+def show(node_id: str, slot: int = 0) -> dict[str, Any]:
+    return {"class_type": "PreviewAny", "inputs": {"source": [node_id, slot]}}
+
+
+def test_a_switch_that_no_constant_decides_is_met_again_when_it_has_asked(real: RealOrder) -> None:
+    """The wider guess follows both branches; the live list knows better at the next node."""
+    prompt: Prompt = {
+        "1": image(1),
+        "2": image(2),
+        "3": {"class_type": "GetImageSize", "inputs": {"image": ["1", 0]}},
+        "4": {"class_type": "ComfySwitchNode", "inputs": {"switch": ["3", 2], "on_false": ["1", 0], "on_true": ["2", 0]}},
+        "5": show("4"),
+    }
+    answer = real.ask(prompt, ["5"])
+    assert_followed(answer)
+    assert answer["predicted"] == ["1", "3", "4", "5"]
+    assert answer["predicted_lazy"] == ["1", "3", "2", "4", "5"] == answer["done"]
+
+
+def test_a_lazy_mix_asks_for_one_image_only(real: RealOrder) -> None:
+    needs(real, "TestLazyMixImages", "StubMask")
+    mask = {"class_type": "StubMask", "inputs": {"value": 0.0, "height": 8, "width": 8, "batch_size": 1}}
+    mix = {"class_type": "TestLazyMixImages", "inputs": {"image1": ["1", 0], "image2": ["2", 0], "mask": ["3", 0]}}
+    answer = real.ask({"1": image(1), "2": image(2), "3": mask, "4": mix, "5": show("4")}, ["5"])
+    assert_followed(answer)
+    assert answer["done"] == ["3", "1", "4", "5"]
+    assert answer["predicted_lazy"] == ["3", "1", "2", "4", "5"]  # both: a wrong guess reads too much, a missing one stalls
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_loop_that_expands_itself_is_followed_round_by_round(real: RealOrder, rounds: int) -> None:
+    needs(real, "TestForLoopOpen", "TestForLoopClose", "TestVariadicAverage")
+    prompt: Prompt = {
+        "1": image(1),
+        "2": image(2),
+        "3": {"class_type": "TestForLoopOpen", "inputs": {"remaining": rounds, "initial_value1": ["2", 0]}},
+        "4": {"class_type": "TestVariadicAverage", "inputs": {"input1": ["1", 0], "input2": ["3", 2]}},
+        "5": {"class_type": "TestForLoopClose", "inputs": {"flow_control": ["3", 0], "initial_value1": ["4", 0]}},
+        "6": show("5"),
+    }
+    answer = real.ask(prompt, ["6"])
+    assert_followed(answer)
+    assert len(answer["done"]) > len(prompt)
+    assert answer["done"][-1] == "6"
+
+
+def test_a_node_that_expands_to_a_subgraph_is_followed(real: RealOrder) -> None:
+    needs(real, "TestMakeListNode", "TestMixedExpansionReturns")
+    prompt: Prompt = {
+        "1": {"class_type": "TestMakeListNode", "inputs": {"value1": 0.1, "value2": 0.2, "value3": 0.3}},
+        "2": {"class_type": "TestMixedExpansionReturns", "inputs": {"input1": ["1", 0]}},
+        "3": show("2", 0),
+        "4": show("2", 1),
+    }
+    answer = real.ask(prompt, ["3", "4"])
+    assert_followed(answer)
+    assert len(answer["done"]) > len(prompt)
+
+
+def test_a_node_that_awaits_is_met_again_when_its_task_has_ended(real: RealOrder) -> None:
+    """It ends when it ends: only the starts, and the choices made without waiting, are the graph's."""
+    needs(real, "TestSleep")
+    sleep = {"class_type": "TestSleep", "inputs": {"value": ["1", 0], "seconds": 0.2}}
+    prompt: Prompt = {"1": image(1), "2": sleep, "3": show("2"), "4": image(4), "5": show("4"), "6": image(6), "7": show("6")}
+    answer = real.ask(prompt, ["3", "5", "7"])
+    assert_followed(answer)
+    assert starts(answer)[:6] == ["4", "5", "6", "7", "1", "2"]
+    waiting = answer["stages"][-2]
+    assert waiting[0] == "2" and waiting[1]
+
+
+def test_more_nodes_than_pythons_recursion_limit(real: RealOrder) -> None:
+    prompt: Prompt = {"0": image(0)}
+    for number in range(1, 3000):
+        prompt[str(number)] = {"class_type": "ImageInvert", "inputs": {"image": [str(number - 1), 0]}}
+    prompt["3000"] = show("2999")
+    answer = real.ask(prompt, ["3000"], execute=False)
+    assert answer["done"] == answer["predicted"] == [str(number) for number in range(3001)]

@@ -1,0 +1,57 @@
+"""The seams against the real functions of the ComfyUI that is installed: fitting, restoring, chaining, failing alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from residency.locate import ComfyUI
+
+DRIVER = Path(__file__).with_name("seams_driver.py")
+
+
+@pytest.fixture(scope="module")
+def tell(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    scratch = tmp_path_factory.mktemp("seams")
+    command = [str(comfyui.python), str(DRIVER), str(comfyui.path), str(scratch)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    assert answers, done.stderr[-3000:]
+    stories: dict[str, dict[str, Any]] = json.loads(answers[-1].removeprefix("ANSWER "))
+    return stories.__getitem__
+
+
+def test_every_seam_fits_this_comfyui(tell: Any):
+    assert [(name, reason) for name, fits, reason in tell("fit")["report"] if not fits] == []
+
+
+def test_uninstalling_puts_the_very_same_functions_back(tell: Any):
+    assert tell("restored") == {"changed": True, "restored": True, "ran": True, "traced": 1}
+
+
+def test_a_seam_that_does_not_fit_is_off_alone_and_says_why(tell: Any):
+    answer = tell("unfit")
+    off = {name: reason for name, fits, reason in answer["fits"] if not fits}
+    assert list(off) == ["model load"] and "everything" in off["model load"] and "memory_required" in off["model load"]
+    assert answer["installed"] and answer["ran"]
+
+
+def test_without_an_essential_seam_nothing_is_touched(tell: Any):
+    answer = tell("unfit_essential")
+    assert not answer["installed"] and answer["untouched"] and answer["ran"]
+    assert any("complete_node_execution" in reason for reason in answer["reasons"])
+
+
+def test_another_packs_wrapper_survives_ours_and_ours_wakes_up_below_it(tell: Any):
+    answer = tell("chained")
+    assert answer["with_both"] == [3, 1]
+    assert answer["without_ours"] == [6, 1] and answer["kept"]
+    assert answer["again"] == [9, [3, 3]]
+
+
+def test_when_our_own_code_raises_every_prompt_runs_and_the_hooks_leave(tell: Any):
+    assert tell("failing") == {"ran": [True] * 4, "failures": 3, "installed": False, "restored": True}
