@@ -35,7 +35,8 @@ def _followed(answer: dict[str, Any]) -> bool:
 def templates(real: RealOrder, folder: Path) -> dict[str, Any]:
     files = [path for path in sorted(folder.rglob("*.json")) if _is_workflow(path)]
     found: dict[str, Any] = dict.fromkeys(
-        ("workflows", "converted", "without_nodes_to_run", "all_classes_known", "order_equal", "order_equal_lazy", "every_choice", "nodes"), 0
+        ("workflows", "converted", "without_nodes_to_run", "all_classes_known", "order_equal", "order_equal_lazy", "every_choice", "nodes"),
+        0,
     )
     found["unknown_classes"], found["not_equal"] = {}, []
     found["workflows"] = len(files)
@@ -103,7 +104,7 @@ def graphs(real: RealOrder, count: int) -> dict[str, int]:
 
 def speed() -> dict[str, float]:
     """Seconds for one prediction, the best of five."""
-    found = {}
+    found: dict[str, float] = {}
     traits = {"Output": NodeTraits(is_output=True), "Node": NodeTraits(("LATENT",))}
     for size in (1_000, 10_000):
         rng = random.Random(size)

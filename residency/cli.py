@@ -194,7 +194,7 @@ def _show(comfyui: ComfyUI | None, measured: list[Measured], local: bool) -> Non
             f"{run.trace['summary']['stall_s']:.2f}" if told else "not seen",
             "not told" if run.read_bytes is None else size(run.read_bytes),
             size(run.trace["summary"]["prefetched_bytes"]),
-            size(run.cold_bytes),
+            size(run.cold_bytes) if run.scenario == "cold" else "",
         )
     console.print(table)
     for scenario in ("cold", "warm"):

@@ -1,10 +1,10 @@
 """What is known of ComfyUI's own node classes without running it: a shipped table, written by tools/core_nodes.py.
 
 One entry of the table, with what is empty or false left out:
-    out        link types of the outputs, in slot order
+    out        link types of the outputs, in slot order, separated by spaces
     is_output, is_async
     lazy       names of lazy inputs
-    sockets    names of the inputs that are no widgets, in order, where there are several
+    sockets    name:TYPE of the inputs that are no widgets, in order, separated by spaces
     widgets    names of widget inputs in the order in which workflow files save their values; null where the editor saves its own choice
                of what to do with a seed after each run; [name, {choice: widgets that it adds}] for a combo that adds widgets
     folders    widget name -> ComfyUI's name of the models folder whose files it lists
@@ -25,10 +25,9 @@ from .graph import NodeTraits
 @dataclass(frozen=True, slots=True)
 class CoreNode:
     traits: NodeTraits
-    sockets: tuple[str, ...]
+    sockets: Mapping[str, str]
     widgets: tuple[Any, ...]
     folders: Mapping[str, str]
-
 
     def named_values(self, values: Iterable[object]) -> dict[str, Any]:
         """Widget name -> value, from the values that a workflow file saves for a node of this class; stops where they end."""
@@ -54,9 +53,12 @@ def core_nodes() -> Mapping[str, CoreNode]:
     return {
         name: CoreNode(
             NodeTraits(
-                tuple(facts.get("out", ())), facts.get("is_output", False), facts.get("is_async", False), frozenset(facts.get("lazy", ()))
+                tuple(facts.get("out", "").split()),
+                facts.get("is_output", False),
+                facts.get("is_async", False),
+                frozenset(facts.get("lazy", ())),
             ),
-            tuple(facts.get("sockets", ())),
+            dict(socket.split(":", 1) for socket in facts.get("sockets", "").split()),
             tuple(facts.get("widgets", ())),
             facts.get("folders", {}),
         )

@@ -31,7 +31,10 @@ from .workflow import read_workflow
 WORKFLOW = PACK / "example_workflows" / "two_experts.json"
 SAMPLER_PASSES = 12  # of the local host's samplers: about as long as their file takes to read from a common SSD
 LOCAL_MIB = {"residency_expert_a": 300, "residency_expert_b": 300, "residency_clip_l": 200, "residency_tae": 16}
+STEPS, SIDE = 3, 128  # the random models draw noise: few steps of a small image keep a CPU's demo short
 DROP_TIMEOUT_S = 10.0
+FREE_S = 1.0
+COLD_TRIES = 4
 MODES = (Mode.OFF, Mode.AUTO)
 
 Progress = Callable[[str, int, int], None]
@@ -111,10 +114,9 @@ def on_comfyui(comfyui: ComfyUI, models: Path, progress: Progress, repeats: int 
         measured: list[Measured] = []
         for scenario, number, mode in _rounds(repeats):
             progress(f"{scenario} {number + 1}, pack {_name(mode)}", len(measured), 4 * repeats)
-            if scenario == "cold":
-                _make_cold(server, files)
             seed = number + (1 if scenario == "cold" else 11)
-            measured.append(_measure(server, scenario, mode, _prompt(workflow, seed), files))
+            prompt = _prompt(workflow, seed)
+            measured.append(_cold(server, mode, prompt, files) if scenario == "cold" else _measure(server, scenario, mode, prompt, files))
         return measured
 
 
@@ -128,7 +130,9 @@ def _prompt(workflow: Mapping[str, Any], seed: int) -> dict[str, Any]:
     prompt = deepcopy(dict(workflow))
     for node in prompt.values():
         if node["class_type"] == "KSampler":
-            node["inputs"]["seed"] = seed
+            node["inputs"] |= {"seed": seed, "steps": STEPS}
+        if node["class_type"] == "EmptySD3LatentImage":
+            node["inputs"] |= {"width": SIDE, "height": SIDE}
         if node["class_type"] == "CLIPTextEncode" and node["inputs"]["text"]:
             node["inputs"]["text"] += f", {seed}"
     return prompt
@@ -147,9 +151,21 @@ def _measure(server: Server, scenario: str, mode: Mode, prompt: Mapping[str, Any
     return Measured(scenario, mode, run.seconds, cold, read, _pixels(run.images), trace)
 
 
+def _cold(server: Server, mode: Mode, prompt: Mapping[str, Any], files: list[Path]) -> Measured:
+    """One cold run. ComfyUI honours /free between prompts and does not say when: a prompt that was quicker finds its results kept, and
+    is run again."""
+    for _ in range(COLD_TRIES):
+        _make_cold(server, files)
+        measured = _measure(server, "cold", mode, prompt, files)
+        if len(measured.trace["nodes"]) >= len(prompt):
+            return measured
+    raise ServerError(f"ComfyUI kept its results through /free {COLD_TRIES} times: no cold run to measure\n{server.tail()}")
+
+
 def _make_cold(server: Server, files: list[Path]) -> None:
     """Have ComfyUI forget its models, then the system their pages. Mapped pages stay: wait until ComfyUI has let go."""
     server.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(FREE_S)
     deadline_s = time.monotonic() + DROP_TIMEOUT_S
     while time.monotonic() < deadline_s:
         drop(files)

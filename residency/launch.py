@@ -173,7 +173,11 @@ def serve(
         if pack is not None:
             link_pack(pack, base / "custom_nodes" / "residency")
         port = _free_port()
-        command = [str(comfyui.python), "main.py", "--port", str(port), "--base-directory", str(base), "--models-directory", str(models)]
+        command = [str(comfyui.python), "main.py", "--port", str(port), "--base-directory", str(base)]
+        try:
+            (base / "models").symlink_to(models.resolve(), target_is_directory=True)  # --models-directory is younger than v0.26
+        except OSError:
+            command += ["--models-directory", str(models.resolve())]
         command += ["--database-url", "sqlite:///:memory:", "--disable-api-nodes", *arguments]
         if not front_end:
             command += ["--front-end-root", str(base / "front_end")]

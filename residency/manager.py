@@ -172,7 +172,7 @@ class Manager:
         return frozenset(self._leaving).union(use.component for use in self._timeline.at(self._running))
 
     def _replan(self) -> list[Instruction]:
-        if self.mode.mode is Mode.OFF:
+        if self.mode.mode is Mode.OFF or not (self._timeline.uses or self.host.held):
             return []
         view = HostView(self.host.held, self.host.in_flight, self.host.limit_bytes)
         decided = plan(self._timeline, self._position, self._components, view, self._busy(), self._may_prefetch)

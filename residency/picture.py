@@ -140,11 +140,12 @@ def png(traces: Sequence[tuple[str, Trace]], width_px: int = 1400, dpi: int = 12
     drawn = [(title, trace, lanes_of(trace)) for title, trace in traces]
     rows = [sum(lane.rows for lane in lanes) for _, _, lanes in drawn]
     span_s = max(max(trace["duration_s"] for _, trace, _ in drawn), 1e-3)
-    height_in = sum(0.44 * count + 0.62 for count in rows) + 0.25
+    known = {component["key"]: component for _, trace in traces for component in trace["components"]}
+    height_in = sum(0.44 * count + 0.62 for count in rows) + (0.55 if known else 0.25)
     figure = Figure(figsize=(width_px / dpi, height_in), dpi=dpi, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(drawn), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": rows})
-    letters = (width_px - 190) / 6.4  # of 7.5 point type that fit the whole axis, measured on DejaVu Sans
+    letters = (width_px - 190) / 7.6  # of 7.5 point DejaVu Sans that fit the whole axis, at the default dpi
 
     for (title, trace, lanes), panel in zip(drawn, panels[:, 0], strict=True):
         top, ticks, names = 0, [], []
@@ -186,6 +187,12 @@ def png(traces: Sequence[tuple[str, Trace]], width_px: int = 1400, dpi: int = 12
         if trace["duration_s"] < span_s:
             panel.axvline(trace["duration_s"], color=INK, linewidth=1)
     panels[-1, 0].set_xlabel("seconds from the start of the prompt; hatched: the node stands still for weights", fontsize=8.5)
+    if known:
+        patches = [
+            Rectangle((0, 0), 1, 1, facecolor=COLOURS[index % len(COLOURS)], label=f"{component['name']} ({size(component['size_bytes'])})")
+            for index, component in enumerate(known.values())
+        ]
+        figure.legend(handles=patches, loc="outside lower center", ncols=min(5, len(patches)), fontsize=8, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -191,7 +191,9 @@ class _Flattener:
                 return (scope, node, inputs[0]) if inputs else None
             if kind == "GetNode":
                 name = (node.get("widgets_values") or [None])[0]
-                setter = next((n for n in scope.nodes.values() if n["type"] == "SetNode" and (n.get("widgets_values") or [0])[0] == name), None)
+                setter = next(
+                    (n for n in scope.nodes.values() if n["type"] == "SetNode" and (n.get("widgets_values") or [0])[0] == name), None
+                )
                 return (scope, setter, setter["inputs"][0]) if setter is not None and setter.get("inputs") else None
             if kind == "SetNode":
                 return (scope, node, inputs[0]) if inputs else None

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .core_nodes import core_traits
-from .graph import NodeTraits
+from .core_nodes import core_nodes, core_traits
+from .graph import NodeTraits, links
 from .ui_format import UiError, flatten
+
+_MOST_OUTPUTS = 1000  # a slot number beyond is nonsense in the file
 
 
 class WorkflowError(Exception):
@@ -65,7 +67,6 @@ def _is_node(node: object) -> bool:
 
 def _from_api(data: Mapping[str, Any], name: str) -> Workflow:
     prompt: dict[str, dict[str, Any]] = {}
-    warnings = []
     for node_id, node in data.items():
         if not _is_node(node):
             raise WorkflowError(f"{name}: node {node_id} has no class_type; export the workflow again with Export (API)")
@@ -73,15 +74,36 @@ def _from_api(data: Mapping[str, Any], name: str) -> Workflow:
         if not isinstance(inputs, dict):
             raise WorkflowError(f"{name}: the inputs of node {node_id} are no object; export the workflow again with Export (API)")
         prompt[node_id] = {**node, "inputs": inputs}
-    unknown = sorted({node["class_type"] for node in prompt.values()} - {c for c in _classes(prompt) if core_traits(c)})
-    if unknown:
-        warnings.append(f"{name}: the output types of {', '.join(unknown)} are not known; what they carry is guessed")
-    outputs = _outputs(prompt, {})
-    if not outputs:
-        # Nothing is known to be an output: what nothing else reads from must be one, or ComfyUI would not run it.
-        read = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list) and value}
-        outputs = [node_id for node_id in prompt if node_id not in read]
-    return Workflow(prompt, outputs, {}, tuple(warnings), {})
+    traits = _guessed(prompt)
+    warnings: tuple[str, ...] = ()
+    if traits:
+        warnings = (f"{name}: the output types of {', '.join(sorted(traits))} are not known; what they carry is guessed",)
+    return Workflow(prompt, _outputs(prompt, traits), {}, warnings, traits)
+
+
+def _guessed(prompt: Mapping[str, Mapping[str, Any]]) -> dict[str, NodeTraits]:
+    """Traits of unknown classes, from what the known ones that read from them expect; "*" where nobody known does.
+
+    A class of which a node is read by nobody is taken for an output: why else is it there?
+    """
+    types: dict[str, dict[int, str]] = {}
+    read = set()
+    for node in prompt.values():
+        reader = core_nodes().get(node["class_type"])
+        for socket, source, slot in links(node):
+            read.add(source)
+            if source in prompt and 0 <= slot < _MOST_OUTPUTS:
+                kind = reader.sockets.get(socket, "*") if reader is not None else "*"
+                slots = types.setdefault(prompt[source]["class_type"], {})
+                if slots.get(slot, "*") == "*":
+                    slots[slot] = "*" if "," in kind or kind.startswith("COMFY_") else kind
+    found = {}
+    for class_type in _classes(prompt):
+        if core_traits(class_type) is None:
+            slots = types.get(class_type, {})
+            is_output = any(node["class_type"] == class_type and node_id not in read for node_id, node in prompt.items())
+            found[class_type] = NodeTraits(tuple(slots.get(slot, "*") for slot in range(max(slots, default=-1) + 1)), is_output)
+    return found
 
 
 def _from_ui(data: Mapping[str, Any], name: str) -> Workflow:
@@ -89,17 +111,16 @@ def _from_ui(data: Mapping[str, Any], name: str) -> Workflow:
         flat = flatten(data)
     except UiError as error:
         raise WorkflowError(f"{name}: {error}; open it in ComfyUI and save it again") from error
-    traits = {}
-    for node_id, node in flat.prompt.items():
-        class_type = node["class_type"]
-        types = flat.output_types.get(node_id, ())
-        if core_traits(class_type) is None and class_type not in traits:
-            # A class without outputs is of no use unless it is an output node.
-            traits[class_type] = NodeTraits(types, is_output=not types)
+    traits = {
+        class_type: NodeTraits(
+            next((t for i, t in flat.output_types.items() if flat.prompt[i]["class_type"] == class_type), ()), guess.is_output
+        )
+        for class_type, guess in _guessed(flat.prompt).items()
+    }
     types_that_differ = {
         node_id: types
         for node_id, types in flat.output_types.items()
-        if node_id in flat.prompt and types != (core_traits(flat.prompt[node_id]["class_type"]) or NodeTraits()).outputs
+        if types != (core_traits(flat.prompt[node_id]["class_type"]) or NodeTraits()).outputs
     }
     warnings = tuple(f"{name}: {warning}" for warning in flat.warnings)
     return Workflow(flat.prompt, _outputs(flat.prompt, traits), types_that_differ, warnings, traits)

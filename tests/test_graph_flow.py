@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residency.core_nodes import core_traits
@@ -172,6 +172,7 @@ def test_ten_thousand_loras_in_a_row() -> None:
     assert flow(prompt, {"0": (("unet", "MODEL"),)}) == {"sample": ("unet",)}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(sorted(CUSTOM)), st.lists(st.integers(0, 11), max_size=3)), min_size=1, max_size=12), st.data())
 def test_a_node_computes_only_with_what_is_loaded_at_or_above_it(spec: list[tuple[str, list[int]]], data: st.DataObject) -> None:
     prompt = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residency.graph import NodeTraits, all_lazy, likely, predict_order, predict_pending
@@ -104,7 +104,9 @@ def test_ten_thousand_nodes_in_a_row() -> None:
 def test_pending_nodes_that_wait_for_a_task_come_last_with_what_waits_for_them() -> None:
     """The executor adds a block from outside to an async node that has started."""
     prompt = {"a": node("Async"), "b": node("Node", "a"), "c": node("Node"), "d": node("Output", "b", "c")}
-    found = predict_pending(prompt, {"a": 1, "b": 1, "c": 0, "d": 2}, {"a": {"b": {}}, "b": {"d": {}}, "c": {"d": {}}, "d": {}}, prompt.get, TRAITS.get)
+    found = predict_pending(
+        prompt, {"a": 1, "b": 1, "c": 0, "d": 2}, {"a": {"b": {}}, "b": {"d": {}}, "c": {"d": {}}, "d": {}}, prompt.get, TRAITS.get
+    )
     assert found == ["c", "a", "b", "d"]
 
 
@@ -149,6 +151,7 @@ def restated(prompt: dict[str, Any], outputs: list[str], cached: set[str]) -> li
     return found
 
 
+@settings(deadline=None)
 @given(prompts(), st.data())
 def test_the_order_is_the_executors_own(prompt: dict[str, Any], data: st.DataObject) -> None:
     outputs = [node_id for node_id, each in prompt.items() if each["class_type"] == "Output"]
@@ -156,6 +159,7 @@ def test_the_order_is_the_executors_own(prompt: dict[str, Any], data: st.DataObj
     assert order(prompt, *outputs, cached=cached) == restated(prompt, outputs, cached) if outputs else True
 
 
+@settings(deadline=None)
 @given(prompts())
 def test_after_each_node_the_pending_order_is_the_rest_of_the_order(prompt: dict[str, Any]) -> None:
     """Nothing happens that the graph did not say: replanning changes nothing."""
@@ -171,6 +175,6 @@ def test_after_each_node_the_pending_order_is_the_rest_of_the_order(prompt: dict
                 stack += [value[0] for value in prompt[node_id]["inputs"].values()]
     for done in range(len(whole)):
         pending = [node_id for node_id in inserted if node_id not in whole[:done]]
-        blocking = {n: {t: {} for t in pending if [n, 0] in prompt[t]["inputs"].values()} for n in pending}
+        blocking: dict[str, dict[str, Any]] = {n: {t: {} for t in pending if [n, 0] in prompt[t]["inputs"].values()} for n in pending}
         count = {n: sum(n in targets for targets in blocking.values()) for n in pending}
         assert predict_pending(pending, count, blocking, prompt.get, TRAITS.get) == whole[done:]

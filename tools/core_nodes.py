@@ -12,6 +12,7 @@ import asyncio
 import inspect
 import json
 import os
+import runpy
 import sys
 import tempfile
 from pathlib import Path
@@ -25,23 +26,24 @@ def _load_nodes(root: Path, models: Path) -> dict[str, Any]:
     os.chdir(root)
     sys.path.insert(0, str(root))
     sys.argv = ["main.py", "--cpu", "--database-url", "sqlite:///:memory:"]
-    import comfy.options  # type: ignore[import-not-found]
+    import comfy.options
 
     comfy.options.enable_args_parsing()
-    import folder_paths  # type: ignore[import-not-found]
+    import folder_paths
 
     for name, (_, extensions) in list(folder_paths.folder_names_and_paths.items()):
         if name in ("custom_nodes", "configs"):
             continue
         folder = models / name
         folder.mkdir()
-        suffix = ".safetensors" if not extensions or ".safetensors" in extensions else sorted(extensions)[0]
+        suffix = ".safetensors" if not extensions or ".safetensors" in extensions else min(extensions)
         (folder / f"{_MARK}{name}{suffix}").touch()
         folder_paths.folder_names_and_paths[name] = ([str(folder)], extensions)
 
     async def register() -> dict[str, Any]:
-        import nodes  # type: ignore[import-not-found]
-        import server  # type: ignore[import-not-found]
+        import server
+
+        import nodes
 
         server.PromptServer(asyncio.get_running_loop())
         await nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=True)
@@ -95,13 +97,16 @@ def _describe(class_def: Any) -> dict[str, Any]:
     """The shortest form: empty and false entries are left out. Keys are documented in residency/core_nodes.py."""
     inputs = _inputs(class_def)
     folders = {name: folder for name, (kind, options) in inputs.items() if (folder := _folder(kind, options))}
-    sockets = [name for name, (kind, options) in inputs.items() if not _is_widget(kind, options)]
+    sockets = [f"{name}:{kind}" for name, (kind, options) in inputs.items() if not _is_widget(kind, options)]
+    outputs = ["COMBO" if isinstance(kind, list) else str(kind) for kind in class_def.RETURN_TYPES]
+    if any(" " in entry for entry in [*sockets, *outputs]):
+        raise ValueError(f"a space in {sockets} or {outputs} would split it")
     facts = {
-        "out": ["COMBO" if isinstance(kind, list) else str(kind) for kind in class_def.RETURN_TYPES],
+        "out": " ".join(outputs),
         "is_output": bool(getattr(class_def, "OUTPUT_NODE", False)),
         "is_async": inspect.iscoroutinefunction(getattr(class_def, class_def.FUNCTION)),
         "lazy": [name for name, (_, options) in inputs.items() if options.get("lazy")],
-        "sockets": sockets if len(sockets) > 1 else [],
+        "sockets": " ".join(sockets),
         "widgets": [
             entry for name, (kind, options) in inputs.items() if _is_widget(kind, options) for entry in _widget(name, kind, options)
         ],
@@ -117,8 +122,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         classes = _load_nodes(root, Path(folder))
         table = {name: _describe(classes[name]) for name in sorted(classes)}
-    version: dict[str, str] = {}
-    exec((root / "comfyui_version.py").read_text(encoding="utf-8"), version)
+    version = runpy.run_path(str(root / "comfyui_version.py"))
     lines = [f"{json.dumps(name)}:{json.dumps(facts, separators=(',', ':'))}" for name, facts in table.items()]
     target.write_text('{"comfyui":"' + version["__version__"] + '","nodes":{\n' + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
     print(f"{len(table)} node classes, {target.stat().st_size} bytes: {target}")

@@ -6,6 +6,7 @@ const KINDS = { prefetch: "Read ahead", evict: "Evict", wait: "Wait for", cancel
 const STATES = { running: "moving now", done: "done", stopped: "stopped early" };
 const TIERS = { disk: "disk", host: "host memory", device: "device memory" };
 const OUTCOMES = { running: "running", success: "done", error: "failed", interrupted: "interrupted" };
+const NOTICED_S = 0.0005; // a shorter stall is only the measuring
 const LISTED = 6; // names a tooltip shows before it says how many more there are
 
 export const kindWords = (kind) => KINDS[kind] ?? String(kind);
@@ -29,7 +30,7 @@ function describeNode(node, now_s, nameOf) {
   const end_s = node.end_s ?? now_s;
   const took_s = end_s - node.start_s;
   const lines = [`${formatSeconds(took_s)}${node.end_s == null ? " so far" : ""} (${span(node.start_s, end_s)})`];
-  if (node.stall_s > 0) lines.push(`Stalled for weights: ${formatSeconds(node.stall_s)} (${formatPercent(node.stall_s, took_s)})`);
+  if (node.stall_s >= NOTICED_S) lines.push(`Stalled for weights: ${formatSeconds(node.stall_s)} (${formatPercent(node.stall_s, took_s)})`);
   if (node.computes?.length) lines.push(`Computes with ${listed(node.computes.map(nameOf))}`);
   if (node.loads?.length) lines.push(`Loads ${listed(node.loads.map(nameOf))}`);
   return { title: `${node.class_type} #${node.node_id}`, lines };
@@ -70,7 +71,7 @@ function describeMany(item, now_s, nameOf) {
   }
   const stall_s = sum((record) => record.stall_s);
   const lines = [`${formatSeconds(end_s - start_s)} (${span(start_s, end_s)})`, "Zoom in to tell them apart"];
-  if (stall_s > 0) lines.push(`Stalled for weights: ${formatSeconds(stall_s)}`);
+  if (stall_s >= NOTICED_S) lines.push(`Stalled for weights: ${formatSeconds(stall_s)}`);
   return { title: formatCount(records.length, "node"), lines: [...lines, listed(records.map((record) => record.class_type))] };
 }
 
@@ -106,7 +107,7 @@ export function describeSummary(trace) {
     {
       id: "stall",
       label: "Stall",
-      value: summary.stall_s > 0 ? `${formatSeconds(summary.stall_s)} (${formatPercent(summary.stall_s, duration_s)})` : "none",
+      value: summary.stall_s >= NOTICED_S ? `${formatSeconds(summary.stall_s)} (${formatPercent(summary.stall_s, duration_s)})` : "none",
       title: `Time in which compute waited for weights. Nodes held for a running read-ahead: ${formatSeconds(summary.wait_s)}`,
     },
     { id: "ahead", label: "Read ahead", value: formatBytes(summary.prefetched_bytes), title: "Bytes moved before a node asked for them" },

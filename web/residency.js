@@ -39,8 +39,8 @@ function showTimeline() {
 
 app.registerExtension({
   name: "residency.panel",
-  commands: [{ id: COMMAND, label: "Residency: show timeline", icon: "pi pi-chart-bar", function: showTimeline }],
-  menuCommands: [{ path: ["View", "Residency"], commands: [COMMAND] }],
+  commands: [{ id: COMMAND, label: "Residency: show timeline", menubarLabel: "Residency Timeline", icon: "pi pi-chart-bar", function: showTimeline }],
+  menuCommands: [{ path: ["View"], commands: [COMMAND] }],
   bottomPanelTabs: [{ id: TAB, title: "Residency", type: "custom", render: mount, destroy: unmount }],
   init() {
     addStyles();

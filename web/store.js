@@ -12,6 +12,7 @@ const EMPTY = Object.freeze({
 });
 
 const TICK_MS = 250;
+const SILENCE_MS = 1500;
 
 async function answerOf(response) {
   const body = await response.json().catch(() => ({}));
@@ -36,6 +37,7 @@ export function createStore(api) {
   let state = EMPTY;
   let live = null; // the last prompt's trace, kept while an earlier one is on show
   let lived_ms = 0; // when `live` came, on the browser's clock
+  let caughtUp = false; // asked for what the server had no reason to say yet
   let ticking = null;
   let asked = 0; // latest request for a trace: an older answer that arrives late is dropped
   const listeners = new Set();
@@ -113,6 +115,7 @@ export function createStore(api) {
   function onUpdate({ detail }) {
     live = completeTrace(detail.trace);
     lived_ms = performance.now();
+    caughtUp = false;
     const shown = state.selected === null ? { trace: live } : {};
     asked += state.selected === null ? 1 : 0;
     const begun = detail.running && !state.running;
@@ -121,10 +124,22 @@ export function createStore(api) {
     if (begun || !detail.running) refresh(); // the mode that auto resolved to, the list of prompts
   }
 
+  /** Messages are rationed: what began just after the last one may not have been sent. Asked once in every silence. */
+  async function catchUp() {
+    caughtUp = true;
+    const { prompt_id, duration_s } = live;
+    const response = await api.fetchApi(`/residency/trace?prompt_id=${encodeURIComponent(prompt_id)}`);
+    const trace = completeTrace(await answerOf(response));
+    if (live.prompt_id !== prompt_id || live.duration_s !== duration_s || !state.running) return;
+    lived_ms += (trace.duration_s - duration_s) * 1000;
+    live = trace;
+  }
+
   /** The server speaks when something happens; while one node computes for a minute, the time axis goes on by itself. */
   function tick() {
     ticking = null;
     if (!state.running || !state.connected || listeners.size === 0) return;
+    if (!caughtUp && performance.now() - lived_ms > SILENCE_MS) attempt(catchUp, "Could not ask the server");
     if (state.selected === null) change({ trace: { ...live, duration_s: live.duration_s + (performance.now() - lived_ms) / 1000 } });
     ticking ??= setTimeout(tick, TICK_MS);
   }

@@ -123,7 +123,8 @@ function marksOf(evictions, scale) {
 
 function stallWidth(box, scale) {
   const stall_s = box.records.reduce((sum, node) => sum + (node.stall_s || 0), 0);
-  return Math.min(stall_s * scale.px_per_s, box.width);
+  const stall_px = Math.min(stall_s * scale.px_per_s, box.width);
+  return stall_px < 0.5 ? 0 : stall_px;
 }
 
 const TIER_ORDER = ["device", "host", "disk"]; // nearest to the compute first

@@ -48,10 +48,13 @@ export function createTimeline() {
   }
 
   function drawLabel(group, item, text) {
-    const fitted = fitText(text, item.width - item.stall_px - 10, measure);
-    if (!fitted) return;
-    const x = item.x + item.stall_px + 5;
-    group.append(svg("text", { x: GUTTER_PX + x, y: item.y + item.height / 2 + 4, class: "residency-label" }, fitted));
+    const beside = fitText(text, item.width - item.stall_px - 10, measure);
+    const whole = beside === text || item.stall_px === 0 ? beside : fitText(text, item.width - 10, measure);
+    if (!whole) return;
+    const over = whole.length > beside.length; // more of the name fits across the stripes than beside them
+    const x = item.x + (over ? 0 : item.stall_px) + 5;
+    const label = { x: GUTTER_PX + x, y: item.y + item.height / 2 + 4, class: over ? "residency-label is-over" : "residency-label" };
+    group.append(svg("text", label, over ? whole : beside));
   }
 
   /** The item cut to the plot: a bar that began before the window keeps its label in sight. */

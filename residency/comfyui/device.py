@@ -43,6 +43,18 @@ class DeviceMover:
             models = by_type.get(output_type, []) if output_type else [model for found in by_type.values() for model in found]
             self._models.setdefault(component.key, weakref.WeakSet()).update(models)
 
+    def resident_bytes(self, key: str) -> int:
+        """Bytes of a dynamic model's weights that need no reading: on the device, or in its pinned host buffer."""
+        models = set(map(id, self._models.get(key, ())))
+        resident_bytes = 0
+        for loaded in model_management.current_loaded_models:
+            patcher = loaded.model
+            if patcher is not None and id(patcher.model) in models and patcher.is_dynamic():
+                # pins of weights that are on the device as well are in another subset: nothing is counted twice
+                pins = patcher.model.dynamic_pins[patcher.load_device]["weights"][0].size
+                resident_bytes = max(resident_bytes, patcher.loaded_size() + pins)
+        return resident_bytes
+
     def prefetch(self, instruction: Prefetch) -> Future[None]:
         future: Future[None] = Future()
         reason = "this host does not prefetch to the device"

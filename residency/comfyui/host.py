@@ -192,7 +192,7 @@ class ComfyHost:
         queue = self._queued() if prompt.must_look_at_queue(now_s) else prompt.queue
         if prompt.graph is None:
             self._refresh_budget(prompt, now_s)
-            prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt)
+            prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, self.device.resident_bytes)
             prompt.queue = queue
             prompt.timeline = prompt.graph.timeline(execution_list, queue)
             started = PromptStarted(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import comfy.memory_management
@@ -24,6 +24,9 @@ log = logging.getLogger("residency")
 
 # these "model folders" hold configuration, code and data, never weights that a loader node reads whole
 _NOT_WEIGHTS = frozenset({"configs", "custom_nodes", "datasets", "embeddings", "diffusers"})
+
+# of a component's bytes: what a file holds and what a model keeps differ by paddings and small tensors kept elsewhere
+LOADED_SHARE = 0.95
 
 QUEUE_DEPTH = 3  # queued prompts that the timeline runs on into
 
@@ -118,8 +121,9 @@ class _Cached:
 class LiveGraph:
     """The graph of one running prompt: its components once, its timeline as often as the order changes."""
 
-    def __init__(self, prompt_id: str, dynprompt: Any) -> None:
+    def __init__(self, prompt_id: str, dynprompt: Any, resident_bytes: Callable[[str], int] = lambda key: 0) -> None:
         self.prompt_id = prompt_id
+        self._resident_bytes = resident_bytes
         self._dynprompt = dynprompt
         self._folders = Folders()
         self._loads: dict[str, NodeLoads] = {}
@@ -167,8 +171,13 @@ class LiveGraph:
 
     def _uses_at(self, position: int, loads: Iterable[str], computed: Iterable[str]) -> list[Use]:
         uses = [Use(position, key, UseKind.LOAD, self._reads_at is UseKind.LOAD) for key in loads]
-        uses += [Use(position, key, UseKind.COMPUTE, self._reads_at is UseKind.COMPUTE) for key in computed]
+        uses += [Use(position, key, UseKind.COMPUTE, self._computing_reads(key)) for key in computed]
         return uses
+
+    def _computing_reads(self, key: str) -> bool:
+        if self._reads_at is UseKind.LOAD or key not in self.components:
+            return False
+        return self._resident_bytes(key) < LOADED_SHARE * self.components[key].size_bytes
 
     def _node(self, node_id: str) -> Mapping[str, Any] | None:
         return self._dynprompt.get_node(node_id) if self._dynprompt.has_node(node_id) else None

@@ -27,13 +27,58 @@ Loads = Mapping[str, tuple[tuple[str, str | None], ...]]  # node id -> (componen
 
 WILDCARDS = frozenset({"*", "COMFY_MATCHTYPE_V3", "ANY", ""})
 SETTINGS = frozenset(
-    "SIGMAS NOISE SAMPLER INT FLOAT BOOLEAN COMBO HOOK_KEYFRAMES TIMESTEPS_RANGE COLOR COLORS CURVE FLOATS LOAD3D_CAMERA".split()
+    {
+        "SIGMAS",
+        "NOISE",
+        "SAMPLER",
+        "INT",
+        "FLOAT",
+        "BOOLEAN",
+        "COMBO",
+        "HOOK_KEYFRAMES",
+        "TIMESTEPS_RANGE",
+        "COLOR",
+        "COLORS",
+        "CURVE",
+        "FLOATS",
+        "LOAD3D_CAMERA",
+        "IC_LORA_PARAMETERS",
+    }
 )
 RESULTS = frozenset(
-    "LATENT IMAGE MASK CONDITIONING STRING AUDIO VIDEO CLIP_VISION_OUTPUT AUDIO_ENCODER_OUTPUT LATENT_OPERATION SVG MESH VOXEL SPLAT "
-    "LORA_MODEL LOSS_MAP ARRAY DICT TRACKS LAYERS BOUNDING_BOX BOUNDING_BOXES HISTOGRAM POSE_KEYPOINT FACE_LANDMARKS SAM3_TRACK_DATA "
-    "MOGE_GEOMETRY DA3_GEOMETRY WAN_CAMERA_EMBEDDING IC_LORA_PARAMETERS LOAD3D_MODEL_INFO SHAPE_SUBDIVIDES "
-    "SEGS BBOX JSON LIST DEPTH CONDITIONING_LIST PHOTOMAKER_OUTPUT".split()
+    {
+        "LATENT",
+        "IMAGE",
+        "MASK",
+        "CONDITIONING",
+        "STRING",
+        "AUDIO",
+        "VIDEO",
+        "LATENT_OPERATION",
+        "SVG",
+        "MESH",
+        "VOXEL",
+        "SPLAT",
+        "LORA_MODEL",
+        "LOSS_MAP",
+        "ARRAY",
+        "DICT",
+        "TRACKS",
+        "LAYERS",
+        "BOUNDING_BOX",
+        "BOUNDING_BOXES",
+        "HISTOGRAM",
+        "POSE_KEYPOINT",
+        "FACE_LANDMARKS",
+        "LOAD3D_MODEL_INFO",
+        "SHAPE_SUBDIVIDES",
+        "SEGS",
+        "BBOX",
+        "JSON",
+        "LIST",
+        "DEPTH",
+        "CONDITIONING_LIST",
+    }
 )
 _RESULT_ENDINGS = ("_OUTPUT", "_DATA", "_EMBEDS", "_EMBEDDING", "_GEOMETRY", "_RESULT", "_IMAGE", "_LATENT")
 _IN_CONDITIONING = frozenset({"CONTROL_NET", "GLIGEN", "HOOKS"})

@@ -105,16 +105,16 @@ class _Schedule:
         for node_id in self._index:
             self._push(node_id)
         while True:
-            node_id = self._pop()
-            if node_id is None:
+            chosen = self._pop()
+            if chosen is None:
                 if not self._release_external():
                     return order
                 continue
-            if self._wanted is not None and self._ask(node_id):
+            if self._wanted is not None and self._ask(chosen):
                 continue
-            self._done.add(node_id)
-            order.append(node_id)
-            for target in self._feeds[node_id]:
+            self._done.add(chosen)
+            order.append(chosen)
+            for target in self._feeds[chosen]:
                 if target in self._waits_for:
                     self._waits_for[target] -= 1
                     self._push(target)

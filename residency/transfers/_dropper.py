@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from mmap import PAGESIZE
 
 from ..component import Component, Extent
 from . import pagecache
 from ._chunks import head
 from ._lane import Transfer
 
-_PAUSES_S = (0.005, 0.02, 0.1)
+_PAUSES_S = (0.02, 0.1)
 
 
 @dataclass(eq=False)
@@ -105,13 +106,15 @@ def _drop_extent(extent: Extent) -> tuple[int, str | None]:
     pagecache.drop(extent)
     after = pagecache.cached_bytes(extent)
     # The kernel skips pages whose read is still under way (its own read-ahead behind a cancelled transfer: 11 MiB were seen);
-    # they arrive within milliseconds. What stays after that is mapped or dirty.
+    # they arrive within milliseconds. What stays after that is mapped, dirty, or half of a page or large folio at the edge.
     for pause_s in _PAUSES_S:
-        if not after:
+        if after is None or after < 2 * PAGESIZE:
             break
         time.sleep(pause_s)
         pagecache.drop(extent)
-        after = pagecache.cached_bytes(extent)
+        stayed, after = after, pagecache.cached_bytes(extent)
+        if after == stayed:
+            break
     if before is None or after is None:
         return 0, "this process may not ask what was freed"
     return max(0, before - after), None

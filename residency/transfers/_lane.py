@@ -225,12 +225,16 @@ class Lane:
             return transfer.stop_reason is None
 
     def _measured_read(self, reader: Reader, chunk: Chunk, cold_bytes: int) -> None:
+        """Only a wholly cold chunk says how fast the drive is: one with holes costs the latency of each hole."""
+        if cold_bytes < chunk.size_bytes:
+            reader.read(chunk)
+            return
         read_bytes = 0
         with self._condition:
             self.rate.begin(self._clock())
         try:
             reader.read(chunk)
-            read_bytes = cold_bytes
+            read_bytes = chunk.size_bytes
         finally:
             with self._condition:
                 self.rate.end(self._clock(), read_bytes)

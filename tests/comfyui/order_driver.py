@@ -27,19 +27,29 @@ def start(root: Path, scratch: Path) -> None:
     os.chdir(root)
     sys.path.insert(0, str(root))
     sys.path.append(str(REPO))  # last: the pack's nodes/ must not hide ComfyUI's nodes.py
-    sys.argv = ["main.py", "--cpu", "--database-url", "sqlite:///:memory:", "--output-directory", str(scratch), "--user-directory", str(scratch)]
-    import comfy.options  # type: ignore[import-not-found]
+    sys.argv = [
+        "main.py",
+        "--cpu",
+        "--database-url",
+        "sqlite:///:memory:",
+        "--output-directory",
+        str(scratch),
+        "--user-directory",
+        str(scratch),
+    ]
+    import comfy.options
 
     comfy.options.enable_args_parsing()
-    import folder_paths  # type: ignore[import-not-found]
+    import folder_paths
 
     folder_paths.set_output_directory(str(scratch))
     folder_paths.set_temp_directory(str(scratch))
 
 
 async def register(root: Path) -> None:
-    import nodes  # type: ignore[import-not-found]
-    import server  # type: ignore[import-not-found]
+    import server
+
+    import nodes
 
     server.PromptServer(asyncio.new_event_loop())  # takes messages and sends none
     await nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=True)
@@ -50,7 +60,6 @@ async def register(root: Path) -> None:
 
 def traits_of(class_type: str) -> Any:
     import nodes
-
     from residency.graph import NodeTraits
 
     class_def = nodes.NODE_CLASS_MAPPINGS.get(class_type)
@@ -77,7 +86,7 @@ class Recorder:
     def __init__(self) -> None:
         from functools import cache
 
-        from comfy_execution.graph import ExecutionList  # type: ignore[import-not-found]
+        from comfy_execution.graph import ExecutionList
 
         self.traits = cache(traits_of)
         self.stages: list[Any] = []
@@ -117,7 +126,7 @@ class Recorder:
 
 class Driver:
     def __init__(self) -> None:
-        import execution  # type: ignore[import-not-found]
+        import execution
         import server
 
         self.recorder = Recorder()

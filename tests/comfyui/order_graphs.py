@@ -30,6 +30,7 @@ _LAZY = {
     "ComfySwitchNode": ({"on_false": "IMAGE", "on_true": "IMAGE"}, {"switch": True}, ("IMAGE",)),
 }
 
+
 def random_prompt(rng: random.Random, size: int, *, lazy: bool = False) -> Prompt:
     """A prompt of about `size` nodes; every sink is shown by a PreviewAny, and some inner nodes are too. No two nodes are the same."""
     kinds = _CORE | (_LAZY if lazy else {})
@@ -67,8 +68,8 @@ def random_prompt(rng: random.Random, size: int, *, lazy: bool = False) -> Promp
         add(rng.choice(names))
     read = {value[0] for _, node in nodes for value in node["inputs"].values() if isinstance(value, list)}
     sinks = [node_id for node_id, _ in nodes if node_id not in read]
-    for source in [*shown, *([node_id, 0] for node_id in sinks[: len(ids) - len(shown)])]:
-        nodes.append((ids.pop(), {"class_type": "PreviewAny", "inputs": {"source": source}}))
+    shown += [[node_id, 0] for node_id in sinks[: len(ids) - len(shown)]]
+    nodes += [(ids.pop(), {"class_type": "PreviewAny", "inputs": {"source": source}}) for source in shown]
     rng.shuffle(nodes)
     return dict(nodes)
 

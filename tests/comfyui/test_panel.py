@@ -107,7 +107,7 @@ def test_the_mode_is_switched_from_the_panel(page: Any, comfy_server: Any) -> No
             page.locator(MODE).select_option(mode)
         assert page.request.get(f"{comfy_server.url}/residency/status").json()["mode"] == mode
 
-    assert "Residency is off" in panel.locator(".residency-notice").text_content()
+    panel.locator(".residency-notice", has_text="Residency is off").wait_for()
 
 
 def test_the_trace_downloads_in_a_format_that_perfetto_opens(page: Any, comfy_server: Any) -> None:

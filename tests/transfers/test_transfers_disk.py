@@ -11,6 +11,8 @@ import tempfile
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
+from mmap import PAGESIZE
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,6 @@ from hypothesis import strategies as st
 from residency.component import Component, Extent, Tier
 from residency.events import Cancel, Evict, Evicted, Prefetch, TransferDone, TransferStopped
 from residency.transfers import ReadAhead, cached_bytes, drive_of
-from residency.transfers.pagecache import PAGESIZE
 
 MIB, GIB = 1024**2, 1024**3
 ROOT = Path(__file__).parents[2]
@@ -151,13 +152,12 @@ def test_the_running_transfer_stops_within_a_chunk_and_the_next_one_goes_on(
     first, second = component("first", cold_file("a", 32 * MIB)), component("second", cold_file("b", 4 * MIB))
     gate = Gate(open_after=3)
     mover = make(available=gate, threads_per_drive=1)
-    futures = [mover.prefetch(prefetch(first)), mover.prefetch(prefetch(second))]
+    announced = [mover.prefetch(prefetch(first)), mover.prefetch(prefetch(second))]
     assert gate.reached.wait(60)
     assert mover.progress("first") == 3 * MIB
     mover.cancel(Cancel(first, Tier.HOST, "the queue was cleared"))
     gate.open.set()
-    for future in futures:
-        future.result()
+    futures.wait(announced)
     stopped, done = events
     assert isinstance(stopped, TransferStopped) and isinstance(done, TransferDone)
     assert (stopped.component, stopped.reason, stopped.moved_bytes) == ("first", "the queue was cleared", 3 * MIB)
@@ -170,12 +170,11 @@ def test_a_queued_transfer_that_is_cancelled_reads_nothing(
     first, second = component("first", cold_file("a", 8 * MIB)), component("second", cold_file("b", 8 * MIB))
     gate = Gate(open_after=0)
     mover = make(available=gate)
-    futures = [mover.prefetch(prefetch(first)), mover.prefetch(prefetch(second))]
+    announced = [mover.prefetch(prefetch(first)), mover.prefetch(prefetch(second))]
     assert gate.reached.wait(60)
     mover.stop("second", "not needed")
     gate.open.set()
-    for future in futures:
-        future.result()
+    futures.wait(announced)
     assert {type(event): event.component for event in events} == {TransferDone: "first", TransferStopped: "second"}  # type: ignore[attr-defined]
     assert in_cache(second) == 0
 
@@ -322,6 +321,7 @@ def test_cancel_then_drop_leaves_nothing_and_is_answered_in_that_order(
     assert gate.reached.wait(60)
     mover.stop("flux", "not needed")
     dropped = mover.drop(flux)
+    assert not futures.wait([dropped], timeout=0.2).done  # its time has not come while a chunk is being read
     gate.open.set()
     dropped.result()
     assert [type(event) for event in events] == [TransferStopped, Evicted]

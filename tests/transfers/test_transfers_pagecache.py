@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from mmap import PAGESIZE
 from pathlib import Path
 
 import pytest
 
 from residency.component import Extent
 from residency.transfers import pagecache
-from residency.transfers.pagecache import PAGESIZE, cached_bytes, drop, read_into_cache
+from residency.transfers.pagecache import cached_bytes, drop, read_into_cache
 
 MIB = 1024**2
 MakeFile = Callable[..., Path]

@@ -118,3 +118,17 @@ test("between two messages the time goes on, while the prompt runs and somebody 
   await new Promise((resolve) => setTimeout(resolve, 600));
   assert.ok(store.state().trace.duration_s - seen_s < 0.3);
 });
+
+test("in a long silence the trace is asked for once: the last message may have come just before a node began", async () => {
+  const path = "/residency/trace?prompt_id=p";
+  const api = fakeApi({ ...ANSWERS, [`GET ${path}`]: [200, trace({ outcome: "running", duration_s: 1.1, nodes: [] })] });
+  const store = createStore(api);
+  store.start();
+  const looksAway = store.subscribe(() => {});
+  api.send("residency.update", { running: true, trace: trace({ duration_s: 1 }) });
+  await new Promise((resolve) => setTimeout(resolve, 2600));
+  assert.equal(api.asked.filter((asked) => asked === `GET ${path}`).length, 1);
+  assert.deepEqual(store.state().trace.nodes, []);
+  assert.ok(Math.abs(store.state().trace.duration_s - 3.5) < 0.5, `${store.state().trace.duration_s}`);
+  looksAway();
+});
