@@ -1,6 +1,6 @@
 """How often is the predicted order of nodes ComfyUI's own?
 
-    python benchmarks/order.py --comfyui <ComfyUI> --templates <folder of workflow files> [--graphs 300] [--json]
+    python benchmarks/order.py --templates <folder of workflow files> [--graphs 300] [--json]
 
 Templates (the pip packages comfyui-workflow-templates-json and -core hold them) are converted and scheduled by ComfyUI's real
 ExecutionList, which takes each node as done once it is chosen; random graphs of cheap nodes are run by its real PromptExecutor. Every
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import tempfile
@@ -22,9 +21,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "comfyui")]
 
-from order_graphs import RealOrder, change_one, comfyui, random_prompt  # noqa: E402
+from order_graphs import RealOrder, change_one, random_prompt  # noqa: E402
 
 from residency.graph import NodeTraits, predict_order, predict_pending  # noqa: E402
+from residency.locate import HOW_TO_GET_ONE, find_comfyui  # noqa: E402
 from residency.workflow import WorkflowError, read_workflow  # noqa: E402
 
 
@@ -136,17 +136,15 @@ def speed() -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--comfyui", default=os.environ.get("COMFYUI_PATH"), help="ComfyUI's folder (or COMFYUI_PATH)")
     parser.add_argument("--templates", type=Path, help="a folder of workflow files")
     parser.add_argument("--graphs", type=int, default=300, help="how many random graphs to run")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    os.environ["COMFYUI_PATH"] = options.comfyui or ""
-    where = comfyui()
+    where = find_comfyui()
     if where is None:
-        parser.error("--comfyui (or COMFYUI_PATH) must name a folder with ComfyUI in it")
+        parser.error(HOW_TO_GET_ONE)
     result: dict[str, Any] = {"speed": speed()}
-    with tempfile.TemporaryDirectory() as scratch, RealOrder(*where, Path(scratch)) as real:
+    with tempfile.TemporaryDirectory() as scratch, RealOrder(where.path, where.python, Path(scratch)) as real:
         result["random"] = graphs(real, options.graphs)
         if options.templates:
             result["templates"] = templates(real, options.templates)

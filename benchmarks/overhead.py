@@ -52,9 +52,10 @@ def measure(root: str, scratch: str) -> dict[str, Any]:
 
     comfy.options.enable_args_parsing()
     import execution
-    import nodes
     import psutil
     import server
+
+    import nodes
 
     server.PromptServer(asyncio.new_event_loop())
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
@@ -143,7 +144,8 @@ def main() -> int:
     if options.json:
         print(json.dumps(answer, indent=1))
         return 0
-    print(f"ComfyUI {comfyui.version}; loading the pack: {answer['startup']['seconds'] * 1e3:.0f} ms, {answer['startup']['resident_mib']:.1f} MiB")
+    startup = answer["startup"]
+    print(f"ComfyUI {comfyui.version}; loading the pack: {startup['seconds'] * 1e3:.0f} ms, {startup['resident_mib']:.1f} MiB")
     print(f"{'nodes':>6}  {'run':<14} {'stock ms':>10} {'ours ms':>10} {'ratio':>7} {'us/node':>9}")
     for row in answer["rows"]:
         figures = f"{row['stock_ms']:>10.1f} {row['ours_ms']:>10.1f} {row['ratio']:>7.3f} {row['added_us_per_node']:>9.1f}"

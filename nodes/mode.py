@@ -25,8 +25,8 @@ class ResidencyMode(io.ComfyNode):
                     "mode",
                     options=[mode.value for mode in Mode],
                     default=Mode.AUTO.value,
-                    tooltip="auto: chosen from what fits, the reason is shown in the panel. high-vram: keep everything. balanced: models leave "
-                    "when room is needed. low-vram: a model leaves after its last use. off: stock ComfyUI.",
+                    tooltip="auto: chosen from what fits, the reason is shown in the panel. high-vram: keep everything. "
+                    "balanced: models leave when room is needed. low-vram: a model leaves after its last use. off: stock ComfyUI.",
                 ),
                 io.Float.Input(
                     "host_budget_gib",

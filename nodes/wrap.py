@@ -1,7 +1,7 @@
 """Wraps a node of ComfyUI's own and adds the memory setting: `wrapped("UNETLoader")` is all that one more node needs.
 
-The wrapped node asks the core node for its inputs, outputs and texts each time ComfyUI asks for the schema, so a new option of the core node
-appears by itself, and calls the core node to do the work. The memory setting is read from the prompt by the host, before anything runs.
+The wrapped node asks the core node for its inputs, outputs and texts each time ComfyUI asks for the schema, so that a new option
+appears by itself, and calls the core node to do the work. The host reads the memory setting from the prompt, before anything runs.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import nodes as core_nodes
 from comfy_api.latest import io
+
+import nodes as core_nodes
 
 from ..residency.comfyui.settings import INHERIT, NODE_INPUT
 from ..residency.component import Mode

@@ -209,9 +209,7 @@ def _pixels(images: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _seen_trace(
-    prompt_id: str, seconds: float, nodes: Iterable[tuple[str, float, float]], prompt: Mapping[str, Any]
-) -> dict[str, Any]:
+def _seen_trace(prompt_id: str, seconds: float, nodes: Iterable[tuple[str, float, float]], prompt: Mapping[str, Any]) -> dict[str, Any]:
     """What a client sees of a prompt without the pack, in the shape of a trace."""
     seen = [
         {"node_id": node_id, "class_type": prompt[node_id]["class_type"], "start_s": start_s, "end_s": end_s, "stall_s": 0.0}

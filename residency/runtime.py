@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from .component import Tier
@@ -45,7 +46,7 @@ class Runtime:
     """One manager, its movers and the traces of the last prompts.
 
     `movers` are made by the host with `runtime.post` as their callback and set once. `clock` gives monotonic seconds.
-    `on_update(trace, ended)` is called after each event that touched the running trace, on the thread that posted it.
+    `on_update(trace, ended)`, when set, is called after each event of the running prompt, on the thread that posted it.
     """
 
     def __init__(
@@ -53,15 +54,14 @@ class Runtime:
         clock: Callable[[], float] = time.perf_counter,
         unix_clock: Callable[[], float] = time.time,
         device_limit_bytes: int | None = None,
-        on_update: Callable[[Trace, bool], None] | None = None,
     ) -> None:
         self.clock = clock
         self.manager = Manager(device_limit_bytes=device_limit_bytes)
         self.movers: Mapping[Tier, Mover] = {}
         self.traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
         self.trace: Trace | None = None  # of the running prompt
+        self.on_update: Callable[[Trace, bool], None] | None = None
         self._unix_clock = unix_clock
-        self._on_update = on_update
         self._lock = threading.RLock()
         self._queue: deque[Event] = deque()
         self._draining = False
@@ -81,6 +81,10 @@ class Runtime:
                 return waits
             finally:
                 self._draining = False
+
+    def locked(self) -> AbstractContextManager[object]:
+        """Hold this to read a running trace from another thread."""
+        return self._lock
 
     def stalled(self, seconds: float, *, waited: bool = False) -> None:
         """Add stall time to the running node of the running trace."""
@@ -110,8 +114,8 @@ class Runtime:
         waits = self._dispatch(instructions)
         if trace is not None:
             ended = isinstance(event, PromptEnded)
-            if self._on_update is not None:
-                self._on_update(trace, ended)
+            if self.on_update is not None:
+                self.on_update(trace, ended)
             if ended:
                 self.trace = None
         return waits

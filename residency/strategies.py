@@ -35,7 +35,9 @@ def resolve(mode: Mode, components: Iterable[Component], device_limit_bytes: int
     if total <= device_limit_bytes:
         return ResolvedMode(Mode.HIGH_VRAM, f"all components, {total / 2**30:.1f} GiB, fit {fits}")
     if largest <= device_limit_bytes:
-        return ResolvedMode(Mode.BALANCED, f"the largest component, {largest / 2**30:.1f} GiB, fits {fits}, all {total / 2**30:.1f} GiB do not")
+        return ResolvedMode(
+            Mode.BALANCED, f"the largest component, {largest / 2**30:.1f} GiB, fits {fits}, all {total / 2**30:.1f} GiB do not"
+        )
     return ResolvedMode(Mode.LOW_VRAM, f"the largest component, {largest / 2**30:.1f} GiB, does not fit {fits}")
 
 

@@ -28,7 +28,7 @@ from .events import (
     TransferStopped,
     Wait,
 )
-from .timeline import EMPTY, Timeline, UseKind
+from .timeline import Timeline, UseKind
 
 # Bounds: a trace stays small however long a loop in the graph runs. 10,000 node records are about 3 MB of JSON.
 MAX_RECORDS = 10_000
@@ -55,7 +55,7 @@ class TransferRecord:
     end_s: float | None = None
     moved_bytes: int = 0
     present_bytes: int = 0
-    status: str = "running"
+    status: str = "announced"
     reason: str = ""
 
 
@@ -176,7 +176,9 @@ class Trace:
         record.start_s = max(0.0, self._now_s - event.duration_s)
         record.end_s = self._now_s
         record.moved_bytes, record.present_bytes = event.moved_bytes, event.present_bytes
-        record.status, record.reason = ("done", "") if isinstance(event, TransferDone) else ("stopped", event.reason)
+        record.status = "done" if isinstance(event, TransferDone) else "stopped"
+        if isinstance(event, TransferStopped):
+            record.reason = event.reason
         self._prefetched_bytes += event.moved_bytes
         if event.moved_bytes:
             self._unread[event.component] = self._unread.get(event.component, 0) + event.moved_bytes
@@ -239,9 +241,7 @@ class Trace:
         """The trace as JSON-ready data, version 1; docs/trace.md describes the keys."""
         return {
             **self.head(),
-            "components": [
-                {"key": c.key, "name": c.name, "kind": c.kind, "size_bytes": c.size_bytes} for c in self._components.values()
-            ],
+            "components": [{"key": c.key, "name": c.name, "kind": c.kind, "size_bytes": c.size_bytes} for c in self._components.values()],
             "nodes": [asdict(node) for node in self._nodes],
             "transfers": [asdict(transfer) for transfer in self._transfers],
             "evictions": list(self._evictions),
@@ -265,7 +265,15 @@ def chrome(trace: dict[str, Any]) -> dict[str, Any]:
     def span(name: str, lane: str, start_s: float, end_s: float | None, args: dict[str, Any]) -> None:
         end_s = trace["duration_s"] if end_s is None else end_s
         events.append(
-            {"name": name, "ph": "X", "pid": 1, "tid": lanes[lane], "ts": start_s * 1e6, "dur": max(0.0, end_s - start_s) * 1e6, "args": args}
+            {
+                "name": name,
+                "ph": "X",
+                "pid": 1,
+                "tid": lanes[lane],
+                "ts": start_s * 1e6,
+                "dur": max(0.0, end_s - start_s) * 1e6,
+                "args": args,
+            }
         )
 
     for node in trace["nodes"]:
@@ -277,5 +285,7 @@ def chrome(trace: dict[str, Any]) -> dict[str, Any]:
     for eviction in trace["evictions"]:
         name = f"evict {names.get(eviction['component'], eviction['component'])}"
         args = {"freed_bytes": eviction["freed_bytes"], "reason": eviction["reason"]}
-        events.append({"name": name, "ph": "i", "s": "t", "pid": 1, "tid": lanes[eviction["tier"]], "ts": eviction["time_s"] * 1e6, "args": args})
+        events.append(
+            {"name": name, "ph": "i", "s": "t", "pid": 1, "tid": lanes[eviction["tier"]], "ts": eviction["time_s"] * 1e6, "args": args}
+        )
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"prompt_id": trace["prompt_id"], "mode": trace["mode"]}}

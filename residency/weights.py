@@ -146,9 +146,7 @@ def _parse(path: str, file_bytes: int, raw: bytes) -> Header:
         raise bad("__metadata__ is not a map of text to text")
 
     data_start = 8 + len(raw)
-    tensors = sorted(
-        (_tensor(name, entry, data_start, bad) for name, entry in entries.items()), key=lambda t: (t.start, t.size_bytes)
-    )
+    tensors = sorted((_tensor(name, entry, data_start, bad) for name, entry in entries.items()), key=lambda t: (t.start, t.size_bytes))
     end = data_start
     for tensor in tensors:
         if tensor.start + tensor.size_bytes > file_bytes:

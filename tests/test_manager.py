@@ -1,6 +1,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from story import MB, VirtualHost, components, reads
+
 from residency.component import Mode, Tier
 from residency.events import (
     Cancel,
@@ -17,8 +19,6 @@ from residency.events import (
     Wait,
 )
 from residency.manager import Manager
-
-from story import MB, VirtualHost, components, reads
 
 
 def said(instructions):

@@ -1,14 +1,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
-from residency.plan import HostView, plan
-
 from story import MB, components, reads
+
+from residency.plan import HostView, plan
 
 
 def view(limit_mb, held=None, in_flight=None):
-    return HostView(
-        {k: v * MB for k, v in (held or {}).items()}, {k: v * MB for k, v in (in_flight or {}).items()}, limit_mb * MB
-    )
+    return HostView({k: v * MB for k, v in (held or {}).items()}, {k: v * MB for k, v in (in_flight or {}).items()}, limit_mb * MB)
 
 
 def moved(moves):
@@ -67,7 +65,7 @@ keys = st.sampled_from("abcde")
 def test_a_plan_keeps_within_the_limit_and_never_touches_what_is_busy(order, position, limit, held, flying, busy):
     parts = components(a=60, b=50, c=40, d=30, e=20)
     held = {k: min(v, parts[k].size_bytes // MB) for k, v in held.items()}
-    in_flight = {k: 5 for k in flying}
+    in_flight = dict.fromkeys(flying, 5)
     before = view(limit, held, in_flight)
     decided = plan(reads(order), position, parts, before, busy=frozenset(busy))
     evicted = {move.component for move in decided.evictions}
@@ -104,7 +102,7 @@ def test_with_equal_sizes_the_victims_are_beladys_and_never_worse_than_least_rec
     parts, timeline = components(a=1, b=1, c=1, d=1, e=1, f=1), reads(order)
 
     def ours(held, position):
-        decided = plan(timeline, position - 1, parts, HostView({k: MB for k in held}, {}, room * MB))
+        decided = plan(timeline, position - 1, parts, HostView(dict.fromkeys(held, MB), {}, room * MB))
         # a component that is read farther than everything held is not fetched early; on demand it takes the farthest one's place
         return decided.evictions[0].component if decided.evictions else farthest(order)(held, position)
 

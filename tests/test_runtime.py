@@ -3,11 +3,11 @@
 import threading
 from concurrent.futures import Future
 
+from story import MB, components, reads
+
 from residency.component import Mode, Tier
 from residency.events import BudgetChanged, Evicted, NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStarted, TransferDone
 from residency.runtime import Runtime
-
-from story import MB, components, reads
 
 
 class ThreadMover:
@@ -98,9 +98,7 @@ def test_events_from_many_threads_are_handled_one_at_a_time():
             inside.pop()
 
     runtime.manager.handle = watched
-    threads = [
-        threading.Thread(target=lambda: [runtime.post(BudgetChanged(0.0, Tier.HOST, i)) for i in range(200)]) for _ in range(8)
-    ]
+    threads = [threading.Thread(target=lambda: [runtime.post(BudgetChanged(0.0, Tier.HOST, i)) for i in range(200)]) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

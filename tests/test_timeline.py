@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
-from residency.timeline import Timeline, Use, UseKind, Visit
-
 from story import reads
+
+from residency.timeline import Timeline, Use, UseKind, Visit
 
 
 def test_next_use_looks_strictly_ahead():

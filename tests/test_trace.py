@@ -1,13 +1,24 @@
 import json
 
 import pytest
+from story import MB, components, reads
+
 from residency.component import Mode, Tier
-from residency.events import Evicted, NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStarted, TransferDone, TransferStopped
-from residency.events import Evict, Prefetch, Wait
+from residency.events import (
+    Evict,
+    Evicted,
+    NodeFinished,
+    NodeStarted,
+    Outcome,
+    Prefetch,
+    PromptEnded,
+    PromptStarted,
+    TransferDone,
+    TransferStopped,
+    Wait,
+)
 from residency.timeline import Timeline, Use, UseKind, Visit
 from residency.trace import MAX_RECORDS, Trace, chrome
-
-from story import MB, components, reads
 
 
 def trace_of(timeline, parts, start_s=100.0):
@@ -17,7 +28,9 @@ def trace_of(timeline, parts, start_s=100.0):
 def test_a_prompt_is_told_with_times_from_its_start():
     parts = components(a=10)
     trace = trace_of(reads("a-"), parts)
-    trace.record(NodeStarted(101.0, 0), [Prefetch(parts["a"], Tier.HOST, 10 * MB, "next"), Wait(parts["a"], Tier.HOST, 10 * MB, "in flight")])
+    trace.record(
+        NodeStarted(101.0, 0), [Prefetch(parts["a"], Tier.HOST, 10 * MB, "next"), Wait(parts["a"], Tier.HOST, 10 * MB, "in flight")]
+    )
     trace.stalled(2.0, waited=True)
     trace.record(TransferDone(103.0, "a", Tier.HOST, 10 * MB, 10 * MB, 1.5), [])
     trace.record(NodeFinished(106.0, 0), [Evict(parts["a"], Tier.HOST, 10 * MB, "done")])

@@ -32,11 +32,11 @@ class DeviceMover:
     def learn(self, loads: Iterable[tuple[Component, str | None]], outputs: Iterable[Any], output_types: Iterable[str]) -> None:
         """Remember which models a loader node made: `outputs` has one list of values per output slot."""
         by_type: dict[str, list[Any]] = {}
-        for values, output_type in zip(outputs, output_types, strict=False):
+        for values, made_type in zip(outputs, output_types, strict=False):
             for value in values if isinstance(values, list | tuple) else (values,):
                 model = _model_of(value)
                 if model is not None:
-                    by_type.setdefault(output_type, []).append(model)
+                    by_type.setdefault(made_type, []).append(model)
         for component, output_type in loads:
             if component.kind == "LORA":
                 continue  # lives inside the models it patches
@@ -67,7 +67,8 @@ class DeviceMover:
 
     def evict(self, instruction: Evict) -> None:
         key = instruction.component.key
-        freed_bytes, refusal = 0, ""
+        freed_bytes = 0
+        refusal = ""
         models = set(map(id, self._models.get(key, ())))
         for loaded in list(model_management.current_loaded_models):
             patcher = loaded.model

@@ -20,7 +20,6 @@ from .. import report
 from ..component import Mode, Tier
 from ..events import BudgetChanged, NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStarted, Replanned
 from ..runtime import Runtime
-from ..trace import Trace
 from ..transfers import ReadAhead, memory
 from . import seams, settings
 from .device import DeviceMover
@@ -37,12 +36,8 @@ MAX_FAILURES = 3
 class ComfyHost:
     """One per process. `queue()` lists the prompts behind the running one as (id, prompt, outputs)."""
 
-    def __init__(
-        self,
-        queue: Callable[[], Iterable[tuple[str, Any, list[str]]]] = tuple,
-        on_update: Callable[[Trace, bool], None] | None = None,
-    ) -> None:
-        self.runtime = Runtime(device_limit_bytes=_device_limit_bytes(), on_update=on_update)
+    def __init__(self, queue: Callable[[], Iterable[tuple[str, Any, list[str]]]] = tuple) -> None:
+        self.runtime = Runtime(device_limit_bytes=_device_limit_bytes())
         self._memory_total_bytes = memory.host_memory().total_bytes
         self.device = DeviceMover(self.runtime.post, self.runtime.clock)
         self.user = settings.Settings(Mode.AUTO, "the default")

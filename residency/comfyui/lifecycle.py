@@ -24,8 +24,8 @@ def load() -> ComfyHost:
         return host
     from .server import Announcer, add_routes, queued_prompts
 
-    announcer = Announcer()
-    host = ComfyHost(queue=queued_prompts, on_update=announcer.announce)
+    host = ComfyHost(queue=queued_prompts)
+    host.runtime.on_update = Announcer(host.runtime.locked).announce
     mode, source = _first_mode()
     host.set_user_mode(mode, source)
     add_routes(host)

@@ -12,6 +12,7 @@ from typing import Any
 import comfy.memory_management
 import comfy.model_management
 import folder_paths
+
 import nodes
 
 from ..component import Component

@@ -117,7 +117,10 @@ def _chain_holds(function: Any, link: Any) -> bool:
 
 
 PROMPT = Seam(
-    "prompt start and end", "execution:PromptExecutor.execute_async", ("self", "prompt", "prompt_id", "extra_data", "execute_outputs"), asynchronous=True
+    "prompt start and end",
+    "execution:PromptExecutor.execute_async",
+    ("self", "prompt", "prompt_id", "extra_data", "execute_outputs"),
+    asynchronous=True,
 )
 STAGE = Seam("node start", "comfy_execution.graph:ExecutionList.stage_node_execution", ("self",), asynchronous=True)
 UNSTAGE = Seam("node put back", "comfy_execution.graph:ExecutionList.unstage_node_execution", ("self",))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from aiohttp import web
@@ -24,6 +25,8 @@ EVENT = "residency.update"
 UPDATE_S = 0.25
 # a message may cost this share of the time at most: a trace of 10,000 nodes takes some 50 ms to copy
 UPDATE_SHARE = 0.02
+# the newest ones; GET /residency/trace has them all
+UPDATE_DECISIONS = 200
 
 
 def queued_prompts() -> Iterator[tuple[str, Any, list[str]]]:
@@ -34,24 +37,43 @@ def queued_prompts() -> Iterator[tuple[str, Any, list[str]]]:
 
 
 class Announcer:
-    """Sends the running trace to the open browsers, rarely enough to cost nothing."""
+    """Sends the running trace to the open browsers, rarely enough to cost nothing.
 
-    def __init__(self) -> None:
+    What happens too soon after a message is sent a moment later by ComfyUI's own event loop: the last word before a long node is not
+    lost. `lock` is the runtime's: a trace changes only under it.
+    """
+
+    def __init__(self, lock: Callable[[], AbstractContextManager[object]]) -> None:
+        self._lock = lock
         self._next_s = 0.0
+        self._waiting = False
 
     def announce(self, trace: Trace, ended: bool) -> None:
         """Called after every event; most calls only look at the clock."""
-        now_s = time.monotonic()
-        if not ended and now_s < self._next_s:
-            return
         server = PromptServer.instance
-        if not server.sockets:
-            self._next_s = now_s + UPDATE_S
+        if not server.sockets or (self._waiting and not ended):
             return
+        delay_s = self._next_s - time.monotonic()
+        if ended or delay_s <= 0:
+            self._send(trace, ended)
+        else:
+            self._waiting = True
+            server.loop.call_soon_threadsafe(server.loop.call_later, delay_s, self._send_late, trace)
+
+    def _send_late(self, trace: Trace) -> None:
+        self._waiting = False
+        with self._lock():
+            if trace.outcome is None:
+                self._send(trace, ended=False)
+
+    def _send(self, trace: Trace, ended: bool) -> None:
+        started_s = time.monotonic()
         data = trace.as_dict()
-        server.send_sync(EVENT, {"prompt_id": trace.prompt_id, "mode": trace.mode.value, "running": not ended, "trace": data})
-        cost_s = time.monotonic() - now_s
-        self._next_s = now_s + max(UPDATE_S, cost_s / UPDATE_SHARE)
+        data["decisions"] = data["decisions"][-UPDATE_DECISIONS:]
+        message = {"prompt_id": trace.prompt_id, "mode": trace.mode.value, "running": not ended, "trace": data}
+        PromptServer.instance.send_sync(EVENT, message)
+        cost_s = time.monotonic() - started_s
+        self._next_s = started_s + max(UPDATE_S, cost_s / UPDATE_SHARE)
 
 
 def add_routes(host: ComfyHost) -> None:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
 from residency.launch import Server, serve
 from residency.locate import ComfyUI, find_comfyui
 

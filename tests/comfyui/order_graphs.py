@@ -81,15 +81,6 @@ def change_one(prompt: Prompt, rng: random.Random) -> None:
     node["inputs"][name] += 1000 if isinstance(node["inputs"][name], int) else 0.0005
 
 
-def comfyui() -> tuple[Path, Path] | None:
-    """ComfyUI's folder and its Python, from COMFYUI_PATH and COMFYUI_PYTHON; None when there is none here."""
-    where = os.environ.get("COMFYUI_PATH")
-    if not where or not Path(where, "execution.py").is_file():
-        return None
-    own = Path(where, ".venv", "Scripts" if os.name == "nt" else "bin", "python")
-    return Path(where), Path(os.environ.get("COMFYUI_PYTHON") or own)
-
-
 class RealOrder:
     """ComfyUI's scheduler in a process of its own. Use as a context manager."""
 

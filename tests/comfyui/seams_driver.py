@@ -1,6 +1,6 @@
 """Runs inside ComfyUI's own Python: does things to the seams, one story after the other, and prints what it saw as one JSON line.
 
-    <ComfyUI>/.venv/bin/python tests/comfyui/seams_driver.py <ComfyUI> <scratch folder>
+<ComfyUI>/.venv/bin/python tests/comfyui/seams_driver.py <ComfyUI> <scratch folder>
 """
 
 from __future__ import annotations
@@ -21,13 +21,23 @@ def start(root: Path, scratch: Path) -> None:
     os.chdir(root)
     sys.path.insert(0, str(root))
     sys.path.append(str(REPO))  # last: the pack's nodes/ must not hide ComfyUI's nodes.py
-    sys.argv = ["main.py", "--cpu", "--database-url", "sqlite:///:memory:", "--output-directory", str(scratch), "--user-directory", str(scratch)]
+    sys.argv = [
+        "main.py",
+        "--cpu",
+        "--database-url",
+        "sqlite:///:memory:",
+        "--output-directory",
+        str(scratch),
+        "--user-directory",
+        str(scratch),
+    ]
     import comfy.options  # type: ignore[import-not-found]
 
     comfy.options.enable_args_parsing()
     import execution  # type: ignore[import-not-found]  # noqa: F401
-    import nodes  # type: ignore[import-not-found]
     import server  # type: ignore[import-not-found]
+
+    import nodes  # type: ignore[import-not-found]
 
     server.PromptServer(asyncio.new_event_loop())
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))

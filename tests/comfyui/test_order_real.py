@@ -1,4 +1,4 @@
-"""The predicted order against ComfyUI's real executor, in a process of its own. Needs COMFYUI_PATH."""
+"""The predicted order against ComfyUI's real executor, in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from order_graphs import Prompt, RealOrder, change_one, comfyui, random_prompt
+from order_graphs import Prompt, RealOrder, change_one, random_prompt
 
-pytestmark = pytest.mark.skipif(comfyui() is None, reason="COMFYUI_PATH names no ComfyUI")
+from residency.locate import ComfyUI
+
 many = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOrder]:
-    where = comfyui()
-    assert where is not None
-    with RealOrder(*where, tmp_path_factory.mktemp("comfyui")) as process:
+def real(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOrder]:
+    with RealOrder(comfyui.path, comfyui.python, tmp_path_factory.mktemp("comfyui")) as process:
         yield process
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from residency.locate import ComfyUI
 
 DRIVER = Path(__file__).with_name("seams_driver.py")

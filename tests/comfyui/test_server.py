@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
-from residency.launch import Server, ServerError
-
 from comfy_story import LOADERS, drop_pages, mode, pixels, two_experts, with_ours
+from PIL import Image
+
+from residency.launch import Server, ServerError
 
 
 def forget(server: Server) -> None:
@@ -33,7 +33,9 @@ def last_trace(server: Server) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("cache", [(), ("--cache-classic",), ("--cache-lru", "3"), ("--cache-none",)], ids=" ".join)
-def test_images_are_the_same_and_each_component_is_read_ahead_of_its_node(start: Callable[..., Server], models: Path, cache: tuple[str, ...]):
+def test_images_are_the_same_and_each_component_is_read_ahead_of_its_node(
+    start: Callable[..., Server], models: Path, cache: tuple[str, ...]
+):
     server = start(*cache)
     stock = server.run(two_experts(seed=3), mode("off"))
     assert not [t for t in server.get_json("/residency/traces")["traces"] if t["prompt_id"] == stock.prompt_id]
@@ -129,7 +131,10 @@ def test_a_failing_node_ends_the_trace_with_its_outcome_and_the_next_prompt_runs
     conflict["6"]["inputs"]["latent_image"] = ["32", 0]
     conflict["32"] = {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}}
     conflict["9"]["inputs"]["samples"] = ["33", 0]
-    conflict["33"] = {"class_type": "LatentComposite", "inputs": {"samples_to": ["8", 0], "samples_from": ["34", 0], "x": 0, "y": 0, "feather": 0}}
+    conflict["33"] = {
+        "class_type": "LatentComposite",
+        "inputs": {"samples_to": ["8", 0], "samples_from": ["34", 0], "x": 0, "y": 0, "feather": 0},
+    }
     conflict["34"] = {"class_type": "EmptyHunyuanLatentVideo", "inputs": {"width": 64, "height": 64, "length": 1, "batch_size": 1}}
     with pytest.raises(ServerError, match="failed"):
         server.run(conflict)
