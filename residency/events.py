@@ -151,7 +151,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Hold the node that is about to start until the component's running Prefetch has ended."""
+    """Hold the node that is about to start until the first `size_bytes` of the component are there, or its Prefetch has ended."""
 
     component: Component
     tier: Tier

@@ -33,6 +33,9 @@ from .events import (
 )
 from .plan import HostView, plan
 
+# A node starts when this share of its component is there, and follows the reader through the rest.
+START_SHARE = 1.0
+
 
 class Manager:
     """`handle(event)` returns the instructions that follow from it, in the order in which they must be given."""
@@ -90,9 +93,12 @@ class Manager:
         instructions: list[Instruction] = []
         for use in self._timeline.at(event.position):
             if use.reads and use.component in self.host.in_flight:
-                size = self.host.in_flight[use.component]
+                component = self._components[use.component]
+                held_bytes = self.host.held.get(use.component, 0)
+                announced_bytes = self.host.in_flight[use.component] + held_bytes
+                needed_bytes = int(announced_bytes * START_SHARE)
                 reason = "its files are being read ahead; a second reader would slow both"
-                instructions.append(Wait(self._components[use.component], Tier.HOST, size, reason))
+                instructions.append(Wait(component, Tier.HOST, needed_bytes, reason))
         return instructions + self._replan()
 
     @_handle.register

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from .component import Tier
@@ -38,8 +40,23 @@ class Mover(Protocol):
 
     def evict(self, instruction: Evict) -> None: ...
 
+    def progress(self, key: str) -> int:
+        """Bytes of the component's last Prefetch that are there by now."""
+
     def close(self) -> None:
         """Stop everything and join every thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What a node waits for: enough bytes of a component, or the end of their transfer. `future` ends with the transfer."""
+
+    future: Future[None]
+    size_bytes: int
+    progress: Callable[[], int]
+
+    def over(self) -> bool:
+        return self.future.done() or self.progress() >= self.size_bytes
 
 
 class Runtime:
@@ -67,7 +84,7 @@ class Runtime:
         self._draining = False
         self._futures: dict[tuple[str, Tier], Future[None]] = {}
 
-    def post(self, event: Event) -> list[Future[None]]:
+    def post(self, event: Event) -> list[Hold]:
         """Handle one event. Returns what the node that has just started must wait for (empty for every other event)."""
         with self._lock:
             self._queue.append(event)
@@ -75,7 +92,7 @@ class Runtime:
                 return []
             self._draining = True
             try:
-                waits: list[Future[None]] = []
+                waits: list[Hold] = []
                 while self._queue:
                     waits += self._handle(self._queue.popleft())
                 return waits
@@ -102,7 +119,7 @@ class Runtime:
         for mover in self.movers.values():
             mover.close()
 
-    def _handle(self, event: Event) -> list[Future[None]]:
+    def _handle(self, event: Event) -> list[Hold]:
         instructions = self.manager.handle(event)
         if isinstance(event, PromptStarted):
             self.trace = Trace(event, self._unix_clock())
@@ -120,14 +137,14 @@ class Runtime:
                 self.trace = None
         return waits
 
-    def _dispatch(self, instructions: Sequence[Instruction]) -> list[Future[None]]:
-        waits: list[Future[None]] = []
+    def _dispatch(self, instructions: Sequence[Instruction]) -> list[Hold]:
+        waits: list[Hold] = []
         for instruction in instructions:
             key = (instruction.component.key, instruction.tier)
             mover = self.movers.get(instruction.tier)
             if isinstance(instruction, Wait):
-                if key in self._futures:
-                    waits.append(self._futures[key])
+                if key in self._futures and mover is not None:
+                    waits.append(Hold(self._futures[key], instruction.size_bytes, partial(mover.progress, instruction.component.key)))
             elif mover is None:
                 self._refuse(instruction, f"this host has no mover for the {instruction.tier.value} tier")
             else:

@@ -35,6 +35,9 @@ class ThreadMover:
         self.seen.append(instruction)
         self.runtime.post(Evicted(self.runtime.clock(), instruction.component.key, instruction.tier, 1, "asked"))
 
+    def progress(self, key):
+        return 0
+
     def close(self):
         self.gate.set()
 
@@ -49,10 +52,11 @@ def test_a_node_gets_the_future_of_the_transfer_it_must_wait_for():
     runtime = Runtime()
     mover = ThreadMover(runtime)
     start(runtime, mover)
-    (wait,) = runtime.post(NodeStarted(runtime.clock(), 0))
-    assert not wait.done()
+    (hold,) = runtime.post(NodeStarted(runtime.clock(), 0))
+    assert not hold.over()
     mover.gate.set()
-    wait.result(timeout=10)
+    hold.future.result(timeout=10)
+    assert hold.over()
     runtime.post(NodeFinished(runtime.clock(), 0))
     runtime.post(PromptEnded(runtime.clock(), "p", Outcome.SUCCESS))
     assert runtime.traces[-1].summary()["prefetched_bytes"] >= 10 * MB
@@ -76,8 +80,8 @@ def test_a_tier_without_a_mover_refuses_by_name():
     mover = ThreadMover(runtime)
     mover.gate.set()
     start(runtime, mover, order="a", mode=Mode.LOW_VRAM)
-    for wait in runtime.post(NodeStarted(runtime.clock(), 0)):
-        wait.result(timeout=10)
+    for hold in runtime.post(NodeStarted(runtime.clock(), 0)):
+        hold.future.result(timeout=10)
     runtime.post(NodeFinished(runtime.clock(), 0))
     runtime.post(PromptEnded(runtime.clock(), "p", Outcome.SUCCESS))
     device = [e["reason"] for e in runtime.traces[-1].as_dict()["evictions"] if e["tier"] == "device"]

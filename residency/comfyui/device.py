@@ -86,6 +86,9 @@ class DeviceMover:
         reason = instruction.reason if freed_bytes else refusal or "nothing of it is on the device"
         self._post(Evicted(self._clock(), key, Tier.DEVICE, freed_bytes, reason))
 
+    def progress(self, key: str) -> int:
+        return 0
+
     def close(self) -> None:
         self._models.clear()
 

@@ -11,7 +11,6 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from typing import Any
 
 import comfy.model_management as model_management
@@ -19,7 +18,7 @@ import comfy.model_management as model_management
 from .. import report
 from ..component import Mode, Tier
 from ..events import BudgetChanged, NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStarted, Replanned
-from ..runtime import Runtime
+from ..runtime import Hold, Runtime
 from ..transfers import ReadAhead, memory
 from . import seams, settings
 from .device import DeviceMover
@@ -29,7 +28,7 @@ log = logging.getLogger("residency")
 
 HEADROOM_SHARE = 0.1  # of the host's memory, left to activations, caches and other programs
 BUDGET_REFRESH_S = 0.25  # reading the limits costs some 0.1 ms: not at every one of a thousand cheap nodes
-INTERRUPT_POLL_S = 0.05
+HOLD_POLL_S = 0.005
 MAX_FAILURES = 3
 
 
@@ -106,9 +105,9 @@ class ComfyHost:
         async def stage_node_execution(execution_list: Any, *args: Any, **kwargs: Any) -> Any:
             staged = await original(execution_list, *args, **kwargs)
             if self._prompt is not None and staged[0] is not None:
-                waits = self._guard(self._node_starts, execution_list, staged[0])
-                if waits:
-                    await self._hold(waits)
+                holds = self._guard(self._node_starts, execution_list, staged[0])
+                if holds:
+                    await self._hold(holds)
             return staged
 
         return stage_node_execution
@@ -153,12 +152,12 @@ class ComfyHost:
 
         return load_models_gpu
 
-    async def _hold(self, waits: list[Future[None]]) -> None:
+    async def _hold(self, holds: list[Hold]) -> None:
         """Hold the staged node until its files are there; an interrupt lets go at once, and ComfyUI stops at the node."""
         started_s = self.runtime.clock()
-        pending = {asyncio.wrap_future(wait) for wait in waits}
-        while pending and not model_management.processing_interrupted():
-            _, pending = await asyncio.wait(pending, timeout=INTERRUPT_POLL_S)
+        # asked again and again, not awaited: the transfer may outlive this event loop, and cancelling the wait must not cancel it
+        while not all(hold.over() for hold in holds) and not model_management.processing_interrupted():
+            await asyncio.sleep(HOLD_POLL_S)
         self.runtime.stalled(self.runtime.clock() - started_s, waited=True)
 
     # --- events ---
@@ -180,7 +179,7 @@ class ComfyHost:
         if trace is not None:
             log.info("%s", report.line(trace.head()))
 
-    def _node_starts(self, execution_list: Any, node_id: str) -> list[Future[None]]:
+    def _node_starts(self, execution_list: Any, node_id: str) -> list[Hold]:
         prompt = self._prompt
         assert prompt is not None
         now_s = self.runtime.clock()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +62,9 @@ class LocalHost:
             for position, visit in enumerate(timeline.visits):
                 waits = post(NodeStarted(clock(), position))
                 started_s = clock()
-                for wait in waits:
-                    wait.result()
+                for hold in waits:
+                    while not hold.over():
+                        futures.wait([hold.future], timeout=0.005)
                 if waits:
                     self.runtime.stalled(clock() - started_s, waited=True)
                 for use in timeline.at(position):
