@@ -110,12 +110,12 @@ def on_comfyui(comfyui: ComfyUI, models: Path, progress: Progress, repeats: int 
             reasons = "; ".join(feature["reason"] for feature in status.get("features", ()) if not feature["on"])
             raise ServerError(f"the pack is off with ComfyUI {comfyui.version}: {reasons}")
         progress("first run, not counted", 0, 0)
-        server.run(_prompt(workflow, 99), {"residency": {"mode": "off"}})
+        server.run(prompt_of(workflow, 99), {"residency": {"mode": "off"}})
         measured: list[Measured] = []
         for scenario, number, mode in _rounds(repeats):
             progress(f"{scenario} {number + 1}, pack {_name(mode)}", len(measured), 4 * repeats)
             seed = number + (1 if scenario == "cold" else 11)
-            prompt = _prompt(workflow, seed)
+            prompt = prompt_of(workflow, seed)
             measured.append(_cold(server, mode, prompt, files) if scenario == "cold" else _measure(server, scenario, mode, prompt, files))
         return measured
 
@@ -126,7 +126,8 @@ def _rounds(repeats: int) -> Iterator[tuple[str, int, Mode]]:
     yield from (("warm", number, mode) for mode in MODES for number in range(repeats))
 
 
-def _prompt(workflow: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def prompt_of(workflow: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The demo's prompt with its own seed and text, small enough for a CPU."""
     prompt = deepcopy(dict(workflow))
     for node in prompt.values():
         if node["class_type"] == "KSampler":
@@ -148,7 +149,7 @@ def _measure(server: Server, scenario: str, mode: Mode, prompt: Mapping[str, Any
         trace = _seen_trace(run.prompt_id, run.seconds, run.nodes, prompt)
     else:
         trace = server.get_json(f"/residency/trace?prompt_id={run.prompt_id}")
-    return Measured(scenario, mode, run.seconds, cold, read, _pixels(run.images), trace)
+    return Measured(scenario, mode, run.seconds, cold, read, pixels(run.images), trace)
 
 
 def _cold(server: Server, mode: Mode, prompt: Mapping[str, Any], files: list[Path]) -> Measured:
@@ -199,7 +200,8 @@ def _read_bytes(pid: int) -> int | None:
         return None
 
 
-def _pixels(images: Iterable[bytes]) -> str:
+def pixels(images: Iterable[bytes]) -> str:
+    """A digest of the decoded pixels of PNG files; the prompt inside them does not count."""
     from PIL import Image
 
     digest = hashlib.sha256()

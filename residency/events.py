@@ -31,6 +31,7 @@ class PromptStarted:
     components: Mapping[str, Component]
     mode: Mode
     overrides: Mapping[str, Mode] = field(default_factory=dict)  # by component: the mode that one node asked for
+    exclusive: frozenset[str] = frozenset()  # components on drives that serve one reader at a time (hard disks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Replanned:
     time_s: float
     timeline: Timeline
     components: Mapping[str, Component] = field(default_factory=dict)  # newly found ones
+    exclusive: frozenset[str] = frozenset()  # all of them, as in PromptStarted
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,9 +33,6 @@ from .events import (
 )
 from .plan import HostView, plan
 
-# A node starts when this share of its component is there, and follows the reader through the rest.
-START_SHARE = 1.0
-
 
 class Manager:
     """`handle(event)` returns the instructions that follow from it, in the order in which they must be given."""
@@ -46,6 +43,7 @@ class Manager:
         self.mode = strategies.ResolvedMode(Mode.OFF, "no prompt has run yet")
         self._asked_mode = Mode.OFF
         self._overrides: Mapping[str, Mode] = {}
+        self._exclusive: frozenset[str] = frozenset()
         self._components: dict[str, Component] = {}
         self._timeline = timeline.EMPTY
         self._position = -1
@@ -75,6 +73,7 @@ class Manager:
         self._components.update(event.components)
         self._timeline, self._position, self._running = event.timeline, -1, None
         self._overrides = event.overrides
+        self._exclusive = event.exclusive
         self._refused.clear()
         self._set_mode(event.mode)
         return stopped + self._replan()
@@ -83,6 +82,7 @@ class Manager:
     def _(self, event: Replanned) -> list[Instruction]:
         self._components.update(event.components)
         self._timeline, self._position, self._running = event.timeline, -1, None
+        self._exclusive = event.exclusive
         unneeded = [key for key in self.host.in_flight if event.timeline.next_read(key, -1) is None]
         cancelled: list[Instruction] = [Cancel(self._components[key], Tier.HOST, "the new order no longer reads it") for key in unneeded]
         return cancelled + self._replan()
@@ -92,13 +92,13 @@ class Manager:
         self._position = self._running = event.position
         instructions: list[Instruction] = []
         for use in self._timeline.at(event.position):
-            if use.reads and use.component in self.host.in_flight:
+            # On a drive that serves many readers the node follows the read-ahead through the file. Waiting for the whole file cost more:
+            # two experts, cold, on an H100: 66.1 s held until the end, 59.3 s until half, 55.7 s not held (stock 65.9-70.0 s).
+            if use.reads and use.component in self.host.in_flight and use.component in self._exclusive:
                 component = self._components[use.component]
-                held_bytes = self.host.held.get(use.component, 0)
-                announced_bytes = self.host.in_flight[use.component] + held_bytes
-                needed_bytes = int(announced_bytes * START_SHARE)
-                reason = "its files are being read ahead; a second reader would slow both"
-                instructions.append(Wait(component, Tier.HOST, needed_bytes, reason))
+                announced_bytes = self.host.in_flight[use.component] + self.host.held.get(use.component, 0)
+                reason = "its hard disk is reading it ahead; a second reader would slow both"
+                instructions.append(Wait(component, Tier.HOST, announced_bytes, reason))
         return instructions + self._replan()
 
     @_handle.register

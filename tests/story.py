@@ -40,14 +40,16 @@ def reads(order: Iterable[str]) -> Timeline:
 class VirtualHost:
     """Enacts what the manager asks, when the test says so. `flight` holds the announced transfers in order."""
 
-    def __init__(self, timeline: Timeline, parts: Mapping[str, Component], limit_mb: int, mode: Mode = Mode.BALANCED) -> None:
+    def __init__(
+        self, timeline: Timeline, parts: Mapping[str, Component], limit_mb: int, mode: Mode = Mode.BALANCED, *, hard_disk: bool = False
+    ) -> None:
         self.manager = Manager(host_limit_bytes=limit_mb * MB)
         self.time_s = 0.0
         self.flight: list[Prefetch] = []
         self.present: dict[str, int] = {}
         self.log: list[Instruction] = []
         self.moved_bytes = 0
-        self.give(PromptStarted(0.0, "p", timeline, parts, mode))
+        self.give(PromptStarted(0.0, "p", timeline, parts, mode, exclusive=frozenset(parts) if hard_disk else frozenset()))
 
     def give(self, event: Event) -> list[Instruction]:
         """Hand the event over; evictions and cancels are enacted at once, prefetches wait in `flight`."""

@@ -25,8 +25,14 @@ def said(instructions):
     return [(type(i).__name__, i.component.key) for i in instructions]
 
 
-def test_a_prompt_is_read_ahead_in_order_and_a_node_that_is_early_waits():
+def test_a_node_that_is_early_follows_the_reader_where_the_drive_serves_both():
     host = VirtualHost(reads("ab"), components(a=10, b=10), limit_mb=100)
+    assert said(host.log) == [("Prefetch", "a"), ("Prefetch", "b")]
+    assert said(host.start(0)) == []
+
+
+def test_from_a_hard_disk_a_node_that_is_early_waits():
+    host = VirtualHost(reads("ab"), components(a=10, b=10), limit_mb=100, hard_disk=True)
     assert said(host.log) == [("Prefetch", "a"), ("Prefetch", "b")]
     assert said(host.start(0)) == [("Wait", "a")]
     host.land()
@@ -117,7 +123,7 @@ sizes = st.fixed_dictionaries({key: st.integers(1, 60) for key in "abcd"})
 def test_the_invariants_hold_whatever_lands_when(order, sizes, limit, data):
     """Budget kept, nothing busy evicted, a node whose bytes are in flight waits, every announced byte is accounted for."""
     timeline, parts = reads(order), components(**sizes)
-    host = VirtualHost(timeline, parts, limit)
+    host = VirtualHost(timeline, parts, limit, hard_disk=True)
 
     def check(instructions, running):
         manager = host.manager

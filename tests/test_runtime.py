@@ -45,7 +45,7 @@ class ThreadMover:
 def start(runtime, mover, order="ab", mode=Mode.BALANCED):
     runtime.movers = {Tier.HOST: mover}
     runtime.post(BudgetChanged(runtime.clock(), Tier.HOST, 100 * MB))
-    runtime.post(PromptStarted(runtime.clock(), "p", reads(order), components(a=10, b=10), mode))
+    runtime.post(PromptStarted(runtime.clock(), "p", reads(order), components(a=10, b=10), mode, exclusive=frozenset("ab")))
 
 
 def test_a_node_gets_the_future_of_the_transfer_it_must_wait_for():

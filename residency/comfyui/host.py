@@ -19,7 +19,7 @@ from .. import report
 from ..component import Mode, Tier
 from ..events import BudgetChanged, NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStarted, Replanned
 from ..runtime import Hold, Runtime
-from ..transfers import ReadAhead, memory
+from ..transfers import ReadAhead, exclusive, memory
 from . import seams, settings
 from .device import DeviceMover
 from .live import QUEUE_DEPTH, LiveGraph, traits
@@ -190,7 +190,13 @@ class ComfyHost:
             prompt.queue = queue
             prompt.timeline = prompt.graph.timeline(execution_list, queue)
             started = PromptStarted(
-                now_s, prompt.prompt_id, prompt.timeline, prompt.graph.components, prompt.settings.mode, prompt.overrides()
+                now_s,
+                prompt.prompt_id,
+                prompt.timeline,
+                prompt.graph.components,
+                prompt.settings.mode,
+                prompt.overrides(),
+                exclusive(prompt.graph.components.values()),
             )
             self.runtime.post(started)
         elif prompt.is_next(node_id) and queue == prompt.queue:
@@ -200,7 +206,7 @@ class ComfyHost:
             prompt.queue = queue
             prompt.timeline = prompt.graph.timeline(execution_list, queue)
             prompt.position, prompt.changed = 0, False
-            self.runtime.post(Replanned(now_s, prompt.timeline, prompt.graph.components))
+            self.runtime.post(Replanned(now_s, prompt.timeline, prompt.graph.components, exclusive(prompt.graph.components.values())))
         if prompt.timeline.visits[prompt.position].node_id != node_id:
             # the executor chose another node than its own rule says (a chained patch): follow it
             prompt.position = next(i for i, visit in enumerate(prompt.timeline.visits) if visit.node_id == node_id)

@@ -10,6 +10,7 @@ Reads are ordinary buffered reads: what ComfyUI reads later comes from the page 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 MIB, GIB = 1024**2, 1024**3
 
 # Cold 4 GiB, virtual disk, 2 cores, read_ahead_kb 8192, median of four: 1 thread 0.61 GB/s, 2 1.73, 4 1.78, 8 1.89.
-THREADS_PER_DRIVE = 4
+# Cold reads of 8 GB through this mover on a 16-core machine: 2 threads 1.21, 4 1.32, 8 1.46, 16 1.47 GB/s.
+THREADS_PER_DRIVE = 8 if (os.cpu_count() or 1) >= 8 else 4
 # A chunk is read in one call. With read_ahead_kb 128, Linux's default, 4 threads read 8 MiB at a time 1.37 GB/s, 1 MiB at a time 0.79
 # (the kernel sizes its requests by the call then); with 8192 it was 1.58 and 1.78.
 CHUNK_BYTES = 8 * MIB

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from ..component import Extent
+from ..component import Component, Extent
 from . import pagecache
 from .memory import unescape_mount
 
@@ -66,6 +66,15 @@ def is_rotational(drive: str, root: str = "/") -> bool | None:
     if turns and (drive.startswith(_VIRTUAL_NAMES) or _vendor(device).startswith(_VIRTUAL_VENDORS)):
         return None
     return turns
+
+
+def exclusive(components: Iterable[Component]) -> frozenset[str]:
+    """The keys of components that lie, in part or whole, on a disk that seeks: a second reader slows both down."""
+    return frozenset(
+        component.key
+        for component in components
+        if any(is_rotational(drive_of(path)) for path in {extent.path: None for extent in component.extents})
+    )
 
 
 def measure_read_rate(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from residency.transfers import drive_of, is_rotational, measure_read_rate
+from residency.component import Component, Extent
+from residency.transfers import drive, drive_of, is_rotational, measure_read_rate
 from residency.transfers.drive import disk_name
 
 MIB = 1024**2
@@ -97,3 +98,14 @@ def test_an_empty_file_has_no_rate_and_a_missing_one_is_an_error(tmp_path: Path)
     assert measure_read_rate(str(tmp_path / "empty")) == 0.0
     with pytest.raises(FileNotFoundError, match="gone"):
         measure_read_rate(str(tmp_path / "gone"))
+
+
+def test_components_on_a_disk_that_seeks_are_exclusive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """There is no hard disk to test on: what the system says of one is put in the place of the question."""
+    part = tmp_path / "weights"
+    part.write_bytes(b"0" * 10)
+    weights = Component("w", "w", "MODEL", 10, (Extent(str(part), 0, 10),))
+    monkeypatch.setattr(drive, "is_rotational", lambda name: True)
+    assert drive.exclusive([weights]) == {"w"}
+    monkeypatch.setattr(drive, "is_rotational", lambda name: None)
+    assert drive.exclusive([weights]) == frozenset()

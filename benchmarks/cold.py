@@ -1,0 +1,126 @@
+"""A cold prompt with the pack and without, in one run on one server, with the schedule bound beside them.
+
+    python benchmarks/cold.py [--expert-mib 1500] [--repeats 3] [--json]
+
+Two experts, a text encoder and a VAE of random weights (kept in the cache folder of the demo), whose pages are dropped before each
+prompt. The bound is the least time that any schedule could take on the same order of uses: the drive, measured in this run, never idles,
+and no node starts before its files are read; what nodes take beside reading is measured with every file in the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from residency import demo  # noqa: E402
+from residency.launch import Run, Server, serve  # noqa: E402
+from residency.locate import HOW_TO_GET_ONE, find_comfyui  # noqa: E402
+from residency.transfers import measure_read_rate  # noqa: E402
+from residency.workflow import read_workflow  # noqa: E402
+
+DRIVE_TRIES = 3
+
+
+def say(what: str, done: int, total: int) -> None:
+    print(f"{what} {done >> 20} of {total >> 20} MiB" if total else what, file=sys.stderr, flush=True)
+
+
+def forget(server: Server) -> None:
+    """Have the next prompt run its loaders again."""
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(demo.FREE_S + 0.5)
+
+
+def one(server: Server, prompt: dict[str, Any], mode: str, files: list[Path], *, cold: bool) -> Run:
+    """One prompt with all its loaders running, its files out of the page cache or in it."""
+    for _ in range(demo.COLD_TRIES):
+        forget(server)
+        if cold:
+            demo.drop(files)
+        run = server.run(prompt, {"residency": {"mode": mode}})
+        if len(run.nodes) >= len(prompt):
+            return run
+    raise SystemExit("ComfyUI kept its results through /free: no cold run to measure")
+
+
+def schedule_bound(prompt: dict[str, Any], warm: Run, sizes: dict[str, int], rate: float) -> float:
+    """Seconds: the largest, over the loaders in their order, of reading everything up to one and then running all from it on."""
+    total_s = sum(end - start for _, start, end in warm.nodes)
+    bound_s, read_bytes, before_s = total_s, 0, 0.0
+    for node_id, start, end in warm.nodes:
+        names = [value for value in prompt[node_id]["inputs"].values() if isinstance(value, str) and value in sizes]
+        if names:
+            read_bytes += sum(sizes[name] for name in names)
+            bound_s = max(bound_s, read_bytes / rate + total_s - before_s)
+        before_s += end - start
+    return bound_s
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--expert-mib", type=int, default=1500, help="size of each of the two experts")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    comfyui = find_comfyui()
+    if comfyui is None:
+        print(HOW_TO_GET_ONE, file=sys.stderr)
+        return 2
+    models = demo.cache_folder() / f"cold-{options.expert_mib}"
+    demo.make_models(comfyui, models, say, options.expert_mib)
+    files = sorted(models.rglob("*.safetensors"))
+    sizes = {path.name: path.stat().st_size for path in files}
+    rate = max(measure_read_rate(str(max(files, key=lambda path: path.stat().st_size))) for _ in range(DRIVE_TRIES))
+    workflow = read_workflow(demo.WORKFLOW).prompt
+
+    runs: dict[str, list[Run]] = {"off": [], "auto": []}
+    traces = []
+    arguments = ["--cache-classic", *(["--cpu"] if demo.needs_cpu(comfyui) else [])]
+    with serve(comfyui, models, arguments) as server:
+        warm = min((one(server, demo.prompt_of(workflow, 90 + i), "off", files, cold=False) for i in range(2)), key=lambda run: run.seconds)
+        for repeat in range(options.repeats):
+            for mode in ("off", "auto") if repeat % 2 == 0 else ("auto", "off"):
+                say(f"cold {repeat + 1}, {mode}", 0, 0)
+                runs[mode].append(one(server, demo.prompt_of(workflow, repeat), mode, files, cold=True))
+                if mode == "auto":
+                    traces.append(server.get_json(f"/residency/trace?prompt_id={runs[mode][-1].prompt_id}"))
+    bound_s = schedule_bound(workflow, warm, sizes, rate)
+    stock_s, ours_s = (statistics.median(run.seconds for run in runs[mode]) for mode in ("off", "auto"))
+    answer = {
+        "comfyui": comfyui.version,
+        "file_bytes": sum(sizes.values()),
+        "drive_bytes_per_s": rate,
+        "files_cached_s": warm.seconds,
+        "stock_s": stock_s,
+        "ours_s": ours_s,
+        "bound_s": bound_s,
+        "ratio": stock_s / ours_s,
+        "over_bound": ours_s / bound_s,
+        "identical": all(demo.pixels(a.images) == demo.pixels(b.images) for a, b in zip(runs["off"], runs["auto"], strict=True)),
+        "all_stock_s": [run.seconds for run in runs["off"]],
+        "all_ours_s": [run.seconds for run in runs["auto"]],
+        "prefetched_bytes": [trace["summary"]["prefetched_bytes"] for trace in traces],
+        "wait_s": [trace["summary"]["wait_s"] for trace in traces],
+    }
+    if options.json:
+        print(json.dumps(answer, indent=1))
+    else:
+        print(f"ComfyUI {comfyui.version}, {answer['file_bytes'] / 1e9:.2f} GB of files, drive {rate / 1e9:.2f} GB/s")
+        print(f"files in the page cache  {warm.seconds:7.2f} s")
+        print(f"cold, stock              {stock_s:7.2f} s   {[round(s, 2) for s in answer['all_stock_s']]}")
+        print(f"cold, with the pack      {ours_s:7.2f} s   {[round(s, 2) for s in answer['all_ours_s']]}")
+        print(f"schedule bound           {bound_s:7.2f} s")
+        print(f"{answer['ratio']:.2f} times as fast, {answer['over_bound']:.2f} of the bound; images identical: {answer['identical']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
