@@ -80,6 +80,7 @@ class Trace:
         self._decisions: list[dict[str, Any]] = []
         self._dropped_records = 0
         self._unread: dict[str, int] = {}  # bytes moved ahead and not read by a node yet
+        self._followed: set[str] = set()  # in flight while a node read them: what lands later is not waste
         self._prefetched_bytes = self._wasted_bytes = self._evicted_bytes = 0
         self._compute_s = self._stall_s = self._wait_s = 0.0
         self._replans = 0
@@ -160,6 +161,8 @@ class Trace:
         for use in uses:
             if use.reads:
                 self._unread.pop(use.component, None)
+                if (use.component, Tier.HOST.value) in self._open:
+                    self._followed.add(use.component)
 
     def _close_node(self) -> None:
         assert self._running is not None
@@ -180,7 +183,9 @@ class Trace:
         if isinstance(event, TransferStopped):
             record.reason = event.reason
         self._prefetched_bytes += event.moved_bytes
-        if event.moved_bytes:
+        if event.component in self._followed:
+            self._followed.discard(event.component)
+        elif event.moved_bytes:
             self._unread[event.component] = self._unread.get(event.component, 0) + event.moved_bytes
 
     def _decided(self, instruction: Instruction) -> None:

@@ -60,6 +60,16 @@ def test_bytes_that_no_node_read_are_waste_whatever_way_the_transfer_ended():
     assert trace.summary()["wasted_bytes"] == 4 * MB
 
 
+def test_bytes_that_land_just_after_the_node_that_followed_them_are_not_waste():
+    parts = components(a=10)
+    trace = trace_of(reads("a"), parts)
+    trace.record(NodeStarted(101.0, 0), [Prefetch(parts["a"], Tier.HOST, 10 * MB, "next")])
+    trace.record(NodeFinished(104.0, 0), [])
+    trace.record(TransferDone(104.1, "a", Tier.HOST, 10 * MB, 10 * MB, 3.0), [])
+    trace.record(PromptEnded(105.0, "p", Outcome.SUCCESS), [])
+    assert trace.summary()["wasted_bytes"] == 0
+
+
 def test_a_loader_that_reads_is_all_stall():
     timeline = Timeline.of([Visit("p", "1", "UNETLoader")], [Use(0, "a", UseKind.LOAD, True)])
     trace = trace_of(timeline, components(a=10))

@@ -78,7 +78,10 @@ class DeviceMover:
                 refusal = "its device shares the host's memory: leaving it would free nothing"
                 continue
             before_bytes = patcher.loaded_size()
-            if loaded.model_unload():
+            if patcher.is_dynamic():
+                # its pinned host copy stays: unloading the model whole would drop that as well, and the next use would read the file
+                patcher.partially_unload(patcher.offload_device, before_bytes)
+            elif loaded.model_unload():
                 model_management.current_loaded_models.remove(loaded)
             freed_bytes += max(0, before_bytes - patcher.loaded_size())
         if freed_bytes:
