@@ -176,8 +176,11 @@ def _make_cold(server: Server, files: list[Path]) -> None:
 
 
 def drop(files: Iterable[Path]) -> None:
-    """Drop the files' pages from the page cache, where the system lets us."""
+    """Drop the files' pages from the page cache, where the system lets us. Pages that are not written yet would stay."""
     for path in files:
+        if os.name == "posix":  # Windows syncs only what is open for writing, and drops nothing
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
         pagecache.drop(Extent(str(path), 0, path.stat().st_size))
 
 
@@ -244,6 +247,8 @@ def on_local_host(folder: Path, progress: Progress, repeats: int = 2, mib: Mappi
 
     host = LocalHost()
     try:
+        progress("first run, not counted", 0, 0)
+        host.run(predicted.timeline, predicted.components, Mode.OFF, _passes)
         measured: list[Measured] = []
         for scenario, number, mode in _rounds(repeats):
             progress(f"{scenario} {number + 1}, {'planned' if mode is Mode.AUTO else 'on demand'}", len(measured), 4 * repeats)
