@@ -16,6 +16,7 @@ from .component import Mode
 from .locate import HOW_TO_GET_ONE, ComfyUI, LocateError, find_comfyui
 from .picture import size
 from .predict import Prediction, predict
+from .simulate.command import add_to as add_simulate
 from .timeline import UseKind
 from .workflow import WorkflowError, read_workflow
 
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     look = commands.add_parser("doctor", help="show what the pack finds on this machine, and which features fit this ComfyUI")
     look.add_argument("--json", action="store_true", help="print JSON")
     look.set_defaults(run=_doctor)
+
+    add_simulate(commands)
 
     options = parser.parse_args(arguments)
     try:

@@ -104,6 +104,24 @@ def test_an_interrupt_cancels_everything_and_the_end_of_a_prompt_what_the_queue_
     assert said(host.give(PromptEnded(1.0, "p", Outcome.SUCCESS))) == [("Cancel", "a")]
 
 
+def test_a_new_prompt_keeps_the_transfers_that_it_reads_and_may_ask_again_for_the_others():
+    host = VirtualHost(reads("ab"), components(a=10, b=10), limit_mb=100)
+    mark = len(host.log)
+    host.give(PromptStarted(1.0, "q", reads("-b"), components(b=10), Mode.BALANCED))
+    assert said(host.log[mark:]) == [("Cancel", "a")]
+    assert [prefetch.component.key for prefetch in host.flight] == ["b"]
+    assert ("Prefetch", "a") in said(host.give(Replanned(2.0, reads("-ba"), components(a=10))))
+
+
+def test_what_a_node_needs_now_does_not_queue_behind_what_is_read_later():
+    host = VirtualHost(reads("ab"), components(a=50, b=10), limit_mb=100)
+    mark = len(host.log)
+    host.give(Replanned(1.0, reads("ba")))  # announced in the old order: a before b
+    host.start(0)
+    assert said(host.log[mark:])[:2] == [("Cancel", "a"), ("Prefetch", "a")]
+    assert [prefetch.component.key for prefetch in host.flight] == ["b", "a"]
+
+
 def test_a_refused_transfer_is_not_asked_for_again_in_this_prompt():
     host = VirtualHost(reads("-a"), components(a=10), limit_mb=100)
     host.flight.clear()

@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import comfy.memory_management
@@ -157,8 +158,13 @@ class LiveGraph:
         )
         visits = [Visit(self.prompt_id, node_id, self.class_type(node_id)) for node_id in order]
         uses: list[Use] = []
+        read: set[str] = set()
         for position, node_id in enumerate(order):
-            uses += self._uses_at(position, [c.key for c, _ in self.loads_of(node_id)], self._computes.get(node_id, ()))
+            for use in self._uses_at(position, [c.key for c, _ in self.loads_of(node_id)], self._computes.get(node_id, ())):
+                # a later use in the same prompt finds the weights where the first one put them
+                uses.append(replace(use, reads=use.reads and use.component not in read))
+                if use.reads:
+                    read.add(use.component)
         seen = {use.component for use in uses} | set(self.components)
         for prompt_id, prompt, outputs in queue:
             more_visits, more_uses = self._queued_uses(prompt_id, prompt, outputs)

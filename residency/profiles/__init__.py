@@ -1,0 +1,24 @@
+"""What earlier runs taught, kept across restarts: durations, device peaks, loaded bytes, rates, and which nodes load what.
+
+The first run of a workflow is its warm-up. `node_keys` says which earlier runs speak for a node, `Profiles` keeps and answers.
+The file is SQLite, holds no text of the user's beyond the names of classes and weights, stays below some 6 MB, and may be deleted at
+any time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ._estimate import Estimate, Quantity
+from ._keys import Level, NodeKey, node_keys
+from ._profiles import Profiles
+
+__all__ = ["Estimate", "Level", "NodeKey", "Profiles", "Quantity", "database_in", "node_keys"]
+
+
+def database_in(user_directory: str | Path) -> Path:
+    """Where the profiles lie in ComfyUI's user directory: a folder that its HTTP routes do not serve.
+
+    The same place as folder_paths.get_system_user_directory("residency"), which older ComfyUI versions lack.
+    """
+    return Path(user_directory, "__residency", "profiles.sqlite3")

@@ -1,0 +1,45 @@
+"""A virtual-clock host: the same deciding core, the stock policy and plain caches beside it, no hardware.
+
+    run(program, machine, policy) -> Outcome        policies: STOCK, LRU, MRU, OURS = Managed()
+    bound_s(program, machine)                       the least that any schedule could take
+    optimum(sizes, uses, room)                      the true optimum of a small two-tier instance
+
+A program is prompts of steps; a machine is rates and sizes; nothing here reads a clock or a file, and the same arguments give the same
+result.
+"""
+
+from .bound import bound_s
+from .machine import GB, GIB, H100, H100_SLOW_DISK, Drive, Machine, ideal
+from .memory import Victim
+from .optimum import optimum
+from .policies import LRU, MRU, OURS, STOCK, Managed, OnDemand
+from .program import STEADY, Pressure, Program, Step, sequence
+from .run import NodeTime, Outcome, Policy, run
+
+__all__ = [
+    "GB",
+    "GIB",
+    "H100",
+    "H100_SLOW_DISK",
+    "LRU",
+    "MRU",
+    "OURS",
+    "STEADY",
+    "STOCK",
+    "Drive",
+    "Machine",
+    "Managed",
+    "NodeTime",
+    "OnDemand",
+    "Outcome",
+    "Policy",
+    "Pressure",
+    "Program",
+    "Step",
+    "Victim",
+    "bound_s",
+    "ideal",
+    "optimum",
+    "run",
+    "sequence",
+]

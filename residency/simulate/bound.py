@@ -1,0 +1,78 @@
+"""The schedule bound: the least time that any schedule could take on the same order of uses.
+
+For every use k: the bytes that must have been read by then, over the rate at which they can be read, then the compute from use k to
+the end; once for the drives and once for the link to the device. What must be read is the least that any replacement rule could
+read for the first k uses with the room that both tiers give together: Belady's rule, byte by byte, with streaming allowed. The first pass
+of use k can run while its last bytes arrive, so only its other passes count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+from .machine import Machine
+from .program import Program, Step
+
+
+def bound_s(program: Program, machine: Machine, start: Mapping[str, int] | None = None) -> float:
+    """Seconds for all prompts. `start`: bytes by component that are in the host or on the device already; None is cold."""
+    steps = list(program.steps())
+    sizes = {key: component.size_bytes for key, component in program.components.items()}
+    tails_s = _tails(steps)
+    best_s = sum(step.compute_s for step in steps)
+    room = machine.host_bytes + max(0, machine.device_bytes)
+    reads = least_reads(steps, sizes, room, dict(start or {}))
+    rates = [max(drive.read_bytes_per_s, drive.single_bytes_per_s) for drive in machine.drives]
+    for number, rate in enumerate(rates):
+        mine = (sum(size for key, size in read.items() if program.drive_of.get(key, 0) == number) for read in reads)
+        best_s = max([best_s, *(sum_bytes / rate + tail_s for sum_bytes, tail_s in zip(accumulate(mine), tails_s, strict=True))])
+    crossings = least_reads(steps, sizes, max(0, machine.device_bytes), {})
+    crossed = accumulate(sum(crossing.values()) for crossing in crossings)
+    if start is None:
+        best_s = max([best_s, *(crossed_bytes / machine.pinned_bytes_per_s + t for crossed_bytes, t in zip(crossed, tails_s, strict=True))])
+    return best_s
+
+
+def least_reads(steps: Sequence[Step], sizes: Mapping[str, int], room: int, held: dict[str, int]) -> list[dict[str, int]]:
+    """Bytes by component that each step cannot avoid bringing into a tier of `room` bytes that holds `held` at first."""
+    following = _following(steps)
+    next_at: dict[str, int] = {}
+    for number in range(len(steps) - 1, -1, -1):
+        for key in steps[number].components:
+            next_at[key] = number
+    reads = []
+    for number, step in enumerate(steps):
+        missing = {key: sizes[key] - held.get(key, 0) for key in step.components}
+        reads.append({key: size for key, size in missing.items() if size > 0})
+        for key in step.components:
+            held[key] = sizes[key]
+            next_at[key] = following[number][key]
+        # what is needed soonest stays
+        free = room
+        for key in sorted(held, key=lambda one: next_at.get(one, len(steps))):
+            held[key] = min(held[key], free)
+            free -= held[key]
+    return reads
+
+
+def _following(steps: Sequence[Step]) -> list[dict[str, int]]:
+    """For each step the number of the next step that uses each of its components again; the count of steps where none does."""
+    found: list[dict[str, int]] = [{} for _ in steps]
+    upcoming: dict[str, int] = {}
+    for number in range(len(steps) - 1, -1, -1):
+        for key in steps[number].components:
+            found[number][key] = upcoming.get(key, len(steps))
+        for key in steps[number].components:
+            upcoming[key] = number
+    return found
+
+
+def _tails(steps: Sequence[Step]) -> list[float]:
+    """Seconds of compute that cannot begin before the last byte of each step's weights is there."""
+    tails_s, after_s = [0.0] * len(steps), 0.0
+    for number in range(len(steps) - 1, -1, -1):
+        step = steps[number]
+        tails_s[number] = after_s + step.compute_s * (step.passes - 1) / step.passes
+        after_s += step.compute_s
+    return tails_s

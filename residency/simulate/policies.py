@@ -1,0 +1,156 @@
+"""The policies side by side: on demand (stock ComfyUI, and the plain least- and most-recently-used caches), and the pack's manager."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+from ..component import Mode, Tier
+from ..events import BudgetChanged, Cancel, Evict, Evicted, NodeFinished, NodeStarted, Outcome, Prefetch, PromptEnded, PromptStarted
+from ..runtime import Hold, Runtime
+from ..timeline import Timeline, Use, UseKind, Visit
+from ..trace import Trace
+from .consumer import Consumer
+from .memory import Victim
+from .program import Program
+from .run import Pack
+from .world import World
+
+LOADED_SHARE = 0.95  # as in comfyui/live.py: less than this on the device or pinned, and the use reads
+QUEUE_DEPTH = 3  # as in comfyui/live.py
+
+
+@dataclass(frozen=True, slots=True)
+class OnDemand:
+    """Nothing is read before a node needs it."""
+
+    name: str
+    victim: Victim = Victim.LEAST_RECENT
+
+    def pack(self, world: World, consumer: Consumer, program: Program) -> Pack | None:
+        return None
+
+
+STOCK = OnDemand("stock")
+LRU = OnDemand("lru")
+MRU = OnDemand("mru", Victim.MOST_RECENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Managed:
+    """The pack: the manager of this tree behind its own runtime.
+
+    `start_share` makes every node wait for that share of what is being read ahead for it; None leaves waiting to the manager.
+    """
+
+    start_share: float | None = None
+    mode: Mode = Mode.BALANCED
+    victim: Victim = Victim.LEAST_RECENT
+
+    @property
+    def name(self) -> str:
+        return "ours" if self.start_share is None else f"ours, start at {self.start_share:g}"
+
+    def pack(self, world: World, consumer: Consumer, program: Program) -> Pack | None:
+        return _ManagedPack(self, world, consumer, program)
+
+
+OURS = Managed()
+
+
+class _ManagedPack:
+    """Hands the manager the events that comfyui/host.py would."""
+
+    def __init__(self, policy: Managed, world: World, consumer: Consumer, program: Program) -> None:
+        self._policy, self._world, self._consumer, self._program = policy, world, consumer, program
+        self._runtime = Runtime(clock=lambda: world.time_s, unix_clock=lambda: 0.0, device_limit_bytes=world.device.limit_bytes)
+        self._runtime.movers = {Tier.HOST: world.mover, Tier.DEVICE: _Device(self._runtime, world)}
+        world.mover.post = self._runtime.post
+        self._traces: list[Trace] = []
+
+    def prompt_starts(self, index: int) -> None:
+        self._refresh_budget()
+        timeline = self._timeline(index)
+        components, mode = self._program.components, self._policy.mode
+        self._runtime.post(PromptStarted(self._world.time_s, f"p{index}", timeline, components, mode, exclusive=self._exclusive()))
+        if self._runtime.trace is not None:
+            self._traces.append(self._runtime.trace)
+        self._world.mover.settle()
+
+    def node_starts(self, position: int) -> Sequence[Hold]:
+        self._refresh_budget()
+        holds = self._runtime.post(NodeStarted(self._world.time_s, position))
+        share = self._policy.start_share
+        if share is None:
+            return holds
+        asked = {id(transfer.future): transfer.instruction.size_bytes for lane in self._world.mover.lanes for transfer in lane.queue}
+        return [replace(hold, size_bytes=int(asked.get(id(hold.future), hold.size_bytes) * share)) for hold in holds]
+
+    def node_stalled(self, seconds: float, *, waited: bool) -> None:
+        self._runtime.stalled(seconds, waited=waited)
+
+    def node_finishes(self, position: int) -> None:
+        self._runtime.post(NodeFinished(self._world.time_s, position))
+
+    def prompt_ends(self, index: int) -> None:
+        self._runtime.post(PromptEnded(self._world.time_s, f"p{index}", Outcome.SUCCESS))
+
+    def traces(self) -> list[Trace]:
+        return self._traces
+
+    def _refresh_budget(self) -> None:
+        world = self._world
+        limit_bytes = max(0, world.host.available_bytes - world.machine.budget_floor_bytes)
+        if limit_bytes != self._runtime.manager.host.limit_bytes:
+            self._runtime.post(BudgetChanged(world.time_s, Tier.HOST, limit_bytes))
+
+    def _exclusive(self) -> frozenset[str]:
+        """Components whose nodes are held: those on drives that seek, or all when a start share is asked for."""
+        drives, drive_of = self._world.machine.drives, self._program.drive_of
+        keys = self._program.components
+        return frozenset(key for key in keys if self._policy.start_share is not None or drives[drive_of.get(key, 0)].contended_share < 1)
+
+    def _timeline(self, index: int) -> Timeline:
+        visits: list[Visit] = []
+        uses: list[Use] = []
+        depth = QUEUE_DEPTH if self._program.queued else 0
+        seen: set[str] = set()
+        for number, prompt in enumerate(self._program.prompts[index : index + depth + 1]):
+            used: set[str] = set()
+            for step in prompt:
+                for key in step.components:
+                    reads = key not in seen and self._reads(key)
+                    uses.append(Use(len(visits), key, UseKind.COMPUTE, reads))
+                    used.add(key)
+                visits.append(Visit(f"p{index + number}", step.node_id, step.class_type))
+            seen |= used
+        return Timeline(tuple(visits), tuple(uses))
+
+    def _reads(self, key: str) -> bool:
+        size_bytes = self._program.components[key].size_bytes
+        return self._consumer.resident_bytes(key) < LOADED_SHARE * size_bytes
+
+
+class _Device:
+    """The device mover of comfyui/device.py: gives memory back, prefetches nothing."""
+
+    def __init__(self, runtime: Runtime, world: World) -> None:
+        self._runtime, self._world = runtime, world
+
+    def prefetch(self, instruction: Prefetch) -> Future[None]:
+        raise NotImplementedError("this host does not prefetch to the device")
+
+    def cancel(self, instruction: Cancel) -> None:
+        pass
+
+    def evict(self, instruction: Evict) -> None:
+        key = instruction.component.key
+        freed_bytes = self._world.device.drop(key)
+        self._runtime.post(Evicted(self._world.time_s, key, Tier.DEVICE, freed_bytes, instruction.reason))
+
+    def progress(self, key: str) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass

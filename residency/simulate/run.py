@@ -1,0 +1,123 @@
+"""Run a program on a machine under a policy: seconds per node, stall, peaks, and for ours the real Trace of every prompt."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..trace import Trace
+from .consumer import Consumer
+from .machine import Machine
+from .memory import Victim
+from .program import Program, Step
+from .world import Held, World
+
+
+class Pack(Protocol):
+    """What a policy adds to ComfyUI: it sees every node, and may hold it. On demand there is none."""
+
+    def prompt_starts(self, index: int) -> None: ...
+
+    def node_starts(self, position: int) -> Sequence[Held]: ...
+
+    def node_stalled(self, seconds: float, *, waited: bool) -> None: ...
+
+    def node_finishes(self, position: int) -> None: ...
+
+    def prompt_ends(self, index: int) -> None: ...
+
+    def traces(self) -> list[Trace]: ...
+
+
+class Policy(Protocol):
+    """`victim`: whose pages the full host gives up; `pack`: made for each run, None for on demand."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def victim(self) -> Victim: ...
+
+    def pack(self, world: World, consumer: Consumer, program: Program) -> Pack | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTime:
+    """Seconds of one node: held before it ran, running, and computing alone. Stall is what is left of the first two."""
+
+    prompt: int
+    node_id: str
+    wait_s: float
+    run_s: float
+    compute_s: float
+
+    @property
+    def stall_s(self) -> float:
+        return max(0.0, self.wait_s + self.run_s - self.compute_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`prompts_s` are seconds per prompt; read bytes are those that came from a drive, by whom."""
+
+    policy: str
+    total_s: float
+    prompts_s: tuple[float, ...]
+    nodes: tuple[NodeTime, ...]
+    read_ahead_bytes: int
+    consumer_bytes: int
+    peak_host_bytes: int
+    peak_device_bytes: int
+    traces: tuple[Trace, ...] = ()
+
+    @property
+    def stall_s(self) -> float:
+        return sum(node.stall_s for node in self.nodes)
+
+
+def run(program: Program, machine: Machine, policy: Policy) -> Outcome:
+    """Simulate. Deterministic: the same arguments give the same result."""
+    world = World(machine, program, policy.victim)
+    consumer = Consumer(world, program)
+    pack = policy.pack(world, consumer, program)
+    scatter = random.Random(program.seed)
+    nodes: list[NodeTime] = []
+    prompts_s: list[float] = []
+    for index, prompt in enumerate(program.prompts):
+        begun_s = world.time_s
+        if pack:
+            pack.prompt_starts(index)
+        for position, step in enumerate(prompt):
+            compute_s = step.compute_s * (1 + program.noise * scatter.uniform(-1, 1))
+            nodes.append(_node(world, consumer, pack, index, position, step, compute_s))
+        if pack:
+            pack.prompt_ends(index)
+        prompts_s.append(world.time_s - begun_s)
+    return Outcome(
+        policy.name,
+        world.time_s,
+        tuple(prompts_s),
+        tuple(nodes),
+        world.mover.moved_bytes,
+        world.consumer_bytes,
+        world.host.peak_bytes,
+        world.device.peak_bytes,
+        tuple(pack.traces()) if pack else (),
+    )
+
+
+def _node(world: World, consumer: Consumer, pack: Pack | None, prompt: int, position: int, step: Step, compute_s: float) -> NodeTime:
+    staged_s = world.time_s
+    if pack:
+        world.wait(pack.node_starts(position))
+    started_s = world.time_s
+    consumer.run(step, compute_s)
+    record = NodeTime(prompt, step.node_id, started_s - staged_s, world.time_s - started_s, compute_s)
+    if pack:
+        pack.node_stalled(record.wait_s, waited=True)
+        pack.node_stalled(record.run_s - compute_s, waited=False)
+        pack.node_finishes(position)
+        world.mover.settle()
+    return record

@@ -1,0 +1,137 @@
+"""The virtual clock: one consumer, the read-ahead lanes beside it, and the rates that they share. Exact, no step size.
+
+Everything moves at constant rates between two events; the world jumps from event to event: the consumer's segment ends, a lane's run
+ends, a wait is over, pressure begins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from .lanes import Lane, ReadAheadLanes
+from .machine import Machine
+from .memory import Device, Host, Victim
+from .program import Program
+
+# The consumer is behind the reader by at least this: closer than a chunk, it takes bytes as they come.
+CHUNK_BYTES = 8 * 2**20
+
+
+class Held(Protocol):
+    """What a node waits for; runtime.Hold is one."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def over(self) -> bool: ...
+
+    def progress(self) -> int: ...
+
+
+class World:
+    """The state of one machine during one program."""
+
+    def __init__(self, machine: Machine, program: Program, victim: Victim = Victim.LEAST_RECENT) -> None:
+        self.machine = machine
+        self.time_s = 0.0
+        self.host = Host(machine.host_bytes, victim)
+        self.device = Device(machine.device_bytes - machine.device_overhead_bytes)
+        self.running: tuple[str, ...] = ()
+        self.consumer_bytes = 0  # read by nodes themselves
+        drive_of = program.drive_of
+        self.mover = ReadAheadLanes(machine.drives, lambda key: drive_of.get(key, 0), self.host, lambda: self.running, lambda: self.time_s)
+        self._pressure = sorted(program.pressure, key=lambda pressure: pressure.time_s)
+
+    def idle(self, seconds: float) -> None:
+        """Nothing reads for the consumer; the lanes go on."""
+        left_s = seconds
+        while left_s > 0:
+            self.mover.settle()
+            step_s = min(left_s, self._next_s(None))
+            self._pass(step_s, None)
+            left_s -= step_s
+        self.mover.settle()
+
+    def wait(self, holds: Sequence[Held]) -> None:
+        """Until every hold is over."""
+        self.mover.settle()
+        while not all(hold.over() for hold in holds):
+            step_s = self._next_s(None)
+            for hold in holds:
+                for lane in self.mover.lanes:
+                    transfer = lane.reading
+                    if transfer is not None and not hold.over():
+                        missing_bytes = max(1, hold.size_bytes - hold.progress())
+                        step_s = min(step_s, transfer.latency_left_s + missing_bytes / self._reader_rate(lane, None))
+            if math.isinf(step_s):
+                raise RuntimeError("a node waits for a transfer that nothing is making; the hold should have been over")
+            self._pass(step_s, None)
+            self.mover.settle()
+
+    def read(self, key: str, start: int, end: int, most_bytes_per_s: float) -> None:
+        """The consumer reads [start, end) from the drive itself, no faster than `most_bytes_per_s`, beside the lane's reader."""
+        lane, at = self.mover.lane_of(key), float(start)
+        while at < end:
+            self.mover.settle()
+            rate = min(most_bytes_per_s, self._consumer_rate(lane))
+            step_s = min((end - at) / rate, self._next_s(lane))
+            before = int(at + 0.5)
+            self._pass(step_s, lane)
+            at += rate * step_s
+            if end - at < 1e-6:
+                at = end
+            self.host.cache(key, before, int(at + 0.5), self.running)
+            self.consumer_bytes += int(at + 0.5) - before
+        self.mover.settle()
+
+    def follow(self, key: str, start: int, most_bytes_per_s: float) -> bool:
+        """The consumer has caught up with the lane that reads its component: take the lane's current run as it comes.
+
+        False when the lane is not reading there.
+        """
+        lane = self.mover.lane_of(key)
+        self.mover.settle()
+        transfer = lane.reading
+        near = transfer is not None and transfer.key == key and int(transfer.front) <= start <= transfer.front + CHUNK_BYTES
+        if transfer is None or not near or transfer.run_end <= start:
+            return False
+        begun_s, length = self.time_s, transfer.run_end - start
+        while lane.reading is transfer and transfer.front < transfer.run_end and transfer.run_end > start:
+            self._pass(self._next_s(None), None)
+        self.mover.settle()
+        self.idle(length / most_bytes_per_s - (self.time_s - begun_s))
+        return True
+
+    def _reader_rate(self, lane: Lane, consumer_lane: Lane | None) -> float:
+        if lane is not consumer_lane:
+            return lane.drive.read_bytes_per_s
+        return lane.drive.read_bytes_per_s * lane.drive.contended_share - self._consumer_rate(lane)
+
+    def _consumer_rate(self, lane: Lane) -> float:
+        drive = lane.drive
+        if lane.reading is None:
+            return drive.single_bytes_per_s
+        return min(drive.single_bytes_per_s, drive.read_bytes_per_s * drive.contended_share / 2)
+
+    def _next_s(self, consumer_lane: Lane | None) -> float:
+        """Seconds to the next thing that happens by itself; infinite when nothing will."""
+        soonest = math.inf
+        for lane in self.mover.lanes:
+            transfer = lane.reading
+            if transfer is not None:
+                left_s = transfer.latency_left_s or transfer.missing_bytes / self._reader_rate(lane, consumer_lane)
+                soonest = min(soonest, left_s)
+        if self._pressure:
+            soonest = min(soonest, max(0.0, self._pressure[0].time_s - self.time_s))
+        return soonest
+
+    def _pass(self, seconds: float, consumer_lane: Lane | None) -> None:
+        rates = [(lane, self._reader_rate(lane, consumer_lane)) for lane in self.mover.lanes if lane.reading is not None]
+        self.time_s += seconds
+        for lane, rate in rates:
+            self.mover.moved(lane, seconds, rate)
+        while self._pressure and self._pressure[0].time_s <= self.time_s:
+            pressure = self._pressure.pop(0)
+            self.host.resize(max(0, self.machine.host_bytes - pressure.host_bytes), self.machine.idle_floor_bytes)

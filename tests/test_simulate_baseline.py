@@ -1,0 +1,47 @@
+"""The licence of the simulator: one set of rates, measured apart from the scenarios, explains what stock ComfyUI took in each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+
+import pytest
+
+from residency.simulate import H100, H100_SLOW_DISK, OURS, Managed, bound_s, run
+from residency.simulate.baseline import Scenario, scenarios, two_experts
+from residency.simulate.command import MEASURED_STARTS_S, Row, add_to, row
+
+
+@pytest.mark.parametrize("scenario", scenarios(H100), ids=lambda scenario: scenario.name)
+def test_stock_comfyui_is_within_fifteen_percent_of_what_was_measured(scenario: Scenario):
+    assert row(scenario).error_ratio == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize("scenario", scenarios(H100), ids=lambda scenario: scenario.name)
+def test_the_bound_is_under_stock_and_under_the_pack(scenario: Scenario):
+    one = row(scenario)
+
+    assert one.bound_s <= one.simulated_s + 0.01
+    assert one.bound_s <= one.ours_s + 0.01
+
+
+@pytest.mark.parametrize(("share", "measured_s"), MEASURED_STARTS_S.items())
+def test_the_pack_starting_early_is_within_ten_percent_of_what_was_measured(share: float, measured_s: float):
+    assert run(two_experts(1), H100_SLOW_DISK, Managed(share)).total_s == pytest.approx(measured_s, rel=0.10)
+
+
+def test_a_slower_disk_never_helps():
+    assert run(two_experts(1), H100, OURS).total_s <= run(two_experts(1), H100_SLOW_DISK, OURS).total_s
+    assert bound_s(two_experts(1), H100) <= bound_s(two_experts(1), H100_SLOW_DISK)
+
+
+def test_the_command_prints_one_row_a_scenario(capsys: pytest.CaptureFixture[str]):
+    parser = argparse.ArgumentParser()
+    add_to(parser.add_subparsers())
+    options = parser.parse_args(["simulate", "--baseline", "--json"])
+
+    assert options.run(options) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [one["scenario"] for one in printed] == [scenario.name for scenario in scenarios()]
+    assert set(printed[0]) == {field.name for field in fields(Row)}
