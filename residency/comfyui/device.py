@@ -50,9 +50,10 @@ class DeviceMover:
         for loaded in model_management.current_loaded_models:
             patcher = loaded.model
             if patcher is not None and id(patcher.model) in models and patcher.is_dynamic():
-                # pins of weights that are on the device as well are in another subset: nothing is counted twice
-                pins = patcher.model.dynamic_pins[patcher.load_device]["weights"][0].size
-                resident_bytes = max(resident_bytes, patcher.loaded_size() + pins)
+                pins = patcher.model.dynamic_pins[patcher.load_device]
+                # "weights-loaded" pins are of weights that were on the device when they were pinned: the same bytes, counted once
+                both_bytes = max(patcher.loaded_size(), _pinned_bytes(pins, "weights-loaded"))
+                resident_bytes = max(resident_bytes, _pinned_bytes(pins, "weights") + both_bytes)
         return resident_bytes
 
     def prefetch(self, instruction: Prefetch) -> Future[None]:
@@ -94,6 +95,11 @@ class DeviceMover:
 
     def close(self) -> None:
         self._models.clear()
+
+
+def _pinned_bytes(pins: Any, subset: str) -> int:
+    """Bytes of one subset of a dynamic model's pinned host buffers; v0.26 has fewer subsets than v0.33."""
+    return int(pins[subset][0].size) if subset in pins else 0
 
 
 def _model_of(value: Any) -> Any | None:
