@@ -184,21 +184,26 @@ def test_an_interrupt_stops_the_prompt_and_everything_that_was_announced(server:
 
 
 def test_the_timeline_runs_on_into_the_queue(server: Server, models: Path):
-    """While one prompt computes, the files of the next one are read."""
+    """What a queued prompt needs is announced while the one before it still runs, and is not waste there."""
     forget(server)
     drop_pages(models)
-    alone = {node_id: node for node_id, node in two_experts(seed=17, size=192, steps=3).items() if node_id not in ("7", "8")}
+    alone = {node_id: node for node_id, node in two_experts(seed=17, size=192, steps=12).items() if node_id not in ("7", "8")}
     alone["9"]["inputs"]["samples"] = ["6", 0]
     results: list[Any] = []
+    known = {trace["prompt_id"] for trace in server.get_json("/residency/traces")["traces"]}
     first = threading.Thread(target=lambda: results.append(server.run(alone)))
     first.start()
-    time.sleep(0.3)
+    deadline_s = time.monotonic() + 120
+    while time.monotonic() < deadline_s:
+        trace = server.get_json("/residency/trace")
+        if trace["prompt_id"] not in known and trace["nodes"] and trace["nodes"][-1]["node_id"] == "6":
+            break
+        time.sleep(0.02)
     second = json.loads(server.post("/prompt", {"prompt": two_experts(seed=18)}))["prompt_id"]
     first.join()
-    deadline = time.monotonic() + 120
-    while second not in server.get_json("/history") and time.monotonic() < deadline:
+    while second not in server.get_json("/history") and time.monotonic() < deadline_s:
         time.sleep(0.2)
     trace = server.get_json(f"/residency/trace?prompt_id={results[0].prompt_id}")
     names = {component["key"]: component["name"] for component in trace["components"]}
-    assert "residency_expert_b" in {names[t["component"]] for t in trace["transfers"] if t["moved_bytes"]}
+    assert "residency_expert_b" in {names[d["component"]] for d in trace["decisions"] if d["kind"] == "prefetch"}
     assert trace["summary"]["wasted_bytes"] == 0
