@@ -30,7 +30,7 @@ from .events import (
 )
 from .timeline import Timeline, UseKind
 
-# Bounds: a trace stays small however long a loop in the graph runs. 10,000 node records are about 3 MB of JSON.
+# Bounds: a trace stays small however long a loop in the graph runs. 10,000 node records are 1.2 MB of JSON.
 MAX_RECORDS = 10_000
 
 _KINDS = {Prefetch: "prefetch", Cancel: "cancel", Wait: "wait", Evict: "evict"}

