@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residency.graph import NodeTraits, all_lazy, likely, predict_order, predict_pending
+from residency.graph import NodeTraits, all_lazy, likely, links, predict_order, predict_pending
 
 TRAITS = {
     "Node": NodeTraits(("LATENT",)),
@@ -178,3 +179,8 @@ def test_after_each_node_the_pending_order_is_the_rest_of_the_order(prompt: dict
         blocking: dict[str, dict[str, Any]] = {n: {t: {} for t in pending if [n, 0] in prompt[t]["inputs"].values()} for n in pending}
         count = {n: sum(n in targets for targets in blocking.values()) for n in pending}
         assert predict_pending(pending, count, blocking, prompt.get, TRAITS.get) == whole[done:]
+
+
+@pytest.mark.parametrize("slot", [float("inf"), float("-inf"), float("nan")])
+def test_a_link_to_no_slot_leads_nowhere(slot: float) -> None:
+    assert list(links({"class_type": "Any", "inputs": {"a": ["1", slot], "b": ["2", 0]}})) == [("b", "2", 0)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 Node = Mapping[str, Any]  # one entry of a prompt in API format: {"class_type": ..., "inputs": {...}}
@@ -31,7 +32,10 @@ def is_link(value: object) -> bool:
 
 
 def links(node: Node) -> Iterator[tuple[str, str, int]]:
-    """(input name, source node id, source slot) in the order of the inputs, which is the order the executor walks."""
+    """(input name, source node id, source slot) in the order of the inputs, which is the order the executor walks.
+
+    A slot that is no number of a slot (JSON's Infinity, NaN) leads nowhere: ComfyUI refuses such a prompt.
+    """
     for name, value in node.get("inputs", {}).items():
-        if is_link(value):
+        if is_link(value) and (isinstance(value[1], int) or isfinite(value[1])):
             yield name, value[0], int(value[1])
