@@ -7,7 +7,19 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from ..component import Mode, Tier
-from ..events import BudgetChanged, Cancel, Evict, Evicted, NodeFinished, NodeStarted, Outcome, Prefetch, PromptEnded, PromptStarted
+from ..events import (
+    BudgetChanged,
+    Cancel,
+    Evict,
+    Evicted,
+    NodeFinished,
+    NodeStarted,
+    Outcome,
+    Prefetch,
+    PromptEnded,
+    PromptStarted,
+    TransferStopped,
+)
 from ..runtime import Hold, Runtime
 from ..timeline import Timeline, Use, UseKind, Visit
 from ..trace import Trace
@@ -139,7 +151,11 @@ class _Device:
         self._runtime, self._world = runtime, world
 
     def prefetch(self, instruction: Prefetch) -> Future[None]:
-        raise NotImplementedError("this host does not prefetch to the device")
+        key, reason = instruction.component.key, "this host does not prefetch to the device"
+        self._runtime.post(TransferStopped(self._world.time_s, key, Tier.DEVICE, 0, 0, 0.0, reason))
+        refused: Future[None] = Future()
+        refused.set_result(None)
+        return refused
 
     def cancel(self, instruction: Cancel) -> None:
         pass
