@@ -60,3 +60,19 @@ class Component:
     kind: str
     size_bytes: int
     extents: tuple[Extent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the user asked for one component. `source` says who asked, for people.
+
+    `mode` and `strategy` None: nothing was asked, the prompt's mode decides. `priority`: between two components that could leave, the
+    one with the lower number goes, however soon it is needed. `keep`: it stays in host memory across prompts while the budget allows.
+    """
+
+    mode: Mode | None = None
+    strategy: Strategy | None = None
+    priority: int = 0
+    prefetch: bool = True
+    keep: bool = False
+    source: str = ""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from .component import Component, Mode, Tier
+from .component import Component, Mode, Policy, Tier
 from .timeline import Timeline
 
 
@@ -30,7 +30,7 @@ class PromptStarted:
     timeline: Timeline
     components: Mapping[str, Component]
     mode: Mode
-    overrides: Mapping[str, Mode] = field(default_factory=dict)  # by component: the mode that one node asked for
+    policies: Mapping[str, Policy] = field(default_factory=dict)  # by component: what nodes asked for
     exclusive: frozenset[str] = frozenset()  # components on drives that serve one reader at a time (hard disks)
 
 
@@ -102,6 +102,44 @@ class BudgetChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RatesMeasured:
+    """Bytes per second. `read` by component key: the drives it lies on; `onload` host to device, `offload` back; None: not measured yet."""
+
+    time_s: float
+    read: Mapping[str, float]
+    onload: float | None = None
+    offload: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the host has found on a tier: all of it, by component, whoever put it there. Transfers in flight are not part of it."""
+
+    time_s: float
+    tier: Tier
+    held: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefetchAsked:
+    """The user asks for the component now, whatever the order says (a hint: the budgets still hold)."""
+
+    time_s: float
+    component: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseAsked:
+    """The user gives the component up here: it leaves the device, and the host as well when `host` is set."""
+
+    time_s: float
+    component: str
+    host: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModeChanged:
     time_s: float
     mode: Mode
@@ -124,6 +162,10 @@ Event = (
     | TransferStopped
     | Evicted
     | BudgetChanged
+    | RatesMeasured
+    | Observed
+    | PrefetchAsked
+    | ReleaseAsked
     | ModeChanged
     | PromptEnded
 )

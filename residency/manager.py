@@ -11,7 +11,7 @@ from functools import singledispatchmethod
 
 from . import strategies, timeline
 from .budget import Budget
-from .component import Component, Mode, Strategy, Tier
+from .component import Component, Mode, Policy, Strategy, Tier
 from .events import (
     BudgetChanged,
     Cancel,
@@ -22,10 +22,14 @@ from .events import (
     ModeChanged,
     NodeFinished,
     NodeStarted,
+    Observed,
     Outcome,
     Prefetch,
+    PrefetchAsked,
     PromptEnded,
     PromptStarted,
+    RatesMeasured,
+    ReleaseAsked,
     Replanned,
     TransferDone,
     TransferStopped,
@@ -42,7 +46,8 @@ class Manager:
         self.device_limit_bytes = device_limit_bytes
         self.mode = strategies.ResolvedMode(Mode.OFF, "no prompt has run yet")
         self._asked_mode = Mode.OFF
-        self._overrides: Mapping[str, Mode] = {}
+        self._policies: Mapping[str, Policy] = {}
+        self._rates: RatesMeasured | None = None
         self._exclusive: frozenset[str] = frozenset()
         self._components: dict[str, Component] = {}
         self._timeline = timeline.EMPTY
@@ -74,7 +79,7 @@ class Manager:
         self._components = {key: component for key, component in self._components.items() if key in kept}
         self._components.update(event.components)
         self._timeline, self._position, self._running = event.timeline, -1, None
-        self._overrides = event.overrides
+        self._policies = event.policies
         self._exclusive = event.exclusive
         self._refused.clear()
         self._set_mode(event.mode)
@@ -151,6 +156,29 @@ class Manager:
         return self._replan()
 
     @_handle.register
+    def _(self, event: RatesMeasured) -> list[Instruction]:
+        self._rates = event
+        return []
+
+    @_handle.register
+    def _(self, event: Observed) -> list[Instruction]:
+        if event.tier is Tier.DEVICE:
+            self._on_device = {key for key, held_bytes in event.held.items() if held_bytes > 0}
+        return []
+
+    @_handle.register
+    def _(self, event: PrefetchAsked) -> list[Instruction]:
+        return []
+
+    @_handle.register
+    def _(self, event: ReleaseAsked) -> list[Instruction]:
+        component = self._components.get(event.component)
+        if component is None or self.mode.mode is Mode.OFF:
+            return []
+        self._on_device.discard(event.component)
+        return [Evict(component, Tier.DEVICE, component.size_bytes, event.reason)]
+
+    @_handle.register
     def _(self, event: ModeChanged) -> list[Instruction]:
         self._set_mode(event.mode)
         if event.mode is Mode.OFF:
@@ -172,13 +200,15 @@ class Manager:
         self.mode = strategies.resolve(mode, used, self.device_limit_bytes)
 
     def _strategy(self, key: str) -> Strategy | None:
-        """The component's strategy: the override of its node, or the mode of the whole; off for the whole overrules both."""
+        """The component's strategy: what its policy asks, or the mode of the whole; off for the whole overrules both."""
         if self.mode.mode is Mode.OFF or key not in self._components:
             return None
-        override = self._overrides.get(key)
-        if override is None or override is Mode.AUTO:
+        policy = self._policies.get(key)
+        if policy is not None and policy.strategy is not None:
+            return policy.strategy
+        if policy is None or policy.mode in (None, Mode.AUTO):
             return strategies.strategy_of(self.mode.mode)
-        return strategies.strategy_of(override)
+        return strategies.strategy_of(policy.mode)
 
     def _busy(self) -> frozenset[str]:
         if self._running is None:

@@ -15,11 +15,17 @@ class UseKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One node in the predicted order of execution."""
+    """One node in the predicted order of execution.
+
+    `compute_s` is the time it is expected to take without waiting for weights, 0.0 where nothing is known. `working_set_bytes` is what it
+    is expected to need on the device beside the weights.
+    """
 
     prompt_id: str
     node_id: str
     class_type: str
+    compute_s: float = 0.0
+    working_set_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

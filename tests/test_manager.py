@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from story import MB, VirtualHost, components, reads
 
-from residency.component import Mode, Tier
+from residency.component import Mode, Policy, Tier
 from residency.events import (
     Cancel,
     Evict,
@@ -82,7 +82,7 @@ def test_low_vram_releases_after_the_last_use_and_not_before():
 
 def test_one_nodes_setting_holds_for_its_component_alone():
     manager = Manager(host_limit_bytes=100 * MB)
-    started = PromptStarted(0.0, "p", reads("ab"), components(a=10, b=10), Mode.BALANCED, {"a": Mode.LOW_VRAM})
+    started = PromptStarted(0.0, "p", reads("ab"), components(a=10, b=10), Mode.BALANCED, {"a": Policy(Mode.LOW_VRAM)})
     manager.handle(started)
     for position, released in ((0, ["a"]), (1, [])):
         manager.handle(NodeStarted(1.0, position))

@@ -16,7 +16,7 @@ from typing import Any
 import comfy.model_management as model_management
 
 from .. import report
-from ..component import Mode, Tier
+from ..component import Mode, Policy, Tier
 from ..events import BudgetChanged, NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStarted, Replanned
 from ..runtime import Hold, Runtime
 from ..transfers import ReadAhead, exclusive, memory
@@ -195,7 +195,7 @@ class ComfyHost:
                 prompt.timeline,
                 prompt.graph.components,
                 prompt.settings.mode,
-                prompt.overrides(),
+                prompt.policies(),
                 exclusive(prompt.graph.components.values()),
             )
             self.runtime.post(started)
@@ -283,9 +283,13 @@ class _Prompt:
         self._next_queue_s = now_s + BUDGET_REFRESH_S
         return True
 
-    def overrides(self) -> dict[str, Mode]:
+    def policies(self) -> dict[str, Policy]:
         assert self.graph is not None
-        return {key: mode for node_id, mode in self._node_modes.items() for key in self.graph.node_components.get(node_id, ())}
+        return {
+            key: Policy(mode, source=f"node {node_id}")
+            for node_id, mode in self._node_modes.items()
+            for key in self.graph.node_components.get(node_id, ())
+        }
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str, Any]:
