@@ -121,6 +121,16 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceObserved:
+    """What the host has found on the device, by component, and what weights may take beside all that is there now. Before a node, or
+    while one runs: then its working set is part of what is there."""
+
+    time_s: float
+    held: Mapping[str, int]
+    room_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class PrefetchAsked:
     """The user asks for the component now, whatever the order says (a hint: the budgets still hold)."""
 
@@ -164,6 +174,7 @@ Event = (
     | BudgetChanged
     | RatesMeasured
     | Observed
+    | DeviceObserved
     | PrefetchAsked
     | ReleaseAsked
     | ModeChanged

@@ -12,9 +12,11 @@ from functools import singledispatchmethod
 from . import strategies, timeline
 from .budget import Budget
 from .component import Component, Mode, Policy, Strategy, Tier
+from .device_tier import DeviceTier, View
 from .events import (
     BudgetChanged,
     Cancel,
+    DeviceObserved,
     Event,
     Evict,
     Evicted,
@@ -36,6 +38,7 @@ from .events import (
     Wait,
 )
 from .plan import HostView, plan
+from .timeline import UseKind
 
 
 class Manager:
@@ -54,6 +57,7 @@ class Manager:
         self._position = -1
         self._running: int | None = None  # position of the visit that runs now
         self._on_device: set[str] = set()
+        self.device = DeviceTier()
         self._refused: set[str] = set()  # transfers that the mover stopped in this prompt: not asked for again
         self._cancelled: set[str] = set()  # transfers that were told to stop and have not answered
         self._leaving: set[str] = set()  # host evictions announced and not yet answered
@@ -82,6 +86,7 @@ class Manager:
         self._policies = event.policies
         self._exclusive = event.exclusive
         self._refused.clear()
+        self.device.refused.clear()
         self._set_mode(event.mode)
         return stopped + self._replan()
 
@@ -105,7 +110,7 @@ class Manager:
                 announced_bytes = self.host.in_flight[use.component] + self.host.held.get(use.component, 0)
                 reason = "its hard disk is reading it ahead; a second reader would slow both"
                 instructions.append(Wait(component, Tier.HOST, announced_bytes, reason))
-        return instructions + self._replan()
+        return instructions + self._make_room() + self._replan()
 
     @_handle.register
     def _(self, event: NodeFinished) -> list[Instruction]:
@@ -134,6 +139,8 @@ class Manager:
             if isinstance(event, TransferStopped) and event.component not in self._cancelled:
                 self._refused.add(event.component)
             self._cancelled.discard(event.component)
+        elif event.tier is Tier.DEVICE:
+            self.device.arrived(event.component, event.present_bytes, isinstance(event, TransferStopped))
         return self._replan()
 
     @_handle.register
@@ -143,8 +150,17 @@ class Manager:
             if event.component not in self.host.in_flight:
                 self.host.settle(event.component, 0)
         elif event.tier is Tier.DEVICE:
-            self._on_device.discard(event.component)
+            self.device.left(event.component, event.freed_bytes)
+            if event.component not in self.device.held:
+                self._on_device.discard(event.component)
         return self._replan()
+
+    @_handle.register
+    def _(self, event: DeviceObserved) -> list[Instruction]:
+        self.device.observe(event.held, event.room_bytes)
+        if self.mode.mode is Mode.OFF or self._running is None:
+            return []
+        return self.device.bring_next(self._device_view())
 
     @_handle.register
     def _(self, event: BudgetChanged) -> list[Instruction]:
@@ -209,6 +225,28 @@ class Manager:
         if policy is None or policy.mode in (None, Mode.AUTO):
             return strategies.strategy_of(self.mode.mode)
         return strategies.strategy_of(policy.mode)
+
+    def _make_room(self) -> list[Instruction]:
+        return [] if self.mode.mode is Mode.OFF else self.device.make_room(self._device_view())
+
+    def _device_view(self) -> View:
+        running = frozenset(use.component for use in self._timeline.at(self._position) if use.kind is UseKind.COMPUTE)
+        return View(
+            self._timeline, self._position, self._components, running, self._may_prefetch_to_device, self._may_leave_device, self._priority
+        )
+
+    def _may_prefetch_to_device(self, key: str) -> bool:
+        policy = self._policies.get(key)
+        return self._strategy(key) not in (None, Strategy.LAYERWISE) and (policy is None or policy.prefetch)
+
+    def _may_leave_device(self, key: str) -> bool:
+        # high-vram that was chosen, not found: the user wants it kept, and ComfyUI decides when there is no room
+        strategy = self._strategy(key)
+        return strategy is not None and (strategy is not Strategy.RESIDENT or self._asked_mode is Mode.AUTO)
+
+    def _priority(self, key: str) -> int:
+        policy = self._policies.get(key)
+        return 0 if policy is None else policy.priority
 
     def _busy(self) -> frozenset[str]:
         if self._running is None:

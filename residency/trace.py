@@ -79,9 +79,9 @@ class Trace:
         self._evictions: list[dict[str, Any]] = []
         self._decisions: list[dict[str, Any]] = []
         self._dropped_records = 0
-        self._unread: dict[str, int] = {}  # bytes moved ahead and not read by a node yet
+        self._unread: dict[tuple[str, Tier], int] = {}  # bytes moved ahead and not used by a node yet
         self._followed: set[str] = set()  # in flight while a node read them: what lands later is not waste
-        self._prefetched_bytes = self._wasted_bytes = self._evicted_bytes = 0
+        self._prefetched_bytes = self._onloaded_bytes = self._wasted_bytes = self._evicted_bytes = 0
         self._compute_s = self._stall_s = self._wait_s = 0.0
         self._replans = 0
 
@@ -159,8 +159,10 @@ class Trace:
             self.stalled(self._now_s - self._running.start_s - self._running.stall_s)
         self._close_node()
         for use in uses:
+            if use.kind is UseKind.COMPUTE:
+                self._unread.pop((use.component, Tier.DEVICE), None)
             if use.reads:
-                self._unread.pop(use.component, None)
+                self._unread.pop((use.component, Tier.HOST), None)
                 if (use.component, Tier.HOST.value) in self._open:
                     self._followed.add(use.component)
 
@@ -182,11 +184,15 @@ class Trace:
         record.status = "done" if isinstance(event, TransferDone) else "stopped"
         if isinstance(event, TransferStopped):
             record.reason = event.reason
-        self._prefetched_bytes += event.moved_bytes
-        if event.component in self._followed:
+        if event.tier is Tier.DEVICE:
+            self._onloaded_bytes += event.moved_bytes
+        else:
+            self._prefetched_bytes += event.moved_bytes
+        if event.tier is Tier.HOST and event.component in self._followed:
             self._followed.discard(event.component)
         elif event.moved_bytes:
-            self._unread[event.component] = self._unread.get(event.component, 0) + event.moved_bytes
+            place = (event.component, event.tier)
+            self._unread[place] = self._unread.get(place, 0) + event.moved_bytes
 
     def _decided(self, instruction: Instruction) -> None:
         if isinstance(instruction, Prefetch):
@@ -209,8 +215,10 @@ class Trace:
         self.outcome = outcome
         if self._running is not None:
             self._close_node()
-        for key, moved_bytes in self._unread.items():
-            if self._timeline.next_read(key, len(self._visits_of_prompt()) - 1) is None:
+        last = len(self._visits_of_prompt()) - 1
+        for (key, tier), moved_bytes in self._unread.items():
+            following = self._timeline.next_read(key, last) if tier is Tier.HOST else self._timeline.next_use(key, last)
+            if following is None:
                 self._wasted_bytes += moved_bytes
 
     def _visits_of_prompt(self) -> list[str]:
@@ -223,6 +231,7 @@ class Trace:
             "stall_s": self._stall_s,
             "wait_s": self._wait_s,
             "prefetched_bytes": self._prefetched_bytes,
+            "onloaded_bytes": self._onloaded_bytes,
             "wasted_bytes": self._wasted_bytes,
             "evicted_bytes": self._evicted_bytes,
             "nodes": len(self._nodes),

@@ -1,100 +1,227 @@
-"""The device mover of the ComfyUI host: gives a component's device memory back, at node boundaries, on the executor thread.
+"""The device mover of the ComfyUI host: brings weights to the device ahead of their use, and gives their room back.
 
-Prefetching to the device is left to ComfyUI here. Models are held by weak reference: a strong one would keep ComfyUI from freeing
-them and make it log memory leaks.
+Everything happens on the executor thread at safe points: node boundaries, ComfyUI's own load of a model, the steps of a sampler
+(`advance`). Which of ComfyUI's two patchers a model uses is asked of the model, each time:
+
+- dynamic (comfy-aimdo): onload copies pinned bytes into the model's device pages on a stream of its own; evicting frees pages.
+- legacy: a model leaves as a whole, without being copied back, because the host copy stays (`snapshot.py`). It is not prefetched.
+
+Room is made for a whole model at once. ComfyUI frees 32 MiB at a time when a page is missing, and waits for the device each time:
+two experts of 23.8 GB in 24 GB of an H100 took 12.3 s that way and 10.4 s with the room made at the node's start.
 """
 
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_management as model_management
-from comfy.model_patcher import ModelPatcher
+import torch
 
 from ..component import Component, Tier
-from ..events import Cancel, Event, Evict, Evicted, Prefetch, TransferStopped
+from ..events import Cancel, Event, Evict, Evicted, Prefetch, TransferDone, TransferStopped
+from ..transfers import memory
+from .models import Models
+from .snapshot import Snapshots
+
+try:
+    from . import onload
+except ImportError:  # a ComfyUI without comfy-aimdo has no dynamic models either
+    onload = None  # type: ignore[assignment]
 
 log = logging.getLogger("residency")
 
+# Free device memory that a prefetch leaves: the allocator's own margin is 0.25 GiB, and what it needs beside is taken back page by page.
+HEADROOM_BYTES = 1024**3
+# Copies announced per step: at the pinned rate of PCIe 5 (43 GB/s) one step of 0.2 s hides 8 GB; half of it leaves the link to the model.
+STEP_BYTES = 4 * 10**9
+# Host copies of models on the device are kept while this much memory is available beside them.
+SNAPSHOT_HEADROOM_BYTES = 4 * 1024**3
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A Prefetch that has not been answered."""
+
+    component: Component
+    size_bytes: int
+    started_s: float
+    future: Future[None] = field(default_factory=Future)
+    moved_bytes: int = 0
+
 
 class DeviceMover:
-    """Answers Evict(DEVICE); learns which models belong to a component from the outputs of its loader node."""
+    """Answers Prefetch and Evict on the device tier. Not thread-safe: the executor thread is the only one that calls it."""
 
     def __init__(self, post: Callable[[Event], Any], clock: Callable[[], float]) -> None:
+        self.models = Models()
+        self.snapshots = Snapshots()
         self._post = post
         self._clock = clock
-        self._models: dict[str, weakref.WeakSet[Any]] = {}
+        self._pending: dict[str, _Pending] = {}
+        self._stream: torch.cuda.Stream | None = None
 
-    def learn(self, loads: Iterable[tuple[Component, str | None]], outputs: Iterable[Any], output_types: Iterable[str]) -> None:
-        """Remember which models a loader node made: `outputs` has one list of values per output slot."""
-        by_type: dict[str, list[Any]] = {}
-        for values, made_type in zip(outputs, output_types, strict=False):
-            for value in values if isinstance(values, list | tuple) else (values,):
-                model = _model_of(value)
-                if model is not None:
-                    by_type.setdefault(made_type, []).append(model)
-        for component, output_type in loads:
-            if component.kind == "LORA":
-                continue  # lives inside the models it patches
-            models = by_type.get(output_type, []) if output_type else [model for found in by_type.values() for model in found]
-            self._models.setdefault(component.key, weakref.WeakSet()).update(models)
+    # --- what is there ---
 
     def resident_bytes(self, key: str) -> int:
         """Bytes of a dynamic model's weights that need no reading: on the device, or in its pinned host buffer."""
-        models = set(map(id, self._models.get(key, ())))
         resident_bytes = 0
-        for loaded in model_management.current_loaded_models:
+        for loaded in self.models.loaded(key):
             patcher = loaded.model
-            if patcher is not None and id(patcher.model) in models and patcher.is_dynamic():
+            if patcher.is_dynamic():
                 pins = patcher.model.dynamic_pins[patcher.load_device]
                 # "weights-loaded" pins are of weights that were on the device when they were pinned: the same bytes, counted once
                 both_bytes = max(patcher.loaded_size(), _pinned_bytes(pins, "weights-loaded"))
                 resident_bytes = max(resident_bytes, _pinned_bytes(pins, "weights") + both_bytes)
         return resident_bytes
 
+    def held(self) -> dict[str, int]:
+        """Bytes on the device by component."""
+        found = {key: sum(_device_bytes(loaded.model) for loaded in self.models.loaded(key)) for key in self.models.alive()}
+        return {key: size_bytes for key, size_bytes in found.items() if size_bytes > 0}
+
+    def room_bytes(self) -> int | None:
+        """What weights may take beside all that is on the device now; None where it has no memory of its own."""
+        device = model_management.get_torch_device()
+        if device.type != "cuda":
+            return None
+        return int(model_management.get_free_memory(device)) - HEADROOM_BYTES
+
+    # --- instructions ---
+
     def prefetch(self, instruction: Prefetch) -> Future[None]:
-        future: Future[None] = Future()
-        reason = "this host does not prefetch to the device"
-        self._post(TransferStopped(self._clock(), instruction.component.key, Tier.DEVICE, 0, 0, 0.0, reason))
-        future.set_result(None)
-        return future
+        """Announce the copy; `advance` carries it out, step by step."""
+        pending = _Pending(instruction.component, instruction.size_bytes, self._clock())
+        pending.future.set_running_or_notify_cancel()
+        refusal = self._refusal(instruction.component.key)
+        if refusal:
+            self._finish(pending, refusal)
+        else:
+            self._pending[instruction.component.key] = pending
+        return pending.future
 
     def cancel(self, instruction: Cancel) -> None:
-        pass
+        pending = self._pending.pop(instruction.component.key, None)
+        if pending is not None:
+            self._finish(pending, instruction.reason)
 
     def evict(self, instruction: Evict) -> None:
+        """Give `size_bytes` of the component back, the end of it first; a legacy model leaves as a whole."""
         key = instruction.component.key
-        freed_bytes = 0
-        refusal = ""
-        models = set(map(id, self._models.get(key, ())))
-        for loaded in list(model_management.current_loaded_models):
+        freed_bytes, refusal = 0, ""
+        for loaded in self.models.loaded(key):
             patcher = loaded.model
-            if patcher is None or id(patcher.model) not in models:
-                continue
             if patcher.load_device == patcher.offload_device and not patcher.is_dynamic():
                 refusal = "its device shares the host's memory: leaving it would free nothing"
                 continue
-            before_bytes = patcher.loaded_size()
+            before_bytes = _device_bytes(patcher)
             if patcher.is_dynamic():
                 # its pinned host copy stays: unloading the model whole would drop that as well, and the next use would read the file
-                patcher.partially_unload(patcher.offload_device, before_bytes)
+                self.wait_for_copies()
+                patcher.partially_unload(patcher.offload_device, min(before_bytes, instruction.size_bytes - freed_bytes))
             elif loaded.model_unload():
                 model_management.current_loaded_models.remove(loaded)
-            freed_bytes += max(0, before_bytes - patcher.loaded_size())
+            freed_bytes += max(0, before_bytes - _device_bytes(patcher))
+            if freed_bytes >= instruction.size_bytes:
+                break
         if freed_bytes:
             model_management.soft_empty_cache()
         reason = instruction.reason if freed_bytes else refusal or "nothing of it is on the device"
         self._post(Evicted(self._clock(), key, Tier.DEVICE, freed_bytes, reason))
 
     def progress(self, key: str) -> int:
-        return 0
+        return self.held().get(key, 0)
+
+    # --- safe points ---
+
+    def advance(self) -> None:
+        """Carry announced copies on as far as there is room. Called at node starts and at the steps of a running node."""
+        left_bytes = STEP_BYTES
+        for key, pending in list(self._pending.items()):
+            loaded = next(self.models.loaded(key), None)
+            if loaded is None:
+                self._finish(self._pending.pop(key), onload.Stop.UNKNOWN.value)
+                continue
+            device = loaded.model.load_device
+            room_bytes = min(left_bytes, _free_bytes(device) - HEADROOM_BYTES)
+            if room_bytes <= 0:
+                break
+            done = onload.onload(loaded.model, self._copies(device), room_bytes, pending.size_bytes)
+            left_bytes -= done.moved_bytes
+            pending.moved_bytes += done.moved_bytes
+            if done.stop is not onload.Stop.ROOM:
+                reason = "" if done.stop is onload.Stop.END else done.stop.value
+                self._finish(self._pending.pop(key), reason, done.resident_bytes)
+
+    def before_load(self, patchers: Iterable[Any]) -> None:
+        """ComfyUI is about to load these: what is on its way must have arrived, and host copies are held on to."""
+        self.wait_for_copies()
+        for patcher in patchers:
+            pending = self._pending.pop(self.models.key_of_model(patcher.model) or "", None)
+            if pending is not None:
+                self._finish(pending, "its node has started and loads the rest itself", _device_bytes(patcher))
+            if patcher.is_dynamic() or patcher.load_device.type != "cuda":
+                continue
+            if memory.available_bytes() > SNAPSHOT_HEADROOM_BYTES:
+                self.snapshots.keep(patcher)
+            else:
+                self.snapshots.forget(patcher.model)
+
+    def after_load(self, patchers: Iterable[Any], working_set_bytes: int) -> None:
+        """ComfyUI has made room for these and gives each layer its bytes when it computes: bring what is pinned over at the full rate."""
+        if onload is None:
+            return
+        for patcher in patchers:
+            if patcher.is_dynamic() and patcher.load_device.type == "cuda" and not onload.is_complete(patcher):
+                room_bytes = _free_bytes(patcher.load_device) - max(HEADROOM_BYTES, working_set_bytes)
+                if room_bytes > 0:
+                    onload.onload(patcher, self._copies(patcher.load_device), room_bytes, patcher.model_size())
+        self.wait_for_copies()
+
+    def before_unload(self, patcher: Any, device: Any) -> None:
+        """ComfyUI is about to take the model off the device: the host copies that were kept stand in for what would be copied back."""
+        if device is not None and device.type == "cpu":
+            self.snapshots.restore(patcher)
+
+    def wait_for_copies(self) -> None:
+        """What is computed from here on finds every copy announced so far."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
     def close(self) -> None:
-        self._models.clear()
+        for pending in self._pending.values():
+            self._finish(pending, "the device mover is being closed")
+        self._pending.clear()
+        self.wait_for_copies()
+        self.snapshots.clear()
+        self.models.clear()
+
+    def _copies(self, device: torch.device) -> torch.cuda.Stream:
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        return self._stream
+
+    def _refusal(self, key: str) -> str:
+        loaded = next(self.models.loaded(key), None)
+        if loaded is None:
+            return "ComfyUI has not loaded it yet"
+        if not loaded.model.is_dynamic():
+            return "its patcher moves weights only when it loads the model"
+        if loaded.model.load_device.type != "cuda" or onload is None:
+            return "its device shares the host's memory"
+        return ""
+
+    def _finish(self, pending: _Pending, reason: str, present_bytes: int = 0) -> None:
+        now_s, key = self._clock(), pending.component.key
+        duration_s = now_s - pending.started_s
+        if reason:
+            self._post(TransferStopped(now_s, key, Tier.DEVICE, pending.moved_bytes, present_bytes, duration_s, reason))
+        else:
+            self._post(TransferDone(now_s, key, Tier.DEVICE, pending.moved_bytes, present_bytes, duration_s))
+        pending.future.set_result(None)
 
 
 def _pinned_bytes(pins: Any, subset: str) -> int:
@@ -102,9 +229,13 @@ def _pinned_bytes(pins: Any, subset: str) -> int:
     return int(pins[subset][0].size) if subset in pins else 0
 
 
-def _model_of(value: Any) -> Any | None:
-    """The torch module that ComfyUI manages behind a MODEL, CLIP, VAE or ControlNet value; None for anything else."""
-    for candidate in (value, getattr(value, "patcher", None), getattr(value, "control_model_wrapped", None)):
-        if isinstance(candidate, ModelPatcher):
-            return candidate.model
-    return None
+def _device_bytes(patcher: Any) -> int:
+    """Bytes of the model's weights on a device of their own."""
+    if patcher.load_device == patcher.offload_device and not patcher.is_dynamic():
+        return 0
+    return int(patcher.loaded_size())
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Device memory that nobody has: what torch has reserved is left to activations."""
+    return int(torch.cuda.mem_get_info(device)[0])

@@ -17,12 +17,13 @@ import comfy.model_management as model_management
 
 from .. import report
 from ..component import Mode, Policy, Tier
-from ..events import BudgetChanged, NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStarted, Replanned
+from ..events import BudgetChanged, DeviceObserved, NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStarted, Replanned
 from ..runtime import Hold, Runtime
 from ..transfers import ReadAhead, exclusive, memory
 from . import seams, settings
 from .device import DeviceMover
 from .live import QUEUE_DEPTH, LiveGraph, traits
+from .steps import Steps
 
 log = logging.getLogger("residency")
 
@@ -39,6 +40,7 @@ class ComfyHost:
         self.runtime = Runtime(device_limit_bytes=_device_limit_bytes())
         self._memory_total_bytes = memory.host_memory().total_bytes
         self.device = DeviceMover(self.runtime.post, self.runtime.clock)
+        self.steps = Steps(lambda node_id: self._guard(self._step, node_id))
         self.user = settings.Settings(Mode.AUTO, "the default")
         self.fits: list[seams.Fit] = []
         self.installed = False
@@ -64,6 +66,7 @@ class ComfyHost:
             seams.COMPLETE: self._wrap_complete,
             seams.OUTPUTS: self._wrap_outputs,
             seams.LOAD: self._wrap_load,
+            seams.UNLOAD: self._wrap_unload,
         }
         # a closed mover stays closed: each installation gets its own
         self.runtime.movers = {Tier.HOST: ReadAhead(self.runtime.post, self.runtime.clock), Tier.DEVICE: self.device}
@@ -142,15 +145,29 @@ class ComfyHost:
 
     def _wrap_load(self, original: Any) -> Any:
         @functools.wraps(original)
-        def load_models_gpu(*args: Any, **kwargs: Any) -> Any:
+        def load_models_gpu(models: Any, memory_required: Any = 0, *args: Any, **kwargs: Any) -> Any:
+            if self._prompt is None:
+                return original(models, memory_required, *args, **kwargs)
             started_s = self.runtime.clock()
+            models = list(models)
+            self._guard(self.device.before_load, models)
             try:
-                return original(*args, **kwargs)
+                result = original(models, memory_required, *args, **kwargs)
+                self._guard(self.device.after_load, models, int(memory_required))
+                return result
             finally:
-                if self._prompt is not None:
-                    self.runtime.stalled(self.runtime.clock() - started_s)
+                self.runtime.stalled(self.runtime.clock() - started_s)
 
         return load_models_gpu
+
+    def _wrap_unload(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def unpatch_model(patcher: Any, device_to: Any = None, unpatch_weights: Any = True, *args: Any, **kwargs: Any) -> Any:
+            if unpatch_weights and not patcher.is_dynamic():
+                self._guard(self.device.before_unload, patcher, device_to)
+            return original(patcher, device_to, unpatch_weights, *args, **kwargs)
+
+        return unpatch_model
 
     async def _hold(self, holds: list[Hold]) -> None:
         """Hold the staged node until its files are there; an interrupt lets go at once, and ComfyUI stops at the node."""
@@ -168,6 +185,7 @@ class ComfyHost:
 
     def _prompt_ends(self, executor: Any) -> None:
         prompt, self._prompt = self._prompt, None
+        self.steps.forget()
         if prompt is None or prompt.graph is None:
             return
         outcome = Outcome.SUCCESS
@@ -199,18 +217,38 @@ class ComfyHost:
                 exclusive(prompt.graph.components.values()),
             )
             self.runtime.post(started)
+            self.steps.watch()
         elif prompt.is_next(node_id) and queue == prompt.queue:
             prompt.position += 1
             self._refresh_budget(prompt, now_s)
         else:
             prompt.queue = queue
             prompt.timeline = prompt.graph.timeline(execution_list, queue)
-            prompt.position, prompt.changed = 0, False
+            prompt.position, prompt.stepped, prompt.changed = 0, -1, False
             self.runtime.post(Replanned(now_s, prompt.timeline, prompt.graph.components, exclusive(prompt.graph.components.values())))
         if prompt.timeline.visits[prompt.position].node_id != node_id:
             # the executor chose another node than its own rule says (a chained patch): follow it
             prompt.position = next(i for i, visit in enumerate(prompt.timeline.visits) if visit.node_id == node_id)
-        return self.runtime.post(NodeStarted(self.runtime.clock(), prompt.position))
+        self._look_at_device()
+        holds = self.runtime.post(NodeStarted(self.runtime.clock(), prompt.position))
+        self.device.advance()
+        return holds
+
+    def _step(self, node_id: str) -> None:
+        """Between two steps of the running node: what its first step has shown of its working set leaves room for the next node."""
+        prompt = self._prompt
+        if prompt is None or prompt.graph is None:
+            return
+        if prompt.stepped != prompt.position:
+            prompt.stepped = prompt.position
+            self._look_at_device()
+        self.device.advance()
+
+    def _look_at_device(self) -> None:
+        held = self.device.held()
+        room_bytes = self.device.room_bytes()
+        if room_bytes is not None:
+            self.runtime.post(DeviceObserved(self.runtime.clock(), held, room_bytes))
 
     def _node_finishes(self) -> None:
         prompt = self._prompt
@@ -230,7 +268,7 @@ class ComfyHost:
         loads = prompt.graph.loads_of(node_id)
         if loads and value is not None and value.outputs is not None:
             node_traits = traits(prompt.graph.class_type(node_id))
-            self.device.learn(loads, value.outputs, node_traits.outputs if node_traits else ())
+            self.device.models.learn(loads, value.outputs, node_traits.outputs if node_traits else ())
 
     def _refresh_budget(self, prompt: _Prompt, now_s: float) -> None:
         if now_s < prompt.next_budget_s:
@@ -266,6 +304,7 @@ class _Prompt:
         self.graph: LiveGraph | None = None
         self.timeline: Any = None
         self.position = 0
+        self.stepped = -1  # the last position whose first step was seen
         self.changed = False
         self.queue: tuple[tuple[str, Any, list[str]], ...] = ()
         self.next_budget_s = 0.0

@@ -127,8 +127,9 @@ UNSTAGE = Seam("node put back", "comfy_execution.graph:ExecutionList.unstage_nod
 COMPLETE = Seam("node finish", "comfy_execution.graph:ExecutionList.complete_node_execution", ("self",))
 OUTPUTS = Seam("node outputs", "comfy_execution.graph:ExecutionList.cache_update", ("self", "node_id", "value"))
 LOAD = Seam("model load", "comfy.model_management:load_models_gpu", ("models", "memory_required"))
+UNLOAD = Seam("model unload", "comfy.model_patcher:ModelPatcher.unpatch_model", ("self", "device_to", "unpatch_weights"))
 
-ALL = (PROMPT, STAGE, UNSTAGE, COMPLETE, OUTPUTS, LOAD)
+ALL = (PROMPT, STAGE, UNSTAGE, COMPLETE, OUTPUTS, LOAD, UNLOAD)
 # without these the pack cannot follow a prompt at all; the others only cost detail
 ESSENTIAL = (PROMPT, STAGE, COMPLETE)
 

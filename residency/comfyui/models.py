@@ -1,0 +1,66 @@
+"""Which of ComfyUI's models belong to which component, learnt from the outputs of the loader nodes.
+
+Models are held by weak reference: a strong one would keep ComfyUI from freeing them and make it log memory leaks.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import comfy.model_management as model_management
+from comfy.model_patcher import ModelPatcher
+
+from ..component import Component
+
+
+class Models:
+    """Component key -> the torch modules that ComfyUI manages for it."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, weakref.WeakSet[Any]] = {}
+
+    def learn(self, loads: Iterable[tuple[Component, str | None]], outputs: Iterable[Any], output_types: Iterable[str]) -> None:
+        """Remember which models a loader node made: `outputs` has one list of values per output slot."""
+        by_type: dict[str, list[Any]] = {}
+        for values, made_type in zip(outputs, output_types, strict=False):
+            for value in values if isinstance(values, list | tuple) else (values,):
+                model = model_of(value)
+                if model is not None:
+                    by_type.setdefault(made_type, []).append(model)
+        for component, output_type in loads:
+            if component.kind == "LORA":
+                continue  # lives inside the models it patches
+            models = by_type.get(output_type, []) if output_type else [model for found in by_type.values() for model in found]
+            self._models.setdefault(component.key, weakref.WeakSet()).update(models)
+
+    def alive(self) -> list[str]:
+        """Components of which a model is still alive."""
+        return [key for key, models in self._models.items() if len(models)]
+
+    def key_of(self, value: Any) -> str | None:
+        """The component behind a MODEL, CLIP, VAE or ControlNet value, or behind ComfyUI's model itself; None for an unknown one."""
+        model = model_of(value)
+        return self.key_of_model(value if model is None else model)
+
+    def key_of_model(self, model: Any) -> str | None:
+        return next((key for key, models in self._models.items() if model in models), None)
+
+    def loaded(self, key: str) -> Iterator[Any]:
+        """ComfyUI's LoadedModel entries of the component, newest first; none when it is not loaded."""
+        models = set(map(id, self._models.get(key, ())))
+        for entry in list(model_management.current_loaded_models) if models else ():
+            if entry.model is not None and id(entry.model.model) in models:
+                yield entry
+
+    def clear(self) -> None:
+        self._models.clear()
+
+
+def model_of(value: Any) -> Any | None:
+    """The torch module that ComfyUI manages behind a MODEL, CLIP, VAE or ControlNet value; None for anything else."""
+    for candidate in (value, getattr(value, "patcher", None), getattr(value, "control_model_wrapped", None)):
+        if isinstance(candidate, ModelPatcher):
+            return candidate.model
+    return None

@@ -1,0 +1,165 @@
+"""What should lie on the device: room made for a node in one go, and the next node's weights brought over while this one computes.
+
+The host tells what it has found there (`DeviceObserved`), before each node and while one runs; whatever ComfyUI moved by itself is in
+that. What leaves first is what is needed last (Belady 1966), the end of it first: what stays is a prefix, so that a node that needs it
+again starts at once and the rest follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from .component import Component, Tier
+from .events import Cancel, Evict, Instruction, Prefetch
+from .timeline import Timeline, UseKind
+
+NEVER = float("inf")
+LOOK_AHEAD = 64  # computing visits: what lies beyond cannot be brought over while this one computes
+
+
+@dataclass(slots=True)
+class DeviceTier:
+    """Bytes by component that lie on the device or are on their way, and the room that is left; nothing is done before it is known."""
+
+    held: dict[str, int] = field(default_factory=dict)
+    in_flight: dict[str, int] = field(default_factory=dict)  # bytes still to come
+    refused: set[str] = field(default_factory=set)  # not asked for again in this prompt
+    room_bytes: int | None = None
+
+    def observe(self, held: Mapping[str, int], room_bytes: int) -> None:
+        """`room_bytes`: what weights may take beside all that is there now."""
+        self.held = dict(held)
+        self.room_bytes = room_bytes
+
+    def arrived(self, key: str, present_bytes: int, refused: bool) -> None:
+        """A transfer has ended."""
+        self.in_flight.pop(key, None)
+        if refused:
+            self.refused.add(key)
+        gained_bytes = present_bytes - self.held.get(key, 0)
+        if gained_bytes > 0 and self.room_bytes is not None:
+            self.held[key] = present_bytes
+            self.room_bytes -= gained_bytes
+
+    def left(self, key: str, freed_bytes: int) -> None:
+        """Bytes of the component have left the device."""
+        if self.room_bytes is not None:
+            self.room_bytes += freed_bytes
+        kept_bytes = self.held.pop(key, 0) - freed_bytes
+        if kept_bytes > 0:
+            self.held[key] = kept_bytes
+
+    def make_room(self, view: View) -> list[Instruction]:
+        """For the node that starts now: all the room that its weights need, at once."""
+        if self.room_bytes is None:
+            return []
+        needed_bytes = sum(
+            max(0, view.components[key].size_bytes - self.held.get(key, 0)) for key in view.running if key in view.components
+        )
+        if needed_bytes == 0:
+            return []  # nothing comes in: what it computes with beside its weights is the allocator's to find
+        needed_bytes += view.timeline.visits[view.position].working_set_bytes
+        visit = view.timeline.visits[view.position]
+        reason = f"makes room for {visit.class_type} {visit.node_id}"
+        return list(self._evict(needed_bytes - self.room_bytes, view, NEVER, reason, dict(self.held)))
+
+    def bring_next(self, view: View) -> list[Instruction]:
+        """While a node computes: what the next ones compute with, in order, as far as there is room or something needed later can leave."""
+        if self.room_bytes is None:
+            return []
+        instructions: list[Instruction] = []
+        held = dict(self.held)
+        room_bytes = self.room_bytes - sum(self.in_flight.values())
+        for key, needed_at in _next_uses(view):
+            missing_bytes = view.components[key].size_bytes - held.get(key, 0)
+            if missing_bytes <= 0 or key in self.in_flight or key in self.refused or not view.may_prefetch(key):
+                continue
+            if missing_bytes > room_bytes:
+                why = f"makes room for {view.components[key].name}"
+                evictions = self._evict(missing_bytes - room_bytes, view, needed_at, why, held, spared=key)
+                instructions += evictions
+                room_bytes += sum(one.size_bytes for one in evictions)
+            size_bytes = min(missing_bytes, room_bytes)
+            if size_bytes <= 0:
+                break
+            self.in_flight[key] = size_bytes
+            room_bytes -= size_bytes
+            visit = view.timeline.visits[needed_at]
+            reason = f"{visit.class_type} {visit.node_id} computes with it, {_ahead(needed_at - view.position)}"
+            instructions.append(Prefetch(view.components[key], Tier.DEVICE, held.get(key, 0) + size_bytes, reason))
+            if size_bytes < missing_bytes:
+                break
+        return instructions
+
+    def cancel(self, keys: Iterable[str], view: View, reason: str) -> list[Instruction]:
+        """Give up what is on its way; the mover's answer settles it."""
+        return [Cancel(view.components[key], Tier.DEVICE, reason) for key in keys if key in self.in_flight and key in view.components]
+
+    def _evict(
+        self, short_bytes: int, view: View, needed_after: float, reason: str, held: dict[str, int], *, spared: str = ""
+    ) -> list[Evict]:
+        """Evictions that give at least `short_bytes` of `held` back, of what is next needed after `needed_after`; fewer where there is
+        no more. `held` is told what will be left."""
+        evictions: list[Evict] = []
+        for next_use, key in self._victims(view, held):
+            if short_bytes <= 0:
+                break
+            if key == spared or (needed_after != NEVER and next_use <= needed_after):
+                continue
+            size_bytes = min(held[key], short_bytes)
+            told = "nothing needs it any more" if next_use == NEVER else f"its next use is at visit {next_use:.0f}"
+            evictions.append(Evict(view.components[key], Tier.DEVICE, size_bytes, f"{reason}; {told}"))
+            held[key] -= size_bytes
+            short_bytes -= size_bytes
+        return evictions
+
+    def _victims(self, view: View, held: Mapping[str, int]) -> Iterator[tuple[float, str]]:
+        """(next use, component), best victim first: the lowest priority, then the farthest next use, then the smallest."""
+        candidates = []
+        for key, held_bytes in held.items():
+            if held_bytes <= 0 or key in view.running or key in self.in_flight or key not in view.components or not view.may_evict(key):
+                continue
+            use = _next_compute(view.timeline, key, view.position)
+            candidates.append((view.priority(key), -use, held_bytes, key))
+        candidates.sort()
+        return ((-use, key) for _, use, _, key in candidates)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the device tier may know of the prompt. `running`: components of the node at `position`."""
+
+    timeline: Timeline
+    position: int
+    components: Mapping[str, Component]
+    running: frozenset[str]
+    may_prefetch: Callable[[str], bool] = lambda key: True
+    may_evict: Callable[[str], bool] = lambda key: True
+    priority: Callable[[str], int] = lambda key: 0
+
+
+def _next_compute(timeline: Timeline, key: str, after: int) -> float:
+    use = timeline.next_use(key, after)
+    while use is not None and use.kind is not UseKind.COMPUTE:
+        use = timeline.next_use(key, use.position)
+    return NEVER if use is None else use.position
+
+
+def _next_uses(view: View) -> Iterator[tuple[str, int]]:
+    """Components in the order in which the next visits compute with them, each once."""
+    seen = set(view.running)
+    visits = 0
+    for position in range(view.position + 1, len(view.timeline.visits)):
+        uses = [use for use in view.timeline.at(position) if use.kind is UseKind.COMPUTE]
+        visits += bool(uses)
+        if visits > LOOK_AHEAD:
+            return
+        for use in uses:
+            if use.component not in seen and use.component in view.components:
+                seen.add(use.component)
+                yield use.component, position
+
+
+def _ahead(count: int) -> str:
+    return "next" if count <= 1 else f"{count} nodes ahead"

@@ -1,0 +1,106 @@
+"""What the device tier decides: room in one go, the next weights while this node computes, nothing where all fits."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from story import MB, components
+
+from residency.device_tier import DeviceTier, View
+from residency.events import Evict, Prefetch
+from residency.timeline import Timeline, Use, UseKind, Visit
+
+
+def computing(order: str) -> Timeline:
+    """One visit per letter, computing with the component of that name."""
+    visits = [Visit("p", str(index), "KSampler") for index in range(len(order))]
+    return Timeline.of(visits, [Use(index, key, UseKind.COMPUTE, False) for index, key in enumerate(order)])
+
+
+def at(position, order, parts, **more):
+    return View(computing(order), position, parts, frozenset(order[position]), **more)
+
+
+def seen(room_mb, **held_mb):
+    tier = DeviceTier()
+    tier.observe({key: size * MB for key, size in held_mb.items()}, room_mb * MB)
+    return tier
+
+
+def said(instructions):
+    return [(type(one).__name__, one.component.key, one.size_bytes // MB) for one in instructions]
+
+
+def test_a_node_gets_all_its_room_at_once_from_what_is_needed_last():
+    tier = seen(2, t=10, b=12)
+    decided = tier.make_room(at(1, "tabt", components(t=10, a=12, b=12)))
+    assert said(decided) == [("Evict", "t", 10)]
+
+
+def test_only_as_much_leaves_as_is_short_and_the_end_of_it_first():
+    tier = seen(8, t=10)
+    decided = tier.make_room(at(1, "ta", components(t=10, a=12)))
+    assert said(decided) == [("Evict", "t", 4)]
+    assert "nothing needs it any more" in decided[0].reason
+
+
+def test_while_a_node_computes_the_next_ones_weights_come_over():
+    tier = seen(10, a=12)
+    decided = tier.bring_next(at(0, "ab", components(a=12, b=12)))
+    assert said(decided) == [("Prefetch", "b", 10)]
+
+
+def test_what_is_needed_later_leaves_for_what_is_needed_sooner():
+    tier = seen(2, a=12, t=10)
+    decided = tier.bring_next(at(0, "abt", components(t=10, a=12, b=12)))
+    assert said(decided) == [("Evict", "t", 10), ("Prefetch", "b", 12)]
+
+
+def test_what_is_needed_sooner_never_leaves_for_what_is_needed_later():
+    tier = seen(0, a=12, b=12)
+    assert tier.bring_next(at(0, "abc", components(a=12, b=12, c=12))) == []
+
+
+def test_a_lower_priority_leaves_before_a_later_use():
+    tier = seen(0, b=10, c=10)
+    decided = tier.make_room(at(0, "abc", components(a=10, b=10, c=10), priority={"a": 0, "b": -1, "c": 0}.get))
+    assert said(decided) == [("Evict", "b", 10)]
+
+
+def test_a_refused_transfer_is_not_asked_for_again():
+    tier = seen(10, a=12)
+    view = at(0, "ab", components(a=12, b=12))
+    tier.bring_next(view)
+    tier.arrived("b", 0, refused=True)
+    assert tier.bring_next(view) == []
+
+
+def test_nothing_is_done_before_the_device_was_seen():
+    tier, view = DeviceTier(), at(0, "ab", components(a=12, b=12))
+    assert tier.make_room(view) == [] and tier.bring_next(view) == []
+
+
+@given(st.text("abcd", min_size=1, max_size=12), st.integers(1, 60), st.integers(0, 11))
+def test_when_everything_is_there_nothing_moves(order, room, position):
+    parts = components(a=5, b=6, c=7, d=8)
+    tier = seen(room, a=5, b=6, c=7, d=8)
+    view = at(position % len(order), order, parts)
+    assert tier.make_room(view) == [] and tier.bring_next(view) == []
+
+
+@given(
+    st.text("abcd", min_size=2, max_size=12),
+    st.dictionaries(st.sampled_from("abcd"), st.integers(1, 9), max_size=4),
+    st.integers(0, 20),
+    st.integers(0, 10),
+)
+def test_the_room_holds_and_what_runs_or_flies_stays(order, held, room, position):
+    sizes = {"a": 9, "b": 9, "c": 9, "d": 9}
+    tier = seen(room, **held)
+    view = at(position % (len(order) - 1), order, components(**sizes))
+    instructions = tier.bring_next(view)
+    freed = sum(one.size_bytes for one in instructions if isinstance(one, Evict))
+    brought = sum(one.size_bytes - tier.held.get(one.component.key, 0) for one in instructions if isinstance(one, Prefetch))
+    evicted = {one.component.key for one in instructions if isinstance(one, Evict)}
+    assert brought <= room * MB + freed
+    assert not evicted & (view.running | set(tier.in_flight))
