@@ -92,6 +92,10 @@ class DeviceTier:
                 break
         return instructions
 
+    def victims(self, view: View) -> list[str]:
+        """What may leave, best first."""
+        return [key for _, key in self._victims(view, self.held)]
+
     def cancel(self, keys: Iterable[str], view: View, reason: str) -> list[Instruction]:
         """Give up what is on its way; the mover's answer settles it."""
         return [Cancel(view.components[key], Tier.DEVICE, reason) for key in keys if key in self.in_flight and key in view.components]

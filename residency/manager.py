@@ -229,6 +229,10 @@ class Manager:
     def _make_room(self) -> list[Instruction]:
         return [] if self.mode.mode is Mode.OFF else self.device.make_room(self._device_view())
 
+    def device_victims(self) -> list[str]:
+        """Components that may leave the device now, in the order in which they should."""
+        return [] if self.mode.mode is Mode.OFF else self.device.victims(self._device_view())
+
     def _device_view(self) -> View:
         running = frozenset(use.component for use in self._timeline.at(self._position) if use.kind is UseKind.COMPUTE)
         return View(

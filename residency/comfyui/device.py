@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.memory_management as memory_management
 import comfy.model_management as model_management
 import torch
 
@@ -29,6 +30,7 @@ from .snapshot import Snapshots
 
 try:
     from . import onload
+    from .exclusive import CHUNK_PAGES, PageStore
 except ImportError:  # a ComfyUI without comfy-aimdo has no dynamic models either
     onload = None  # type: ignore[assignment]
 
@@ -61,6 +63,9 @@ class DeviceMover:
         self.snapshots = Snapshots()
         self._post = post
         self._clock = clock
+        self.exclusive = False  # weights lie on the device or in host memory, not in both
+        self.victims: Callable[[], list[str]] = list  # components that may leave the device, best first
+        self.pages = None if onload is None else PageStore(_may_grow)
         self._pending: dict[str, _Pending] = {}
         self._stream: torch.cuda.Stream | None = None
 
@@ -82,6 +87,11 @@ class DeviceMover:
         """Bytes on the device by component."""
         found = {key: sum(_device_bytes(loaded.model) for loaded in self.models.loaded(key)) for key in self.models.alive()}
         return {key: size_bytes for key, size_bytes in found.items() if size_bytes > 0}
+
+    def host_capacity_bytes(self) -> int:
+        """What host copies of weights could take in all: what is available, and what ComfyUI's and our pinned copies hold already."""
+        pinned_bytes = int(model_management.TOTAL_PINNED_MEMORY) + (self.pages.slots.total_bytes if self.pages else 0)
+        return memory.available_bytes() + pinned_bytes - max(SNAPSHOT_HEADROOM_BYTES, int(memory_management.RAM_CACHE_HEADROOM))
 
     def room_bytes(self) -> int | None:
         """What weights may take beside all that is on the device now; None where it has no memory of its own."""
@@ -118,7 +128,9 @@ class DeviceMover:
                 refusal = "its device shares the host's memory: leaving it would free nothing"
                 continue
             before_bytes = _device_bytes(patcher)
-            if patcher.is_dynamic():
+            if patcher.is_dynamic() and self.exclusive:
+                refusal = "its room is exchanged page by page when the next model loads"
+            elif patcher.is_dynamic():
                 # its pinned host copy stays: unloading the model whole would drop that as well, and the next use would read the file
                 self.wait_for_copies()
                 patcher.partially_unload(patcher.offload_device, min(before_bytes, instruction.size_bytes - freed_bytes))
@@ -156,14 +168,17 @@ class DeviceMover:
                 reason = "" if done.stop is onload.Stop.END else done.stop.value
                 self._finish(self._pending.pop(key), reason, done.resident_bytes)
 
-    def before_load(self, patchers: Iterable[Any]) -> None:
+    def before_load(self, patchers: Iterable[Any], working_set_bytes: int = 0) -> None:
         """ComfyUI is about to load these: what is on its way must have arrived, and host copies are held on to."""
         self.wait_for_copies()
         for patcher in patchers:
-            pending = self._pending.pop(self.models.key_of_model(patcher.model) or "", None)
+            pending = self._pending.pop(self._key_of(patcher), None)
             if pending is not None:
                 self._finish(pending, "its node has started and loads the rest itself", _device_bytes(patcher))
-            if patcher.is_dynamic() or patcher.load_device.type != "cuda":
+            if patcher.load_device.type != "cuda":
+                continue
+            if patcher.is_dynamic():
+                self._exchange(patcher, working_set_bytes)
                 continue
             if memory.available_bytes() > SNAPSHOT_HEADROOM_BYTES:
                 self.snapshots.keep(patcher)
@@ -181,6 +196,44 @@ class DeviceMover:
                     onload.onload(patcher, self._copies(patcher.load_device), room_bytes, patcher.model_size())
         self.wait_for_copies()
 
+    def may_pin(self, subset: str) -> bool:
+        """Whether ComfyUI may make a host copy of weights; what is streamed at each step needs one in any case."""
+        return not (self.exclusive and subset.endswith("-loaded"))
+
+    def _exchange(self, patcher: Any, working_set_bytes: int) -> None:
+        """Bring back what of the model was written back, in exchange for what is needed later."""
+        if self.pages is None or not (self.exclusive or self.pages.held_bytes(patcher)):
+            return
+        stream, chunk_bytes = self._copies(patcher.load_device), CHUNK_PAGES * onload.PAGE_BYTES
+        leaving = [entry.model for key in self.victims() for entry in self.models.loaded(key)] if self.exclusive else []
+        leaving = [other for other in leaving if other.is_dynamic() and other.model is not patcher.model]
+        margin_bytes = max(HEADROOM_BYTES, min(working_set_bytes, 2 * HEADROOM_BYTES))
+        started_s, brought_bytes, given_bytes = self._clock(), 0, dict.fromkeys(map(self._key_of, leaving), 0)
+        while True:
+            room_bytes = _free_bytes(patcher.load_device) - margin_bytes
+            if self.pages.held_bytes(patcher):
+                moved_bytes = self.pages.bring_back(patcher, stream, min(room_bytes, chunk_bytes))
+                brought_bytes += moved_bytes
+                if moved_bytes:
+                    continue
+            short_bytes = patcher.model_size() - patcher.loaded_size() - room_bytes
+            if short_bytes <= 0 or not leaving:
+                break
+            moved_bytes = self.pages.write_back(leaving[0], stream, min(short_bytes, chunk_bytes))
+            given_bytes[self._key_of(leaving[0])] += moved_bytes
+            if not moved_bytes:
+                leaving.pop(0)
+        now_s = self._clock()
+        for key, size_bytes in given_bytes.items():
+            if size_bytes:
+                self._post(Evicted(now_s, key, Tier.DEVICE, size_bytes, "written back: host memory is too short for copies in both"))
+        if brought_bytes:
+            present_bytes, key = _device_bytes(patcher), self._key_of(patcher)
+            self._post(TransferDone(now_s, key, Tier.DEVICE, brought_bytes, present_bytes, now_s - started_s))
+
+    def _key_of(self, patcher: Any) -> str:
+        return self.models.key_of_model(patcher.model) or ""
+
     def before_unload(self, patcher: Any, device: Any) -> None:
         """ComfyUI is about to take the model off the device: the host copies that were kept stand in for what would be copied back."""
         if device is not None and device.type == "cpu":
@@ -197,6 +250,8 @@ class DeviceMover:
         self._pending.clear()
         self.wait_for_copies()
         self.snapshots.clear()
+        if self.pages is not None:
+            self.pages.clear()
         self.models.clear()
 
     def _copies(self, device: torch.device) -> torch.cuda.Stream:
@@ -222,6 +277,11 @@ class DeviceMover:
         else:
             self._post(TransferDone(now_s, key, Tier.DEVICE, pending.moved_bytes, present_bytes, duration_s))
         pending.future.set_result(None)
+
+
+def _may_grow(size_bytes: int) -> bool:
+    # below its own headroom ComfyUI drops cached results and pins to get it back
+    return memory.available_bytes() - size_bytes > max(SNAPSHOT_HEADROOM_BYTES, int(memory_management.RAM_CACHE_HEADROOM))
 
 
 def _pinned_bytes(pins: Any, subset: str) -> int:

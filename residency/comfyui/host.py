@@ -22,7 +22,7 @@ from ..runtime import Hold, Runtime
 from ..transfers import ReadAhead, exclusive, memory
 from . import seams, settings
 from .device import DeviceMover
-from .live import QUEUE_DEPTH, LiveGraph, traits
+from .live import QUEUE_DEPTH, LiveGraph, dynamic_vram, traits
 from .steps import Steps
 
 log = logging.getLogger("residency")
@@ -67,6 +67,7 @@ class ComfyHost:
             seams.OUTPUTS: self._wrap_outputs,
             seams.LOAD: self._wrap_load,
             seams.UNLOAD: self._wrap_unload,
+            seams.PIN: self._wrap_pin,
         }
         # a closed mover stays closed: each installation gets its own
         self.runtime.movers = {Tier.HOST: ReadAhead(self.runtime.post, self.runtime.clock), Tier.DEVICE: self.device}
@@ -150,7 +151,7 @@ class ComfyHost:
                 return original(models, memory_required, *args, **kwargs)
             started_s = self.runtime.clock()
             models = list(models)
-            self._guard(self.device.before_load, models)
+            self._guard(self.device.before_load, models, int(memory_required))
             try:
                 result = original(models, memory_required, *args, **kwargs)
                 self._guard(self.device.after_load, models, int(memory_required))
@@ -168,6 +169,13 @@ class ComfyHost:
             return original(patcher, device_to, unpatch_weights, *args, **kwargs)
 
         return unpatch_model
+
+    def _wrap_pin(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def pin_memory(module: Any, subset: str = "weights", *args: Any, **kwargs: Any) -> Any:
+            return original(module, subset, *args, **kwargs) if self.device.may_pin(subset) else None
+
+        return pin_memory
 
     async def _hold(self, holds: list[Hold]) -> None:
         """Hold the staged node until its files are there; an interrupt lets go at once, and ComfyUI stops at the node."""
@@ -218,6 +226,7 @@ class ComfyHost:
             )
             self.runtime.post(started)
             self.steps.watch()
+            self._choose_tiers(prompt)
         elif prompt.is_next(node_id) and queue == prompt.queue:
             prompt.position += 1
             self._refresh_budget(prompt, now_s)
@@ -243,6 +252,14 @@ class ComfyHost:
             prompt.stepped = prompt.position
             self._look_at_device()
         self.device.advance()
+
+    def _choose_tiers(self, prompt: _Prompt) -> None:
+        """Host copies of everything, or one copy of each: the second where the prompt's weights do not fit into host memory."""
+        assert prompt.graph is not None
+        total_bytes = sum(component.size_bytes for component in prompt.graph.components.values())
+        fits = any(fit.name == seams.PIN.name and fit.fits for fit in self.fits)
+        self.device.exclusive = dynamic_vram() and fits and total_bytes > self.device.host_capacity_bytes()
+        self.device.victims = self.runtime.manager.device_victims
 
     def _look_at_device(self) -> None:
         held = self.device.held()

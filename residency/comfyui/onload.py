@@ -95,7 +95,7 @@ def onload(patcher: Any, stream: torch.cuda.Stream, room_bytes: int, size_bytes:
         for module in modules:
             if resident_bytes >= size_bytes:
                 break
-            pages = _pages(module)
+            pages = pages_of(module)
             missing = [page for page in pages if page < len(residency) and not residency[page] & 1]
             pin = pin_of(module) if is_plain(module) else None
             if pin is None and missing:
@@ -118,7 +118,7 @@ def onload(patcher: Any, stream: torch.cuda.Stream, room_bytes: int, size_bytes:
     return Progress(moved_bytes, resident_bytes, total_bytes, stop)
 
 
-def _pages(module: Any) -> range:
+def pages_of(module: Any) -> range:
     """Indices of the pages that the module's bytes lie on."""
     buffer, address, size_bytes = module._v
     offset = address - buffer.base_addr

@@ -128,8 +128,9 @@ COMPLETE = Seam("node finish", "comfy_execution.graph:ExecutionList.complete_nod
 OUTPUTS = Seam("node outputs", "comfy_execution.graph:ExecutionList.cache_update", ("self", "node_id", "value"))
 LOAD = Seam("model load", "comfy.model_management:load_models_gpu", ("models", "memory_required"))
 UNLOAD = Seam("model unload", "comfy.model_patcher:ModelPatcher.unpatch_model", ("self", "device_to", "unpatch_weights"))
+PIN = Seam("pinned host copies", "comfy.pinned_memory:pin_memory", ("module", "subset", "size"))
 
-ALL = (PROMPT, STAGE, UNSTAGE, COMPLETE, OUTPUTS, LOAD, UNLOAD)
+ALL = (PROMPT, STAGE, UNSTAGE, COMPLETE, OUTPUTS, LOAD, UNLOAD, PIN)
 # without these the pack cannot follow a prompt at all; the others only cost detail
 ESSENTIAL = (PROMPT, STAGE, COMPLETE)
 

@@ -1,0 +1,195 @@
+"""Two tiers, one copy: where host memory is short, weights lie on the device or in host memory, not in both.
+
+With copies in both, two experts of 23.8 GB and an encoder of 9.8 GB need 57 GB of host memory, or are read from the disk again in each
+prompt. A model that leaves the device is written back instead, page by page, into the pinned slots that the model which comes in has just
+left. An image is good as long as nobody has changed the weights it was taken of; what has none, ComfyUI reads from the file.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy_aimdo.model_vbar as model_vbar
+import comfy_aimdo.torch as aimdo_torch
+import torch
+
+from .onload import PAGE_BYTES, pages_of, weight_modules
+
+SLAB_PAGES = 16  # slots are allocated 0.5 GiB at a time: registering memory costs 0.2 s of it
+CHUNK_PAGES = 32  # exchanged between two waits for the device
+
+
+class Slots:
+    """Pinned host memory in slots of one page. Grows while `may_grow(bytes)` says so; what was allocated is used again."""
+
+    def __init__(self, may_grow: Callable[[int], bool]) -> None:
+        self._may_grow = may_grow
+        self._slabs: list[torch.Tensor] = []
+        self._free: list[torch.Tensor] = []
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(slab.numel() for slab in self._slabs)
+
+    def take(self) -> torch.Tensor | None:
+        """A free slot; None where there is none and no memory for more."""
+        if not self._free and self._may_grow(SLAB_PAGES * PAGE_BYTES):
+            try:
+                slab = torch.empty(SLAB_PAGES * PAGE_BYTES, dtype=torch.uint8, pin_memory=True)
+            except RuntimeError:  # the system gives no more memory that stays in place
+                return None
+            self._slabs.append(slab)
+            self._free += torch.split(slab, PAGE_BYTES)
+        return self._free.pop() if self._free else None
+
+    def give(self, slots: Iterable[torch.Tensor]) -> None:
+        self._free += slots
+
+    def clear(self) -> None:
+        self._slabs.clear()
+        self._free.clear()
+
+
+@dataclass(slots=True)
+class _Images:
+    """Pages of one model in host memory, and the modules whose weights were good when they were taken.
+
+    `serials`: of the pages that were brought back; comfy-aimdo counts a page's serial up each time it is mapped.
+    """
+
+    pages: dict[int, torch.Tensor] = field(default_factory=dict)
+    good: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
+    serials: dict[int, int] = field(default_factory=dict)
+
+
+class PageStore:
+    """The images of all models. Executor thread only."""
+
+    def __init__(self, may_grow: Callable[[int], bool]) -> None:
+        self.slots = Slots(may_grow)
+        self._images: weakref.WeakKeyDictionary[Any, _Images] = weakref.WeakKeyDictionary()
+
+    def held_bytes(self, patcher: Any) -> int:
+        """Bytes of the model's pages that are in host memory only."""
+        images = self._images.get(patcher.model)
+        return len(images.pages) * PAGE_BYTES if images else 0
+
+    def write_back(self, patcher: Any, stream: torch.cuda.Stream, size_bytes: int) -> int:
+        """Device -> host: the last pages of the model, then their room is given back. Returns the bytes of room gained.
+
+        Pages for which there is no slot are given back without an image.
+        """
+        buffer = patcher._vbar_get()
+        residency = buffer.get_residency()
+        leaving = [page for page in reversed(range(len(residency))) if residency[page] == 1][: -(-size_bytes // PAGE_BYTES)]
+        if not leaving:
+            return 0
+        images = self._images_of(patcher.model)
+        images.good.update(_good_modules(patcher, set(leaving)))
+        stream.wait_stream(torch.cuda.current_stream(patcher.load_device))
+        with torch.cuda.stream(stream):
+            for page in leaving:
+                images.serials.pop(page, None)
+                slot = self.slots.take()
+                if slot is None:
+                    images.good -= {module for module in images.good if page in pages_of(module)}
+                    continue
+                slot.copy_(_page(buffer, page, patcher.load_device), non_blocking=True)
+                images.pages[page] = slot
+        stream.synchronize()
+        return int(buffer.free_memory(len(leaving) * PAGE_BYTES))
+
+    def bring_back(self, patcher: Any, stream: torch.cuda.Stream, room_bytes: int) -> int:
+        """Host -> device: the model's first pages that are in host memory, as far as there is room. Returns the bytes brought back."""
+        images = self._images.get(patcher.model)
+        buffer = patcher._vbar_get()
+        if images is None or buffer is None:
+            return 0
+        if buffer.get_watermark() < buffer.get_nr_pages():
+            buffer.set_watermark(buffer.max_size)
+        self._drop_stale(patcher, images)
+        brought: list[int] = []
+        with torch.cuda.stream(stream):
+            for page in sorted(images.pages):
+                if (len(brought) + 1) * PAGE_BYTES > room_bytes:
+                    break
+                address = buffer.base_addr + page * PAGE_BYTES
+                signature = buffer.fault(address, PAGE_BYTES)
+                if signature is None:
+                    break
+                images.serials[page] = signature[0]
+                _page(buffer, page, patcher.load_device).copy_(images.pages[page], non_blocking=True)
+                buffer.unpin(address, PAGE_BYTES)
+                brought.append(page)
+        stream.synchronize()
+        self.slots.give([images.pages.pop(page) for page in brought])
+        self._sign(patcher, images, set(brought))
+        return len(brought) * PAGE_BYTES
+
+    def clear(self) -> None:
+        self._images.clear()
+        self.slots.clear()
+
+    def _images_of(self, model: Any) -> _Images:
+        images = self._images.get(model)
+        if images is None:
+            images = self._images[model] = _Images()
+            weakref.finalize(model, self._forget, images).atexit = False
+        return images
+
+    def _forget(self, images: _Images) -> None:
+        self.slots.give(images.pages.values())
+        images.pages.clear()
+
+    def _drop_stale(self, patcher: Any, images: _Images) -> None:
+        """Pages that ComfyUI has filled itself meanwhile, and modules whose weights it wants anew (a patch has changed)."""
+        residency = patcher._vbar_get().get_residency()
+        filled = {page for page in images.pages if residency[page] & 1}
+        for module in list(images.good):
+            if module._v_signature is None or not filled.isdisjoint(pages_of(module)):
+                images.good.discard(module)
+        self.slots.give([images.pages.pop(page) for page in filled])
+        if not images.good:
+            self._forget(images)
+
+    def _sign(self, patcher: Any, images: _Images, brought: set[int]) -> None:
+        """The modules whose bytes are all back are resident again: ComfyUI compares these signatures before it computes."""
+        residency = patcher._vbar_get().get_residency()
+        for module in weight_modules(patcher):
+            pages = pages_of(module)
+            if module not in images.good or brought.isdisjoint(pages) or not all(residency[page] & 1 for page in pages):
+                continue
+            signature = model_vbar.vbar_fault(module._v)
+            if signature is None:
+                continue
+            # a page that was neither brought back by us nor kept since the image was taken holds other bytes by now
+            expected = [images.serials.get(page, module._v_signature[index]) for index, page in enumerate(pages)]
+            if expected == list(signature[: len(pages)]):
+                module._v_signature = signature
+            else:
+                images.good.discard(module)
+            model_vbar.vbar_unpin(module._v)
+
+
+def _good_modules(patcher: Any, pages: set[int]) -> list[Any]:
+    """Modules on these pages whose weights on the device are what ComfyUI would compute with."""
+    residency = patcher._vbar_get().get_residency()
+    found = []
+    for module in weight_modules(patcher):
+        own = pages_of(module)
+        if pages.isdisjoint(own) or not all(residency[page] & 1 for page in own):
+            continue
+        signature = model_vbar.vbar_fault(module._v)
+        if signature is not None:
+            if model_vbar.vbar_signature_compare(signature, module._v_signature):
+                found.append(module)
+            model_vbar.vbar_unpin(module._v)
+    return found
+
+
+def _page(buffer: Any, page: int, device: torch.device) -> torch.Tensor:
+    tensor: torch.Tensor = aimdo_torch.get_tensor_from_raw_ptr(buffer.base_addr + page * PAGE_BYTES, PAGE_BYTES, device)
+    return tensor
