@@ -55,14 +55,23 @@ class Slots:
 
 @dataclass(slots=True)
 class _Images:
-    """Pages of one model in host memory, and the modules whose weights were good when they were taken.
+    """Pages of one model in host memory.
 
-    `serials`: of the pages that were brought back; comfy-aimdo counts a page's serial up each time it is mapped.
+    `good`: the modules whose weights were good when their pages were taken, with the signature they had: another one means that ComfyUI
+    has filled them anew since. `serials`: of the pages that were brought back; comfy-aimdo counts a page's serial up each time it is mapped.
     """
 
     pages: dict[int, torch.Tensor] = field(default_factory=dict)
-    good: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
+    good: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary)
     serials: dict[int, int] = field(default_factory=dict)
+
+    def keep_good_only(self, page: int, serial: int | None) -> None:
+        """The page leaves as it is, or without an image: modules that had other bytes on it are good no longer."""
+        brought = self.serials.pop(page, None)
+        for module, signature in list(self.good.items()):
+            pages = pages_of(module)
+            if page in pages and (serial is None or serial not in (signature[pages.index(page)], brought)):
+                del self.good[module]
 
 
 class PageStore:
@@ -88,17 +97,16 @@ class PageStore:
         if not leaving:
             return 0
         images = self._images_of(patcher.model)
+        self._drop_stale(patcher, images)
         images.good.update(_good_modules(patcher, set(leaving)))
         stream.wait_stream(torch.cuda.current_stream(patcher.load_device))
         with torch.cuda.stream(stream):
             for page in leaving:
-                images.serials.pop(page, None)
                 slot = self.slots.take()
-                if slot is None:
-                    images.good -= {module for module in images.good if page in pages_of(module)}
-                    continue
-                slot.copy_(_page(buffer, page, patcher.load_device), non_blocking=True)
-                images.pages[page] = slot
+                images.keep_good_only(page, None if slot is None else _serial(buffer, page))
+                if slot is not None:
+                    slot.copy_(_page(buffer, page, patcher.load_device), non_blocking=True)
+                    images.pages[page] = slot
         stream.synchronize()
         return int(buffer.free_memory(len(leaving) * PAGE_BYTES))
 
@@ -149,11 +157,12 @@ class PageStore:
         residency = patcher._vbar_get().get_residency()
         filled = {page for page in images.pages if residency[page] & 1}
         for module in list(images.good):
-            if module._v_signature is None or not filled.isdisjoint(pages_of(module)):
-                images.good.discard(module)
+            if module._v_signature is not images.good[module] or not filled.isdisjoint(pages_of(module)):
+                del images.good[module]
         self.slots.give([images.pages.pop(page) for page in filled])
         if not images.good:
             self._forget(images)
+            images.serials.clear()
 
     def _sign(self, patcher: Any, images: _Images, brought: set[int]) -> None:
         """The modules whose bytes are all back are resident again: ComfyUI compares these signatures before it computes."""
@@ -168,16 +177,16 @@ class PageStore:
             # a page that was neither brought back by us nor kept since the image was taken holds other bytes by now
             expected = [images.serials.get(page, module._v_signature[index]) for index, page in enumerate(pages)]
             if expected == list(signature[: len(pages)]):
-                module._v_signature = signature
+                module._v_signature = images.good[module] = signature
             else:
-                images.good.discard(module)
+                del images.good[module]
             model_vbar.vbar_unpin(module._v)
 
 
-def _good_modules(patcher: Any, pages: set[int]) -> list[Any]:
-    """Modules on these pages whose weights on the device are what ComfyUI would compute with."""
+def _good_modules(patcher: Any, pages: set[int]) -> dict[Any, Any]:
+    """Signatures of the modules on these pages whose weights on the device are what ComfyUI would compute with."""
     residency = patcher._vbar_get().get_residency()
-    found = []
+    found = {}
     for module in weight_modules(patcher):
         own = pages_of(module)
         if pages.isdisjoint(own) or not all(residency[page] & 1 for page in own):
@@ -185,9 +194,17 @@ def _good_modules(patcher: Any, pages: set[int]) -> list[Any]:
         signature = model_vbar.vbar_fault(module._v)
         if signature is not None:
             if model_vbar.vbar_signature_compare(signature, module._v_signature):
-                found.append(module)
+                found[module] = module._v_signature
             model_vbar.vbar_unpin(module._v)
     return found
+
+
+def _serial(buffer: Any, page: int) -> int:
+    """The serial of a mapped page."""
+    address = buffer.base_addr + page * PAGE_BYTES
+    signature = buffer.fault(address, PAGE_BYTES)
+    buffer.unpin(address, PAGE_BYTES)
+    return int(signature[0])
 
 
 def _page(buffer: Any, page: int, device: torch.device) -> torch.Tensor:
