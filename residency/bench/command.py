@@ -73,6 +73,8 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     for name in ("rounds", "repeats"):
         if getattr(options, name) < 1:
             raise BenchError(f"--{name} is {getattr(options, name)}; it must be 1 or more")
+    if options.warm_ups is not None and options.warm_ups < 0:
+        raise BenchError(f"--warm-ups is {options.warm_ups}; it must be 0 or more")
     for name in ("time_limit", "prompt_timeout"):
         if getattr(options, name) is not None and getattr(options, name) <= 0:
             raise BenchError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be more than 0")
@@ -87,7 +89,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     models = (options.models_directory or demo.cache_folder() / f"bench-{size.value}").resolve()
     models.mkdir(parents=True, exist_ok=True)
     limits = (options.rounds, options.repeats, options.time_limit, options.prompt_timeout)
-    plan = Plan(scenarios, size, *limits, not options.no_references, _command_line())
+    plan = Plan(scenarios, size, *limits, not options.no_references, options.warm_ups, _command_line())
     # a server and the holders of memory end with their contexts: also when the bench is asked to end
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:

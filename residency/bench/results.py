@@ -108,7 +108,7 @@ def reached(target: Target, stock_s: float | None, pack_s: float | None, least_s
 def _bounds(raw: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """(compute, bound) in seconds of the whole queue: each prompt's own bound holds whatever the ones before it left behind."""
     compute_s = least_s = 0.0
-    lanes = _lanes(raw, results.get("machine", {}), results.get("drive", {}))
+    lanes = _lanes(raw)
     for workflow in raw["queue"]:
         reference = _reference(results, raw["precision"], Workflow(workflow).computes_like.value)
         if reference is None:
@@ -125,8 +125,12 @@ def _bounds(raw: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[float |
     return compute_s, least_s
 
 
-def _lanes(raw: Mapping[str, Any], machine: Mapping[str, Any], drive: Mapping[str, float]) -> list[Lane]:
-    """The drive and the link with what each may have behind it: nothing when cold, else as much as the tiers hold."""
+def _lanes(raw: Mapping[str, Any]) -> list[Lane]:
+    """The drive and the link with what each may have behind it: nothing when cold, else as much as the tiers hold.
+
+    Of the machine that the scenario itself ran on: merged files can come from several, and no two drives are alike.
+    """
+    machine, drive = raw["machine"], raw["drive"]
     warm = raw["temperature"] == Temperature.WARM.value
     on_device = raw["limits"]["device_free_bytes"] or machine.get("device_bytes", 0)
     in_host = raw["limits"]["host_free_bytes"] or machine.get("ram_available_bytes", 0)

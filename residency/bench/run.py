@@ -28,7 +28,8 @@ REFERENCE_PROMPTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the user asked for. `prompts`: measured queues on each warm server; `time_limit_s`: no side is begun that would end later."""
+    """What the user asked for. `prompts`: measured queues on each warm server; `time_limit_s`: no side is begun that would end later.
+    `warm_ups` replaces each warm scenario's own number."""
 
     scenarios: tuple[Scenario, ...]
     size: Size
@@ -37,6 +38,7 @@ class Plan:
     time_limit_s: float | None = None
     prompt_timeout_s: float = 600.0
     with_references: bool = True
+    warm_ups: int | None = None
     command: str = ""
 
 
@@ -164,6 +166,8 @@ def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
     mine = models.family(bench.plan.size, scenario.precision)
     prompts = {workflow.value: prompt(workflow, mine, bench.plan.size, 0) for workflow in scenario.queue}
     return {
+        "machine": bench.data["machine"],
+        "drive": bench.data["drive"],
         "what": scenario.what,
         "precision": scenario.precision.value,
         "queue": [workflow.value for workflow in scenario.queue],
@@ -187,7 +191,7 @@ def _side(bench: Bench, scenario: Scenario, raw: dict[str, Any], seen: traces.Tr
     arguments = [*(["--cpu"] if "device_bytes" not in bench.data["machine"] else []), *scenario.arguments]
     files = [one.at(bench.models) for one in models.files_of(scenario, bench.plan.size)]
     measured = 1 if cold else bench.plan.prompts if scenario in bench.plan.scenarios else REFERENCE_PROMPTS
-    warm_ups = 0 if cold else scenario.warm_ups
+    warm_ups = 0 if cold else scenario.warm_ups if bench.plan.warm_ups is None else bench.plan.warm_ups
     name = f"{scenario.name}, {side}, round {round_number + 1}"
     bench.say(f"{name}: starting ComfyUI")
     with ExitStack() as stack:
