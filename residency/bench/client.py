@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +37,8 @@ def run_queue(server: Server, graphs: Sequence[Mapping[str, Any]], timeout_s: fl
             _follow(server, _events(server, messages, started_s, timeout_s), ran)
             return time.perf_counter() - started_s, list(ran.values())
     except OSError as error:
+        with suppress(subprocess.TimeoutExpired):
+            server.process.wait(2.0)  # a dying server closes its connections a moment before it is gone
         server.check()
         raise ServerError(f"ComfyUI closed the connection ({error}); the end of its log:\n{server.tail()}") from error
 

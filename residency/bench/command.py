@@ -31,6 +31,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--size", choices=sizes, default="tiny", help="of the models: full is flux-dev with T5-XXL, 58 GB (%(default)s)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="servers started for each side of a scenario (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="measured prompts on each warm server (%(default)s)")
+    parser.add_argument("--warm-ups", type=int, metavar="N", help="prompts before the measured ones on each warm server (default: 2)")
     parser.add_argument(
         "--models-directory", type=Path, metavar="DIR", help="where the models are made and kept (default: the demo's cache)"
     )
@@ -70,14 +71,13 @@ def command(options: argparse.Namespace) -> int:
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     """Raises BenchError for arguments, ServerError for what fails on the way."""
-    for name in ("rounds", "repeats"):
-        if getattr(options, name) < 1:
-            raise BenchError(f"--{name} is {getattr(options, name)}; it must be 1 or more")
-    if options.warm_ups is not None and options.warm_ups < 0:
-        raise BenchError(f"--warm-ups is {options.warm_ups}; it must be 0 or more")
-    for name in ("time_limit", "prompt_timeout"):
-        if getattr(options, name) is not None and getattr(options, name) <= 0:
-            raise BenchError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be more than 0")
+    least = (("--rounds", options.rounds, 1), ("--repeats", options.repeats, 1), ("--warm-ups", options.warm_ups, 0))
+    for name, value, lowest in least:
+        if value is not None and value < lowest:
+            raise BenchError(f"{name} is {value}; it must be {lowest} or more")
+    for name, value in (("--time-limit", options.time_limit), ("--prompt-timeout", options.prompt_timeout)):
+        if value is not None and value <= 0:
+            raise BenchError(f"{name} is {value}; it must be more than 0")
     size = Size(options.size)
     try:
         scenarios = choose(options.scenarios.split(",")) if options.scenarios else SCENARIOS

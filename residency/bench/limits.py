@@ -49,17 +49,17 @@ def held(limits: Limits, comfyui: ComfyUI) -> Iterator[list[str]]:
     with ExitStack() as stack:
         told = []
         if limits.device_free_bytes is not None:
-            got = stack.enter_context(_holding([str(comfyui.python), "-c", _DEVICE, str(limits.device_free_bytes)], "device memory"))
+            got = stack.enter_context(holding([str(comfyui.python), "-c", _DEVICE, str(limits.device_free_bytes)], "device memory"))
             told.append(f"another process holds {got / 1e9:.1f} GB of device memory")
         if limits.host_free_bytes is not None:
             surplus = max(0, available_bytes() - limits.host_free_bytes)
-            got = stack.enter_context(_holding([sys.executable, "-c", _HOST, str(surplus)], "locked RAM")) if surplus else 0
+            got = stack.enter_context(holding([sys.executable, "-c", _HOST, str(surplus)], "locked RAM")) if surplus else 0
             told.append(f"another process holds {got / 1e9:.1f} GB of RAM, locked; {available_bytes() / 1e9:.1f} GB are available")
         yield told
 
 
 @contextmanager
-def _holding(command: Sequence[str], what: str) -> Iterator[int]:
+def holding(command: Sequence[str], what: str) -> Iterator[int]:
     """The bytes that the process says it holds. Ended on leaving, at once."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

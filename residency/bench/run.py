@@ -217,7 +217,7 @@ def _side(bench: Bench, scenario: Scenario, raw: dict[str, Any], seen: traces.Tr
                 told["pack"] = [one["summary"] for one in found]
                 seen.add(side, seconds, traces.joined(found))
             else:
-                seen.add(side, seconds, traces.seen(seconds, ran, [one.graph for one in prompts]))
+                seen.add(side, seconds, traces.seen(seconds, ran, prompts))
             raw["runs"].append(told)
             bench.say(f"{name}: {seconds:.2f} s")
             bench.write()

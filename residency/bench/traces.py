@@ -10,6 +10,7 @@ from typing import Any
 
 from .client import Ran
 from .results import PACK, STOCK
+from .workflows import Prompt
 
 MAX_DECISIONS = 200
 
@@ -38,11 +39,19 @@ class Traces:
         os.replace(part, self.path)
 
 
-def seen(seconds: float, ran: Sequence[Ran], graphs: Sequence[Mapping[str, Any]]) -> Trace:
-    """What a client sees of a queue, in the shape of one trace."""
+def seen(seconds: float, ran: Sequence[Ran], prompts: Sequence[Prompt]) -> Trace:
+    """What a client sees of a queue, in the shape of one trace. Nodes compute with the names of files: a client knows no components."""
     nodes = [
-        {"node_id": node_id, "class_type": graph[node_id]["class_type"], "start_s": start_s, "end_s": end_s, "stall_s": 0.0}
-        for one, graph in zip(ran, graphs, strict=True)
+        {
+            "node_id": node_id,
+            "class_type": prompt.graph[node_id]["class_type"],
+            "start_s": start_s,
+            "end_s": end_s,
+            "stall_s": 0.0,
+            "loads": [],
+            "computes": list(prompt.uses.get(node_id, ())),
+        }
+        for one, prompt in zip(ran, prompts, strict=True)
         for node_id, start_s, end_s in one.nodes
     ]
     summary = {"compute_s": 0.0, "stall_s": 0.0, "wait_s": 0.0, "prefetched_bytes": 0, "wasted_bytes": 0, "evicted_bytes": 0}
@@ -75,6 +84,11 @@ def _later(record: Mapping[str, Any], shift_s: float) -> Trace:
 
 
 def coloured_alike(stock: Trace, pack: Trace) -> Trace:
-    """Stock's trace with the components that its nodes use, as the pack's trace of the same workflow tells them."""
-    uses = {node["node_id"]: {"loads": node["loads"], "computes": node["computes"]} for node in pack["nodes"]}
-    return {**stock, "components": pack["components"], "nodes": [{**node, **uses.get(node["node_id"], {})} for node in stock["nodes"]]}
+    """Stock's trace with the pack's components in place of the files that they are read from."""
+
+    def keys(files: Sequence[str]) -> list[str]:
+        stems = [Path(file).stem for file in files]
+        return [one["key"] for one in pack["components"] if any(stem in one["name"] for stem in stems)]
+
+    nodes = [{**node, "computes": keys(node["computes"])} for node in stock["nodes"]]
+    return {**stock, "components": pack["components"], "nodes": nodes}
