@@ -77,11 +77,14 @@ def files_of(scenario: Scenario, size: Size) -> tuple[ModelFile, ...]:
     return tuple(dict.fromkeys(one for workflow in scenario.queue for one in mine.files(workflow)))
 
 
-def make(comfyui: ComfyUI, models: Path, wanted: Iterable[ModelFile], spare: Iterable[ModelFile], say: Say) -> None:
-    """Make the files that are missing; where the disk is short, spare ones are removed. Raises ServerError with what it said."""
+def make(comfyui: ComfyUI, models: Path, wanted: Iterable[ModelFile], spare: Iterable[ModelFile], say: Say) -> bool:
+    """Make the files that are missing; where the disk is short, spare ones are removed. Whether any was made.
+
+    Raises ServerError with what the maker said.
+    """
     missing = [one for one in wanted if not one.at(models).exists()]
     if not missing:
-        return
+        return False
 
     def recipe(one: ModelFile) -> dict[str, Any]:
         return {"path": str(one.at(models)), "recipe": one.recipe, "dtype": one.dtype, "seed": one.seed, "shape": one.shape}
@@ -106,3 +109,4 @@ def make(comfyui: ComfyUI, models: Path, wanted: Iterable[ModelFile], spare: Ite
         process.wait()
     if status != 0:
         raise ServerError(f"{comfyui.python} could not make the models (status {status}):\n{''.join(said[-15:]).rstrip()}")
+    return True

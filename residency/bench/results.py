@@ -73,7 +73,7 @@ def summary(raw: Mapping[str, Any], results: Mapping[str, Any]) -> Data:
     told["ratio"] = stock_s / pack_s if stock_s and pack_s else None
     told["over_bound"] = pack_s / least_s if pack_s and least_s else None
     told["identical"] = identical(raw["runs"])
-    told["reached"] = reached(Target[raw["target"]], stock_s, pack_s, least_s)
+    told["reached"] = False if told["identical"] is False else reached(Target[raw["target"]], stock_s, pack_s, least_s)
     return told
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -62,9 +63,9 @@ class Bench:
     def elapsed_s(self) -> float:
         return time.monotonic() - self.started_s
 
-    def out_of_time(self) -> bool:
-        """Whether one more side, as long as the longest so far, would end after the limit."""
-        return self.plan.time_limit_s is not None and self.elapsed_s() + self.longest_side_s > self.plan.time_limit_s
+    def out_of_time(self, sides: int) -> bool:
+        """Whether so many more sides, each as long as the longest so far, would end after the limit."""
+        return self.plan.time_limit_s is not None and self.elapsed_s() + sides * self.longest_side_s > self.plan.time_limit_s
 
     def write(self) -> None:
         self.data = results.summarise(self.data)
@@ -86,10 +87,10 @@ def run(plan: Plan, comfyui: ComfyUI, models_folder: Path, folder: Path, say: Ca
     extra = references(asked) if plan.with_references else ()
     chosen = _in_order(asked, extra)
     for index, scenario in enumerate(chosen):
-        if bench.out_of_time():
+        sides = (STOCK,) if scenario in extra else SIDES
+        if bench.out_of_time(len(sides)):
             _skip(bench, chosen[index:], "the time limit came first")
             break
-        sides = (STOCK,) if scenario in extra else SIDES
         try:
             _make_models(bench, scenario, chosen[index + 1 :])
             _scenario(bench, scenario, sides)
@@ -125,7 +126,9 @@ def _make_models(bench: Bench, scenario: Scenario, later: Sequence[Scenario]) ->
     wanted = models.files_of(scenario, size)
     needed = {one.name for other in (scenario, *later) for one in models.files_of(other, size)}
     spare = [one for other in bench.plan.scenarios for one in models.files_of(other, size) if one.name not in needed]
-    models.make(bench.comfyui, bench.models, wanted, dict.fromkeys(spare), bench.say)
+    if models.make(bench.comfyui, bench.models, wanted, dict.fromkeys(spare), bench.say) and hasattr(os, "sync"):
+        bench.say("waiting until they are on the drive")
+        os.sync()  # else they are still being written while others are read, and dirty pages cannot be dropped
     if not bench.data["drive"]:
         bench.say("measuring the drive")
         largest = max((one.at(bench.models) for one in wanted), key=lambda path: path.stat().st_size)
@@ -148,7 +151,7 @@ def _scenario(bench: Bench, scenario: Scenario, sides: Sequence[str]) -> None:
                 bench.say(f"{scenario.name}: {sentence}")
             for number in range(rounds):
                 for side in sides if number % 2 == 0 else tuple(reversed(sides)):
-                    if raw["runs"] and bench.out_of_time():
+                    if raw["runs"] and bench.out_of_time(1):
                         _skip(bench, [scenario], "the time limit came before its last round")
                         return
                     before_s = bench.elapsed_s()

@@ -67,6 +67,11 @@ def test_a_target_is_reached_missed_or_not_known(
     assert book.reached(target, stock_s, pack_s, bound_s) is reached
 
 
+def test_no_speed_reaches_a_target_with_other_images():
+    both = scenario(ran(STOCK, 10.0), ran(PACK, 5.0, digest="other"), target="NO_COST")
+    assert summarise(results(S4=both))["scenarios"]["S4"]["summary"]["reached"] is False
+
+
 def test_files_are_merged_and_the_last_one_that_has_a_scenario_tells_it(tmp_path: Path):
     early = results(S4=scenario(ran(STOCK, 9.0)), S1=scenario(ran(STOCK, 99.0), cold=True))
     late = results(S1=scenario(ran(STOCK, 70.0), cold=True))
