@@ -40,7 +40,7 @@ class Traces:
 
 
 def seen(seconds: float, ran: Sequence[Ran], prompts: Sequence[Prompt]) -> Trace:
-    """What a client sees of a queue, in the shape of one trace. Nodes compute with the names of files: a client knows no components."""
+    """What a client sees of a queue, in the shape of one trace. Nodes load and compute with names of files: a client knows no components."""
     nodes = [
         {
             "node_id": node_id,
@@ -48,7 +48,7 @@ def seen(seconds: float, ran: Sequence[Ran], prompts: Sequence[Prompt]) -> Trace
             "start_s": start_s,
             "end_s": end_s,
             "stall_s": 0.0,
-            "loads": [],
+            "loads": [value for value in prompt.graph[node_id]["inputs"].values() if str(value).endswith(".safetensors")],
             "computes": list(prompt.uses.get(node_id, ())),
         }
         for one, prompt in zip(ran, prompts, strict=True)
@@ -90,5 +90,5 @@ def coloured_alike(stock: Trace, pack: Trace) -> Trace:
         stems = [Path(file).stem for file in files]
         return [one["key"] for one in pack["components"] if any(stem in one["name"] for stem in stems)]
 
-    nodes = [{**node, "computes": keys(node["computes"])} for node in stock["nodes"]]
+    nodes = [{**node, "loads": keys(node["loads"]), "computes": keys(node["computes"])} for node in stock["nodes"]]
     return {**stock, "components": pack["components"], "nodes": nodes}
