@@ -40,7 +40,7 @@ class Traces:
 
 
 def seen(seconds: float, ran: Sequence[Ran], prompts: Sequence[Prompt]) -> Trace:
-    """What a client sees of a queue, in the shape of one trace. Nodes load and compute with names of files: a client knows no components."""
+    """What a client sees of a queue, in the shape of one trace. It knows no components: nodes load and compute with files."""
     nodes = [
         {
             "node_id": node_id,
