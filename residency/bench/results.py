@@ -143,13 +143,12 @@ def _lanes(raw: Mapping[str, Any]) -> list[Lane]:
 
 
 def _reference(results: Mapping[str, Any], precision: str, workflow: str) -> tuple[float, list[tuple[str, float, float]]] | None:
-    """The quickest stock run with everything resident: its seconds, and its nodes as (id, start, end). None where there is none."""
+    """The quickest run of either side with everything resident: its seconds, and its nodes as (id, start, end). None where there is none."""
     runs = [
         run
         for raw in results["scenarios"].values()
         if raw["resident"] and raw["precision"] == precision and raw["queue"] == [workflow]
         for run in raw["runs"]
-        if run["side"] == STOCK
     ]
     if not runs:
         return None

@@ -20,7 +20,7 @@ from ..transfers.memory import available_bytes
 from . import limits, models, rates, results, traces
 from .client import Ran, run_queue
 from .results import PACK, SIDES, STOCK
-from .scenarios import Scenario, Size, Temperature, references
+from .scenarios import SCENARIOS, Scenario, Size, Temperature, references
 from .workflows import Prompt, prompt
 
 WARM_UP_NUMBER = 900
@@ -125,7 +125,7 @@ def _make_models(bench: Bench, scenario: Scenario, later: Sequence[Scenario]) ->
     size = bench.plan.size
     wanted = models.files_of(scenario, size)
     needed = {one.name for other in (scenario, *later) for one in models.files_of(other, size)}
-    spare = [one for other in bench.plan.scenarios for one in models.files_of(other, size) if one.name not in needed]
+    spare = [one for other in SCENARIOS for one in models.files_of(other, size) if one.name not in needed]
     if models.make(bench.comfyui, bench.models, wanted, dict.fromkeys(spare), bench.say) and hasattr(os, "sync"):
         bench.say("waiting until they are on the drive")
         os.sync()  # else they are still being written while others are read, and dirty pages cannot be dropped
