@@ -143,7 +143,7 @@ def _lanes(raw: Mapping[str, Any]) -> list[Lane]:
 
 
 def _reference(results: Mapping[str, Any], precision: str, workflow: str) -> tuple[float, list[tuple[str, float, float]]] | None:
-    """The quickest run of either side with everything resident: its seconds, and its nodes as (id, start, end). None where there is none."""
+    """The quickest run of either side with everything resident: seconds, and nodes as (id, start, end). None without one."""
     runs = [
         run
         for raw in results["scenarios"].values()
