@@ -4,10 +4,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint setup clean
+.PHONY: bench demo test lint setup clean
 
 demo: $(VENV)/.demo ## run the example workflow with the pack off and on, and show both side by side
 	@$(RUN) -m residency demo
+
+bench: $(VENV)/.demo ## stock and the pack in turn on a real server; BENCH="--size full" for models of real size, --help for more
+	@$(RUN) -m residency bench $(BENCH)
 
 test: $(VENV)/.dev ## the whole suite; tests that need a ComfyUI or a browser say so when they skip
 	@$(RUN) -m pytest

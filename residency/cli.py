@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__, doctor
+from .bench.command import add_to as add_bench
 from .component import Mode
 from .locate import HOW_TO_GET_ONE, ComfyUI, LocateError, find_comfyui
 from .picture import size
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     look.set_defaults(run=_doctor)
 
     add_simulate(commands)
+    add_bench(commands)
 
     options = parser.parse_args(arguments)
     try:

@@ -92,7 +92,7 @@ class Server:
             seconds = time.perf_counter() - started_s
         finally:
             link.close()
-        return Run(prompt_id, seconds, nodes, tuple(self._images(prompt_id)))
+        return Run(prompt_id, seconds, nodes, tuple(self.images(prompt_id)))
 
     def _follow(self, link: Any, prompt_id: str, started_s: float, timeout_s: float) -> Iterator[tuple[str, float, float]]:
         running: tuple[str, float] | None = None
@@ -137,7 +137,8 @@ class Server:
             return
         self.check()
 
-    def _images(self, prompt_id: str) -> Iterator[bytes]:
+    def images(self, prompt_id: str) -> Iterator[bytes]:
+        """The files that a prompt has saved, by node."""
         outputs = self.get_json(f"/history/{prompt_id}")[prompt_id]["outputs"]
         for node_id in sorted(outputs):
             for image in outputs[node_id].get("images", ()):

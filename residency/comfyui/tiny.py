@@ -44,7 +44,7 @@ def make(comfyui: str, folder: str, expert_mib: int = EXPERT_MIB, say: Callable[
     total_bytes = sum(size_mib for _, size_mib, _ in missing.values()) << 20
     if not missing:
         return
-    _import_comfyui(comfyui)
+    import_comfyui(comfyui)
     import torch
     from safetensors.torch import save_file
 
@@ -61,7 +61,8 @@ def make(comfyui: str, folder: str, expert_mib: int = EXPERT_MIB, say: Callable[
     say(f"made {total_bytes} {total_bytes} all")
 
 
-def _import_comfyui(comfyui: str) -> None:
+def import_comfyui(comfyui: str) -> None:
+    """Make its modules importable in this process, without a device."""
     here = str(Path(__file__).resolve().parent)
     sys.path[:] = [comfyui, *(path for path in sys.path if path != here)]  # the script's folder would hide modules of the same names
     sys.argv = sys.argv[:1]  # ComfyUI reads the command line when it is imported
@@ -70,42 +71,60 @@ def _import_comfyui(comfyui: str) -> None:
     args.cpu = True
 
 
-def _random(model: Any) -> Iterator[tuple[str, Any]]:
-    """Gains 1, the rest normal over sqrt(fan-in): activations stay finite through any depth, so that images can be compared."""
+def random_weights(model: Any, dtype: Any = None, device: str = "cpu") -> Iterator[tuple[str, Any]]:
+    """Gains 1, the rest normal over sqrt(fan-in): activations stay finite through any depth, so that images can be compared.
+
+    Drawn on `device` from torch's seed there, handed out on the CPU in `dtype` (None: half).
+    """
     import torch
 
+    dtype = dtype or torch.float16
     for name, shape in ((name, tensor.shape) for name, tensor in model.state_dict().items()):
         if len(shape) == 1 and name.endswith((".weight", ".scale")):
-            yield name, torch.ones(shape, dtype=torch.float16)
+            yield name, torch.ones(shape).to(dtype)
         else:
             fan_in = shape[1:].numel() if len(shape) > 1 and "embed" not in name else 2500
-            yield name, (torch.randn(shape) * fan_in**-0.5).half()
+            yield name, (torch.randn(shape, device=device) * fan_in**-0.5).to(dtype).cpu()
 
 
 def _flux(size_mib: int) -> Iterator[tuple[str, Any]]:
+    return random_weights(flux(*expert_shape(size_mib)))
+
+
+def flux(hidden: int, double: int, single: int, context: int = 768) -> Any:
+    """A flux model without weights; `context` is the width of its text encoder."""
     import comfy.ops
     import torch
     from comfy.ldm.flux.model import Flux
 
-    hidden, double, single = expert_shape(size_mib)
     shape = {"hidden_size": hidden, "num_heads": hidden // 128, "depth": double, "depth_single_blocks": single, "mlp_ratio": 4.0}
-    inputs = {"in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 768, "context_in_dim": 768, "guidance_embed": True}
+    inputs = {"in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 768, "context_in_dim": context, "guidance_embed": True}
     positions = {"axes_dim": [16, 56, 56], "theta": 10000, "qkv_bias": True, "txt_ids_dims": []}
     build = {"device": "meta", "dtype": torch.float16, "operations": comfy.ops.disable_weight_init}
-    return _random(Flux(image_model="flux", **shape, **inputs, **positions, **build))
+    return Flux(image_model="flux", **shape, **inputs, **positions, **build)
 
 
 def _clip_l(_: int) -> Iterator[tuple[str, Any]]:
+    return random_weights(clip_l())
+
+
+def clip_l() -> Any:
+    """CLIP-L without weights."""
     import comfy.clip_model
     import comfy.ops
     import comfy.sd1_clip
     import torch
 
     config = json.loads(Path(comfy.sd1_clip.__file__).with_name("sd1_clip_config.json").read_text(encoding="utf-8"))
-    return _random(comfy.clip_model.CLIPTextModel(config, torch.float16, "meta", comfy.ops.manual_cast))
+    return comfy.clip_model.CLIPTextModel(config, torch.float16, "meta", comfy.ops.manual_cast)
 
 
 def _tae(_: int) -> Iterator[tuple[str, Any]]:
+    return tae()
+
+
+def tae() -> Iterator[tuple[str, Any]]:
+    """The weights of a tiny VAE with 16 latent channels."""
     import torch
     from comfy.taesd.taesd import TAESD
 
@@ -113,7 +132,7 @@ def _tae(_: int) -> Iterator[tuple[str, Any]]:
         model = TAESD(latent_channels=16)
     # a marker of its own tells the loader that this is a whole VAE; the two numbers scale its latents
     fixed = {"vae_scale": torch.tensor(1.0).half(), "vae_shift": torch.tensor(0.0).half()}
-    return iter({**dict(_random(model)), **fixed}.items())
+    return iter({**dict(random_weights(model)), **fixed}.items())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""Scarce memory and cold files: other processes hold what the server shall not have, the system forgets what it has read.
+
+The holders end with this process, however it ends: they wait on a pipe from it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from ..demo import cold_bytes, drop
+from ..launch import ServerError
+from ..locate import ComfyUI
+from ..transfers.memory import available_bytes
+from .scenarios import Limits
+
+HOLD_TIMEOUT_S = 180.0
+
+# Both print how many bytes they hold, then wait until their input ends.
+_DEVICE = """
+import sys, torch
+torch.zeros(1, device="cuda")
+held = max(0, torch.cuda.mem_get_info()[0] - int(sys.argv[1]))
+block = torch.empty(held, dtype=torch.uint8, device="cuda")
+torch.cuda.synchronize()
+print(held, flush=True)
+sys.stdin.read()
+"""
+_HOST = """
+import ctypes, mmap, sys
+held = int(sys.argv[1])
+block = mmap.mmap(-1, held)
+address = ctypes.addressof(ctypes.c_char.from_buffer(block))
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(held)):
+    sys.exit(f"mlock: error {ctypes.get_errno()}")
+print(held, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held(limits: Limits, comfyui: ComfyUI) -> Iterator[list[str]]:
+    """Leave only so much free while inside; yields a sentence for each thing held. Raises ServerError when it cannot be held."""
+    with ExitStack() as stack:
+        told = []
+        if limits.device_free_bytes is not None:
+            got = stack.enter_context(holding([str(comfyui.python), "-c", _DEVICE, str(limits.device_free_bytes)], "device memory"))
+            told.append(f"another process holds {got / 1e9:.1f} GB of device memory")
+        if limits.host_free_bytes is not None:
+            surplus = max(0, available_bytes() - limits.host_free_bytes)
+            got = stack.enter_context(holding([sys.executable, "-c", _HOST, str(surplus)], "locked RAM")) if surplus else 0
+            told.append(f"another process holds {got / 1e9:.1f} GB of RAM, locked; {available_bytes() / 1e9:.1f} GB are available")
+        yield told
+
+
+@contextmanager
+def holding(command: Sequence[str], what: str) -> Iterator[int]:
+    """The bytes that the process says it holds. Ended on leaving, at once."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        line = process.stdout.readline()
+        if not line.strip().isdigit():
+            raise ServerError(f"cannot hold {what} (status {process.wait(HOLD_TIMEOUT_S)}): {process.stderr.read().strip()[-500:]}")
+        yield int(line)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def make_cold(files: Sequence[Path]) -> int:
+    """Have the system forget the files: everything it has cached where we may, else file by file. Returns the bytes not cached now."""
+    try:
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3", encoding="ascii")
+    except (AttributeError, OSError):  # not Linux, or not root
+        drop(files)
+    return cold_bytes(files)

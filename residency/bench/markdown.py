@@ -1,0 +1,142 @@
+"""Results as text: the table for a terminal, and the section of docs/benchmarks.md between its two marks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .results import SIDES
+from .scenarios import Target
+
+BEGIN, END = "<!-- bench: written by `python -m residency bench --markdown` -->", "<!-- bench: end -->"
+
+Data = Mapping[str, Any]
+
+
+class MarkdownError(Exception):
+    """A file without the marks. The message names it."""
+
+
+def insert(path: Path, section: str) -> None:
+    """Put the section between the file's marks. Raises MarkdownError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MarkdownError(f"{path} cannot be read: {error}") from error
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise MarkdownError(f"{path} has no place for the table: put the lines {BEGIN!r} and {END!r} into it")
+    path.write_text(f"{before}{BEGIN}\n{section.strip()}\n{END}{after}", encoding="utf-8")
+
+
+def section(results: Data) -> str:
+    """The command, the machine, the table and what was not run."""
+    head = [f"`{results['command']}`, {results['started']}, models of size {results['size']}.", "", machine(results), ""]
+    if results["size"] != "full":
+        head = [f"**Small random models ({results['size']}): these figures show that the bench runs, not what the pack gains.**", "", *head]
+    notes = [f"{name} was not run to its end: {reason}." for name, reason in results["skipped"].items()]
+    for name, raw in results["scenarios"].items():
+        if raw["error"]:
+            notes.append(f"{name}: {raw['error'].splitlines()[0]}.")
+    return "\n".join([*head, *table(results), "", _LEGEND, *(["", *notes] if notes else [])])
+
+
+_TARGETS = "; ".join(f"{target.name.lower().replace('_', ' ')}, {target.value}" for target in Target)
+_LEGEND = f"""\
+Medians of wall seconds as a client sees them, with the least, the most and the count. Compute: the same prompts with everything on the
+device. Bound: no schedule can be faster with this drive and link; a warm prompt's bound lets the tiers begin with whichever bytes suit it
+best. Stall: wall minus compute. Target: {_TARGETS}."""
+
+
+def table(results: Data) -> list[str]:
+    """The lines of a Markdown table, one row a scenario that ran on both sides or tells a compute time."""
+    columns = (
+        "scenario",
+        "stock s",
+        "pack s",
+        "stock ÷ pack",
+        "compute s",
+        "bound s",
+        "pack ÷ bound",
+        "stall s, stock → pack",
+        "images",
+        "target",
+    )
+    lines = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * 7 + " --- | --- |"]
+    for name, raw in results["scenarios"].items():
+        told = raw["summary"]
+        cells = [
+            f"{name}: {raw['what']}",
+            *(_seconds(told, side) for side in SIDES),
+            _number(told["ratio"], "×"),
+            _number(told["compute_s"]),
+        ]
+        cells += [
+            _number(told["bound_s"]),
+            _number(told["over_bound"]),
+            f"{_number(told['stall_stock_s'])} → {_number(told['stall_pack_s'])}",
+        ]
+        cells += [_images(raw), _target(raw)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _seconds(told: Data, side: str) -> str:
+    middle, spread = told[f"{side}_s"], told["spread_s"][side]
+    if middle is None:
+        return "–"
+    return f"{middle:.2f}" if told["runs"][side] == 1 else f"{middle:.2f} ({spread[0]:.2f}–{spread[1]:.2f}, {told['runs'][side]})"
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return "–" if value is None else f"{value:.2f}{unit}"
+
+
+def _images(raw: Data) -> str:
+    if raw["summary"]["identical"] is None:
+        return "blank" if any(run["blank"] for run in raw["runs"]) else "–"
+    return "identical" if raw["summary"]["identical"] else "**DIFFERENT**"
+
+
+def _target(raw: Data) -> str:
+    kind = Target[raw["target"]].name.lower().replace("_", " ")
+    return f"{kind}: " + {True: "reached", False: "**missed**", None: "–"}[raw["summary"]["reached"]]
+
+
+def machine(results: Data) -> str:
+    """One paragraph: device, processor, memory, drive and link."""
+    told = results["machine"]
+    parts = [f"{told.get('device', 'no CUDA device')}"]
+    if "device_bytes" in told:
+        parts[0] += f" ({told['device_bytes'] / 2**30:.0f} GiB), torch {told['torch']}"
+    parts.append(f"{told['cpus']} cores, {told['ram_bytes'] / 2**30:.0f} GiB of RAM, {told['system']}")
+    parts.append(f"ComfyUI {told['comfyui']}, pack {told['pack']}")
+    if results["drive"]:
+        kind, rate = max(results["drive"].items(), key=lambda item: float(item[1]))
+        one = [f"{name} {value / 1e9:.2f}" for name, value in results["drive"].items()]
+        parts.append(f"drive {rate / 1e9:.2f} GB/s at best ({kind}; all in GB/s: {', '.join(one)})")
+    if told.get("pinned_bytes_per_s"):
+        rates = [f"{told[key] / 1e9:.1f} GB/s {name}" for key, name in _LINK]
+        parts.append(f"link {', '.join(rates)}")
+    return "Machine: " + "; ".join(parts) + "."
+
+
+_LINK = (("pinned_bytes_per_s", "pinned"), ("pageable_bytes_per_s", "pageable"), ("pinned_back_bytes_per_s", "back to pinned"))
+
+
+def terminal(results: Data) -> str:
+    """The same for people at a terminal."""
+    rows: list[Sequence[str]] = [("", "stock s", "pack s", "ratio", "compute", "bound", "÷ bound", "stall s", "images", "target")]
+    for name, raw in results["scenarios"].items():
+        told = raw["summary"]
+        stalls = f"{_number(told['stall_stock_s'])} → {_number(told['stall_pack_s'])}"
+        middle = (_number(told["stock_s"]), _number(told["pack_s"]), _number(told["ratio"], "×"), _number(told["compute_s"]))
+        last = (_number(told["bound_s"]), _number(told["over_bound"]), stalls, _images(raw).strip("*"), _target(raw).replace("*", ""))
+        rows.append((name, *middle, *last))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    counts = [sum(raw["summary"]["reached"] is wanted for raw in results["scenarios"].values()) for wanted in (True, False)]
+    lines += ["", machine(results), f"targets: {counts[0]} reached, {counts[1]} missed"]
+    return "\n".join(lines)

@@ -1,0 +1,112 @@
+"""Which files a scenario needs, and having them made by the Python that runs ComfyUI."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..comfyui.tiny import expert_shape
+from ..launch import ServerError
+from ..locate import PACK, ComfyUI
+from .scenarios import Precision, Scenario, Size, Workflow
+
+PREFIX = "residency_bench"
+FLUX_DEV = (3072, 19, 38, 4096)  # hidden size, double blocks, single blocks, context: 23.8 GB in 16 bit
+EXPERT_MIB = {Size.TINY: 12, Size.SMALL: 300}
+_DTYPES = {Precision.BF16: "bfloat16", Precision.FP8: "float8_e4m3fn"}
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One file: its folder below the models folder, its name, and what random_models.py needs to make it."""
+
+    folder: str
+    name: str
+    recipe: str
+    dtype: str
+    seed: int
+    shape: tuple[int, int, int, int]
+
+    def at(self, models: Path) -> Path:
+        return models / self.folder / self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The files that one workflow may use. `encoders` is CLIP-L, and T5-XXL behind it where the models are of real size."""
+
+    expert_a: ModelFile
+    expert_b: ModelFile
+    encoders: tuple[ModelFile, ...]
+    vae: ModelFile
+    lora: ModelFile
+
+    def files(self, workflow: Workflow) -> tuple[ModelFile, ...]:
+        """In the order of their use."""
+        experts = {Workflow.ONE_A: (self.expert_a,), Workflow.ONE_B: (self.expert_b,), Workflow.TWO: (self.expert_a, self.expert_b)}
+        drawing = experts.get(workflow, (self.lora, self.expert_a, self.expert_b))
+        return (*self.encoders, *drawing, self.vae)
+
+
+def family(size: Size, precision: Precision) -> Family:
+    full = size is Size.FULL
+    shape = FLUX_DEV if full else (*expert_shape(EXPERT_MIB[size]), 768)
+
+    def file(folder: str, what: str, recipe: str, dtype: str, seed: int) -> ModelFile:
+        return ModelFile(folder, f"{PREFIX}_{what}.safetensors", recipe, dtype, seed, shape)
+
+    def expert(which: str, seed: int) -> ModelFile:
+        return file("diffusion_models", f"expert_{which}_{precision.value}", "flux", _DTYPES[precision], seed)
+
+    clip_l = file("text_encoders", "clip_l", "clip_l", "float16", 3)
+    t5 = file("text_encoders", "t5xxl", "t5xxl", "float16", 4)
+    vae = file("vae", "vae", "vae", "bfloat16", 5) if full else file("vae", "tae", "tae", "float16", 5)
+    encoders = (clip_l, t5) if full else (clip_l,)
+    return Family(expert("a", 1), expert("b", 2), encoders, vae, file("loras", "lora", "lora", "bfloat16", 6))
+
+
+def files_of(scenario: Scenario, size: Size) -> tuple[ModelFile, ...]:
+    """Every file that the scenario's queue uses, each once, in the order of first use."""
+    mine = family(size, scenario.precision)
+    return tuple(dict.fromkeys(one for workflow in scenario.queue for one in mine.files(workflow)))
+
+
+def make(comfyui: ComfyUI, models: Path, wanted: Iterable[ModelFile], spare: Iterable[ModelFile], say: Say) -> bool:
+    """Make the files that are missing; where the disk is short, spare ones are removed. Whether any was made.
+
+    Raises ServerError with what the maker said.
+    """
+    missing = [one for one in wanted if not one.at(models).exists()]
+    if not missing:
+        return False
+
+    def recipe(one: ModelFile) -> dict[str, Any]:
+        return {"path": str(one.at(models)), "recipe": one.recipe, "dtype": one.dtype, "seed": one.seed, "shape": one.shape}
+
+    asked = {"make": [recipe(one) for one in missing], "spare": [str(one.at(models)) for one in spare]}
+    command = [str(comfyui.python), "-m", "residency.comfyui.random_models", str(comfyui.path.resolve()), json.dumps(asked)]
+    process = subprocess.Popen(command, cwd=PACK, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    said = []
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            words = line.split()
+            if len(words) == 4 and words[0] == "made":
+                say(f"making models, {int(words[1]) / 1e9:.1f} of {int(words[2]) / 1e9:.1f} GB: {words[3]}")
+            elif words[:1] == ["note"]:
+                say(line.removeprefix("note ").rstrip())
+            else:
+                said.append(line)
+        status = process.wait()
+    finally:
+        process.kill()
+        process.wait()
+    if status != 0:
+        raise ServerError(f"{comfyui.python} could not make the models (status {status}):\n{''.join(said[-15:]).rstrip()}")
+    return True

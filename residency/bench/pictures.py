@@ -1,0 +1,36 @@
+"""Two timelines one above the other for each scenario: stock as a client saw it, the pack as its trace tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import picture
+from .results import PACK, STOCK
+from .traces import coloured_alike
+
+
+class PictureError(Exception):
+    """Pictures that cannot be drawn here. The message says what is missing."""
+
+
+def draw(results: Mapping[str, Any], folders: Sequence[Path], into: Path) -> list[Path]:
+    """Write NAME.png and NAME.html for every scenario that has both traces in one of the folders; returns their paths."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise PictureError("--png needs matplotlib: pip install matplotlib, or draw on another machine with --from results.json") from error
+    into.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in results["scenarios"]:
+        found = [path for folder in folders if (path := folder / f"{name}.json").is_file()]
+        told = json.loads(found[-1].read_text(encoding="utf-8")) if found else {}
+        if STOCK in told and PACK in told:
+            both = [(f"{name}, stock", coloured_alike(told[STOCK], told[PACK])), (f"{name}, pack", told[PACK])]
+            paths = [into / f"{name}.png", into / f"{name}.html"]
+            paths[0].write_bytes(picture.png(both))
+            paths[1].write_text(picture.html(both), encoding="utf-8")
+            written += paths
+    return written

@@ -1,0 +1,156 @@
+"""Results as JSON-ready data: the raw times of every prompt, and what follows from them (medians, bounds, ratios, targets).
+
+`summarise` needs nothing but the raw part, so that a file can be read, merged with others and summarised again anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from .bound import Lane, Step, bound_s
+from .scenarios import Target, Temperature, Workflow
+
+VERSION = 1
+STOCK, PACK = "stock", "pack"
+SIDES = (STOCK, PACK)
+NO_COST_RATIO = 1.03
+GAP_SHARE = 0.5
+
+Data = dict[str, Any]
+
+
+class ResultsError(Exception):
+    """A results file that cannot be used. The message names it and says why."""
+
+
+def read(paths: Iterable[Path]) -> Data:
+    """The results of these files as one; a scenario that is in several is taken from the last. Raises ResultsError."""
+    merged: Data = {}
+    for path in paths:
+        try:
+            one = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ResultsError(f"{path} is no results file of the bench: {error}") from error
+        if not isinstance(one, dict) or one.get("version") != VERSION or "scenarios" not in one:
+            raise ResultsError(f"{path} is no results file of the bench, version {VERSION}")
+        if merged and one["size"] != merged["size"]:
+            raise ResultsError(f"{path} has models of size {one['size']}, the file before it {merged['size']}: they do not go together")
+        merged = {**one, "scenarios": {**merged.get("scenarios", {}), **one["scenarios"]}}
+    if not merged:
+        raise ResultsError("no results file was given")
+    return summarise(merged)
+
+
+def write(results: Data, path: Path) -> None:
+    """Whole or not at all: a run that is killed leaves the last complete file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def summarise(results: Data) -> Data:
+    """The same results with a fresh "summary" in every scenario."""
+    scenarios = {name: {**raw, "summary": summary(raw, results)} for name, raw in results["scenarios"].items()}
+    return {**results, "scenarios": scenarios}
+
+
+def summary(raw: Mapping[str, Any], results: Mapping[str, Any]) -> Data:
+    """Medians of both sides, the bound, the stall beyond compute, and whether the target is reached; None for what is not known."""
+    seconds = {side: [run["seconds"] for run in raw["runs"] if run["side"] == side] for side in SIDES}
+    stock_s, pack_s = (median(seconds[side]) if seconds[side] else None for side in SIDES)
+    compute_s, least_s = _bounds(raw, results)
+    told: Data = {"stock_s": stock_s, "pack_s": pack_s, "runs": {side: len(seconds[side]) for side in SIDES}}
+    told["spread_s"] = {side: [min(seconds[side]), max(seconds[side])] if seconds[side] else None for side in SIDES}
+    told |= {"compute_s": compute_s, "bound_s": least_s}
+    told["stall_stock_s"] = _less(stock_s, compute_s)
+    told["stall_pack_s"] = _less(pack_s, compute_s)
+    told["ratio"] = stock_s / pack_s if stock_s and pack_s else None
+    told["over_bound"] = pack_s / least_s if pack_s and least_s else None
+    told["identical"] = identical(raw["runs"])
+    told["reached"] = False if told["identical"] is False else reached(Target[raw["target"]], stock_s, pack_s, least_s)
+    return told
+
+
+def _less(whole_s: float | None, part_s: float | None) -> float | None:
+    return None if whole_s is None or part_s is None else whole_s - part_s
+
+
+def identical(runs: Iterable[Mapping[str, Any]]) -> bool | None:
+    """Whether both sides drew the same pixels for every prompt that both have run; None when there is none, or one is a plain area."""
+    drawn: dict[str, dict[int, str | None]] = {side: {} for side in SIDES}
+    for run in runs:
+        drawn[run["side"]][run["number"]] = None if run["blank"] else run["digest"]
+    both = drawn[STOCK].keys() & drawn[PACK].keys()
+    pairs = [(drawn[STOCK][number], drawn[PACK][number]) for number in both]
+    if any(stock != pack for stock, pack in pairs):
+        return False
+    return None if not pairs or any(stock is None for stock, _ in pairs) else True
+
+
+def reached(target: Target, stock_s: float | None, pack_s: float | None, least_s: float | None) -> bool | None:
+    """None when it cannot be told."""
+    if stock_s is None or pack_s is None:
+        return None
+    if target is Target.NO_COST:
+        return pack_s <= NO_COST_RATIO * stock_s
+    return None if least_s is None else pack_s <= stock_s - GAP_SHARE * (stock_s - least_s)
+
+
+# --- the bound ---
+
+
+def _bounds(raw: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """(compute, bound) in seconds of the whole queue: each prompt's own bound holds whatever the ones before it left behind."""
+    compute_s = least_s = 0.0
+    lanes = _lanes(raw)
+    for workflow in raw["queue"]:
+        reference = _reference(results, raw["precision"], Workflow(workflow).computes_like.value)
+        if reference is None:
+            return None, None
+        whole_s, nodes = reference
+        told = raw["prompts"][workflow]
+        steps = []
+        for node_id, start_s, end_s in nodes:
+            uses = {name: raw["sizes"][name] for name in told["uses"].get(node_id, ())}
+            steps.append(Step(end_s - start_s, uses, told["passes"].get(node_id, 1)))
+        around_s = whole_s - sum(step.compute_s for step in steps)  # posting, queueing, answering
+        compute_s += whole_s
+        least_s += bound_s(steps, lanes) + around_s
+    return compute_s, least_s
+
+
+def _lanes(raw: Mapping[str, Any]) -> list[Lane]:
+    """The drive and the link with what each may have behind it: nothing when cold, else as much as the tiers hold.
+
+    Of the machine that the scenario itself ran on: merged files can come from several, and no two drives are alike.
+    """
+    machine, drive = raw["machine"], raw["drive"]
+    warm = raw["temperature"] == Temperature.WARM.value
+    on_device = raw["limits"]["device_free_bytes"] or machine.get("device_bytes", 0)
+    in_host = raw["limits"]["host_free_bytes"] or machine.get("ram_available_bytes", 0)
+    lanes = []
+    if drive:
+        lanes.append(Lane(max(drive.values()), on_device + in_host if warm else 0))
+    if machine.get("pinned_bytes_per_s"):
+        lanes.append(Lane(machine["pinned_bytes_per_s"], on_device if warm else 0))
+    return lanes
+
+
+def _reference(results: Mapping[str, Any], precision: str, workflow: str) -> tuple[float, list[tuple[str, float, float]]] | None:
+    """The quickest run of either side with everything resident: seconds, and nodes as (id, start, end). None without one."""
+    runs = [
+        run
+        for raw in results["scenarios"].values()
+        if raw["resident"] and raw["precision"] == precision and raw["queue"] == [workflow]
+        for run in raw["runs"]
+    ]
+    if not runs:
+        return None
+    quickest = min(runs, key=lambda run: float(run["seconds"]))
+    return quickest["seconds"], [(node_id, start_s, end_s) for node_id, _, start_s, end_s in quickest["prompts"][0]["nodes"]]

@@ -1,0 +1,129 @@
+"""The scenarios: what is run, with how much memory, and what counts as reached. One table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+GB, GIB = 10**9, 2**30
+
+
+class Size(Enum):
+    """How big the models are. FULL: flux-dev with T5-XXL; SMALL: 300 MiB experts; TINY: 12 MiB experts, for a CPU."""
+
+    TINY = "tiny"
+    SMALL = "small"
+    FULL = "full"
+
+
+class Precision(Enum):
+    """What the experts' files hold."""
+
+    BF16 = "bf16"
+    FP8 = "fp8"
+
+
+class Workflow(Enum):
+    """ONE_A, ONE_B: text to image with one expert. TWO: expert a draws, expert b refines. LORA: TWO with a LoRA on expert a."""
+
+    ONE_A = "one expert, a"
+    ONE_B = "one expert, b"
+    TWO = "two experts"
+    LORA = "two experts, LoRA"
+
+    @property
+    def computes_like(self) -> Workflow:
+        """The workflow whose resident run tells how long this one computes at least."""
+        return {Workflow.ONE_B: Workflow.ONE_A, Workflow.LORA: Workflow.TWO}.get(self, self)
+
+
+class Temperature(Enum):
+    """COLD: fresh server, page cache dropped, first prompt. WARM: after warm-up prompts, each prompt with a new text."""
+
+    COLD = "cold"
+    WARM = "warm"
+
+
+class Target(Enum):
+    """What counts as reached."""
+
+    HALF_THE_GAP = "at least half of what stock loses against the bound is won back"
+    NO_COST = "at most 3 % slower than stock"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What other processes leave free; None: all there is."""
+
+    device_free_bytes: int | None = None
+    host_free_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`queue` is posted at once and measured as a whole. `warm_ups` queues run first on each warm server and are not counted."""
+
+    name: str
+    what: str
+    precision: Precision
+    queue: tuple[Workflow, ...]
+    limits: Limits
+    temperature: Temperature
+    target: Target
+    arguments: tuple[str, ...] = ()
+    warm_ups: int = 2
+
+    @property
+    def resident(self) -> bool:
+        """Whether its warm prompts find everything on the device, so that they tell what computing takes."""
+        return self.temperature is Temperature.WARM and self.limits == Limits() and self.queue in ((Workflow.ONE_A,), (Workflow.TWO,))
+
+
+_BF16, _FP8, _COLD, _WARM = Precision.BF16, Precision.FP8, Temperature.COLD, Temperature.WARM
+_TWO = (Workflow.TWO,)
+_ALL, _SHORT, _SCARCE = Limits(), Limits(24 * GIB), Limits(24 * GIB, 42 * GB)
+_GAIN, _FREE = Target.HALF_THE_GAP, Target.NO_COST
+
+# In an order in which the fp8 files come last: 58 GB of bf16 files and they do not fit a small disk together.
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario("S4", "all fits, warm, new text", _BF16, _TWO, _ALL, _WARM, _FREE),
+    Scenario("S8", "one model that fits, warm, new text", _BF16, (Workflow.ONE_A,), _ALL, _WARM, _FREE),
+    Scenario("S3", "24 GB of VRAM, warm, new text", _BF16, _TWO, _SHORT, _WARM, _GAIN),
+    Scenario("S6", "a LoRA's strength changes from prompt to prompt, warm", _BF16, (Workflow.LORA,), _ALL, _WARM, _GAIN),
+    Scenario(
+        "S7",
+        "a queue: two models alternating, then both; 24 GB of VRAM, warm",
+        _BF16,
+        (Workflow.ONE_A, Workflow.ONE_B, Workflow.ONE_A, Workflow.ONE_B, Workflow.TWO),
+        _SHORT,
+        _WARM,
+        _GAIN,
+        warm_ups=1,
+    ),
+    Scenario("S1", "cold, first prompt", _BF16, _TWO, _ALL, _COLD, _GAIN),
+    Scenario("S2", "42 GB of RAM and 24 GB of VRAM, warm, new text", _BF16, _TWO, _SCARCE, _WARM, _GAIN),
+    Scenario("S4b", "fp8 experts, all fits, warm, new text", _FP8, _TWO, _ALL, _WARM, _FREE),
+    Scenario("S3b", "fp8 experts, 24 GB of VRAM, warm, new text", _FP8, _TWO, _SHORT, _WARM, _GAIN),
+    Scenario("S5", "as S3b, without dynamic VRAM", _FP8, _TWO, _SHORT, _WARM, _GAIN, ("--disable-dynamic-vram",)),
+)
+
+
+def choose(names: Iterable[str], table: Sequence[Scenario] = SCENARIOS) -> tuple[Scenario, ...]:
+    """The scenarios of these names, in the table's order. Raises ValueError for a name that is not in it."""
+    asked = list(names)
+    known = {scenario.name for scenario in table}
+    for name in asked:
+        if name not in known:
+            raise ValueError(f"there is no scenario {name!r}; choose from {', '.join(scenario.name for scenario in table)}")
+    return tuple(scenario for scenario in table if scenario.name in asked)
+
+
+def references(chosen: Sequence[Scenario], table: Sequence[Scenario] = SCENARIOS) -> tuple[Scenario, ...]:
+    """The scenarios that are not chosen and tell what the chosen ones compute at least, in the table's order."""
+
+    def told(scenarios: Iterable[Scenario]) -> set[tuple[Precision, Workflow]]:
+        return {(scenario.precision, scenario.queue[0]) for scenario in scenarios if scenario.resident}
+
+    missing = {(one.precision, workflow.computes_like) for one in chosen for workflow in one.queue} - told(chosen)
+    return tuple(one for one in table if one.resident and one not in chosen and (one.precision, one.queue[0]) in missing)

@@ -1,0 +1,94 @@
+"""One trace of each side per scenario, kept small beside the results: the median run of stock as a client saw it, and of the pack."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .client import Ran
+from .results import PACK, STOCK
+from .workflows import Prompt
+
+MAX_DECISIONS = 200
+
+Trace = dict[str, Any]
+
+
+class Traces:
+    """Those of one scenario, as they come; `write` keeps the median one of each side."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._runs: dict[str, list[tuple[float, Trace]]] = {STOCK: [], PACK: []}
+
+    def add(self, side: str, seconds: float, trace: Trace) -> None:
+        self._runs[side].append((seconds, trace))
+
+    def write(self) -> None:
+        kept = {}
+        for side, runs in self._runs.items():
+            if runs:
+                _, trace = sorted(runs, key=lambda run: run[0])[(len(runs) - 1) // 2]
+                kept[side] = {**trace, "decisions": trace["decisions"][:MAX_DECISIONS]}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(kept) + "\n", encoding="utf-8")
+        os.replace(part, self.path)
+
+
+def seen(seconds: float, ran: Sequence[Ran], prompts: Sequence[Prompt]) -> Trace:
+    """What a client sees of a queue, in the shape of one trace. It knows no components: nodes load and compute with files."""
+    nodes = [
+        {
+            "node_id": node_id,
+            "class_type": prompt.graph[node_id]["class_type"],
+            "start_s": start_s,
+            "end_s": end_s,
+            "stall_s": 0.0,
+            "loads": [value for value in prompt.graph[node_id]["inputs"].values() if str(value).endswith(".safetensors")],
+            "computes": list(prompt.uses.get(node_id, ())),
+        }
+        for one, prompt in zip(ran, prompts, strict=True)
+        for node_id, start_s, end_s in one.nodes
+    ]
+    summary = {"compute_s": 0.0, "stall_s": 0.0, "wait_s": 0.0, "prefetched_bytes": 0, "wasted_bytes": 0, "evicted_bytes": 0}
+    head = {"version": 1, "prompt_id": ran[0].prompt_id, "mode": "off", "outcome": "success", "started_unix_s": 0.0, "duration_s": seconds}
+    empty: Trace = {"components": [], "transfers": [], "evictions": [], "decisions": []}
+    return {**head, **empty, "nodes": nodes, "summary": {**summary, "nodes": len(nodes)}}
+
+
+def joined(told: Sequence[Trace]) -> Trace:
+    """The traces of a queue as one: times count from the first prompt's start, bytes and seconds add up."""
+    if len(told) == 1:
+        return told[0]
+    first = told[0]
+    whole: Trace = {**first, "components": [], "nodes": [], "transfers": [], "evictions": [], "decisions": [], "summary": {}}
+    for one in told:
+        shift_s = one["started_unix_s"] - first["started_unix_s"]
+        known = {component["key"] for component in whole["components"]}
+        whole["components"] += [component for component in one["components"] if component["key"] not in known]
+        for kind in ("nodes", "transfers", "evictions", "decisions"):
+            whole[kind] += [_later(record, shift_s) for record in one[kind]]
+        whole["duration_s"] = shift_s + one["duration_s"]
+        for key, value in one["summary"].items():
+            whole["summary"][key] = whole["summary"].get(key, 0) + value
+    return whole
+
+
+def _later(record: Mapping[str, Any], shift_s: float) -> Trace:
+    times = {key: record[key] + shift_s for key in ("start_s", "end_s", "time_s") if record.get(key) is not None}
+    return {**record, **times}
+
+
+def coloured_alike(stock: Trace, pack: Trace) -> Trace:
+    """Stock's trace with the pack's components in place of the files that they are read from."""
+
+    def keys(files: Sequence[str]) -> list[str]:
+        stems = [Path(file).stem for file in files]
+        return [one["key"] for one in pack["components"] if any(stem in one["name"] for stem in stems)]
+
+    nodes = [{**node, "loads": keys(node["loads"]), "computes": keys(node["computes"])} for node in stock["nodes"]]
+    return {**stock, "components": pack["components"], "nodes": nodes}

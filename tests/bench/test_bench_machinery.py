@@ -1,0 +1,158 @@
+"""What stands between the bench and the machine: messages of a websocket, memory that is held, traces that are joined, models' room."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from residency.bench import limits, traces
+from residency.bench.client import Ran
+from residency.bench.messages import Messages
+from residency.bench.models import family
+from residency.bench.scenarios import Precision, Size, Workflow
+from residency.bench.workflows import prompt
+from residency.launch import ServerError
+
+GREETING = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+
+
+def other_side(talk: Callable[[socket.socket], None]) -> int:
+    """The port of a server that greets one client and then does `talk`."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection, listening:
+            connection.recv(4096)
+            talk(connection)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return int(listening.getsockname()[1])
+
+
+def test_texts_come_whole_however_they_were_cut():
+    long = b"x" * 70_000
+
+    def talk(connection: socket.socket) -> None:
+        parts = [
+            GREETING + b"\x81\x05he",
+            b"llo\x01\x02ab",
+            b"\x80\x01c",
+            b"\x82\x02\0\0",
+            b"\x81\x7f" + len(long).to_bytes(8, "big") + long,
+        ]
+        for part in parts:
+            connection.sendall(part)
+
+    with Messages(other_side(talk), "/ws") as messages:
+        assert [messages.next(5.0) for _ in range(3)] == ["hello", "abc", "x" * 70_000]
+        with pytest.raises(ConnectionError, match="gone"):
+            messages.next(5.0)
+
+
+def test_a_ping_is_answered_and_silence_is_none():
+    heard = []
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(GREETING + b"\x89\x02hi")
+        heard.append(connection.recv(64))
+        connection.sendall(b"\x81\x02ok\x88\x00")
+
+    with Messages(other_side(talk), "/ws") as messages:
+        assert messages.next(5.0) == "ok"
+        assert heard == [b"\x8a\x82\0\0\0\0hi"]
+        with pytest.raises(ConnectionError, match="closed"):
+            messages.next(5.0)
+
+
+def test_silence_is_none_and_what_has_come_by_then_is_kept():
+    half, done = threading.Event(), threading.Event()
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(GREETING + b"\x81\x04ha")
+        half.wait()
+        connection.sendall(b"lf")
+        done.wait()
+
+    with Messages(other_side(talk), "/ws") as messages:
+        assert messages.next(0.05) is None
+        half.set()
+        assert messages.next(5.0) == "half"
+        done.set()
+
+
+def test_who_refuses_the_websocket_is_quoted():
+    port = other_side(lambda connection: connection.sendall(b"HTTP/1.1 404 Not Found\r\n\r\n"))
+    with pytest.raises(ConnectionError, match="404 Not Found"):
+        Messages(port, "/ws")
+
+
+HOLDER = [sys.executable, "-c", "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_holder_lives_as_long_as_it_is_used():
+    with limits.holding(HOLDER, "memory") as pid:
+        assert alive(pid)
+    assert not alive(pid)
+
+
+def interrupted(pids: list[int]) -> None:
+    with limits.holding(HOLDER, "memory") as pid:
+        pids.append(pid)
+        raise KeyboardInterrupt
+
+
+def test_a_holder_is_ended_when_its_user_is_interrupted():
+    pids: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(pids)
+    assert not alive(pids[0])
+
+
+def test_a_holder_that_fails_is_quoted():
+    holder = [sys.executable, "-c", "import sys; sys.exit('mlock: error 12')"]
+    said = r"cannot hold locked RAM \(status 1\): mlock: error 12"
+    with pytest.raises(ServerError, match=said), limits.holding(holder, "locked RAM"):
+        pass
+
+
+def trace(started_unix_s: float, duration_s: float, component: str) -> traces.Trace:
+    node = {"node_id": "6", "class_type": "KSampler", "start_s": 0.5, "end_s": duration_s, "loads": [], "computes": [component]}
+    components = [{"key": component, "name": component, "kind": "MODEL", "size_bytes": 1}]
+    head = {"prompt_id": "p", "started_unix_s": started_unix_s, "duration_s": duration_s, "components": components, "nodes": [node]}
+    return {**head, "transfers": [], "evictions": [], "decisions": [], "summary": {"stall_s": 1.0}}
+
+
+def test_a_queues_traces_are_one_on_the_first_ones_clock():
+    whole = traces.joined([trace(100.0, 2.0, "a"), trace(103.0, 4.0, "b"), trace(108.0, 1.0, "a")])
+    assert [(node["start_s"], node["end_s"]) for node in whole["nodes"]] == [(0.5, 2.0), (3.5, 7.0), (8.5, 9.0)]
+    assert (whole["duration_s"], whole["summary"], len(whole["components"])) == (9.0, {"stall_s": 3.0}, 2)
+
+
+def test_stocks_nodes_take_the_colours_of_the_packs_components():
+    one = prompt(Workflow.ONE_B, family(Size.TINY, Precision.BF16), Size.TINY, 1)
+    stock = traces.seen(3.0, [Ran("p", [("6", 0.0, 3.0)], 3.0)], [one])
+    drawn = traces.coloured_alike(stock, trace(0.0, 1.0, "residency_bench_expert_b_bf16"))
+    assert drawn["nodes"][0]["computes"] == ["residency_bench_expert_b_bf16"]
+
+
+def test_the_median_run_of_each_side_is_kept(tmp_path: Path):
+    kept = traces.Traces(tmp_path / "S1.json")
+    for seconds in (3.0, 1.0, 2.0):
+        kept.add("pack", seconds, trace(0.0, seconds, "a"))
+    kept.write()
+    assert '"duration_s": 2.0' in (tmp_path / "S1.json").read_text() and "stock" not in (tmp_path / "S1.json").read_text()

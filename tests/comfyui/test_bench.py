@@ -1,0 +1,56 @@
+"""The bench as a user runs it, on a real server: cold and warm, both sides, and everything it leaves on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from residency.bench.markdown import BEGIN, END
+from residency.locate import PACK, ComfyUI
+
+
+def bench(comfyui: ComfyUI, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COMFYUI_PATH": str(comfyui.path), "COMFYUI_PYTHON": str(comfyui.python), "RESIDENCY_CACHE": str(folder)}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    command = [sys.executable, "-m", "residency", "bench", "--output-directory", str(folder / "out"), *arguments]
+    return subprocess.run(command, cwd=PACK, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_one_run_measures_both_sides_and_leaves_results_traces_pictures_and_a_table(comfyui: ComfyUI, tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    few = ["--scenarios", "S8,S1,S3", "--rounds", "1", "--repeats", "1", "--warm-ups", "1", "--no-references"]
+    ran = bench(comfyui, tmp_path, *few, "--png", str(tmp_path / "pictures"), "--markdown", str(page))
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    told = {name: raw["summary"] for name, raw in found["scenarios"].items()}
+    assert set(told) == {"S8", "S1"} and "no CUDA device" in found["skipped"]["S3"]
+    assert [told["S8"]["identical"], told["S1"]["identical"]] == [True, True]
+    assert told["S8"]["bound_s"] > 0 and told["S1"]["bound_s"] is None
+    cold = found["scenarios"]["S1"]["runs"]
+    assert sorted(run["side"] for run in cold) == ["pack", "stock"] and all(len(run["prompts"][0]["nodes"]) == 10 for run in cold)
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["S1.html", "S1.png", "S8.html", "S8.png"]
+    traces = json.loads((tmp_path / "out" / "traces" / "S1.json").read_text())
+    assert {node["class_type"] for node in traces["stock"]["nodes"]} == {node["class_type"] for node in traces["pack"]["nodes"]}
+    assert "| S8: " in page.read_text() and "not what the pack gains" in page.read_text()
+
+
+def test_a_server_that_does_not_start_ends_its_scenario_at_once_with_its_log(comfyui: ComfyUI, tmp_path: Path):
+    broken = tmp_path / "broken"
+    (broken / "comfy").mkdir(parents=True)
+    (broken / "main.py").write_text("raise SystemExit('this ComfyUI is broken')")
+    for path in ("comfyui_version.py",):
+        (broken / path).write_text((comfyui.path / path).read_text())
+    models = tmp_path / "models"
+    from residency.bench.models import files_of
+    from residency.bench.scenarios import Size, choose
+
+    for file in files_of(choose(["S8"])[0], Size.TINY):
+        file.at(models).parent.mkdir(parents=True, exist_ok=True)
+        file.at(models).write_bytes(bytes(1 << 20))
+    ran = bench(ComfyUI(broken, comfyui.python, ""), tmp_path, "--scenarios", "S8", "--rounds", "1", "--models-directory", str(models))
+    assert ran.returncode == 1 and "this ComfyUI is broken" in ran.stderr
+    assert "this ComfyUI is broken" in json.loads((tmp_path / "out" / "results.json").read_text())["scenarios"]["S8"]["error"]
