@@ -1,0 +1,226 @@
+"""Language models in a real ComfyUI server: what they write, and that their weights are planned like every other component's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_story import drop_pages, mode, pixels, two_experts
+
+from residency.launch import Server, ServerError
+from residency.locate import ComfyUI
+
+BROKEN = {
+    "no_config": "has no config.json; download the whole model folder",
+    "only_bin": "holds its weights only as pytorch_model.bin",
+    "no_tokenizer": "has no tokenizer",
+    "unknown": "model_type 'abacus', architecture Abacus is not one that the installed transformers writes text with",
+    "own_code": "runs code of its own from the folder, which is never done here",
+    "half_there": "lists model-00004-of-00004.safetensors, which are not there",
+}
+
+
+@pytest.fixture(scope="session")
+def language(comfyui: ComfyUI, models: Path) -> Path:
+    """models/LLM with the folders of tiny_language.py."""
+    folder = models / "LLM"
+    script = Path(__file__).with_name("tiny_language.py")
+    made = subprocess.run([str(comfyui.python), str(script), str(folder)], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture
+def writes(server: Server, language: Path) -> Server:
+    """The server, with language models in its models folder and none of them loaded."""
+    forget(server)
+    return server
+
+
+def forget(server: Server) -> None:
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(1.2)  # the worker looks at these flags once a second
+
+
+def loader(name: str, memory_mode: str = "workflow") -> dict[str, Any]:
+    return {"class_type": "ResidencyTransformersLoader", "inputs": {"lm_name": name, "device": "default", "memory_mode": memory_mode}}
+
+
+def writer(
+    seed: int = 1, temperature: float = 1.0, tokens: int = 16, name: str = "writer", text: str = "a cat", **more: str
+) -> dict[str, Any]:
+    sampling = {"max_new_tokens": tokens, "temperature": temperature, "seed": seed}
+    return {
+        "1": loader(name, **more),
+        "2": {"class_type": "ResidencyWriteText", "inputs": {"lm": ["1", 0], "text": text, "system_prompt": "the sea", **sampling}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+    }
+
+
+def said(server: Server, prompt: dict[str, Any], node: str = "3", **extra: Any) -> tuple[Any, dict[str, Any]]:
+    """What the preview node shows, and the trace."""
+    run = server.run(prompt, extra or None)
+    shown = server.get_json(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"].get(node, {}).get("text")
+    return shown, server.get_json(f"/residency/trace?prompt_id={run.prompt_id}")
+
+
+def the_model(trace: dict[str, Any]) -> dict[str, Any]:
+    (component,) = [component for component in trace["components"] if component["kind"] == "LM"]
+    return dict(component)
+
+
+def test_the_same_seed_writes_the_same_text_and_another_seed_another(writes: Server):
+    first, _ = said(writes, writer(seed=1))
+    other, _ = said(writes, writer(seed=2))
+    forget(writes)
+    again, _ = said(writes, writer(seed=1))
+    assert first == again != other
+    forget(writes)
+    assert first == said(writes, writer(seed=1), **mode("low-vram"))[0]
+
+
+def test_temperature_zero_writes_the_same_whatever_the_seed(writes: Server):
+    assert said(writes, writer(seed=1, temperature=0.0))[0] == said(writes, writer(seed=2, temperature=0.0))[0]
+
+
+def test_a_second_run_loads_nothing_again(writes: Server):
+    said(writes, writer(seed=3))
+    _, trace = said(writes, writer(seed=4))
+    assert [node["class_type"] for node in trace["nodes"]] == ["ResidencyWriteText", "PreviewAny"]
+    assert trace["transfers"] == []
+
+
+def test_all_shards_are_read_ahead_as_one_component_and_the_writer_computes_with_it(writes: Server, models: Path, language: Path):
+    forget(writes)
+    drop_pages(models)
+    _, trace = said(writes, writer(name="sharded", tokens=4))
+    model = the_model(trace)
+    assert model["name"] == "sharded" and model["size_bytes"] > 18e6
+    (transfer,) = trace["transfers"]
+    assert transfer["component"] == model["key"] and transfer["status"] == "done" and transfer["present_bytes"] == model["size_bytes"]
+    assert trace["summary"]["prefetched_bytes"] > 0.9 * model["size_bytes"] and trace["summary"]["wasted_bytes"] == 0
+    nodes = {node["class_type"]: node for node in trace["nodes"]}
+    assert nodes["ResidencyTransformersLoader"]["loads"] == [model["key"]]
+    assert nodes["ResidencyWriteText"]["computes"] == [model["key"]]
+
+
+def test_low_vram_asks_for_the_device_and_hears_why_a_cpu_has_nothing_to_give(writes: Server):
+    _, trace = said(writes, writer(seed=5, memory_mode="low-vram"))
+    key = the_model(trace)["key"]
+    asked = [d for d in trace["decisions"] if d["kind"] == "evict" and d["tier"] == "device" and d["component"] == key]
+    assert asked
+    assert "its device shares the host's memory" in json.dumps(trace)
+
+
+def test_an_interrupt_stops_between_two_tokens_and_the_next_prompt_writes(writes: Server):
+    waiting = threading.Thread(target=interrupt_when_running, args=(writes, "2"))
+    waiting.start()
+    with pytest.raises(ServerError, match="execution_interrupted"):
+        writes.run(writer(seed=6, tokens=2000, text="a cat on the sea", name="endless"))
+    waiting.join()
+    assert said(writes, writer(seed=7))[0]
+
+
+def interrupt_when_running(server: Server, node_id: str) -> None:
+    """Interrupt once the trace shows the node running."""
+    for _ in range(3000):
+        trace = server.get_json("/residency/trace")
+        if trace["outcome"] == "running" and any(node["node_id"] == node_id for node in trace["nodes"]):
+            server.post("/interrupt", {})
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_folder_that_cannot_be_used_is_refused_before_anything_runs(writes: Server, name: str):
+    with pytest.raises(ServerError) as refused:
+        writes.run(writer(name=name))
+    assert "400" in str(refused.value) and name in str(refused.value) and BROKEN[name] in str(refused.value).replace('\\"', '"')
+
+
+@pytest.mark.parametrize("name", ["nowhere", "../checkpoints", "..", ""])
+def test_a_name_that_is_no_folder_of_language_models_is_refused(writes: Server, name: str):
+    with pytest.raises(ServerError, match="is no folder in"):
+        writes.run(writer(name=name))
+
+
+def test_the_loader_offers_what_has_a_config_and_safetensors(writes: Server):
+    inputs = writes.get_json("/object_info/ResidencyTransformersLoader")["ResidencyTransformersLoader"]["input"]
+    offered = set(inputs["required"]["lm_name"][1]["options"])
+    assert {"writer", "sharded", "seer"} <= offered and not offered & {"no_config", "only_bin"}
+
+
+def seen(batch: int) -> dict[str, Any]:
+    """Two noisy images, the first `batch` of them captioned."""
+    image = {"class_type": "LoadImage", "inputs": {"image": "pair.png"}}
+    sampling = {"max_new_tokens": 8, "temperature": 0.8, "seed": 3}
+    return {
+        "1": loader("seer"),
+        "5": image,
+        "6": {"class_type": "ImageFlip", "inputs": {"image": ["5", 0], "flip_method": "x-axis: vertically"}},
+        "7": {"class_type": "ImageBatch", "inputs": {"image1": ["5", 0], "image2": ["6", 0]}},
+        "8": {"class_type": "ImageFromBatch", "inputs": {"image": ["7", 0], "batch_index": 0, "length": batch}},
+        "2": {"class_type": "ResidencyCaption", "inputs": {"lm": ["1", 0], "image": ["8", 0], "question": "a cat", **sampling}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+    }
+
+
+def test_each_image_of_a_batch_gets_the_text_it_would_get_alone(writes: Server):
+    upload_noise(writes, "pair.png")
+    alone, _ = said(writes, seen(1))
+    both, trace = said(writes, seen(2))
+    assert len(alone) == 1 and len(both) == 2
+    assert both[0] == alone[0] != both[1]
+    assert {node["node_id"]: node for node in trace["nodes"]}["2"]["computes"] == [the_model(trace)["key"]]
+
+
+def upload_noise(server: Server, name: str) -> None:
+    import io
+    import urllib.request
+    import uuid
+
+    import numpy
+    from PIL import Image
+
+    noise = numpy.random.default_rng(1).integers(0, 255, (40, 56, 3), dtype=numpy.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    edge = uuid.uuid4().hex
+    head = f'--{edge}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\nContent-Type: image/png\r\n\r\n'
+    body = head.encode() + file.getvalue() + f"\r\n--{edge}--\r\n".encode()
+    request = urllib.request.Request(
+        f"{server.url}/upload/image", body, {"Content-Type": f"multipart/form-data; boundary={edge}"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status == 200
+
+
+def test_a_model_that_only_reads_text_says_so_when_it_is_shown_an_image(writes: Server):
+    upload_noise(writes, "pair.png")
+    with pytest.raises(ServerError, match="only reads text; choose a vision-language model"):
+        writes.run(seen(1) | {"1": loader("writer")})
+
+
+def test_a_written_prompt_is_encoded_and_sampled_to_the_same_image_in_every_mode(
+    start: Callable[..., Server], models: Path, language: Path
+):
+    server = start()
+    prompt = two_experts(seed=21) | writer_at("41", "42")
+    prompt["4"]["inputs"]["text"] = ["42", 0]
+    stock = server.run(prompt, mode("off"))
+    for name in ("auto", "low-vram"):
+        forget(server)
+        drop_pages(models)
+        assert pixels(server.run(prompt, mode(name)).images[0]) == pixels(stock.images[0])
+
+
+def writer_at(load: str, write: str) -> dict[str, Any]:
+    nodes = writer(seed=9)
+    nodes["2"]["inputs"]["lm"] = [load, 0]
+    return {load: nodes["1"], write: nodes["2"]}
