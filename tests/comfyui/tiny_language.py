@@ -1,7 +1,7 @@
 """Language models of random weights in transformers' layout. Run by the Python that runs ComfyUI: `python tiny_language.py FOLDER`.
 
-FOLDER/writer: a Llama in one file, with a chat template. FOLDER/endless: one that never stops by itself. FOLDER/sharded: a larger one in several files, tied, without a template.
-FOLDER/seer: a Llava over the same words. Then the broken ones: no_config, only_bin, no_tokenizer, unknown, own_code, half_there.
+FOLDER/writer: a Llama in one file, with a chat template; endless: one that never stops by itself; sharded: a larger one in several
+files, tied, without a template; seer: a Llava over the same words. Then the broken ones.
 """
 
 from __future__ import annotations
