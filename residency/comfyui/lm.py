@@ -67,7 +67,10 @@ class LanguageModule(torch.nn.Module):
         return sum(tensor.nbytes for tensor, _ in self._homes)
 
     def go_home(self) -> None:
-        """Put the tensors of the host back in place of the device's, which are freed."""
+        """Put the weights of the host back in place of the device's, which are freed.
+
+        Buffers are left to `.to()`: some rotary embeddings change theirs while they compute.
+        """
         for tensor, places in self._homes:
             parameter = torch.nn.Parameter(tensor, requires_grad=False)
             for module, name in places:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_story import drop_pages, mode, pixels, two_experts
+from comfy_story import drop_pages, mode, pixels
 
 from residency.launch import Server, ServerError
 from residency.locate import ComfyUI
+from residency.workflow import read_workflow
+
+WORKFLOW = Path(__file__).parents[2] / "example_workflows" / "write_prompt.json"
 
 BROKEN = {
     "no_config": "has no config.json; download the whole model folder",
@@ -212,20 +216,65 @@ def test_a_model_that_only_reads_text_says_so_when_it_is_shown_an_image(knows: S
         knows.run(seen(1) | {"1": loader("writer")})
 
 
-def test_a_written_prompt_is_encoded_and_sampled_to_the_same_image_in_every_mode(
-    start: Callable[..., Server], models: Path, language: Path
-):
-    server = start()
-    prompt = two_experts(seed=21) | writer_at("41", "42")
-    prompt["4"]["inputs"]["text"] = ["42", 0]
-    stock = server.run(prompt, mode("off"))
+def test_the_example_workflow_draws_the_same_image_in_every_mode(knows: Server, models: Path):
+    prompt = read_workflow(WORKFLOW).prompt
+    prompt["2"]["inputs"] |= {"max_new_tokens": 16, "text": "a cat"}
+    prompt["9"]["inputs"] |= {"width": 64, "height": 64}
+    prompt["10"]["inputs"]["steps"] = 1
+    forget(knows)
+    stock = knows.run(prompt, mode("off"))
     for name in ("auto", "low-vram"):
-        forget(server)
+        forget(knows)
         drop_pages(models)
-        assert pixels(server.run(prompt, mode(name)).images[0]) == pixels(stock.images[0])
+        ours = knows.run(prompt, mode(name))
+        assert pixels(ours.images[0]) == pixels(stock.images[0])
+    trace = knows.get_json(f"/residency/trace?prompt_id={ours.prompt_id}")
+    assert {component["kind"] for component in trace["components"]} == {"LM", "CLIP", "MODEL", "VAE"}
+    assert {transfer["component"] for transfer in trace["transfers"]} == {component["key"] for component in trace["components"]}
 
 
-def writer_at(load: str, write: str) -> dict[str, Any]:
-    nodes = writer(seed=9)
-    nodes["2"]["inputs"]["lm"] = [load, 0]
-    return {load: nodes["1"], write: nodes["2"]}
+# --- inside ComfyUI's process ---
+
+
+@pytest.fixture(scope="module")
+def tell(comfyui: ComfyUI, language: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    driver, scratch = Path(__file__).with_name("language_driver.py"), tmp_path_factory.mktemp("language")
+    command = [str(comfyui.python), str(driver), str(comfyui.path), str(scratch), str(language)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    assert answers, done.stderr[-3000:]
+    stories: dict[str, dict[str, Any]] = json.loads(answers[-1].removeprefix("ANSWER "))
+    return stories.__getitem__
+
+
+def test_comfyui_counts_a_tied_weight_once(tell: Any):
+    size = tell("size")
+    assert 0.99 * size["files"] < size["model_size"] <= size["files"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_weights_stay_the_mapped_files(tell: Any):
+    assert tell("mapped")["mapped"] == tell("mapped")["weights"] > 10
+
+
+def test_a_model_leaves_the_device_whole_and_its_own_tensors_are_back(tell: Any):
+    assert tell("home") == {"there": True, "whole": True, "same": True, "tied": True, "device": "cpu"}
+
+
+def test_writing_leaves_the_random_numbers_of_other_nodes_alone(tell: Any):
+    assert tell("random") == {"text": True, "same": True}
+
+
+def test_the_prompt_is_put_into_the_words_of_the_models_template(tell: Any):
+    assert tell("chat") == {
+        "template": ["<system> the sea <user> a cat <writer>", True],
+        "no system": ["<user> a cat <writer>", True],
+        "system refused": ["<user> the sea\n\na cat", True],
+        "can think": ["a cat <quiet>", True],
+        "plain": ["the sea\na cat", False],
+        "image": ["<user> <image> a cat <writer>", True],
+    }
+
+
+def test_nothing_to_write_from_is_said_so(tell: Any):
+    assert "give the node a text" in tell("nothing")["said"]
