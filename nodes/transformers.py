@@ -80,7 +80,9 @@ class ResidencyTransformersLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lm_name: str) -> bool | str:
+    def validate_inputs(cls, lm_name: str | None = None) -> bool | str:
+        if lm_name is None:
+            return True  # it comes over a link: told when the node runs
         try:
             language.check(_folder(lm_name))
         except FolderError as error:

@@ -210,6 +210,11 @@ def upload_noise(server: Server, name: str) -> None:
         assert answer.status == 200
 
 
+def test_a_model_that_sees_writes_from_words_alone_too(knows: Server):
+    (text,), trace = said(knows, writer(name="seer", temperature=0.0, tokens=8))
+    assert text and the_model(trace)["name"] == "seer"
+
+
 def test_a_model_that_only_reads_text_says_so_when_it_is_shown_an_image(knows: Server):
     upload_noise(knows, "pair.png")
     with pytest.raises(ServerError, match="only reads text; choose a vision-language model"):
