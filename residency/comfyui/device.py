@@ -44,17 +44,12 @@ class DeviceMover:
             self._models.setdefault(component.key, weakref.WeakSet()).update(models)
 
     def resident_bytes(self, key: str) -> int:
-        """Bytes of a model's weights that need no reading: on the device, or in a dynamic model's pinned host buffer."""
+        """Bytes of a dynamic model's weights that need no reading: on the device, or in its pinned host buffer."""
         models = set(map(id, self._models.get(key, ())))
         resident_bytes = 0
         for loaded in model_management.current_loaded_models:
             patcher = loaded.model
-            if patcher is None or id(patcher.model) not in models:
-                continue
-            if not patcher.is_dynamic():
-                if patcher.load_device != patcher.offload_device:
-                    resident_bytes = max(resident_bytes, patcher.loaded_size())
-            else:
+            if patcher is not None and id(patcher.model) in models and patcher.is_dynamic():
                 pins = patcher.model.dynamic_pins[patcher.load_device]
                 # "weights-loaded" pins are of weights that were on the device when they were pinned: the same bytes, counted once
                 both_bytes = max(patcher.loaded_size(), _pinned_bytes(pins, "weights-loaded"))
