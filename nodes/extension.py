@@ -7,6 +7,8 @@ from comfy_api.latest import ComfyExtension, io
 from ..residency.comfyui import lifecycle
 from .mode import ResidencyMode
 from .report import ResidencyReport
+from .transformers import NODES as LANGUAGE_NODES
+from .transformers import register_folders
 from .wrap import wrapped
 
 WRAPPED = (
@@ -21,8 +23,9 @@ WRAPPED = (
 
 class ResidencyExtension(ComfyExtension):
     async def on_load(self) -> None:
+        register_folders()
         lifecycle.load()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         found = (wrapped(core_id) for core_id in WRAPPED)
-        return [ResidencyMode, ResidencyReport, *(node for node in found if node is not None)]
+        return [ResidencyMode, ResidencyReport, *LANGUAGE_NODES, *(node for node in found if node is not None)]

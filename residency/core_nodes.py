@@ -1,4 +1,4 @@
-"""What is known of ComfyUI's own node classes without running it: a shipped table, written by tools/core_nodes.py.
+"""What is known of ComfyUI's own node classes without running it: a shipped table, written by tools/core_nodes.py; and of the pack's own.
 
 One entry of the table, with what is empty or false left out:
     out        link types of the outputs, in slot order, separated by spaces
@@ -46,11 +46,19 @@ def _take(widgets: Iterable[Any], values: Iterator[object], prefix: str, found: 
             found[prefix + widget] = value
 
 
+_SAMPLING = ("max_new_tokens", "temperature", "seed", None)  # None: what the editor does with the seed after each run
+OWN_NODES: Mapping[str, CoreNode] = {
+    "ResidencyTransformersLoader": CoreNode(NodeTraits(("RESIDENCY_LM",)), {}, ("lm_name", "device", "memory_mode"), {"lm_name": "LLM"}),
+    "ResidencyWriteText": CoreNode(NodeTraits(("STRING",)), {"lm": "RESIDENCY_LM"}, ("text", "system_prompt", *_SAMPLING), {}),
+    "ResidencyCaption": CoreNode(NodeTraits(("STRING",)), {"lm": "RESIDENCY_LM", "image": "IMAGE"}, ("question", *_SAMPLING), {}),
+}
+
+
 @cache
 def core_nodes() -> Mapping[str, CoreNode]:
     """class_type -> facts; read once, on first use."""
     table = json.loads((Path(__file__).parent / "data" / "core_nodes.json").read_text(encoding="utf-8"))
-    return {
+    shipped = {
         name: CoreNode(
             NodeTraits(
                 tuple(facts.get("out", "").split()),
@@ -64,9 +72,10 @@ def core_nodes() -> Mapping[str, CoreNode]:
         )
         for name, facts in table["nodes"].items()
     }
+    return {**OWN_NODES, **shipped}
 
 
 def core_traits(class_type: str) -> NodeTraits | None:
-    """Traits of a class that ships with ComfyUI; None for all others."""
+    """Traits of a class that ships with ComfyUI or is one of the pack's own; None for all others."""
     node = core_nodes().get(class_type)
     return None if node is None else node.traits

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from .component import Component
 from .graph import computes, likely, predict_order
+from .pretrained import subfolders
 from .timeline import Timeline, Use, UseKind, Visit
-from .weights import SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES, components_of_node
+from .weights import LANGUAGE_MODEL, SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES, components_of_node
 from .workflow import Workflow
 
 # Input names and the model folders that they usually choose from, for a file name that lies in several folders.
@@ -24,6 +25,8 @@ _FOLDERS = {
     "control_net": ("controlnet",),
     "upscale": ("upscale_models",),
 }
+_LANGUAGE_INPUT = "lm_name"  # names a folder: nothing in the value itself says so
+_LANGUAGE_FOLDERS = ("LLM", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,17 @@ class ModelFolder:
     """Finds the files that widgets name under ComfyUI's `models` folder. Folders of extra_model_paths.yaml are not searched."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._folders = sorted(folder for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
         self.missing: list[str] = []
 
     def resolve(self, input_name: str, value: str) -> str | None:
         """Absolute path of the file, None when the value names none. Notes what looks like weights and is nowhere."""
+        if input_name == _LANGUAGE_INPUT:
+            found = subfolders([str(self._path / name) for name in _LANGUAGE_FOLDERS]).get(value)
+            if found is None:
+                self.missing.append(value)
+            return found
         if not value.lower().endswith(SAFETENSORS_SUFFIXES + WHOLE_FILE_SUFFIXES) or "\n" in value:
             return None
         preferred = next((folders for word, folders in _FOLDERS.items() if word in input_name), ())
@@ -75,10 +84,15 @@ def predict(workflow: Workflow, models: Path, reads_at: UseKind, prompt_id: str 
     wanted = likely(workflow.prompt.get, workflow.traits)
     order = predict_order(workflow.prompt, workflow.outputs, workflow.traits, wanted=wanted)
     used = computes(workflow.prompt, order, workflow.traits, loads, workflow.output_types.get, wanted)
+
+    def reads(key: str) -> UseKind:
+        # the node that loads a language model maps its files and reads them, whichever patcher the other models have
+        return UseKind.LOAD if key in components and components[key].kind == LANGUAGE_MODEL else reads_at
+
     uses = []
     for position, node_id in enumerate(order):
         keys = dict.fromkeys(key for key, _ in loads.get(node_id, ()))
-        uses += [Use(position, key, UseKind.LOAD, reads_at is UseKind.LOAD) for key in keys]
-        uses += [Use(position, key, UseKind.COMPUTE, reads_at is UseKind.COMPUTE) for key in used.get(node_id, ())]
+        uses += [Use(position, key, UseKind.LOAD, reads(key) is UseKind.LOAD) for key in keys]
+        uses += [Use(position, key, UseKind.COMPUTE, reads(key) is UseKind.COMPUTE) for key in used.get(node_id, ())]
     visits = [Visit(prompt_id, node_id, workflow.prompt[node_id]["class_type"]) for node_id in order]
     return Prediction(Timeline.of(visits, uses), components, tuple(missing), tuple(warnings))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from . import pretrained
 from .component import Component, Extent
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors crate's own cap
@@ -28,6 +29,9 @@ WHOLE_FILE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", 
 DATA_TYPES = frozenset(
     ("IMAGE", "MASK", "LATENT", "CONDITIONING", "STRING", "INT", "FLOAT", "NUMBER", "BOOLEAN", "COMBO", "AUDIO", "VIDEO", "NOISE")
 ) | {"SIGMAS", "SAMPLER", "WEBCAM", "*"}
+
+LANGUAGE_MODEL = "LM"  # component kind of what a RESIDENCY_LM output carries
+_KINDS = {"RESIDENCY_LM": LANGUAGE_MODEL}
 
 # How checkpoints name their parts (ComfyUI's supported_models and the files people share).
 PREFIXES: Mapping[str, tuple[str, ...]] = {
@@ -232,7 +236,7 @@ def components_of_node(class_type: str, inputs: Mapping[str, Any], output_types:
                 found.extend((_component(group, "LORA", {}), kind) for kind in handles)
             else:
                 found.extend(_loads(group, handles, options))
-        except (WeightsError, OSError) as error:
+        except (WeightsError, pretrained.FolderError, OSError) as error:
             warnings.append(f"{class_type}: {error}")
     return NodeLoads(tuple(found), tuple(warnings))
 
@@ -277,18 +281,28 @@ def _part(path: str, kind: str, tensors: list[Tensor], options: Mapping[str, obj
 
 def _component(group: list[tuple[str, str]], kind: str, options: Mapping[str, object]) -> Component:
     paths = list(dict.fromkeys(path for _, path in group))
-    extents = tuple(extent for path in paths for extent in _whole(path))
-    name = " + ".join(_stem(path) for path in paths)
-    return Component(component_key(name, paths, options), name, kind, sum(extent.size_bytes for extent in extents), extents)
+    files = [file for path in paths for file in _weights_of(path)]
+    extents = tuple(extent for file in files for extent in _whole(file))
+    name = " + ".join(os.path.basename(os.path.normpath(path)) if os.path.isdir(path) else _stem(path) for path in paths)
+    return Component(
+        component_key(name, files, options), name, _KINDS.get(kind, kind), sum(extent.size_bytes for extent in extents), extents
+    )
+
+
+def _weights_of(path: str) -> list[str]:
+    """The files behind a path: itself, a model folder's shards in order, or every safetensors file below another folder."""
+    if not os.path.isdir(path):
+        return [path]
+    if any(os.path.isfile(os.path.join(path, name)) for name in (pretrained.WEIGHTS, pretrained.INDEX)):
+        return list(pretrained.shards(path))
+    inside = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+    inside = [name for name in inside if _suffix(name) in SAFETENSORS_SUFFIXES]
+    if not inside:
+        raise WeightsError(f"{path}: the folder holds no .safetensors file; choose a folder with weights")
+    return inside
 
 
 def _whole(path: str) -> tuple[Extent, ...]:
-    if os.path.isdir(path):
-        inside = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
-        inside = [name for name in inside if _suffix(name) in SAFETENSORS_SUFFIXES]
-        if not inside:
-            raise WeightsError(f"{path}: the folder holds no .safetensors file; choose a folder with weights")
-        return tuple(extent for name in inside for extent in _whole(name))
     if _suffix(path) in SAFETENSORS_SUFFIXES:
         return merge_extents(path, read_header(path).tensors)
     size_bytes = os.stat(path).st_size

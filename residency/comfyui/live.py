@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,8 +19,9 @@ import nodes
 
 from ..component import Component
 from ..graph import NodeTraits, computes, likely, predict_order, predict_pending
+from ..pretrained import subfolders
 from ..timeline import Timeline, Use, UseKind, Visit
-from ..weights import NodeLoads, components_of_node
+from ..weights import LANGUAGE_MODEL, NodeLoads, components_of_node
 from .settings import NODE_INPUT
 
 log = logging.getLogger("residency")
@@ -29,6 +31,11 @@ _NOT_WEIGHTS = frozenset({"configs", "custom_nodes", "datasets", "embeddings", "
 
 # of a component's bytes: what a file holds and what a model keeps differ by paddings and small tensors kept elsewhere
 LOADED_SHARE = 0.95
+
+# model folders whose sub-folders are models, as packs that run language models name them
+LANGUAGE_FOLDERS = ("LLM", "transformers")
+# transformers maps a model's files and leaves them mapped; on Windows it copies them into the process (safe_open's "pread" there)
+_MAPS_FILES = sys.platform != "win32"
 
 QUEUE_DEPTH = 3  # queued prompts that the timeline runs on into
 
@@ -76,13 +83,18 @@ class Folders:
         self._names = [name for name in folders if name not in _NOT_WEIGHTS]
         # a value without one of these endings is a prompt text or an option: no file system call is spent on it
         self._extensions = tuple({ext for name in self._names for ext in folders[name][1] if ext.startswith(".")})
+        self._models = subfolders(language_folders())
 
     def resolver(self, class_type: str) -> Any:
         """A `resolve(input_name, value) -> path | None` for the nodes of one class."""
         return lambda input_name, value: self._resolve(class_type, input_name, value)
 
     def _resolve(self, class_type: str, input_name: str, value: object) -> str | None:
-        if not isinstance(value, str) or not value.lower().endswith(self._extensions):
+        if not isinstance(value, str):
+            return None
+        if value in self._models:  # a text may be called like a folder: only a widget that offers the folder means it
+            return self._models[value] if value in _options(nodes.NODE_CLASS_MAPPINGS[class_type], input_name) else None
+        if not value.lower().endswith(self._extensions):
             return None
         found = {}
         for name in self._names:
@@ -98,6 +110,12 @@ class Folders:
         options = _options(nodes.NODE_CLASS_MAPPINGS[class_type], input_name)
         best = max(found, key=lambda name: (len(options.intersection(folder_paths.get_filename_list(name))), name))
         return found[best]
+
+
+def language_folders() -> list[str]:
+    """Where folders of language models lie, first the ones that count when a name is in several."""
+    known = folder_paths.folder_names_and_paths
+    return [path for name in LANGUAGE_FOLDERS if name in known for path in folder_paths.get_folder_paths(name)]
 
 
 def _options(node_class: Any, input_name: str) -> set[str]:
@@ -177,14 +195,20 @@ class LiveGraph:
         return Timeline(tuple(visits), tuple(uses))
 
     def _uses_at(self, position: int, loads: Iterable[str], computed: Iterable[str]) -> list[Use]:
-        uses = [Use(position, key, UseKind.LOAD, self._reads_at is UseKind.LOAD) for key in loads]
+        uses = [Use(position, key, UseKind.LOAD, self._reads_at is UseKind.LOAD or self._is_language(key)) for key in loads]
         uses += [Use(position, key, UseKind.COMPUTE, self._computing_reads(key)) for key in computed]
         return uses
 
     def _computing_reads(self, key: str) -> bool:
-        if self._reads_at is UseKind.LOAD or key not in self.components:
+        if key not in self.components:
+            return False
+        # a language model that has left the device is read from its mapped files again, whichever patcher the other models have
+        if not (_MAPS_FILES if self._is_language(key) else self._reads_at is UseKind.COMPUTE):
             return False
         return self._resident_bytes(key) < LOADED_SHARE * self.components[key].size_bytes
+
+    def _is_language(self, key: str) -> bool:
+        return key in self.components and self.components[key].kind == LANGUAGE_MODEL
 
     def _node(self, node_id: str) -> Mapping[str, Any] | None:
         return self._dynprompt.get_node(node_id) if self._dynprompt.has_node(node_id) else None
