@@ -58,7 +58,7 @@ class _Images:
     """Pages of one model in host memory.
 
     `good`: the modules whose weights were good when their pages were taken, with the signature they had: another one means that ComfyUI
-    has filled them anew since. `serials`: of the pages that were brought back; comfy-aimdo counts a page's serial up each time it is mapped.
+    has filled them anew since. `serials`: of the pages that were brought back; comfy-aimdo counts them up at each mapping.
     """
 
     pages: dict[int, torch.Tensor] = field(default_factory=dict)
