@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from residency.bench.results import VERSION
-from residency.bench.scenarios import Workflow
+from residency.bench.scenarios import Target, Workflow
 
 GB = 10**9
+GAIN = Target(1.2, over_bound=2.0)
 MACHINE = {"cpus": 4, "ram_bytes": 64 * GB, "ram_available_bytes": 60 * GB, "system": "Linux 6", "comfyui": "0.33.0", "pack": "0.1.0"}
 CUDA = {"device": "H100", "device_bytes": 80 * GB, "torch": "2.13", "pinned_bytes_per_s": 40 * GB, "pageable_bytes_per_s": 8 * GB}
 CUDA = {**CUDA, "pinned_back_bytes_per_s": 30 * GB}
@@ -22,9 +24,7 @@ def ran(side: str, seconds: float, number: int = 1, digest: str = "same", *, bla
     return {"side": side, "round": 0, "number": number, "seconds": seconds, "digest": digest, "blank": blank, "prompts": prompts}
 
 
-def scenario(
-    *runs: dict[str, Any], cold: bool = False, device_free_bytes: int | None = None, target: str = "HALF_THE_GAP"
-) -> dict[str, Any]:
+def scenario(*runs: dict[str, Any], cold: bool = False, device_free_bytes: int | None = None, target: Target = GAIN) -> dict[str, Any]:
     """The raw part of one scenario on two experts of 20 GB, drive 2 GB/s, link 40 GB/s."""
     return {
         "what": "two experts",
@@ -35,7 +35,7 @@ def scenario(
         "limits": {"device_free_bytes": device_free_bytes, "host_free_bytes": None},
         "temperature": "cold" if cold else "warm",
         "resident": not cold and device_free_bytes is None,
-        "target": target,
+        "target": asdict(target),
         "arguments": [],
         "sizes": SIZES,
         "prompts": {Workflow.TWO.value: USES},

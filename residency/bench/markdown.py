@@ -43,11 +43,10 @@ def section(results: Data) -> str:
     return "\n".join([*head, *table(results), "", _LEGEND, *(["", *notes] if notes else [])])
 
 
-_TARGETS = "; ".join(f"{target.name.lower().replace('_', ' ')}, {target.value}" for target in Target)
-_LEGEND = f"""\
+_LEGEND = """\
 Medians of wall seconds as a client sees them, with the least, the most and the count. Compute: the same prompts with everything on the
 device. Bound: no schedule can be faster with this drive and link; a warm prompt's bound lets the tiers begin with whichever bytes suit it
-best. Stall: wall minus compute. Target: {_TARGETS}."""
+best. Stall: wall minus compute."""
 
 
 def table(results: Data) -> list[str]:
@@ -101,8 +100,7 @@ def _images(raw: Data) -> str:
 
 
 def _target(raw: Data) -> str:
-    kind = Target[raw["target"]].name.lower().replace("_", " ")
-    return f"{kind}: " + {True: "reached", False: "**missed**", None: "–"}[raw["summary"]["reached"]]
+    return f"{Target(**raw['target'])}: " + {True: "reached", False: "**missed**", None: "–"}[raw["summary"]["reached"]]
 
 
 def machine(results: Data) -> str:

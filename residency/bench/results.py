@@ -18,8 +18,6 @@ from .scenarios import Target, Temperature, Workflow
 VERSION = 1
 STOCK, PACK = "stock", "pack"
 SIDES = (STOCK, PACK)
-NO_COST_RATIO = 1.03
-GAP_SHARE = 0.5
 
 Data = dict[str, Any]
 
@@ -73,7 +71,7 @@ def summary(raw: Mapping[str, Any], results: Mapping[str, Any]) -> Data:
     told["ratio"] = stock_s / pack_s if stock_s and pack_s else None
     told["over_bound"] = pack_s / least_s if pack_s and least_s else None
     told["identical"] = identical(raw["runs"])
-    told["reached"] = False if told["identical"] is False else reached(Target[raw["target"]], stock_s, pack_s, least_s)
+    told["reached"] = False if told["identical"] is False else reached(Target(**raw["target"]), told)
     return told
 
 
@@ -93,13 +91,15 @@ def identical(runs: Iterable[Mapping[str, Any]]) -> bool | None:
     return None if not pairs or any(stock is None for stock, _ in pairs) else True
 
 
-def reached(target: Target, stock_s: float | None, pack_s: float | None, least_s: float | None) -> bool | None:
-    """None when it cannot be told."""
-    if stock_s is None or pack_s is None:
-        return None
-    if target is Target.NO_COST:
-        return pack_s <= NO_COST_RATIO * stock_s
-    return None if least_s is None else pack_s <= stock_s - GAP_SHARE * (stock_s - least_s)
+def reached(target: Target, told: Mapping[str, Any]) -> bool | None:
+    """Whether a summary meets the target; None when it cannot be told."""
+    stalls = told["stall_stock_s"], told["stall_pack_s"]
+    gone = 1 - stalls[1] / stalls[0] if None not in stalls and stalls[0] > 0 else None
+    pairs = ((told["ratio"], target.ratio, 1), (told["over_bound"], target.over_bound, -1), (gone, target.stall_gone, 1))
+    asked = [(found, wanted, sign) for found, wanted, sign in pairs if wanted is not None]
+    if any(found is not None and sign * found < sign * wanted for found, wanted, sign in asked):
+        return False
+    return None if any(found is None for found, _, _ in asked) else True
 
 
 # --- the bound ---

@@ -7,7 +7,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from .results import PACK, SIDES, STOCK
 from .scenarios import SCENARIOS, Scenario, Size, Temperature, references
 from .workflows import Prompt, prompt
 
-WARM_UP_NUMBER = 900
+WARM_UP_NUMBER = 5000
+NUMBERS_APART = 100
 REFERENCE_PROMPTS = 2
 
 
@@ -85,24 +85,42 @@ def run(plan: Plan, comfyui: ComfyUI, models_folder: Path, folder: Path, say: Ca
     bench.data = {**head, "started": now, "machine": machine, "drive": {}, "scenarios": {}, "skipped": {}}
     asked = _possible(bench, plan.scenarios, "device_bytes" in machine)
     extra = references(asked) if plan.with_references else ()
-    chosen = _in_order(asked, extra)
-    for index, scenario in enumerate(chosen):
-        sides = (STOCK,) if scenario in extra else SIDES
-        if bench.out_of_time(len(sides)):
-            _skip(bench, chosen[index:], "the time limit came first")
+    shared = sessions(asked, extra)
+    for index, session in enumerate(shared):
+        later = [scenario for other in shared[index + 1 :] for scenario in other]
+        if bench.out_of_time(len(SIDES)):
+            _skip(bench, [*session, *later], "the time limit came first")
             break
         try:
-            _make_models(bench, scenario, chosen[index + 1 :])
-            _scenario(bench, scenario, sides)
+            _make_models(bench, session, later)
+            _session(bench, session, frozenset(one.name for one in extra))
         finally:
             bench.write()
     return bench.data
 
 
-def _in_order(asked: Sequence[Scenario], extra: Sequence[Scenario]) -> list[Scenario]:
-    """One precision after the other, as asked; in each, those first that tell what computing takes."""
-    precisions = [one.precision for one in asked]
-    return sorted([*extra, *asked], key=lambda one: (precisions.index(one.precision), not one.resident))
+def sessions(asked: Sequence[Scenario], extra: Sequence[Scenario]) -> list[tuple[Scenario, ...]]:
+    """Scenarios that one server of each side can run in turn: the same files, the same arguments, the same RAM.
+
+    The cold one first, for it needs a fresh server, then those that tell what computing takes, then those with less device memory.
+    """
+    groups: dict[tuple[Any, ...], list[Scenario]] = {}
+    for one in [*asked, *extra]:
+        cold_alone = one.name if one.temperature is Temperature.COLD and _has_cold(groups, one) else ""
+        groups.setdefault((*_session_key(one), cold_alone), []).append(one)
+    order = {Temperature.COLD: 0, Temperature.WARM: 1}
+    return [
+        tuple(sorted(group, key=lambda one: (order[one.temperature], not one.resident, one.limits.device_free_bytes is not None)))
+        for group in groups.values()
+    ]
+
+
+def _session_key(one: Scenario) -> tuple[Any, ...]:
+    return (one.precision, one.arguments, one.limits.host_free_bytes)
+
+
+def _has_cold(groups: dict[tuple[Any, ...], list[Scenario]], one: Scenario) -> bool:
+    return any(other.temperature is Temperature.COLD for other in groups.get((*_session_key(one), ""), ()))
 
 
 def _possible(bench: Bench, scenarios: Sequence[Scenario], cuda: bool) -> tuple[Scenario, ...]:
@@ -120,11 +138,11 @@ def _skip(bench: Bench, scenarios: Iterable[Scenario], reason: str) -> None:
         bench.say(f"{scenario.name} was not run to its end: {reason}")
 
 
-def _make_models(bench: Bench, scenario: Scenario, later: Sequence[Scenario]) -> None:
+def _make_models(bench: Bench, session: Sequence[Scenario], later: Sequence[Scenario]) -> None:
     """Files that no scenario from here on needs may go."""
     size = bench.plan.size
-    wanted = models.files_of(scenario, size)
-    needed = {one.name for other in (scenario, *later) for one in models.files_of(other, size)}
+    wanted = tuple(dict.fromkeys(one for scenario in session for one in models.files_of(scenario, size)))
+    needed = {one.name for other in (*session, *later) for one in models.files_of(other, size)}
     spare = [one for other in SCENARIOS for one in models.files_of(other, size) if one.name not in needed]
     if models.make(bench.comfyui, bench.models, wanted, dict.fromkeys(spare), bench.say) and hasattr(os, "sync"):
         bench.say("waiting until they are on the drive")
@@ -135,32 +153,30 @@ def _make_models(bench: Bench, scenario: Scenario, later: Sequence[Scenario]) ->
         bench.data["drive"] = rates.drive(largest)
 
 
-# --- one scenario ---
+# --- one session ---
 
 
-def _scenario(bench: Bench, scenario: Scenario, sides: Sequence[str]) -> None:
-    """Its rounds: stock then pack, pack then stock, and so on. What fails is kept as the scenario's error."""
-    raw = _head(bench, scenario)
-    bench.data["scenarios"][scenario.name] = raw
-    seen = traces.Traces(bench.folder / "traces" / f"{scenario.name}.json")
-    rounds = bench.plan.rounds if len(sides) > 1 else 1
-    try:
-        with limits.held(scenario.limits, bench.comfyui) as told:
-            raw["held"] = told
-            for sentence in told:
-                bench.say(f"{scenario.name}: {sentence}")
-            for number in range(rounds):
-                for side in sides if number % 2 == 0 else tuple(reversed(sides)):
-                    if raw["runs"] and bench.out_of_time(1):
-                        _skip(bench, [scenario], "the time limit came before its last round")
-                        return
-                    before_s = bench.elapsed_s()
-                    _side(bench, scenario, raw, seen, side, number)
-                    bench.longest_side_s = max(bench.longest_side_s, bench.elapsed_s() - before_s)
-        raw["complete"] = True
-    except ServerError as error:
-        raw["error"] = str(error)
-        bench.say(f"{scenario.name} failed: {error}")
+def _session(bench: Bench, session: Sequence[Scenario], stock_only: frozenset[str]) -> None:
+    """Its rounds: stock then pack, pack then stock, and so on. What fails is kept as the error of the scenario that ran."""
+    raws = {scenario.name: _head(bench, scenario) for scenario in session}
+    seen = {scenario.name: traces.Traces(bench.folder / "traces" / f"{scenario.name}.json") for scenario in session}
+    bench.data["scenarios"].update(raws)
+    host = limits.Limits(host_free_bytes=session[0].limits.host_free_bytes)
+    with limits.held(host, bench.comfyui) as told:
+        for number in range(bench.plan.rounds):
+            for side in SIDES if number % 2 == 0 else tuple(reversed(SIDES)):
+                mine = [one for one in session if side == STOCK or one.name not in stock_only]
+                mine = [one for one in mine if not raws[one.name]["error"] and (number == 0 or one.name not in stock_only)]
+                if not mine:
+                    continue
+                if any(raw["runs"] for raw in raws.values()) and bench.out_of_time(1):
+                    _skip(bench, session, "the time limit came before its last round")
+                    return
+                before_s = bench.elapsed_s()
+                _side(bench, mine, raws, seen, side, number, told)
+                bench.longest_side_s = max(bench.longest_side_s, bench.elapsed_s() - before_s)
+    for raw in raws.values():
+        raw["complete"] = raw["error"] is None
 
 
 def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
@@ -177,7 +193,7 @@ def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
         "limits": asdict(scenario.limits),
         "temperature": scenario.temperature.value,
         "resident": scenario.resident,
-        "target": scenario.target.name,
+        "target": asdict(scenario.target),
         "arguments": list(scenario.arguments),
         "sizes": {one.name: one.at(bench.models).stat().st_size for one in files},
         "prompts": {name: {"uses": one.uses, "passes": one.passes} for name, one in prompts.items()},
@@ -188,43 +204,73 @@ def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def _side(bench: Bench, scenario: Scenario, raw: dict[str, Any], seen: traces.Traces, side: str, round_number: int) -> None:
-    """One server: warm-ups, then the measured queues. Raises ServerError."""
+def _side(
+    bench: Bench,
+    session: Sequence[Scenario],
+    raws: dict[str, Any],
+    seen: dict[str, traces.Traces],
+    side: str,
+    round_number: int,
+    host_told: Sequence[str],
+) -> None:
+    """One server: each scenario's warm-ups, then its measured queues."""
+    arguments = [*(["--cpu"] if "device_bytes" not in bench.data["machine"] else []), *session[0].arguments]
+    current = session[0]
+    try:
+        with serve(bench.comfyui, bench.models, arguments, PACK_FOLDER if side == PACK else None) as server:
+            if side == PACK:
+                _check_pack(server)
+            fresh = True
+            for current in session:
+                raw = raws[current.name]
+                with limits.held(limits.Limits(current.limits.device_free_bytes), bench.comfyui) as told:
+                    raw["held"] = [*host_told, *told]
+                    for sentence in raw["held"]:
+                        bench.say(f"{current.name}: {sentence}")
+                    _measure(bench, current, raw, seen[current.name], server, side, round_number, fresh=fresh)
+                fresh = False
+    except ServerError as error:
+        raws[current.name]["error"] = str(error)
+        bench.say(f"{current.name} failed: {error}")
+
+
+def _measure(
+    bench: Bench, scenario: Scenario, raw: dict[str, Any], seen: traces.Traces, server: Server, side: str, round_number: int, *, fresh: bool
+) -> None:
+    """One scenario on a server that runs. Raises ServerError."""
     cold = scenario.temperature is Temperature.COLD
-    arguments = [*(["--cpu"] if "device_bytes" not in bench.data["machine"] else []), *scenario.arguments]
     files = [one.at(bench.models) for one in models.files_of(scenario, bench.plan.size)]
     measured = 1 if cold else bench.plan.prompts if scenario in bench.plan.scenarios else REFERENCE_PROMPTS
-    warm_ups = 0 if cold else scenario.warm_ups if bench.plan.warm_ups is None else bench.plan.warm_ups
+    # a server that has run another scenario needs one prompt to settle under the new limits
+    warm_ups = 0 if cold else min(1, scenario.warm_ups) if not fresh else scenario.warm_ups
+    if bench.plan.warm_ups is not None and not cold:
+        warm_ups = bench.plan.warm_ups
     name = f"{scenario.name}, {side}, round {round_number + 1}"
-    bench.say(f"{name}: starting ComfyUI")
-    with ExitStack() as stack:
-        server = stack.enter_context(serve(bench.comfyui, bench.models, arguments, PACK_FOLDER if side == PACK else None))
+    apart = NUMBERS_APART * SCENARIOS.index(scenario)  # no two scenarios draw the same: ComfyUI would answer from its cache
+    for index in range(warm_ups):
+        seconds, _, _ = _queue(bench, scenario, server, WARM_UP_NUMBER + apart + 10 * round_number + index)
+        bench.say(f"{name}: warm-up {index + 1}, {seconds:.2f} s")
+    for index in range(measured):
+        number = 1 + apart + round_number * measured + index
+        not_cached = limits.make_cold(files) if cold else demo.cold_bytes(files)
+        seconds, ran, prompts = _queue(bench, scenario, server, number)
+        images = [image for one in ran for image in server.images(one.prompt_id)]
+        told = {"side": side, "round": round_number, "number": number, "seconds": seconds, "cold_bytes": not_cached}
+        told |= {
+            "digest": demo.pixels(images),
+            "blank": _blank(images),
+            "prompts": [_seen(*pair) for pair in zip(ran, prompts, strict=True)],
+        }
         if side == PACK:
-            _check_pack(server)
-        for index in range(warm_ups):
-            seconds, _, _ = _queue(bench, scenario, server, WARM_UP_NUMBER + 10 * round_number + index)
-            bench.say(f"{name}: warm-up {index + 1}, {seconds:.2f} s")
-        for index in range(measured):
-            number = 1 + round_number * measured + index
-            not_cached = limits.make_cold(files) if cold else demo.cold_bytes(files)
-            seconds, ran, prompts = _queue(bench, scenario, server, number)
-            images = [image for one in ran for image in server.images(one.prompt_id)]
-            told = {"side": side, "round": round_number, "number": number, "seconds": seconds, "cold_bytes": not_cached}
-            told |= {
-                "digest": demo.pixels(images),
-                "blank": _blank(images),
-                "prompts": [_seen(*pair) for pair in zip(ran, prompts, strict=True)],
-            }
-            if side == PACK:
-                found = [json.loads(server.get(f"/residency/trace?prompt_id={one.prompt_id}")) for one in ran]
-                told["pack"] = [one["summary"] for one in found]
-                seen.add(side, seconds, traces.joined(found))
-            else:
-                seen.add(side, seconds, traces.seen(seconds, ran, prompts))
-            raw["runs"].append(told)
-            bench.say(f"{name}: {seconds:.2f} s")
-            bench.write()
-            seen.write()
+            found = [json.loads(server.get(f"/residency/trace?prompt_id={one.prompt_id}")) for one in ran]
+            told["pack"] = [one["summary"] for one in found]
+            seen.add(side, seconds, traces.joined(found))
+        else:
+            seen.add(side, seconds, traces.seen(seconds, ran, prompts))
+        raw["runs"].append(told)
+        bench.say(f"{name}: {seconds:.2f} s")
+        bench.write()
+        seen.write()
 
 
 def _queue(bench: Bench, scenario: Scenario, server: Server, number: int) -> tuple[float, list[Ran], list[Prompt]]:

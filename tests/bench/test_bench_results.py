@@ -51,24 +51,26 @@ def test_images_are_identical_only_where_both_sides_drew_the_same_prompt_and_it_
 
 
 @pytest.mark.parametrize(
-    ("target", "stock_s", "pack_s", "bound_s", "reached"),
+    ("target", "told", "reached"),
     [
-        (Target.NO_COST, 10.0, 10.2, None, True),
-        (Target.NO_COST, 10.0, 10.4, 9.0, False),
-        (Target.HALF_THE_GAP, 70.0, 55.0, 40.0, True),
-        (Target.HALF_THE_GAP, 70.0, 56.0, 40.0, False),
-        (Target.HALF_THE_GAP, 70.0, None, 40.0, None),
-        (Target.HALF_THE_GAP, 70.0, 55.0, None, None),
+        (Target(0.99), {"ratio": 1.0}, True),
+        (Target(0.99), {"ratio": 0.98}, False),
+        (Target(1.7, over_bound=1.25), {"ratio": 1.8, "over_bound": 1.2}, True),
+        (Target(1.7, over_bound=1.25), {"ratio": 1.8, "over_bound": 1.3}, False),
+        (Target(1.7, over_bound=1.25), {"ratio": 1.6, "over_bound": None}, False),
+        (Target(1.7, over_bound=1.25), {"ratio": 1.8, "over_bound": None}, None),
+        (Target(0.99, stall_gone=0.4), {"ratio": 1.2, "stall_stock_s": 4.0, "stall_pack_s": 2.4}, True),
+        (Target(0.99, stall_gone=0.4), {"ratio": 1.2, "stall_stock_s": 4.0, "stall_pack_s": 2.5}, False),
+        (Target(0.99), {"ratio": None}, None),
     ],
 )
-def test_a_target_is_reached_missed_or_not_known(
-    target: Target, stock_s: float, pack_s: float | None, bound_s: float | None, reached: bool | None
-):
-    assert book.reached(target, stock_s, pack_s, bound_s) is reached
+def test_a_target_is_reached_missed_or_not_known(target: Target, told: dict[str, float | None], reached: bool | None):
+    unknown = dict.fromkeys(("ratio", "over_bound", "stall_stock_s", "stall_pack_s"))
+    assert book.reached(target, unknown | told) is reached
 
 
 def test_no_speed_reaches_a_target_with_other_images():
-    both = scenario(ran(STOCK, 10.0), ran(PACK, 5.0, digest="other"), target="NO_COST")
+    both = scenario(ran(STOCK, 10.0), ran(PACK, 5.0, digest="other"), target=Target(0.99))
     assert summarise(results(S4=both))["scenarios"]["S4"]["summary"]["reached"] is False
 
 

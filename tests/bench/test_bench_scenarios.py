@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from residency.bench.models import family, files_of
+from residency.bench.run import sessions
 from residency.bench.scenarios import SCENARIOS, Precision, Scenario, Size, Temperature, Workflow, choose, references
 from residency.bench.workflows import prompt
 
@@ -59,3 +60,9 @@ def test_the_files_of_a_queue_are_listed_once_in_the_order_of_first_use():
     (queue,) = choose(["S7"])
     names = [file.name.removeprefix("residency_bench_").split(".")[0] for file in files_of(queue, Size.FULL)]
     assert names == ["clip_l", "t5xxl", "expert_a_bf16", "vae", "expert_b_bf16"]
+
+
+def test_one_server_runs_the_cold_scenario_first_and_the_scarce_one_last():
+    asked = choose(["S4", "S3", "S1", "S2", "S3b", "S5"])
+    found = [[one.name for one in session] for session in sessions(asked, references(asked))]
+    assert found == [["S1", "S4", "S3"], ["S2"], ["S4b", "S3b"], ["S5"]]
