@@ -43,6 +43,11 @@ class DeviceMover:
             models = by_type.get(output_type, []) if output_type else [model for found in by_type.values() for model in found]
             self._models.setdefault(component.key, weakref.WeakSet()).update(models)
 
+    def key_of(self, value: Any) -> str | None:
+        """The component whose model is behind a value on a link; None for what no loader node of this process made."""
+        model = _model_of(value)
+        return next((key for key, models in self._models.items() if model in models), None) if model is not None else None
+
     def resident_bytes(self, key: str) -> int:
         """Bytes of a dynamic model's weights that need no reading: on the device, or in its pinned host buffer."""
         models = set(map(id, self._models.get(key, ())))
