@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__, doctor
 from .component import Mode
+from .convert_command import add_to as add_convert
 from .locate import HOW_TO_GET_ONE, ComfyUI, LocateError, find_comfyui
 from .picture import size
 from .predict import Prediction, predict
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     look.set_defaults(run=_doctor)
 
     add_simulate(commands)
+    add_convert(commands)
 
     options = parser.parse_args(arguments)
     try:

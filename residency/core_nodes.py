@@ -13,7 +13,7 @@ One entry of the table, with what is empty or false left out:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,6 +35,12 @@ class CoreNode:
         found: dict[str, Any] = {}
         _take(self.widgets, iter(values), "", found)
         return found
+
+    def count(self, values: Sequence[object]) -> int:
+        """How many of the saved values are those of this class's widgets; what another class added comes behind them."""
+        rest = iter(values)
+        _take(self.widgets, rest, "", {})
+        return len(values) - len(list(rest))
 
 
 def _take(widgets: Iterable[Any], values: Iterator[object], prefix: str, found: dict[str, Any]) -> None:

@@ -36,10 +36,10 @@ def comfyui() -> ComfyUI:
 
 @pytest.fixture(scope="session")
 def models(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder with two small experts, a text encoder and a VAE of random weights."""
+    """A models folder of random weights: two small experts, a text encoder, a VAE, a ControlNet and a LoRA."""
     folder = tmp_path_factory.mktemp("models")
     script = Path(__file__).parents[2] / "residency" / "comfyui" / "tiny.py"
-    command = [str(comfyui.python), str(script), str(comfyui.path), str(folder), str(EXPERT_MIB)]
+    command = [str(comfyui.python), str(script), str(comfyui.path), str(folder), str(EXPERT_MIB), "more"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr[-3000:]
     return folder
