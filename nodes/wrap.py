@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import weakref
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -26,6 +27,7 @@ from .inputs import own_input
 log = logging.getLogger("residency")
 
 _MARK = "residency: a file of "
+_NEWEST = ""  # no node has this id
 
 
 def wrapped_nodes() -> list[type[io.ComfyNode]]:
@@ -80,7 +82,7 @@ def wrapped(core_id: str, core: Any, kind: Family) -> type[io.ComfyNode]:
         execute = _execute_async if inspect.iscoroutinefunction(core.execute) else _execute
         body = {**remembered, **more, "define_schema": classmethod(_v3_schema), "execute": classmethod(execute)}
         return type(wrapped_id(core_id), (core,), body)
-    return type(wrapped_id(core_id), (_WrappedV1,), {**more, "_kept": {}})
+    return type(wrapped_id(core_id), (_WrappedV1,), {**more, "_made": {}})
 
 
 def _title(core_id: str) -> str:
@@ -118,7 +120,7 @@ class _WrappedV1(io.ComfyNode):
     CORE: Any = None
     CORE_ID = ""
     FAMILY = Family.LOADER
-    _kept: ClassVar[dict[str, tuple[str, Any]]] = {}  # node id -> (prompt in which it last ran, object)
+    _made: ClassVar[dict[str, Any]] = {}  # node id -> weak reference to what ComfyUI made for it; each twin has its own
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -152,27 +154,37 @@ class _WrappedV1(io.ComfyNode):
             outputs=outputs,
         )
 
+    def __init__(self) -> None:
+        """ComfyUI makes one of these for each node and keeps it while the node is in the prompt; the core node's object lives as long."""
+        super().__init__()
+        self.core = self.CORE()
+        self._made[_NEWEST] = weakref.ref(self)
+
     @classmethod
     def execute(cls, **inputs: Any) -> Any:
-        result = getattr(cls._object(), cls.CORE.FUNCTION)(**_without_ours(cls, inputs))
+        result = getattr(cls._core_object(), cls.CORE.FUNCTION)(**_without_ours(cls, inputs))
         return io.NodeOutput.from_dict(result) if isinstance(result, dict) else io.NodeOutput(*result)
 
     @classmethod
-    def _object(cls) -> Any:
-        """One object a node, as ComfyUI keeps it for nodes of the first generation: a LoRA loader holds its last file in it.
+    def _core_object(cls) -> Any:
+        """The core node's object of the running node: a LoRA loader holds its last file in it.
 
-        Objects of nodes that ran neither in this prompt nor in the last one are dropped.
+        ComfyUI runs nodes of the third generation without their object. It makes a new one just before the node runs for the first time.
         """
         context = get_executing_context()
-        if context is None:
+        node_id = context.node_id if context is not None else _NEWEST
+        found = _alive(cls._made, node_id) or _alive(cls._made, _NEWEST)
+        for dead in [key for key in cls._made if _alive(cls._made, key) is None]:
+            del cls._made[dead]
+        if found is None:
             return cls.CORE()
-        _, made = cls._kept.pop(context.node_id, ("", None))
-        last = next(reversed(cls._kept.values()), ("", None))[0]
-        for node_id in [node_id for node_id, (ran, _) in cls._kept.items() if ran not in (context.prompt_id, last)]:
-            del cls._kept[node_id]
-        made = cls.CORE() if made is None else made
-        cls._kept[context.node_id] = (context.prompt_id, made)
-        return made
+        cls._made[node_id] = weakref.ref(found)
+        return found.core
+
+
+def _alive(made: dict[str, Any], key: str) -> Any:
+    reference = made.get(key)
+    return None if reference is None else reference()
 
 
 def _input(name: str, spec: tuple[Any, ...], *, optional: bool) -> Any:

@@ -20,7 +20,7 @@ MODES = ("auto", "high-vram", "balanced", "low-vram", "off")
 
 def small(prompt: dict[str, Any], seed: int) -> dict[str, Any]:
     """The same prompt at a size that a CPU draws at once."""
-    smaller = {"width": 64, "height": 64, "steps": 2, "seed": seed, "noise_seed": seed}
+    smaller = {"width": 64, "height": 64, "steps": 2, "seed": seed, "noise_seed": seed, "batch_size": 1}
     return {
         node_id: {**node, "inputs": {name: smaller.get(name, value) for name, value in node["inputs"].items()}}
         for node_id, node in prompt.items()

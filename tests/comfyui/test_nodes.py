@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,14 @@ def test_a_budget_larger_than_the_machine_is_refused_at_its_node(crowded: Server
         crowded.run(prompt)
     prompt["7"]["inputs"]["host_budget_gib"] = 0.5
     crowded.run(prompt)
+
+
+def test_a_twin_of_a_loader_that_remembers_its_last_file_remembers_it_for_its_own_node(comfyui: ComfyUI, tmp_path: Path):
+    driver = Path(__file__).with_name("twin_driver.py")
+    ran = subprocess.run([comfyui.python, driver, comfyui.path, tmp_path], capture_output=True, text=True, timeout=250)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    told = json.loads(ran.stdout.splitlines()[-1])
+    assert told == {"same node, next prompt": True, "another node": False, "made anew after ComfyUI let go": True, "kept alive": 0}
 
 
 # --- policy, keep, release, prefetch ---
