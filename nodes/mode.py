@@ -48,7 +48,8 @@ class ResidencyMode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, host_budget_gib: float = 0.0, device_budget_gib: float = 0.0) -> bool | str:
+    def validate_inputs(cls, host_budget_gib: float | None = None, device_budget_gib: float | None = None) -> bool | str:
+        host_budget_gib, device_budget_gib = host_budget_gib or 0.0, device_budget_gib or 0.0  # None: it comes over a link
         host_gib, device_gib = (size and size / 2**30 for size in lifecycle.memory_bytes())
         if not 0 <= host_budget_gib <= host_gib:
             has = f"this machine has {host_gib:.1f} GiB of RAM; choose 0 to {host_gib:.1f}"

@@ -16,6 +16,8 @@ from residency.cli import main
 from residency.convert import to_core, to_residency
 from residency.core_nodes import core_nodes
 from residency.node_set import INPUTS, Family
+from residency.predict import predict
+from residency.timeline import UseKind
 from residency.workflow import parse_workflow
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "example_workflows").glob("*.json"))
@@ -164,3 +166,12 @@ def test_the_command_refuses_what_is_no_workflow(tmp_path, capsys):
     assert "no ComfyUI workflow" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "missing.json")]) == 2
     assert "missing.json" in capsys.readouterr().err
+
+
+def test_a_twin_reads_the_same_component_whatever_is_set_on_it(tmp_path):
+    (tmp_path / "diffusion_models").mkdir()
+    (tmp_path / "diffusion_models" / "a.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    twin = to_residency(API, ALL).data
+    twin["1"]["inputs"] |= {"memory_mode": "low-vram", "strategy": "snapshot", "priority": 3}
+    core, ours = (predict(parse_workflow(prompt), tmp_path, UseKind.LOAD) for prompt in (API, twin))
+    assert ours.components and ours.components.keys() == core.components.keys()

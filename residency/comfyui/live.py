@@ -18,10 +18,9 @@ import nodes
 
 from ..component import Component
 from ..graph import NodeTraits, arrives, computes, likely, predict_order, predict_pending
-from ..node_set import ASIDE, BY_NAME, NOT_WEIGHTS, PASSING
+from ..node_set import ASIDE, NOT_WEIGHTS, PASSING, core_inputs
 from ..timeline import Timeline, Use, UseKind, Visit
 from ..weights import NodeLoads, components_of_node
-from .hoist import family_of
 
 log = logging.getLogger("residency")
 
@@ -215,8 +214,7 @@ class LiveGraph:
             class_traits = traits(node["class_type"])
             if class_traits is None:
                 continue
-            # our own settings change when weights move, not what they are
-            inputs = {name: value for name, value in node["inputs"].items() if family_of(node["class_type"]) is None or name not in BY_NAME}
+            inputs = core_inputs(node["class_type"], node["inputs"])
             loads = components_of_node(node["class_type"], inputs, class_traits.outputs, self._folders.resolver(node["class_type"]))
             for warning in loads.warnings:
                 log.warning("residency: node %s (%s): %s; it is left to ComfyUI", node_id, node["class_type"], warning)
