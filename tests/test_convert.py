@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,11 @@ def test_a_twin_reads_the_same_component_whatever_is_set_on_it(tmp_path):
     twin["1"]["inputs"] |= {"memory_mode": "low-vram", "strategy": "snapshot", "priority": 3}
     core, ours = (predict(parse_workflow(prompt), tmp_path, UseKind.LOAD) for prompt in (API, twin))
     assert ours.components and ours.components.keys() == core.components.keys()
+
+
+def test_the_examples_are_what_their_tool_writes():
+    tool = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "example_workflows.py"))
+    for path in EXAMPLES:
+        if path.stem in tool:
+            assert tool[path.stem]().saved() == saved(path), path.stem
+    assert len([path for path in EXAMPLES if path.stem in tool]) == 4
