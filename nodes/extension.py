@@ -6,19 +6,11 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..residency.comfyui import lifecycle
 from .mode import ResidencyMode
+from .policy import ResidencyKeep, ResidencyPolicy, ResidencyPrefetch, ResidencyRelease
 from .report import ResidencyReport
 from .transformers import NODES as LANGUAGE_NODES
 from .transformers import register_folders
-from .wrap import wrapped
-
-WRAPPED = (
-    "UNETLoader",
-    "CLIPLoader",
-    "DualCLIPLoader",
-    "VAELoader",
-    "CheckpointLoaderSimple",
-    "KSampler",
-)
+from .wrap import wrapped_nodes
 
 
 class ResidencyExtension(ComfyExtension):
@@ -27,5 +19,6 @@ class ResidencyExtension(ComfyExtension):
         lifecycle.load()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        found = (wrapped(core_id) for core_id in WRAPPED)
-        return [ResidencyMode, ResidencyReport, *LANGUAGE_NODES, *(node for node in found if node is not None)]
+        # ComfyUI's own nodes, comfy_extras included, are registered before any custom node is loaded (nodes.init_extra_nodes)
+        own = [ResidencyMode, ResidencyPolicy, ResidencyKeep, ResidencyRelease, ResidencyPrefetch, ResidencyReport]
+        return [*own, *LANGUAGE_NODES, *wrapped_nodes()]

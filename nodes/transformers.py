@@ -10,10 +10,12 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..residency.comfyui import hoist
 from ..residency.comfyui import lm as language
 from ..residency.comfyui.live import LANGUAGE_FOLDERS, language_folders
+from ..residency.node_set import INPUTS, Family
 from ..residency.pretrained import FolderError, subfolders
-from .wrap import memory_mode_input
+from .inputs import own_input
 
 LM = io.Custom("RESIDENCY_LM")
 CATEGORY = "residency/language"
@@ -27,6 +29,7 @@ DESCRIBE = "Describe this image in one paragraph, as a prompt for an image gener
 
 def register_folders() -> None:
     """Make models/LLM and models/transformers known to ComfyUI, beside what extra_model_paths.yaml names so."""
+    hoist.register("ResidencyTransformersLoader", Family.LOADER)
     for name in LANGUAGE_FOLDERS:
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
 
@@ -74,7 +77,7 @@ class ResidencyTransformersLoader(io.ComfyNode):
                     advanced=True,
                     tooltip="cpu leaves the device's memory to the other models.",
                 ),
-                memory_mode_input(),
+                *(own_input(name) for name in INPUTS[Family.LOADER]),
             ],
             outputs=[LM.Output(display_name="LM", tooltip="For Write Text and Caption.")],
         )

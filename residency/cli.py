@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__, doctor
 from .bench.command import add_to as add_bench
 from .component import Mode
+from .convert_command import add_to as add_convert
 from .locate import HOW_TO_GET_ONE, ComfyUI, LocateError, find_comfyui
 from .picture import size
 from .predict import Prediction, predict
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     add_simulate(commands)
     add_bench(commands)
+    add_convert(commands)
 
     options = parser.parse_args(arguments)
     try:

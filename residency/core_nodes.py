@@ -1,4 +1,4 @@
-"""What is known of ComfyUI's own node classes without running it: a shipped table, written by tools/core_nodes.py; and of the pack's own.
+"""What is known of ComfyUI's own node classes, and of this pack's, without running it: a shipped table, written by tools/core_nodes.py.
 
 One entry of the table, with what is empty or false left out:
     out        link types of the outputs, in slot order, separated by spaces
@@ -13,12 +13,13 @@ One entry of the table, with what is empty or false left out:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from . import node_set
 from .graph import NodeTraits
 
 
@@ -35,6 +36,12 @@ class CoreNode:
         _take(self.widgets, iter(values), "", found)
         return found
 
+    def count(self, values: Sequence[object]) -> int:
+        """How many of the saved values are those of this class's widgets; what another class added comes behind them."""
+        rest = iter(values)
+        _take(self.widgets, rest, "", {})
+        return len(values) - len(list(rest))
+
 
 def _take(widgets: Iterable[Any], values: Iterator[object], prefix: str, found: dict[str, Any]) -> None:
     for widget, value in zip(widgets, values, strict=False):
@@ -46,9 +53,12 @@ def _take(widgets: Iterable[Any], values: Iterator[object], prefix: str, found: 
             found[prefix + widget] = value
 
 
+_LOADER_INPUTS = tuple(node_set.INPUTS[node_set.Family.LOADER])
 _SAMPLING = ("max_new_tokens", "temperature", "seed", None)  # None: what the editor does with the seed after each run
-OWN_NODES: Mapping[str, CoreNode] = {
-    "ResidencyTransformersLoader": CoreNode(NodeTraits(("RESIDENCY_LM",)), {}, ("lm_name", "device", "memory_mode"), {"lm_name": "LLM"}),
+LANGUAGE_NODES: Mapping[str, CoreNode] = {
+    "ResidencyTransformersLoader": CoreNode(
+        NodeTraits(("RESIDENCY_LM",)), {}, ("lm_name", "device", *node_set.INPUTS[node_set.Family.LOADER]), {"lm_name": "LLM"}
+    ),
     "ResidencyWriteText": CoreNode(NodeTraits(("STRING",)), {"lm": "RESIDENCY_LM"}, ("text", "system_prompt", *_SAMPLING), {}),
     "ResidencyCaption": CoreNode(NodeTraits(("STRING",)), {"lm": "RESIDENCY_LM", "image": "IMAGE"}, ("question", *_SAMPLING), {}),
 }
@@ -56,26 +66,41 @@ OWN_NODES: Mapping[str, CoreNode] = {
 
 @cache
 def core_nodes() -> Mapping[str, CoreNode]:
-    """class_type -> facts; read once, on first use."""
+    """class_type -> facts, this pack's nodes included; read once, on first use."""
     table = json.loads((Path(__file__).parent / "data" / "core_nodes.json").read_text(encoding="utf-8"))
-    shipped = {
-        name: CoreNode(
-            NodeTraits(
-                tuple(facts.get("out", "").split()),
-                facts.get("is_output", False),
-                facts.get("is_async", False),
-                frozenset(facts.get("lazy", ())),
-            ),
-            dict(socket.split(":", 1) for socket in facts.get("sockets", "").split()),
-            tuple(facts.get("widgets", ())),
-            facts.get("folders", {}),
-        )
-        for name, facts in table["nodes"].items()
-    }
-    return {**OWN_NODES, **shipped}
+    found = {name: _core_node(facts) for name, facts in table["nodes"].items()}
+    return {**found, **_own_nodes(found), **LANGUAGE_NODES}
+
+
+def _core_node(facts: Mapping[str, Any]) -> CoreNode:
+    traits = NodeTraits(
+        tuple(facts.get("out", "").split()),
+        facts.get("is_output", False),
+        facts.get("is_async", False),
+        frozenset(facts.get("lazy", ())),
+    )
+    sockets = dict(socket.split(":", 1) for socket in facts.get("sockets", "").split())
+    return CoreNode(traits, sockets, tuple(facts.get("widgets", ())), facts.get("folders", {}))
+
+
+def _own_nodes(core: Mapping[str, CoreNode]) -> dict[str, CoreNode]:
+    found = {}
+    for name, node in core.items():
+        family = node_set.family(node.sockets.values(), node.traits.outputs, node.folders.values())
+        if family is not None:
+            widgets = (*node.widgets, *node_set.INPUTS[family])
+            found[node_set.wrapped_id(name)] = CoreNode(node.traits, node.sockets, widgets, node.folders)
+    for name, family in node_set.PASSING.items():
+        aside = node_set.ASIDE.get(name, frozenset())
+        sockets = {"value": "COMFY_MATCHTYPE_V3", **dict.fromkeys(aside, "*")}
+        found[name] = CoreNode(NodeTraits(("COMFY_MATCHTYPE_V3",), aside=aside), sockets, tuple(node_set.INPUTS[family]), {})
+    widgets = ("mode", "host_budget_gib", "device_budget_gib")
+    found[node_set.MODE_NODE] = CoreNode(NodeTraits((), is_output=True), {}, widgets, {})
+    found[node_set.REPORT_NODE] = CoreNode(NodeTraits(("IMAGE", "STRING", "STRING"), is_output=True), {"after": "*"}, (), {})
+    return found
 
 
 def core_traits(class_type: str) -> NodeTraits | None:
-    """Traits of a class that ships with ComfyUI or is one of the pack's own; None for all others."""
+    """Traits of a class that ships with ComfyUI or with this pack; None for all others."""
     node = core_nodes().get(class_type)
     return None if node is None else node.traits

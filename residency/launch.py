@@ -161,9 +161,14 @@ class Server:
 
 @contextmanager
 def serve(
-    comfyui: ComfyUI, models: Path, arguments: Sequence[str] = (), pack: Path | None = PACK, front_end: bool = False
+    comfyui: ComfyUI,
+    models: Path,
+    arguments: Sequence[str] = (),
+    pack: Path | None = PACK,
+    front_end: bool = False,
+    others: Sequence[Path] = (),
 ) -> Iterator[Server]:
-    """A server on a free port with `pack` as its only custom node (None: without), ended and cleaned up on leaving.
+    """A server on a free port with `pack` (None: without) and `others` as its only custom nodes, ended and cleaned up on leaving.
 
     With `front_end` it serves ComfyUI's own pages, for a browser. Raises ServerError when it does not come up.
     """
@@ -173,6 +178,8 @@ def serve(
             (base / folder).mkdir()
         if pack is not None:
             link_pack(pack, base / "custom_nodes" / "residency")
+        for other in others:
+            link_pack(other, base / "custom_nodes" / other.name)
         port = _free_port()
         command = [str(comfyui.python), "main.py", "--port", str(port), "--base-directory", str(base)]
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .component import Component
 from .graph import computes, likely, predict_order
+from .node_set import core_inputs
 from .pretrained import subfolders
 from .timeline import Timeline, Use, UseKind, Visit
 from .weights import LANGUAGE_MODEL, SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES, components_of_node
@@ -75,7 +76,7 @@ def predict(workflow: Workflow, models: Path, reads_at: UseKind, prompt_id: str 
         folder = ModelFolder(models)
         traits = workflow.traits(class_type)
         types = workflow.output_types.get(node_id) or (traits.outputs if traits else ())
-        found = components_of_node(class_type, node["inputs"], types, folder.resolve)
+        found = components_of_node(class_type, core_inputs(class_type, node["inputs"]), types, folder.resolve)
         components.update((component.key, component) for component, _ in found.components)
         loads[node_id] = tuple((component.key, kind) for component, kind in found.components)
         missing += [(node_id, class_type, name) for name in folder.missing]

@@ -16,9 +16,13 @@ def line(trace: dict[str, Any]) -> str:
 
 
 def text(trace: dict[str, Any]) -> str:
-    """The line, the nodes that waited longest, and every decision with its reason."""
+    """The line, how each component was placed and who asked for it, the nodes that waited longest, every decision with its reason."""
     names = {component["key"]: component["name"] for component in trace["components"]}
     lines = [line(trace)]
+    known = [component for component in trace["components"] if "policy" in component]  # traces of older versions have none
+    if known:
+        lines += ["", "Placed:"]
+        lines += [f"  {component['name']}: {placed(component['policy'], trace['mode'])}" for component in known]
     waited = sorted((node for node in trace["nodes"] if node["stall_s"] >= 0.01), key=lambda node: -node["stall_s"])
     if waited:
         lines += ["", "Waited for weights:"]
@@ -31,6 +35,16 @@ def text(trace: dict[str, Any]) -> str:
             for decision in trace["decisions"][-50:]
         ]
     return "\n".join(lines)
+
+
+def placed(policy: dict[str, Any], mode: str) -> str:
+    """One component's policy in words: what was asked for it, else the mode of the prompt, and who said so."""
+    asked = policy["mode"] if policy["mode"] not in (None, "auto") else mode
+    words = [f"strategy {policy['strategy']}" if policy["strategy"] else asked]
+    words += [f"priority {policy['priority']}"] if policy["priority"] else []
+    words += [] if policy["prefetch"] else ["not read ahead"]
+    words += ["kept in RAM"] if policy["keep"] else []
+    return ", ".join(words) + (f" ({policy['source']})" if policy["source"] else "")
 
 
 def gib(size_bytes: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .component import Component, Mode, Tier
+from .component import Component, Mode, Policy, Tier
 from .events import (
     Cancel,
     Event,
@@ -71,6 +71,7 @@ class Trace:
         self._zero_s = started.time_s
         self._now_s = 0.0
         self._components: dict[str, Component] = dict(started.components)
+        self._policies = started.policies
         self._timeline: Timeline = started.timeline
         self._nodes: list[NodeRecord] = []
         self._running: NodeRecord | None = None
@@ -255,13 +256,28 @@ class Trace:
         """The trace as JSON-ready data, version 1; docs/trace.md describes the keys."""
         return {
             **self.head(),
-            "components": [{"key": c.key, "name": c.name, "kind": c.kind, "size_bytes": c.size_bytes} for c in self._components.values()],
+            "components": [
+                {"key": c.key, "name": c.name, "kind": c.kind, "size_bytes": c.size_bytes, "policy": _policy(self._policies.get(c.key))}
+                for c in self._components.values()
+            ],
             "nodes": [asdict(node) for node in self._nodes],
             "transfers": [asdict(transfer) for transfer in self._transfers],
             "evictions": list(self._evictions),
             "decisions": list(self._decisions),
             "dropped_records": self._dropped_records,
         }
+
+
+def _policy(policy: Policy | None) -> dict[str, Any]:
+    policy = policy or Policy()
+    return {
+        "mode": policy.mode.value if policy.mode else None,
+        "strategy": policy.strategy.value if policy.strategy else None,
+        "priority": policy.priority,
+        "prefetch": policy.prefetch,
+        "keep": policy.keep,
+        "source": policy.source,
+    }
 
 
 def chrome(trace: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residency.core_nodes import core_traits
-from residency.graph import NodeTraits, computes, likely
+from residency.graph import NodeTraits, arrives, computes, likely
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -187,3 +187,22 @@ def test_a_node_computes_only_with_what_is_loaded_at_or_above_it(spec: list[tupl
         keys = found.get(node_id, ())
         assert set(keys) <= {f"c{source}" for source in above[node_id]}
         assert len(keys) == len(set(keys))
+
+
+def test_what_arrives_at_an_input_is_told_by_name_and_an_input_aside_leads_nowhere():
+    table = {
+        "Load": NodeTraits(("MODEL", "CLIP")),
+        "Encode": NodeTraits(("CONDITIONING",)),
+        "Release": NodeTraits(("*",), aside=frozenset({"component"})),
+        "Sample": NodeTraits(("LATENT",)),
+    }
+    prompt = {
+        "1": {"class_type": "Load", "inputs": {}},
+        "2": {"class_type": "Encode", "inputs": {"clip": ["1", 1]}},
+        "3": {"class_type": "Release", "inputs": {"value": ["2", 0], "component": ["1", 1]}},
+        "4": {"class_type": "Release", "inputs": {"value": ["1", 0]}},
+        "5": {"class_type": "Sample", "inputs": {"model": ["4", 0], "positive": ["3", 0]}},
+    }
+    loads = {"1": (("unet", "MODEL"), ("text", "CLIP"))}
+    assert arrives(prompt, ["3", "4"], table.get, loads) == {"3": {"component": ("text",)}, "4": {"value": ("unet",)}}
+    assert computes(prompt, list(prompt), table.get, loads) == {"2": ("text",), "5": ("unet",)}

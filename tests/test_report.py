@@ -1,6 +1,6 @@
 from story import MB, components, reads
 
-from residency.component import Mode, Tier
+from residency.component import Mode, Policy, Strategy, Tier
 from residency.events import NodeFinished, NodeStarted, Outcome, Prefetch, PromptEnded, PromptStarted, TransferDone
 from residency.report import gib, text
 from residency.trace import Trace
@@ -21,3 +21,23 @@ def test_a_trace_in_words_names_who_waited_and_why_bytes_moved():
 
 def test_bytes_for_people():
     assert (gib(0), gib(5 * 2**20), gib(3 * 2**30)) == ("0.0 MiB", "5.0 MiB", "3.00 GiB")
+
+
+def test_each_component_is_told_with_what_was_asked_for_it_and_by_whom():
+    parts = components(a=10, b=20, c=30)
+    policies = {
+        "a": Policy(Mode.LOW_VRAM, priority=-1, prefetch=False, source="node 4 (ResidencyPolicy)"),
+        "b": Policy(strategy=Strategy.SNAPSHOT, keep=True, source="node 5 (ResidencyUNETLoader)"),
+    }
+    trace = Trace(PromptStarted(0.0, "p", reads("abc"), parts, Mode.BALANCED, policies), 0.0)
+    said = text(trace.as_dict())
+    assert "  a: low-vram, priority -1, not read ahead (node 4 (ResidencyPolicy))" in said
+    assert "  b: strategy snapshot, kept in RAM (node 5 (ResidencyUNETLoader))" in said
+    assert "  c: balanced\n" in said + "\n"
+
+
+def test_a_trace_of_an_older_version_is_told_without_what_it_does_not_have():
+    trace = Trace(PromptStarted(0.0, "p", reads("a"), components(a=10), Mode.BALANCED), 0.0).as_dict()
+    for component in trace["components"]:
+        del component["policy"]
+    assert "Placed" not in text(trace)

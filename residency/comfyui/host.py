@@ -17,7 +17,20 @@ import comfy.model_management as model_management
 
 from .. import report
 from ..component import Mode, Policy, Tier
-from ..events import BudgetChanged, DeviceObserved, NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStarted, Replanned
+from ..events import (
+    BudgetChanged,
+    DeviceObserved,
+    NodeFinished,
+    NodeStarted,
+    Outcome,
+    PrefetchAsked,
+    PromptEnded,
+    PromptStarted,
+    ReleaseAsked,
+    Replanned,
+)
+from ..node_set import DEVICE, DEVICE_AND_HOST
+from ..policies import NodeAsk, policies, with_hints
 from ..runtime import Hold, Runtime
 from ..transfers import ReadAhead, exclusive, memory
 from . import seams, settings
@@ -37,7 +50,8 @@ class ComfyHost:
     """One per process. `queue()` lists the prompts behind the running one as (id, prompt, outputs)."""
 
     def __init__(self, queue: Callable[[], Iterable[tuple[str, Any, list[str]]]] = tuple) -> None:
-        self.runtime = Runtime(device_limit_bytes=_device_limit_bytes())
+        self._device_limit_bytes = _device_limit_bytes()
+        self.runtime = Runtime(device_limit_bytes=self._device_limit_bytes)
         self._memory_total_bytes = memory.host_memory().total_bytes
         self.device = DeviceMover(self.runtime.post, self.runtime.clock)
         self.steps = Steps(lambda node_id: self._guard(self._step, node_id))
@@ -85,11 +99,37 @@ class ComfyHost:
 
     def set_user_mode(self, mode: Mode, source: str) -> None:
         """The user's setting: off takes the hooks out at once, every other mode holds from the next prompt on."""
-        self.user = settings.Settings(mode, source, self.user.host_budget_bytes)
+        self.user = settings.Settings(mode, source, self.user.host_budget_bytes, self.user.device_budget_bytes)
         if mode is Mode.OFF:
             self.uninstall()
         else:
             self.install()
+
+    # --- what nodes ask while they run, on the executor thread ---
+
+    def release(self, node_id: str, value: Any, where: str | None) -> None:
+        """Give up what is behind `value`. `where` None: as the prompt says. Does nothing while the pack is off."""
+        prompt = self._prompt
+        if prompt is not None:
+            asked = where or prompt.value(node_id, "where", DEVICE)
+            for key in self._components_behind(node_id, value):
+                self.runtime.post(ReleaseAsked(self.runtime.clock(), key, asked == DEVICE_AND_HOST, f"node {node_id} releases it"))
+
+    def prefetch(self, node_id: str, value: Any) -> None:
+        """Ask for what is behind `value` now. Does nothing while the pack is off."""
+        if self._prompt is not None:
+            for key in self._components_behind(node_id, value):
+                self.runtime.post(PrefetchAsked(self.runtime.clock(), key, f"node {node_id} asks for it"))
+
+    def _components_behind(self, node_id: str, value: Any) -> tuple[str, ...]:
+        key = self.device.models.key_of(value)
+        if key is not None:
+            return (key,)
+        graph = self._prompt.graph if self._prompt is not None else None
+        found = tuple(sorted(graph.node_components.get(node_id, ()))) if graph is not None else ()
+        if not found:
+            log.warning("residency: node %s is given nothing that was read from a model file: connect a model, a CLIP or a VAE", node_id)
+        return found
 
     # --- what the seams call, on the executor thread ---
 
@@ -189,7 +229,8 @@ class ComfyHost:
 
     def _prompt_begins(self, prompt: Any, prompt_id: str, extra_data: Any) -> None:
         chosen = settings.of_prompt(prompt, extra_data or {}, self.user)
-        self._prompt = None if chosen.mode is Mode.OFF else _Prompt(prompt_id, chosen, settings.node_modes(prompt))
+        asks = settings.node_asks(prompt, extra_data or {})
+        self._prompt = None if chosen.mode is Mode.OFF else _Prompt(prompt_id, chosen, asks)
 
     def _prompt_ends(self, executor: Any) -> None:
         prompt, self._prompt = self._prompt, None
@@ -212,9 +253,10 @@ class ComfyHost:
         queue = self._queued() if prompt.must_look_at_queue(now_s) else prompt.queue
         if prompt.graph is None:
             self._refresh_budget(prompt, now_s)
+            self._set_device_budget(prompt.settings.device_budget_bytes, now_s)
             prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, self.device.resident_bytes)
             prompt.queue = queue
-            prompt.timeline = prompt.graph.timeline(execution_list, queue)
+            prompt.timeline = with_hints(prompt.graph.timeline(execution_list, queue), prompt.prompt_id, prompt.asks)
             started = PromptStarted(
                 now_s,
                 prompt.prompt_id,
@@ -232,7 +274,7 @@ class ComfyHost:
             self._refresh_budget(prompt, now_s)
         else:
             prompt.queue = queue
-            prompt.timeline = prompt.graph.timeline(execution_list, queue)
+            prompt.timeline = with_hints(prompt.graph.timeline(execution_list, queue), prompt.prompt_id, prompt.asks)
             prompt.position, prompt.stepped, prompt.changed = 0, -1, False
             self.runtime.post(Replanned(now_s, prompt.timeline, prompt.graph.components, exclusive(prompt.graph.components.values())))
         if prompt.timeline.visits[prompt.position].node_id != node_id:
@@ -296,6 +338,12 @@ class ComfyHost:
             limit_bytes = min(limit_bytes, prompt.settings.host_budget_bytes)
         self.runtime.post(BudgetChanged(now_s, Tier.HOST, max(0, limit_bytes)))
 
+    def _set_device_budget(self, budget_bytes: int | None, now_s: float) -> None:
+        if self._device_limit_bytes is not None:
+            limit_bytes = min(self._device_limit_bytes, budget_bytes or self._device_limit_bytes)
+            if limit_bytes != self.runtime.manager.device_limit_bytes:
+                self.runtime.post(BudgetChanged(now_s, Tier.DEVICE, limit_bytes))
+
     def _queued(self) -> tuple[tuple[str, Any, list[str]], ...]:
         return tuple(self._queue())[:QUEUE_DEPTH]
 
@@ -315,9 +363,10 @@ class ComfyHost:
 class _Prompt:
     """Where the running prompt is."""
 
-    def __init__(self, prompt_id: str, chosen: settings.Settings, node_modes: dict[str, Mode]) -> None:
+    def __init__(self, prompt_id: str, chosen: settings.Settings, asks: list[NodeAsk]) -> None:
         self.prompt_id = prompt_id
         self.settings = chosen
+        self.asks = asks
         self.graph: LiveGraph | None = None
         self.timeline: Any = None
         self.position = 0
@@ -326,7 +375,6 @@ class _Prompt:
         self.queue: tuple[tuple[str, Any, list[str]], ...] = ()
         self.next_budget_s = 0.0
         self._next_queue_s = 0.0
-        self._node_modes = node_modes
 
     def is_next(self, node_id: str) -> bool:
         following = self.position + 1
@@ -341,11 +389,13 @@ class _Prompt:
 
     def policies(self) -> dict[str, Policy]:
         assert self.graph is not None
-        return {
-            key: Policy(mode, source=f"node {node_id}")
-            for node_id, mode in self._node_modes.items()
-            for key in self.graph.node_components.get(node_id, ())
-        }
+        found = self.graph.components
+        sizes = {key: found[key].size_bytes for key in (*self.timeline.components(), *found) if key in found}
+        return policies(self.asks, self.graph.node_components, sizes, self.settings.source)
+
+    def value(self, node_id: str, name: str, default: str) -> str:
+        """What the node asks for one of its inputs."""
+        return next((str(ask.values[name]) for ask in self.asks if ask.node_id == node_id and name in ask.values), default)
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str, Any]:
@@ -355,9 +405,15 @@ def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str,
     return values["prompt"], values["prompt_id"], values.get("extra_data")
 
 
-def _device_limit_bytes() -> int | None:
-    """Bytes of weights that the device may hold; None where the device has no memory of its own."""
+def device_memory_bytes() -> int | None:
+    """All memory of the device; None where it has none of its own."""
     device = model_management.get_torch_device()
     if model_management.is_device_cpu(device) or model_management.is_device_mps(device):
         return None
-    return int(model_management.get_total_memory(device) - model_management.minimum_inference_memory())
+    return int(model_management.get_total_memory(device))
+
+
+def _device_limit_bytes() -> int | None:
+    """Bytes of weights that the device may hold; None where the device has no memory of its own."""
+    total_bytes = device_memory_bytes()
+    return None if total_bytes is None else int(total_bytes - model_management.minimum_inference_memory())

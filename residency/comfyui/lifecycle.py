@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
-from ..component import Mode
-from .host import ComfyHost
-from .settings import parse_mode
-
-log = logging.getLogger("residency")
-
-MODE_VARIABLE = "RESIDENCY_MODE"
+from ..transfers import memory
+from . import hoist
+from .host import ComfyHost, device_memory_bytes
+from .settings import standing
 
 host: ComfyHost | None = None
 
@@ -22,14 +18,34 @@ def load() -> ComfyHost:
     global host
     if host is not None:
         return host
+    from server import PromptServer
+
     from .server import Announcer, add_routes, queued_prompts
 
     host = ComfyHost(queue=queued_prompts)
     host.runtime.on_update = Announcer(host.runtime.locked).announce
-    mode, source = _first_mode()
-    host.set_user_mode(mode, source)
+    first = standing(os.environ)
+    host.set_user_mode(first.mode, first.source)
+    PromptServer.instance.add_on_prompt_handler(hoist.on_prompt)
     add_routes(host)
     return host
+
+
+def release(node_id: str, value: Any, where: str | None) -> None:
+    """A Release node runs: give up the component behind `value`, or what the graph says flows into the node."""
+    if host is not None:
+        host.release(node_id, value, where)
+
+
+def prefetch(node_id: str, value: Any) -> None:
+    """A Prefetch node runs: the component behind `value`, or what the graph says flows into the node, is wanted now."""
+    if host is not None:
+        host.prefetch(node_id, value)
+
+
+def memory_bytes() -> tuple[int, int | None]:
+    """All of the host's memory and of the device's; None where the device has none of its own."""
+    return memory.host_memory().total_bytes, device_memory_bytes()
 
 
 def current_trace() -> dict[str, Any] | None:
@@ -37,14 +53,3 @@ def current_trace() -> dict[str, Any] | None:
     if host is None or host.runtime.trace is None:
         return None
     return host.runtime.trace.as_dict()
-
-
-def _first_mode() -> tuple[Mode, str]:
-    value = os.environ.get(MODE_VARIABLE)
-    if value is None:
-        return Mode.AUTO, "the default"
-    mode = parse_mode(value)
-    if mode is None:
-        log.warning("residency: %s=%r is not a mode; choose one of %s; using auto", MODE_VARIABLE, value, ", ".join(m.value for m in Mode))
-        return Mode.AUTO, "the default"
-    return mode, f"the environment variable {MODE_VARIABLE}"

@@ -18,16 +18,13 @@ import folder_paths
 import nodes
 
 from ..component import Component
-from ..graph import NodeTraits, computes, likely, predict_order, predict_pending
+from ..graph import NodeTraits, arrives, computes, likely, predict_order, predict_pending
+from ..node_set import ASIDE, NOT_WEIGHTS, PASSING, core_inputs
 from ..pretrained import subfolders
 from ..timeline import Timeline, Use, UseKind, Visit
 from ..weights import LANGUAGE_MODEL, NodeLoads, components_of_node
-from .settings import NODE_INPUT
 
 log = logging.getLogger("residency")
-
-# these "model folders" hold configuration, code and data, never weights that a loader node reads whole
-_NOT_WEIGHTS = frozenset({"configs", "custom_nodes", "datasets", "embeddings", "diffusers"})
 
 # of a component's bytes: what a file holds and what a model keeps differ by paddings and small tensors kept elsewhere
 LOADED_SHARE = 0.95
@@ -55,7 +52,7 @@ def traits(class_type: str) -> NodeTraits | None:
         return None
     found = _traits.get(node_class)
     if found is None:
-        found = _traits[node_class] = _read_traits(node_class)
+        found = _traits[node_class] = replace(_read_traits(node_class), aside=ASIDE.get(class_type, frozenset()))
     return found
 
 
@@ -80,7 +77,7 @@ class Folders:
 
     def __init__(self) -> None:
         folders = folder_paths.folder_names_and_paths
-        self._names = [name for name in folders if name not in _NOT_WEIGHTS]
+        self._names = [name for name in folders if name not in NOT_WEIGHTS]
         # a value without one of these endings is a prompt text or an option: no file system call is spent on it
         self._extensions = tuple({ext for name in self._names for ext in folders[name][1] if ext.startswith(".")})
         self._models = subfolders(language_folders())
@@ -230,6 +227,10 @@ class LiveGraph:
             used = frozenset(key for key, _ in keyed.get(node_id, ())).union(self._computes.get(node_id, ()))
             if used:
                 self.node_components[node_id] = used
+        passing = [node_id for node_id, node in prompt.items() if node["class_type"] in PASSING]
+        for node_id, inputs in arrives(prompt, passing, traits, keyed).items():
+            # a node of ours names what arrives at its own input for that, else what it passes on
+            self.node_components[node_id] = frozenset(inputs.get("component") or inputs.get("value", ()))
 
     def _find_loads(self, prompt: Mapping[str, Any]) -> dict[str, NodeLoads]:
         found: dict[str, NodeLoads] = {}
@@ -237,8 +238,7 @@ class LiveGraph:
             class_traits = traits(node["class_type"])
             if class_traits is None:
                 continue
-            # our own setting changes when weights move, not what they are
-            inputs = {name: value for name, value in node["inputs"].items() if name != NODE_INPUT}
+            inputs = core_inputs(node["class_type"], node["inputs"])
             loads = components_of_node(node["class_type"], inputs, class_traits.outputs, self._folders.resolver(node["class_type"]))
             for warning in loads.warnings:
                 log.warning("residency: node %s (%s): %s; it is left to ComfyUI", node_id, node["class_type"], warning)

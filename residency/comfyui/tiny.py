@@ -1,13 +1,15 @@
 """Small models with random weights that stock loaders accept: two flux-shaped experts, a CLIP-L, a tiny VAE. For the demo and the tests.
 
-Run as a script by the Python that runs ComfyUI: `python tiny.py COMFYUI FOLDER [EXPERT_MIB]`. Prints one line "made DONE TOTAL NAME"
-(bytes) after each file. A file that is there already is kept: files are written under another name and renamed when whole.
+Run as a script by the Python that runs ComfyUI: `python tiny.py COMFYUI FOLDER [EXPERT_MIB [more]]`; "more" adds a ControlNet and a LoRA
+for the experts. Prints one line "made DONE TOTAL NAME" (bytes) before each file. A file that is there already is kept: files are written
+under another name and renamed when whole.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +34,7 @@ def expert_shape(size_mib: int) -> tuple[int, int, int]:
     return hidden, double, max(1, round((blocks - 36 * double) / 15))
 
 
-def make(comfyui: str, folder: str, expert_mib: int = EXPERT_MIB, say: Callable[[str], None] = print) -> None:
+def make(comfyui: str, folder: str, expert_mib: int = EXPERT_MIB, say: Callable[[str], None] = print, *, more: bool = False) -> None:
     """Write the models into ComfyUI's folder layout under `folder`. Imports ComfyUI from the path `comfyui`."""
     wanted = {
         "diffusion_models/residency_expert_a.safetensors": (_flux, expert_mib, 1),
@@ -40,6 +42,9 @@ def make(comfyui: str, folder: str, expert_mib: int = EXPERT_MIB, say: Callable[
         "text_encoders/residency_clip_l.safetensors": (_clip_l, 235, 3),
         "vae/residency_tae.safetensors": (_tae, 5, 4),
     }
+    if more:
+        wanted["controlnet/residency_control.safetensors"] = (_control, expert_mib, 5)
+        wanted["loras/residency_lora.safetensors"] = (_lora, expert_mib, 6)
     missing = {name: recipe for name, recipe in wanted.items() if not Path(folder, name).exists()}
     total_bytes = sum(size_mib for _, size_mib, _ in missing.values()) << 20
     if not missing:
@@ -93,15 +98,41 @@ def _flux(size_mib: int) -> Iterator[tuple[str, Any]]:
 
 def flux(hidden: int, double: int, single: int, context: int = 768) -> Any:
     """A flux model without weights; `context` is the width of its text encoder."""
+    from comfy.ldm.flux.model import Flux
+
+    return Flux(image_model="flux", **_flux_parameters(hidden, double, single, context))
+
+
+def _flux_parameters(hidden: int, double: int, single: int, context: int = 768) -> dict[str, Any]:
     import comfy.ops
     import torch
-    from comfy.ldm.flux.model import Flux
 
     shape = {"hidden_size": hidden, "num_heads": hidden // 128, "depth": double, "depth_single_blocks": single, "mlp_ratio": 4.0}
     inputs = {"in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 768, "context_in_dim": context, "guidance_embed": True}
     positions = {"axes_dim": [16, 56, 56], "theta": 10000, "qkv_bias": True, "txt_ids_dims": []}
     build = {"device": "meta", "dtype": torch.float16, "operations": comfy.ops.disable_weight_init}
-    return Flux(image_model="flux", **shape, **inputs, **positions, **build)
+    return {**shape, **inputs, **positions, **build}
+
+
+def _control(expert_mib: int) -> Iterator[tuple[str, Any]]:
+    """A ControlNet as wide as the expert, with one double block; it takes an image as its hint."""
+    from comfy.ldm.flux.controlnet import ControlNetFlux
+
+    hidden, _, _ = expert_shape(expert_mib)
+    weights = random_weights(ControlNetFlux(image_model="flux", **_flux_parameters(hidden, 1, 0)))
+    # ComfyUI tells a ControlNet for flux by the names of published files, which differ here from those of its own module
+    return ((re.sub(r"(query|key)_norm\.weight$", r"\1_norm.scale", name), weight) for name, weight in weights)
+
+
+def _lora(expert_mib: int) -> Iterator[tuple[str, Any]]:
+    """Rank 4 on the first image projection of the expert."""
+    import torch
+
+    hidden, _, _ = expert_shape(expert_mib)
+    name = "diffusion_model.double_blocks.0.img_attn.proj"
+    yield f"{name}.lora_up.weight", (torch.randn(hidden, 4) * 0.5).half()
+    yield f"{name}.lora_down.weight", (torch.randn(4, hidden) * hidden**-0.5).half()
+    yield f"{name}.alpha", torch.tensor(4.0).half()
 
 
 def _clip_l(_: int) -> Iterator[tuple[str, Any]]:
@@ -137,4 +168,4 @@ def tae() -> Iterator[tuple[str, Any]]:
 
 if __name__ == "__main__":
     size_mib = int(sys.argv[3]) if len(sys.argv) > 3 else EXPERT_MIB
-    make(sys.argv[1], sys.argv[2], size_mib, lambda line: print(line, flush=True))
+    make(sys.argv[1], sys.argv[2], size_mib, lambda line: print(line, flush=True), more="more" in sys.argv[4:])

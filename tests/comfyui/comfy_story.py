@@ -60,9 +60,9 @@ def pixels(image: bytes) -> bytes:
     return numpy.asarray(Image.open(io.BytesIO(image))).tobytes()
 
 
-def drop_pages(folder: Path) -> None:
+def drop_pages(folder: Path, pattern: str = "*.safetensors") -> None:
     """Put every model file out of the page cache, so that the next read comes from the drive."""
-    for path in folder.rglob("*.safetensors"):
+    for path in folder.rglob(pattern):
         fd = os.open(path, os.O_RDONLY)
         try:
             os.fsync(fd)
