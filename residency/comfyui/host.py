@@ -11,6 +11,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management as model_management
@@ -20,8 +21,11 @@ from ..component import Mode, Policy, Tier
 from ..events import BudgetChanged, NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStarted, Replanned
 from ..runtime import Hold, Runtime
 from ..transfers import ReadAhead, exclusive, memory
+from ..transfers.disk import THREADS_PER_DRIVE
+from ..user_settings import UserSettings
 from . import seams, settings
 from .device import DeviceMover
+from .idle import IdleRelease
 from .live import QUEUE_DEPTH, LiveGraph, traits
 
 log = logging.getLogger("residency")
@@ -43,6 +47,10 @@ class ComfyHost:
         self.fits: list[seams.Fit] = []
         self.installed = False
         self.failures = 0
+        self.queue_depth = QUEUE_DEPTH
+        self.standing = UserSettings()
+        self.fallback = self.user  # the mode that holds where the user has set none
+        self.idle: IdleRelease | None = None
         self._queue = queue
         self._prompt: _Prompt | None = None
 
@@ -66,7 +74,7 @@ class ComfyHost:
             seams.LOAD: self._wrap_load,
         }
         # a closed mover stays closed: each installation gets its own
-        self.runtime.movers = {Tier.HOST: ReadAhead(self.runtime.post, self.runtime.clock), Tier.DEVICE: self.device}
+        self.runtime.movers = {Tier.HOST: self._read_ahead(), Tier.DEVICE: self.device}
         self.fits = [seam.install(wrapper) for seam, wrapper in wrappers.items()]
         self.installed = True
         self.failures = 0
@@ -81,11 +89,43 @@ class ComfyHost:
 
     def set_user_mode(self, mode: Mode, source: str) -> None:
         """The user's setting: off takes the hooks out at once, every other mode holds from the next prompt on."""
-        self.user = settings.Settings(mode, source, self.user.host_budget_bytes)
+        self.user = replace(self.user, mode=mode, source=source)
         if mode is Mode.OFF:
             self.uninstall()
         else:
             self.install()
+        self._settle()
+
+    def apply(self, wanted: UserSettings) -> None:
+        """Enact what the user has set for all workflows; the mode at once, the rest from the next prompt on at the latest."""
+        before, self.standing = self.standing, wanted
+        self.queue_depth = wanted.queue_depth
+        chosen = settings.Settings(wanted.mode, "the user's setting") if wanted.mode else self.fallback
+        self.user = replace(self.user, host_budget_bytes=wanted.ram_budget_bytes)
+        retry = chosen.mode is not Mode.OFF and not self.installed  # after failures the hooks are out: choosing again puts them back
+        if retry or (chosen.mode, chosen.source) != (self.user.mode, self.user.source):
+            self.set_user_mode(chosen.mode, chosen.source)
+        self._set_device_limit(wanted.vram_headroom_bytes)
+        if wanted.read_threads != before.read_threads and self.installed and self._prompt is None:
+            self.runtime.movers[Tier.HOST].close()
+            self.runtime.movers = {**self.runtime.movers, Tier.HOST: self._read_ahead()}
+        self._settle()
+
+    def _settle(self) -> None:
+        """What lives only while a mode other than off is chosen."""
+        on = self.user.mode is not Mode.OFF
+        seams.PIN_LIMIT.set(self.standing.pin_budget_bytes if on else None)
+        if self.idle is not None:
+            self.idle.set(60 * self.standing.idle_release_min if on else 0.0)
+
+    def _read_ahead(self) -> ReadAhead:
+        threads = self.standing.read_threads or THREADS_PER_DRIVE
+        return ReadAhead(self.runtime.post, self.runtime.clock, threads_per_drive=threads)
+
+    def _set_device_limit(self, headroom_bytes: int) -> None:
+        limit_bytes = _device_limit_bytes(headroom_bytes)
+        if limit_bytes is not None and limit_bytes != self.runtime.manager.device_limit_bytes:
+            self.runtime.post(BudgetChanged(self.runtime.clock(), Tier.DEVICE, limit_bytes))
 
     # --- what the seams call, on the executor thread ---
 
@@ -97,6 +137,8 @@ class ComfyHost:
                 return await original(executor, *args, **kwargs)
             finally:
                 self._guard(self._prompt_ends, executor)
+                if self.idle is not None:
+                    self.idle.restart()
 
         return execute_async
 
@@ -176,7 +218,7 @@ class ComfyHost:
             outcome = Outcome.INTERRUPTED if interrupted else Outcome.ERROR
         trace = self.runtime.trace
         self.runtime.post(PromptEnded(self.runtime.clock(), prompt.prompt_id, outcome))
-        if trace is not None:
+        if trace is not None and self.standing.console_line:
             log.info("%s", report.line(trace.head()))
 
     def _node_starts(self, execution_list: Any, node_id: str) -> list[Hold]:
@@ -242,7 +284,7 @@ class ComfyHost:
         self.runtime.post(BudgetChanged(now_s, Tier.HOST, max(0, limit_bytes)))
 
     def _queued(self) -> tuple[tuple[str, Any, list[str]], ...]:
-        return tuple(self._queue())[:QUEUE_DEPTH]
+        return tuple(self._queue())[: self.queue_depth]
 
     def _guard(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -299,9 +341,10 @@ def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str,
     return values["prompt"], values["prompt_id"], values.get("extra_data")
 
 
-def _device_limit_bytes() -> int | None:
-    """Bytes of weights that the device may hold; None where the device has no memory of its own."""
+def _device_limit_bytes(headroom_bytes: int = 0) -> int | None:
+    """Bytes of weights that the device may hold beside the headroom; None where the device has no memory of its own."""
     device = model_management.get_torch_device()
     if model_management.is_device_cpu(device) or model_management.is_device_mps(device):
         return None
-    return int(model_management.get_total_memory(device) - model_management.minimum_inference_memory())
+    own_bytes = model_management.get_total_memory(device) - model_management.minimum_inference_memory()
+    return max(0, int(own_bytes) - headroom_bytes)

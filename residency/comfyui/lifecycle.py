@@ -6,6 +6,7 @@ import logging
 import os
 from typing import Any
 
+from .. import user_settings
 from ..component import Mode
 from .host import ComfyHost
 from .settings import parse_mode
@@ -22,13 +23,16 @@ def load() -> ComfyHost:
     global host
     if host is not None:
         return host
-    from .server import Announcer, add_routes, queued_prompts
+    from . import server
 
-    host = ComfyHost(queue=queued_prompts)
-    host.runtime.on_update = Announcer(host.runtime.locked).announce
+    host = ComfyHost(queue=server.queued_prompts)
+    host.runtime.on_update = server.Announcer(host.runtime.locked).announce
     mode, source = _first_mode()
     host.set_user_mode(mode, source)
-    add_routes(host)
+    host.fallback = host.user
+    host.idle = server.idle_release()
+    host.apply(user_settings.read(server.settings_file()))
+    server.add_routes(host)
     return host
 
 
