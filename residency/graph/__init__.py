@@ -1,6 +1,6 @@
 """What a ComfyUI graph will do, predicted from its text: the order of its nodes, and which node computes with which component."""
 
-from .flow import Loads, computes
+from .flow import Loads, arrives, computes, is_handle
 from .lazy import all_lazy, likely
 from .order import Wanted, predict_order, predict_pending
 from .traits import Node, NodeOf, NodeTraits, TraitsOf, is_link, links
@@ -13,7 +13,9 @@ __all__ = [
     "TraitsOf",
     "Wanted",
     "all_lazy",
+    "arrives",
     "computes",
+    "is_handle",
     "is_link",
     "likely",
     "links",

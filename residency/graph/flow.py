@@ -109,6 +109,13 @@ def computes(
     return {node_id: keys for node_id in order if (keys := flow.computed_by(node_id))}
 
 
+def arrives(prompt: Mapping[str, Node], node_ids: Iterable[str], traits: TraitsOf, loads: Loads) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The component keys that reach each input of the given nodes: node id -> input name -> keys. Inputs that carry none are left out."""
+    flow = _Flow(prompt, traits, loads, lambda _node_id: None, None)
+    found = {node_id: flow.reaching(node_id) for node_id in node_ids}
+    return {node_id: inputs for node_id, inputs in found.items() if inputs}
+
+
 class _Flow:
     def __init__(
         self,
@@ -130,6 +137,15 @@ class _Flow:
     def computed_by(self, node_id: str) -> tuple[str, ...]:
         self._visit(node_id)
         return self._computed.get(node_id, ())
+
+    def reaching(self, node_id: str) -> dict[str, tuple[str, ...]]:
+        self._visit(node_id)
+        found = {}
+        for name, source, slot in links(self._prompt[node_id]):
+            carried = self._carried.get(source, ())
+            if 0 <= slot < len(carried) and carried[slot]:
+                found[name] = tuple(dict.fromkeys(key for _, key in carried[slot]))
+        return found
 
     def _visit(self, root: str) -> None:
         """Sources before targets, without recursion. A link back into a cycle carries nothing."""
@@ -166,7 +182,7 @@ class _Flow:
             elif targets or not (link == kind or link in _CORE_HANDLES):
                 if _works_with(kind, arriving, made):
                     computed[key] = None
-            elif works or (link in _ENCODERS and any(_is_handle(type_) for type_ in outputs)):
+            elif works or (link in _ENCODERS and any(is_handle(type_) for type_ in outputs)):
                 computed[key] = None
         if computed and not arriving.isdisjoint(_SAMPLED):
             computed.update(dict.fromkeys(beside_model))
@@ -179,7 +195,7 @@ class _Flow:
         followed = None if self._wanted is None or not traits.lazy else set(self._wanted(node_id, node))
         found: dict[tuple[str, str, str], None] = {}
         for name, source, slot in links(node):
-            if followed is not None and name in traits.lazy and name not in followed:
+            if name in traits.aside or (followed is not None and name in traits.lazy and name not in followed):
                 continue
             carried = self._carried.get(source, ())
             if 0 <= slot < len(carried):
@@ -196,7 +212,7 @@ class _Flow:
     def _load(key: str, kind: str | None, outputs: tuple[str, ...], slots: tuple[_Carried, ...], computed: dict[str, None]) -> None:
         """What a loader node hands out; a node that loads a component and has no handle for it computes with it."""
         wild = [slot for slot, type_ in enumerate(outputs) if type_ in WILDCARDS]
-        handles = [slot for slot, type_ in enumerate(outputs) if _is_handle(type_)]
+        handles = [slot for slot, type_ in enumerate(outputs) if is_handle(type_)]
         targets = (handles if kind is None else [slot for slot, type_ in enumerate(outputs) if type_ == kind] or handles) or wild
         for slot in targets:
             own = kind if kind is not None else outputs[slot]
@@ -209,7 +225,8 @@ def _is_result(kind: str) -> bool:
     return kind in RESULTS or kind.startswith("FILE_3D") or kind.endswith(_RESULT_ENDINGS)
 
 
-def _is_handle(kind: str) -> bool:
+def is_handle(kind: str) -> bool:
+    """Whether values of this link type carry weights, wrapped or not."""
     return kind not in SETTINGS and kind not in WILDCARDS and not _is_result(kind)
 
 
@@ -222,7 +239,7 @@ def _targets(link: str, kind: str, outputs: tuple[str, ...], arriving: set[str])
         into = [slot for slot, type_ in enumerate(outputs) if type_ == "CONDITIONING"]
         if into:
             return into
-    handles = [slot for slot, type_ in enumerate(outputs) if _is_handle(type_)]
+    handles = [slot for slot, type_ in enumerate(outputs) if is_handle(type_)]
     if link in _ENCODERS:
         handles = [slot for slot in handles if outputs[slot] not in _CORE_HANDLES]
     return handles or [slot for slot, type_ in enumerate(outputs) if type_ in WILDCARDS]

@@ -13,12 +13,16 @@ NodeOf = Callable[[str], Node | None]  # node id -> node; None when there is no 
 
 @dataclass(frozen=True, slots=True)
 class NodeTraits:
-    """`outputs` are link types in slot order; `lazy` names the inputs that are evaluated only when the node asks for them."""
+    """`outputs` are link types in slot order; `lazy` names the inputs that are evaluated only when the node asks for them.
+
+    What arrives at the inputs `aside` goes no further and is not computed with: they only name a component.
+    """
 
     outputs: tuple[str, ...] = ()
     is_output: bool = False
     is_async: bool = False
     lazy: frozenset[str] = frozenset()
+    aside: frozenset[str] = frozenset()
 
 
 TraitsOf = Callable[[str], NodeTraits | None]  # class_type -> traits; None for an unknown class
