@@ -60,6 +60,10 @@ def load(page: Any, url: str) -> None:
     """Open or reload the front end and wait until it can be used."""
     page.goto(url)
     page.wait_for_function("window.app?.vueAppReady && window.app.extensionManager", timeout=90_000)
+    # the first workflow is opened a moment later, and would take the place of the one that a story opens
+    page.wait_for_function(
+        "() => app.extensionManager.workflow.activeWorkflow?.changeTracker && app.graph.nodes.length > 0", timeout=90_000
+    )
 
 
 def command(page: Any, command_id: str) -> None:
@@ -84,3 +88,29 @@ def graph_of(page: Any) -> dict[str, Any]:
     """The open workflow as it would be saved."""
     found: dict[str, Any] = page.evaluate("() => JSON.parse(JSON.stringify((window.app.rootGraph ?? window.app.graph).serialize()))")
     return found
+
+
+_SHOW = """id => {
+  const node = app.graph.getNodeById(id);
+  const { ds, canvas } = app.canvas;
+  ds.scale = 0.8;
+  ds.offset = [300 - node.pos[0], 300 - node.pos[1]];
+  app.canvas.setDirty(true, true);
+  const [x, y] = ds.convertOffsetToCanvas([node.pos[0] + 60, node.pos[1] - 12]);
+  const { left, top } = canvas.getBoundingClientRect();
+  return [x + left, y + top];
+}"""
+
+# types of the pack's nodes, told by where the Residency Mode node comes from
+OUR_NODES = """() => {
+  const types = LiteGraph.registered_node_types;
+  const home = types.ResidencyMode.nodeData.python_module;
+  return Object.keys(types).filter((type) => types[type].nodeData?.python_module === home);
+}"""
+
+
+def click_on(page: Any, node_id: int, button: str = "left") -> None:
+    """Click on a node's title, in either renderer, after moving the view to it."""
+    place = page.evaluate(_SHOW, node_id)
+    page.wait_for_timeout(300)  # the view follows in the next frames
+    page.mouse.click(*place, button=button)

@@ -7,21 +7,17 @@ from typing import Any
 
 import pytest
 from comfy_story import LOADERS, two_experts, with_ours
-from front_end import NEEDS_A_BROWSER, command, graph_of, load, open_graph, opened, setting
+from front_end import NEEDS_A_BROWSER, OUR_NODES, click_on, command, graph_of, load, open_graph, opened, setting
 
 from residency.launch import Server
 
 pytestmark = NEEDS_A_BROWSER
 
 UNDO_STEPS = "() => window.app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
-PLACE_OF_TITLE = """id => {
-  const [x, y] = app.canvas.ds.convertOffsetToCanvas([app.graph.getNodeById(id).pos[0] + 60, app.graph.getNodeById(id).pos[1] - 12]);
-  const { left, top } = app.canvas.canvas.getBoundingClientRect();
-  return [x + left, y + top];
-}"""
-OURS = """() => Object.entries(LiteGraph.registered_node_types)
-  .filter(([type, node]) => node.nodeData?.python_module === LiteGraph.registered_node_types.ResidencyMode.nodeData.python_module)
-  .map(([type]) => type)"""
+DONE = """() => new Promise((stop) => {
+  for (const name of ["execution_success", "execution_error"]) comfyAPI.api.api.addEventListener(name, () => stop(name));
+  app.queuePrompt(0);
+})"""
 
 
 def core(name: str) -> str:
@@ -30,8 +26,8 @@ def core(name: str) -> str:
 
 def as_api(page: Any) -> dict[str, Any]:
     """The open workflow as it would be queued."""
-    found: dict[str, Any] = page.evaluate("async () => (await window.app.graphToPrompt()).output")
-    return found
+    prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    return {node_id: {key: node[key] for key in ("class_type", "inputs")} for node_id, node in prompt.items()}
 
 
 def without_ours(prompt: dict[str, Any]) -> dict[str, Any]:
@@ -45,10 +41,6 @@ def without_ours(prompt: dict[str, Any]) -> dict[str, Any]:
 
 def by_id(graph: dict[str, Any]) -> dict[int, dict[str, Any]]:
     return {node["id"]: node for node in graph["nodes"]}
-
-
-def click_on(page: Any, node_id: int, button: str = "left") -> None:
-    page.mouse.click(*page.evaluate(PLACE_OF_TITLE, node_id), button=button)
 
 
 @pytest.fixture(params=["canvas", "vue"])
@@ -108,31 +100,30 @@ def test_the_whole_workflow_there_and_back_is_the_workflow_again(editor: Any) ->
 
     assert {f"Residency{name}" for name in LOADERS | {"KSampler"}} <= there
     after = graph_of(page)
-    for key in ("type", "pos", "size", "mode", "inputs", "outputs", "widgets_values", "properties"):
+    for key in ("type", "pos", "mode", "inputs", "outputs", "widgets_values", "properties"):
         assert {i: node.get(key) for i, node in by_id(after).items()} == {i: node.get(key) for i, node in by_id(before).items()}, key
     assert after["links"] == before["links"] and as_api(page) == prompt
+    assert all(node["size"][0] == by_id(before)[i]["size"][0] for i, node in by_id(after).items())  # Vue nodes measure their own height
 
 
 def test_the_nodes_own_menu_converts_it_and_the_badge_shows_its_mode(editor: Any) -> None:
     page = editor
-    page.evaluate("() => app.canvas.deselectAll?.()")
-    page.evaluate("() => { app.canvas.ds.offset = [100, 100]; app.canvas.ds.scale = 0.8; app.canvas.setDirty(true, true); }")
-    vue = page.locator("[data-node-id='3']")
-    if vue.count():
-        vue.click(position={"x": 60, "y": 10})
-        vue.click(position={"x": 60, "y": 10}, button="right")
-    else:
-        click_on(page, 3)
-        click_on(page, 3, "right")
+    click_on(page, 3)
+    click_on(page, 3, "right")
     page.get_by_text("Convert to Residency", exact=True).click()
     page.wait_for_function("() => app.graph.getNodeById(3).type === 'ResidencyVAELoader'")
 
     badges = "() => app.graph.getNodeById(3).badges.map((badge) => (badge.text === undefined ? badge() : badge).text)"
     assert "low-vram" not in page.evaluate(badges)
-    page.evaluate("() => { app.graph.getNodeById(3).widgets.find(({ name }) => name === 'memory_mode').value = 'low-vram'; }")
+    page.evaluate("""() => {
+      const widget = app.graph.getNodeById(3).widgets.find(({ name }) => name === "memory_mode");
+      widget.value = "low-vram";
+      widget.callback(widget.value);
+    }""")
     assert "low-vram" in page.evaluate(badges)
-    if vue.count():
-        vue.get_by_text("low-vram").first.wait_for()
+    drawn = page.locator("[data-node-id='3']")
+    if drawn.count():
+        drawn.get_by_text("low-vram").first.wait_for()
 
 
 def test_nodes_inside_a_subgraph_are_converted_too(page: Any, comfy_server: Any) -> None:
@@ -159,7 +150,7 @@ def test_copy_and_paste_keeps_the_settings(page: Any, comfy_server: Any) -> None
 
 
 def test_every_node_of_the_pack_can_be_placed_converted_and_saved(page: Any, comfy_server: Any) -> None:
-    ours = page.evaluate(OURS)
+    ours = page.evaluate(OUR_NODES)
     assert {"ResidencyMode", "ResidencyReport", "ResidencyUNETLoader", "ResidencyKSampler"} <= set(ours)
     open_graph(page, {"nodes": [], "links": [], "version": 0.4})
     page.evaluate(
@@ -188,7 +179,8 @@ def test_a_converted_workflow_runs_from_the_browser(page: Any, comfy_server: Any
       app.graph.add(report);
       app.graph.getNodeById(9).connect(0, report, 0);
       let [source, slot] = [app.graph.getNodeById(1), 0];
-      for (const type of ["ResidencyPolicy", "ResidencyKeep", "ResidencyPrefetch", "ResidencyRelease"].filter((type) => types.includes(type))) {
+      const along = ["ResidencyPolicy", "ResidencyKeep", "ResidencyPrefetch", "ResidencyRelease"];
+      for (const type of along.filter((type) => types.includes(type))) {
         const passing = LiteGraph.createNode(type);
         app.graph.add(passing);
         source.connect(slot, passing, 0);
@@ -196,12 +188,10 @@ def test_a_converted_workflow_runs_from_the_browser(page: Any, comfy_server: Any
       }
       if (source.id != 1) source.connect(0, app.graph.getNodeById(6), 0);
     }""",
-        page.evaluate(OURS),
+        page.evaluate(OUR_NODES),
     )
-    done = "e => new Promise((stop) => ['execution_success', 'execution_error'].forEach((n) => comfyAPI.api.api.addEventListener(n, () => stop(n))))"
 
-    page.evaluate("window.app.queuePrompt(0)")
-    assert page.evaluate(done) == "execution_success"
+    assert page.evaluate(DONE) == "execution_success"
 
     trace = page.request.get(f"{comfy_server.url}/residency/trace").json()
     assert trace["mode"] == "low-vram"

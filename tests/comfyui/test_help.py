@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from comfy_story import two_experts, with_ours
-from front_end import NEEDS_A_BROWSER, open_graph
+from front_end import NEEDS_A_BROWSER, OUR_NODES, click_on, open_graph
 
 pytestmark = NEEDS_A_BROWSER
 
 ROOT = Path(__file__).parents[2]
-MODULE = "() => LiteGraph.registered_node_types.ResidencyMode.nodeData.python_module"
-OURS = "module => Object.entries(LiteGraph.registered_node_types).filter(([, n]) => n.nodeData?.python_module === module).map(([type]) => type)"
 
 
 def test_every_node_has_a_help_page_where_the_front_end_looks_for_it(page: Any, comfy_server: Any) -> None:
-    module = page.evaluate(MODULE)
-    assert module == "custom_nodes.residency"
-    for node_id in page.evaluate(OURS, module):
+    ours = page.evaluate(OUR_NODES)
+    assert len(ours) > 2
+    for node_id in ours:
         answer = page.request.get(f"{comfy_server.url}/extensions/residency/docs/{node_id}.md")
         assert answer.status == 200 and answer.text().startswith("# "), node_id
 
@@ -28,10 +26,7 @@ def test_the_help_panel_shows_the_page(page: Any, comfy_server: Any) -> None:
     prompt = with_ours(two_experts()) | {"20": {"class_type": "ResidencyMode", "inputs": {"mode": "auto"}}}
     open_graph(page, prompt)
     for node_id, heading, sentence in ((1, "UNETLoader (Residency)", "The added inputs"), (20, "Residency Mode", "Who decides")):
-        page.evaluate(
-            "id => { app.canvas.deselectAll?.(); app.canvas.select(app.graph.getNodeById(id)); app.canvas.fitViewToSelectionAnimated?.(); }",
-            node_id,
-        )
+        click_on(page, node_id)
         if not page.locator(".node-help-content").is_visible():
             page.get_by_test_id("info-button").click()
         help_panel = page.locator(".node-help-content")
