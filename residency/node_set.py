@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from math import isfinite
+from typing import Any
 
 from .component import Mode, Strategy
 from .graph import is_handle
@@ -144,3 +145,8 @@ def family(sockets: Iterable[str], outputs: Iterable[str], folders: Iterable[str
 def wrapped_id(core_id: str) -> str:
     """The id of our node around a core node."""
     return f"{PREFIX}{core_id}"
+
+
+def core_inputs(class_type: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs without the pack's own, which say when weights move and not what they are."""
+    return {name: value for name, value in inputs.items() if not (class_type.startswith(PREFIX) and name in BY_NAME)}

@@ -11,15 +11,6 @@ export function badgeText(widgets) {
 /** Gives a node that has a memory setting its badge. */
 export function addBadge(node) {
   if (!node.widgets?.some(({ name }) => name in SILENT) || !window.LGraphBadge) return;
-  for (const widget of node.widgets.filter(({ name }) => name in SILENT)) {
-    const { callback } = widget;
-    widget.callback = (...values) => {
-      callback?.apply(widget, values);
-      // the renderer of Vue nodes does not see that a widget's value is part of the badge
-      const [type, badges] = ["node:property:changed", node.badges];
-      node.graph?.trigger?.(type, { type, nodeId: node.id, property: "badges", oldValue: badges, newValue: [...badges] });
-    };
-  }
   let badge = new LGraphBadge({ text: "" });
   node.badges.push(() => {
     const text = badgeText(node.widgets);

@@ -38,7 +38,11 @@ function replace(node, type) {
   fresh.setSize([Math.max(node.size[0], width), tight ? height : Math.max(node.size[1], height)]);
   for (const [link, slot] of plan.slots) graph.getLink(link).target_slot = slot;
   node.graph = null;
-  graph.onNodeAdded?.(fresh); // without onNodeRemoved: the front end keeps the layout of a node that is replaced under its id
+  if (LiteGraph.vueNodesMode) {
+    // Vue keeps the component, and with it the badges and the class, of a node that goes and comes under one id in the same turn
+    graph.onNodeRemoved?.(node);
+    setTimeout(() => graph._nodes_by_id[fresh.id] === fresh && graph.onNodeAdded?.(fresh));
+  } else graph.onNodeAdded?.(fresh);
   return fresh;
 }
 
