@@ -22,9 +22,9 @@ export function createDecisions() {
       chip.style.background = colourOf(colours, decision.component);
       head.append(chip, html("span", { class: "residency-name", title: name }, name));
     }
-    if (decision.component && asked(decision.component)) head.append(html("span", { class: "residency-detail", title: "What was asked for it, and by whom" }, asked(decision.component)));
     if (detail) head.append(html("span", { class: "residency-detail" }, detail));
-    return html("li", {}, head, ...(reason ? [html("div", { class: "residency-reason" }, reason)] : []));
+    const words = [reason, decision.component && asked(decision.component) && `asked for: ${asked(decision.component)}`].filter(Boolean).join(" · ");
+    return html("li", {}, head, ...(words ? [html("div", { class: "residency-reason" }, words)] : []));
   }
 
   return {
