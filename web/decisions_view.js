@@ -1,6 +1,6 @@
 // The "why" list: what was decided and the reason, newest last.
 
-import { componentNames, describeDecision } from "./describe.js";
+import { askedOf, componentNames, describeDecision } from "./describe.js";
 import { html } from "./dom.js";
 import { formatCount } from "./format.js";
 import { colourIndex, colourOf } from "./timeline_layout.js";
@@ -13,7 +13,7 @@ export function createDecisions() {
   const element = html("section", { class: "residency-why", "aria-label": "Why" }, html("h3", {}, "Why"), omitted, list);
   let shown = { prompt_id: null, count: 0 };
 
-  function rowOf(decision, nameOf, colours) {
+  function rowOf(decision, nameOf, colours, asked) {
     const { time, action, name, detail, reason } = describeDecision(decision, nameOf);
     const head = html("div", { class: "residency-decision" }, html("time", {}, time));
     head.append(html("span", { class: `residency-kind is-${decision.kind}` }, action));
@@ -23,7 +23,8 @@ export function createDecisions() {
       head.append(chip, html("span", { class: "residency-name", title: name }, name));
     }
     if (detail) head.append(html("span", { class: "residency-detail" }, detail));
-    return html("li", {}, head, ...(reason ? [html("div", { class: "residency-reason" }, reason)] : []));
+    const words = [reason, decision.component && asked(decision.component) && `asked for: ${asked(decision.component)}`].filter(Boolean).join(" · ");
+    return html("li", {}, head, ...(words ? [html("div", { class: "residency-reason" }, words)] : []));
   }
 
   return {
@@ -35,9 +36,10 @@ export function createDecisions() {
       const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 24;
       const nameOf = componentNames(trace);
       const colours = colourIndex(trace);
+      const asked = askedOf(trace);
       if (!grown) list.replaceChildren();
       const from = Math.max(grown ? shown.count : 0, decisions.length - SHOWN);
-      list.append(...decisions.slice(from).map((decision) => rowOf(decision, nameOf, colours)));
+      list.append(...decisions.slice(from).map((decision) => rowOf(decision, nameOf, colours, asked)));
       while (list.childElementCount > SHOWN) list.firstElementChild.remove();
       const hidden = decisions.length - list.childElementCount;
       omitted.textContent = hidden > 0 ? `${formatCount(hidden, "earlier decision")} not listed` : "";

@@ -19,6 +19,16 @@ export function componentNames(trace) {
   return (key) => names.get(key) ?? String(key);
 }
 
+/** Component key → who asked what for it, where a node or the workflow did; else "". Older traces do not say. */
+export function askedOf(trace) {
+  const words = ({ mode, strategy, priority, prefetch, keep, source }) => {
+    const asked = [mode, strategy, priority && `priority ${priority}`, prefetch === false && "not read ahead", keep && "kept in RAM"].filter(Boolean);
+    return asked.length && source ? `${asked.join(", ")} (${source})` : "";
+  };
+  const asked = new Map(trace.components.filter(({ policy }) => policy).map(({ key, policy }) => [key, words(policy)]));
+  return (key) => asked.get(key) ?? "";
+}
+
 const listed = (words) =>
   words.length <= LISTED
     ? words.join(", ")
@@ -36,7 +46,7 @@ function describeNode(node, now_s, nameOf) {
   return { title: `${node.class_type} #${node.node_id}`, lines };
 }
 
-function describeTransfer(transfer, now_s, nameOf, sizes) {
+function describeTransfer(transfer, now_s, nameOf, sizes, asked) {
   const end_s = transfer.end_s ?? now_s;
   const took_s = end_s - transfer.start_s;
   const size_bytes = sizes.get(transfer.component);
@@ -47,6 +57,7 @@ function describeTransfer(transfer, now_s, nameOf, sizes) {
     span(transfer.start_s, end_s),
   ];
   if (transfer.reason) lines.push(transfer.reason);
+  if (asked(transfer.component)) lines.push(`Asked for: ${asked(transfer.component)}`);
   return { title: nameOf(transfer.component), lines };
 }
 
@@ -84,7 +95,7 @@ export function describeItem(item, trace) {
   if (item.kind === "node") return describeNode(record, now_s, nameOf);
   if (item.kind === "eviction") return describeEviction(record, nameOf);
   const sizes = new Map(trace.components.map((component) => [component.key, component.size_bytes]));
-  return describeTransfer(record, now_s, nameOf, sizes);
+  return describeTransfer(record, now_s, nameOf, sizes, askedOf(trace));
 }
 
 /** One row of the "why" list: {time, action, name, detail, reason}. */

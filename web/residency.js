@@ -1,14 +1,19 @@
-// The pack's one script with side effects: registers the panel, its command and its place in the menu.
+// The pack's one script with side effects: registers the panel, the settings, the conversions and the badges.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { addBadge } from "./badge.js";
+import { conversions } from "./convert_menu.js";
 import { createPanel } from "./panel.js";
+import { createSettings } from "./settings.js";
 import { createStore } from "./store.js";
 
 const TAB = "residency";
 const COMMAND = "Residency.ShowTimeline";
 
-const store = createStore(api);
+const refused = (detail) => app.extensionManager.toast.add({ severity: "error", summary: "Residency: the setting was not taken", detail, life: 10_000 });
+const store = createStore(api, { onMode: (mode) => settings.showMode(mode) });
+const settings = createSettings(api, () => app.extensionManager.setting, refused, () => store.refresh());
 let panel = null;
 
 function addStyles() {
@@ -46,4 +51,9 @@ app.registerExtension({
     addStyles();
     store.start(); // before the websocket opens: an event nobody has registered for is dropped
   },
+  setup: () => settings.start(),
+  nodeCreated: addBadge,
 });
+
+app.registerExtension({ name: "residency.settings", settings: settings.settings });
+app.registerExtension({ name: "residency.convert", ...conversions(app) });

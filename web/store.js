@@ -33,7 +33,7 @@ export function completeTrace(trace) {
  * The panel's state and everything that changes it. `state()` is the current one; `subscribe(listener)` calls back after
  * every change and returns how to stop; the rest are what the user and the server can do.
  */
-export function createStore(api) {
+export function createStore(api, { onMode = () => {} } = {}) {
   let state = EMPTY;
   let live = null; // the last prompt's trace, kept while an earlier one is on show
   let lived_ms = 0; // when `live` came, on the browser's clock
@@ -94,6 +94,7 @@ export function createStore(api) {
       const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ mode }) };
       change({ status: await ask("mode", options), error: null });
       accepted = true;
+      onMode(mode); // the settings dialog shows it too
     }, `The mode stays ${state.status?.mode ?? "as it was"}`);
     if (!accepted) change({}); // the select shows the mode that still holds
     return accepted;

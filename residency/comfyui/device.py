@@ -63,6 +63,7 @@ class DeviceMover:
         self.snapshots = Snapshots()
         self._post = post
         self._clock = clock
+        self.spared_bytes = 0  # device memory that the user wants left free
         self.exclusive = False  # weights lie on the device or in host memory, not in both
         self.victims: Callable[[], list[str]] = list  # components that may leave the device, best first
         self.pages = None if onload is None else PageStore(_may_grow)
@@ -98,7 +99,7 @@ class DeviceMover:
         device = model_management.get_torch_device()
         if device.type != "cuda":
             return None
-        return int(model_management.get_free_memory(device)) - HEADROOM_BYTES
+        return int(model_management.get_free_memory(device)) - HEADROOM_BYTES - self.spared_bytes
 
     # --- instructions ---
 
@@ -158,7 +159,7 @@ class DeviceMover:
                 self._finish(self._pending.pop(key), onload.Stop.UNKNOWN.value)
                 continue
             device = loaded.model.load_device
-            room_bytes = min(left_bytes, _free_bytes(device) - HEADROOM_BYTES)
+            room_bytes = min(left_bytes, _free_bytes(device) - HEADROOM_BYTES - self.spared_bytes)
             if room_bytes <= 0:
                 break
             done = onload.onload(loaded.model, self._copies(device), room_bytes, pending.size_bytes)
@@ -191,7 +192,7 @@ class DeviceMover:
             return
         for patcher in patchers:
             if patcher.is_dynamic() and patcher.load_device.type == "cuda" and not onload.is_complete(patcher):
-                room_bytes = _free_bytes(patcher.load_device) - max(HEADROOM_BYTES, working_set_bytes)
+                room_bytes = _free_bytes(patcher.load_device) - max(HEADROOM_BYTES, working_set_bytes) - self.spared_bytes
                 if room_bytes > 0:
                     onload.onload(patcher, self._copies(patcher.load_device), room_bytes, patcher.model_size())
         self.wait_for_copies()
@@ -210,7 +211,7 @@ class DeviceMover:
         margin_bytes = max(HEADROOM_BYTES, min(working_set_bytes, 2 * HEADROOM_BYTES))
         started_s, brought_bytes, given_bytes = self._clock(), 0, dict.fromkeys(map(self._key_of, leaving), 0)
         while True:
-            room_bytes = _free_bytes(patcher.load_device) - margin_bytes
+            room_bytes = _free_bytes(patcher.load_device) - margin_bytes - self.spared_bytes
             if self.pages.held_bytes(patcher):
                 moved_bytes = self.pages.bring_back(patcher, stream, min(room_bytes, chunk_bytes))
                 brought_bytes += moved_bytes

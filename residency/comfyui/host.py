@@ -11,6 +11,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management as model_management
@@ -33,8 +34,11 @@ from ..node_set import DEVICE, DEVICE_AND_HOST
 from ..policies import NodeAsk, policies, with_hints
 from ..runtime import Hold, Runtime
 from ..transfers import ReadAhead, exclusive, memory
+from ..transfers.disk import THREADS_PER_DRIVE
+from ..user_settings import UserSettings
 from . import seams, settings
 from .device import DeviceMover
+from .idle import IdleRelease
 from .live import QUEUE_DEPTH, LiveGraph, dynamic_vram, traits
 from .steps import Steps
 
@@ -59,6 +63,10 @@ class ComfyHost:
         self.fits: list[seams.Fit] = []
         self.installed = False
         self.failures = 0
+        self.queue_depth = QUEUE_DEPTH
+        self.standing = UserSettings()
+        self.fallback = self.user  # the mode that holds where the user has set none
+        self.idle: IdleRelease | None = None
         self._queue = queue
         self._prompt: _Prompt | None = None
 
@@ -84,7 +92,7 @@ class ComfyHost:
             seams.PIN: self._wrap_pin,
         }
         # a closed mover stays closed: each installation gets its own
-        self.runtime.movers = {Tier.HOST: ReadAhead(self.runtime.post, self.runtime.clock), Tier.DEVICE: self.device}
+        self.runtime.movers = {Tier.HOST: self._read_ahead(), Tier.DEVICE: self.device}
         self.fits = [seam.install(wrapper) for seam, wrapper in wrappers.items()]
         self.installed = True
         self.failures = 0
@@ -99,11 +107,40 @@ class ComfyHost:
 
     def set_user_mode(self, mode: Mode, source: str) -> None:
         """The user's setting: off takes the hooks out at once, every other mode holds from the next prompt on."""
-        self.user = settings.Settings(mode, source, self.user.host_budget_bytes, self.user.device_budget_bytes)
+        self.user = replace(self.user, mode=mode, source=source)
         if mode is Mode.OFF:
             self.uninstall()
         else:
             self.install()
+        self._settle()
+
+    def apply(self, wanted: UserSettings) -> None:
+        """Enact what the user has set for all workflows; the mode at once, the rest from the next prompt on at the latest."""
+        before, self.standing = self.standing, wanted
+        self.queue_depth = wanted.queue_depth
+        chosen = settings.Settings(wanted.mode, "the user's setting") if wanted.mode else self.fallback
+        self.user = replace(self.user, host_budget_bytes=wanted.ram_budget_bytes)
+        retry = chosen.mode is not Mode.OFF and not self.installed  # after failures the hooks are out: choosing again puts them back
+        if retry or (chosen.mode, chosen.source) != (self.user.mode, self.user.source):
+            self.set_user_mode(chosen.mode, chosen.source)
+        self._device_limit_bytes = _device_limit_bytes(wanted.vram_headroom_bytes)
+        self.device.spared_bytes = wanted.vram_headroom_bytes
+        self._set_device_budget(self.user.device_budget_bytes, self.runtime.clock())
+        if wanted.read_threads != before.read_threads and self.installed and self._prompt is None:
+            self.runtime.movers[Tier.HOST].close()
+            self.runtime.movers = {**self.runtime.movers, Tier.HOST: self._read_ahead()}
+        self._settle()
+
+    def _settle(self) -> None:
+        """What lives only while a mode other than off is chosen."""
+        on = self.user.mode is not Mode.OFF
+        seams.PIN_LIMIT.set(self.standing.pin_budget_bytes if on else None)
+        if self.idle is not None:
+            self.idle.set(60 * self.standing.idle_release_min if on else 0.0)
+
+    def _read_ahead(self) -> ReadAhead:
+        threads = self.standing.read_threads or THREADS_PER_DRIVE
+        return ReadAhead(self.runtime.post, self.runtime.clock, threads_per_drive=threads)
 
     # --- what nodes ask while they run, on the executor thread ---
 
@@ -141,6 +178,8 @@ class ComfyHost:
                 return await original(executor, *args, **kwargs)
             finally:
                 self._guard(self._prompt_ends, executor)
+                if self.idle is not None:
+                    self.idle.restart()
 
         return execute_async
 
@@ -243,7 +282,7 @@ class ComfyHost:
             outcome = Outcome.INTERRUPTED if interrupted else Outcome.ERROR
         trace = self.runtime.trace
         self.runtime.post(PromptEnded(self.runtime.clock(), prompt.prompt_id, outcome))
-        if trace is not None:
+        if trace is not None and self.standing.console_line:
             log.info("%s", report.line(trace.head()))
 
     def _node_starts(self, execution_list: Any, node_id: str) -> list[Hold]:
@@ -306,7 +345,9 @@ class ComfyHost:
     def _look_at_device(self) -> None:
         held = self.device.held()
         room_bytes = self.device.room_bytes()
-        if room_bytes is not None:
+        limit_bytes = self.runtime.manager.device_limit_bytes
+        if room_bytes is not None and limit_bytes is not None:
+            room_bytes = min(room_bytes, limit_bytes - sum(held.values()))
             self.runtime.post(DeviceObserved(self.runtime.clock(), held, room_bytes))
 
     def _node_finishes(self) -> None:
@@ -345,7 +386,7 @@ class ComfyHost:
                 self.runtime.post(BudgetChanged(now_s, Tier.DEVICE, limit_bytes))
 
     def _queued(self) -> tuple[tuple[str, Any, list[str]], ...]:
-        return tuple(self._queue())[:QUEUE_DEPTH]
+        return tuple(self._queue())[: self.queue_depth]
 
     def _guard(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -413,7 +454,7 @@ def device_memory_bytes() -> int | None:
     return int(model_management.get_total_memory(device))
 
 
-def _device_limit_bytes() -> int | None:
-    """Bytes of weights that the device may hold; None where the device has no memory of its own."""
+def _device_limit_bytes(headroom_bytes: int = 0) -> int | None:
+    """Bytes of weights that the device may hold beside the headroom; None where the device has no memory of its own."""
     total_bytes = device_memory_bytes()
-    return None if total_bytes is None else int(total_bytes - model_management.minimum_inference_memory())
+    return None if total_bytes is None else max(0, int(total_bytes - model_management.minimum_inference_memory()) - headroom_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from .. import user_settings
 from ..transfers import memory
 from . import hoist
 from .host import ComfyHost, device_memory_bytes
@@ -18,16 +19,17 @@ def load() -> ComfyHost:
     global host
     if host is not None:
         return host
-    from server import PromptServer
+    from . import server
 
-    from .server import Announcer, add_routes, queued_prompts
-
-    host = ComfyHost(queue=queued_prompts)
-    host.runtime.on_update = Announcer(host.runtime.locked).announce
+    host = ComfyHost(queue=server.queued_prompts)
+    host.runtime.on_update = server.Announcer(host.runtime.locked).announce
     first = standing(os.environ)
     host.set_user_mode(first.mode, first.source)
-    PromptServer.instance.add_on_prompt_handler(hoist.on_prompt)
-    add_routes(host)
+    host.fallback = host.user
+    host.idle = server.idle_release()
+    host.apply(user_settings.read(server.settings_file()))
+    server.on_prompt(hoist.on_prompt)
+    server.add_routes(host)
     return host
 
 

@@ -138,3 +138,28 @@ ESSENTIAL = (PROMPT, STAGE, COMPLETE)
 def report() -> list[tuple[str, bool, str]]:
     """(name, fits, reason) of every seam with the ComfyUI that is importable here."""
     return [(fit.name, fit.fits, fit.reason) for fit in (seam.fit() for seam in ALL)]
+
+
+class PinLimit:
+    """ComfyUI's limit on the host memory that it pins, a number in its module: lowered, never raised, and put back.
+
+    ComfyUI keeps 0 or less where it does not pin at all; that stays.
+    """
+
+    def __init__(self) -> None:
+        self._own_bytes: float | None = None
+
+    def set(self, limit_bytes: int | None) -> None:
+        """At most `limit_bytes` from now on; None gives ComfyUI its own limit back. What is pinned already stays until it is freed."""
+        import comfy.model_management as model_management
+
+        own_bytes = model_management.MAX_PINNED_MEMORY if self._own_bytes is None else self._own_bytes
+        if limit_bytes is not None and own_bytes > 0:
+            self._own_bytes = own_bytes
+            model_management.MAX_PINNED_MEMORY = min(own_bytes, limit_bytes)
+        elif self._own_bytes is not None:
+            model_management.MAX_PINNED_MEMORY = own_bytes
+            self._own_bytes = None
+
+
+PIN_LIMIT = PinLimit()

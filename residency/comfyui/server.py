@@ -1,25 +1,32 @@
 """Routes and websocket messages: what the panel and programs can ask and be told.
 
-GET /residency/status, POST /residency/mode, GET /residency/trace[?prompt_id=…][&format=chrome], GET /residency/traces, and the
-websocket event "residency.update". docs/http.md describes them.
+GET /residency/status, POST /residency/mode, GET and POST /residency/settings, GET /residency/trace[?prompt_id=…][&format=chrome],
+GET /residency/traces, and the websocket event "residency.update". docs/http.md describes them.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 from aiohttp import web
 from server import PromptServer
 
-from .. import __version__
+from .. import __version__, user_settings
 from ..component import Mode
 from ..trace import Trace, chrome
 from .host import ComfyHost
+from .idle import IdleRelease
 from .settings import parse_mode
+
+log = logging.getLogger("residency")
 
 EVENT = "residency.update"
 UPDATE_S = 0.25
@@ -34,6 +41,23 @@ def queued_prompts() -> Iterator[tuple[str, Any, list[str]]]:
     _, queued = PromptServer.instance.prompt_queue.get_current_queue_volatile()
     for item in sorted(queued, key=lambda item: item[0]):
         yield item[1], item[2], list(item[4])
+
+
+def settings_file() -> Path:
+    """Where the last accepted settings are kept, for a server without a browser."""
+    return Path(folder_paths.get_user_directory(), "residency", "settings.json")
+
+
+def idle_release() -> IdleRelease:
+    """Asks ComfyUI, as its own /free does, to take the models off the device; results stay in its cache."""
+    server = PromptServer.instance
+    queue = server.prompt_queue
+    return IdleRelease(server.loop, lambda: queue.get_tasks_remaining() > 0, lambda: queue.set_flag("unload_models", True))
+
+
+def on_prompt(handler: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Let `handler` see, and change, each prompt before it is checked."""
+    PromptServer.instance.add_on_prompt_handler(handler)
 
 
 class Announcer:
@@ -93,8 +117,25 @@ def add_routes(host: ComfyHost) -> None:
         mode = parse_mode(asked)
         if mode is None:
             return _error(400, f"{asked!r} is not a mode; choose one of {', '.join(mode.value for mode in Mode)}")
-        host.set_user_mode(mode, "the user's setting")
+        _accept(host, replace(host.standing, mode=mode))
         return web.json_response(status(host))
+
+    @routes.get("/residency/settings")
+    async def get_settings(request: web.Request) -> web.Response:
+        return web.json_response(host.standing.as_dict())
+
+    @routes.post("/residency/settings")
+    async def post_settings(request: web.Request) -> web.Response:
+        try:
+            asked = await request.json()
+        except ValueError as error:
+            return _error(400, f"the settings must be a JSON object: {error}")
+        # what is not sent stays as it is
+        wanted = user_settings.parse({**host.standing.as_dict(), **asked} if isinstance(asked, dict) else asked)
+        if isinstance(wanted, str):
+            return _error(400, wanted)
+        _accept(host, wanted)
+        return web.json_response(wanted.as_dict())
 
     @routes.get("/residency/trace")
     async def get_trace(request: web.Request) -> web.Response:
@@ -130,6 +171,15 @@ def status(host: ComfyHost) -> dict[str, Any]:
         "threads": [thread.name for thread in threading.enumerate() if thread.name.startswith("residency")],
         "last_prompt_id": traces[-1].prompt_id if traces else None,
     }
+
+
+def _accept(host: ComfyHost, wanted: user_settings.UserSettings) -> None:
+    host.apply(wanted)
+    path = settings_file()
+    try:
+        user_settings.write(path, wanted)
+    except OSError as error:
+        log.warning("residency: the settings hold until ComfyUI ends, they could not be kept in %s: %s", path, error)
 
 
 def _error(code: int, message: str) -> web.Response:

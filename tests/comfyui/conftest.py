@@ -7,8 +7,10 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from front_end import chromium, opened
 
 from residency.launch import Server, serve
 from residency.locate import ComfyUI, find_comfyui
@@ -76,3 +78,16 @@ def server(start: Callable[..., Server]) -> Iterator[Server]:
 def comfy_server(start: Callable[..., Server]) -> Server:
     """The server with ComfyUI's front end, for a browser."""
     return start(front_end=True)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Any, comfy_server: Server) -> Iterator[Any]:
+    """ComfyUI's front end, ready."""
+    with opened(browser, comfy_server.url) as page:
+        yield page

@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
+from front_end import NEEDS_A_BROWSER
 
-playwright = pytest.importorskip("playwright.sync_api", reason="NOT TESTED: the panel needs playwright")
-
-CHROMIUM = os.environ.get("RESIDENCY_CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
-)
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-ARGUMENTS += ["--disable-component-update", "--disable-sync"]
 SHOW = "window.app.extensionManager.command.execute('Residency.ShowTimeline')"
 MODE = ".residency select[aria-label='Memory mode']"
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED: no Chromium; set RESIDENCY_CHROMIUM or put one on the PATH"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Any, comfy_server: Any) -> Iterator[Any]:
-    """ComfyUI's front end, ready. At the end the mode is auto again and no script of ours has failed."""
-    page = browser.new_page(viewport={"width": 1400, "height": 900})
-    failures: list[str] = []
-    page.on("pageerror", lambda error: failures.append(f"{error}\n{error.stack}"))
-    page.request.post(f"{comfy_server.url}/settings", data={"Comfy.TutorialCompleted": True})  # a first visit's dialog holds the focus
-    page.goto(comfy_server.url)
-    page.wait_for_function("window.app?.vueAppReady && window.app.extensionManager", timeout=90_000)
-    yield page
-    page.request.post(f"{comfy_server.url}/residency/mode", data={"mode": "auto"})
-    page.close()
-    assert [failure for failure in failures if "residency" in failure.lower()] == []
+pytestmark = NEEDS_A_BROWSER
 
 
 def open_panel(page: Any) -> Any:

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { componentNames, describeDecision, describeItem, describeSummary } from "../../web/describe.js";
+import { askedOf, componentNames, describeDecision, describeItem, describeSummary } from "../../web/describe.js";
 import { eviction, node, trace, transfer } from "./fixtures.mjs";
 
 const one = (kind, record) => ({ kind, records: [record] });
@@ -48,4 +48,14 @@ test("the figures: no stall is said in words, and a prompt that failed says so",
   assert.deepEqual(values(), { time: "10.0 s", stall: "1.00 s (10 %)", ahead: "8.00 GiB", waste: "0 B / 1.00 GiB" });
   assert.equal(values({ outcome: "error" }).time, "10.0 s · failed");
   assert.equal(values({ summary: { ...trace().summary, stall_s: 0 } }).stall, "none");
+});
+
+test("what was asked for a component is said with who asked; where nobody asked nothing is said", () => {
+  const policy = { mode: "low-vram", strategy: "release", priority: 0, prefetch: true, keep: false, source: "node 7 (ResidencyPolicy)" };
+  const silent = { mode: null, strategy: null, priority: 0, prefetch: true, keep: false, source: "the default" };
+  const told = trace();
+  told.components = [{ ...told.components[0], policy: silent }, { ...told.components[1], policy }];
+  assert.equal(askedOf(told)("unet"), "low-vram, release (node 7 (ResidencyPolicy))");
+  assert.deepEqual([askedOf(told)("te"), askedOf(trace())("unet")], ["", ""]);
+  assert.equal(describeItem(one("transfer", transfer("unet", 1, 3)), told).lines.at(-1), "Asked for: low-vram, release (node 7 (ResidencyPolicy))");
 });

@@ -1,0 +1,104 @@
+"""What ComfyUI shows about the nodes: every one has a help page and words in every language, and what is generated is up to date."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from residency.component import Mode
+from residency.node_set import INPUTS, KEEP_NODE, MODE_NODE, PASSING, POLICY_NODE, PREFETCH_NODE, RELEASE_NODE, REPORT_NODE, wrapped_id
+from residency.user_settings import LIMITS, NAMES, UNSET, UserSettings
+
+ROOT = Path(__file__).parents[1]
+TOOL = runpy.run_path(str(ROOT / "tools" / "help_pages.py"))
+OWN = (MODE_NODE, POLICY_NODE, KEEP_NODE, RELEASE_NODE, PREFETCH_NODE, REPORT_NODE)
+LANGUAGES = ("en", "zh", "ja")
+
+
+def words(language: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "locales" / language / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def script(name: str) -> str:
+    return (ROOT / "web" / name).read_text(encoding="utf-8")
+
+
+def shape(value: Any) -> Any:
+    """The keys alone; what is said must be said in every language."""
+    return {key: shape(inner) for key, inner in value.items()} if isinstance(value, dict) else bool(value)
+
+
+def test_the_generated_pages_and_words_are_up_to_date():
+    assert TOOL["stale"]() == []
+
+
+def test_every_node_has_a_page_that_names_each_of_its_own_inputs():
+    for core_id, _, kind in TOOL["wrapped"]():
+        page = (ROOT / "web" / "docs" / f"{wrapped_id(core_id)}.md").read_text(encoding="utf-8")
+        assert core_id in page and "## Example" in page and all(f"`{name}`" in page for name in INPUTS[kind])
+    for node_id in OWN:
+        page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
+        own = INPUTS[PASSING[node_id]] if node_id in PASSING else ()
+        assert "## Example" in page and all(f"`{name}`" in page for name in own)
+        assert all(f"`{mode.value}`" in page for mode in Mode) or node_id != MODE_NODE
+
+
+@pytest.mark.parametrize("file", ["nodeDefs", "settings", "commands", "main"])
+def test_every_language_says_everything(file: str):
+    english = shape(words("en", file))
+    assert all(shape(words(language, file)) == english for language in LANGUAGES)
+
+
+def test_every_node_input_and_setting_has_words():
+    said = words("en", "nodeDefs")
+    assert set(OWN) <= set(said)
+    for node_id, kind in PASSING.items():
+        assert set(INPUTS[kind]) <= set(said[node_id]["inputs"])
+    assert {f"residency_{name}" for name in NAMES} == set(words("en", "settings"))
+    assert set(words("en", "settings")["residency_mode"]["options"]) == {UNSET, *(mode.value for mode in Mode)}
+
+
+def test_every_command_and_menu_entry_has_words():
+    ids = set(re.findall(r'"(Residency\.\w+)"', script("residency.js") + script("convert_menu.js")))
+    assert len(ids) == 5 and {name.replace(".", "_") for name in ids} == set(words("en", "commands"))
+    menu = words("en", "main")["contextMenu"]
+    assert all(f'"{text}"' in script("convert_menu.js") for text in menu)
+
+
+def test_the_settings_dialog_has_the_names_limits_and_defaults_that_the_server_checks(node_json: Any):
+    shown = {entry["id"].removeprefix("residency."): entry for entry in node_json("settings.js", "SETTINGS")}
+    defaults = UserSettings().as_dict()
+    assert set(shown) == set(NAMES)
+    assert {name: entry["defaultValue"] for name, entry in shown.items()} == {name: defaults[name] for name in NAMES}
+    for name, (low, high, whole) in LIMITS.items():
+        attributes = shown[name]["attrs"]
+        assert (attributes["min"], attributes["max"], attributes["maxFractionDigits"] == 0) == (low, high, whole)
+    assert shown["mode"]["options"] == [UNSET, *(mode.value for mode in Mode)]
+    english = words("en", "settings")
+    assert {name: (entry["name"], entry["tooltip"]) for name, entry in shown.items()} == {
+        name: (english[f"residency_{name}"]["name"], english[f"residency_{name}"]["tooltip"]) for name in NAMES
+    }
+
+
+@pytest.fixture
+def node_json() -> Any:
+    """node_json(module, name): an exported value of one of the panel's modules, read by node."""
+    import shutil
+    import subprocess
+
+    program = shutil.which("node")
+    if program is None:
+        pytest.skip("NOT TESTED: the panel's modules need node on the PATH")
+
+    def read(module: str, name: str) -> Any:
+        source = f"import({json.dumps((ROOT / 'web' / module).as_uri())}).then((all) => console.log(JSON.stringify(all.{name})))"
+        run = subprocess.run([program, "-e", source], capture_output=True, text=True, check=True, timeout=60)
+        return json.loads(run.stdout)
+
+    return read

@@ -1,0 +1,137 @@
+"""Writes what ComfyUI shows about the wrapped nodes: their help pages, and the words for their added inputs in every language.
+
+    python tools/help_pages.py            writes web/docs/Residency<CoreId>.md and the wrapped nodes' part of locales/*/nodeDefs.json
+    python tools/help_pages.py --check    only says which of them are not up to date; status 1 when there are any
+
+The nodes come from residency/data/core_nodes.json and the rule in residency/node_set.py, the words from tools/help_words.json; pages of
+the other nodes are written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from residency.core_nodes import CoreNode, core_nodes  # noqa: E402
+from residency.node_set import INPUTS, PREFIX, Family, family, wrapped_id  # noqa: E402
+
+LANGUAGES = ("en", "zh", "ja")
+
+WORDS = json.loads((ROOT / "tools" / "help_words.json").read_text(encoding="utf-8"))
+
+
+def wrapped() -> Iterator[tuple[str, CoreNode, Family]]:
+    """(core id, facts, family) of each core node that has a twin."""
+    for core_id, node in core_nodes().items():
+        kind = None if core_id.startswith(PREFIX) else family(node.sockets.values(), node.traits.outputs, node.folders.values())
+        if kind is not None:
+            yield core_id, node, kind
+
+
+def page(core_id: str, node: CoreNode, kind: Family) -> str:
+    """The help page of one wrapped node, in Markdown."""
+    it = "this model" if kind is Family.LOADER else "this step"
+    lines = [
+        f"# {core_id} (Residency)",
+        "",
+        f"Does what ComfyUI's own **{core_id}** does, with the same inputs, outputs and results, and adds settings about memory. "
+        + (_loads(node) if kind is Family.LOADER else _computes(node)),
+        "",
+        "## The added inputs",
+        "",
+        *(f"- `{name}`: {text.format(it=it)}" for name, text in WORDS["rows"][kind.value].items()),
+        "",
+        WORDS["notes"],
+        "",
+        "## Example",
+        "",
+        WORDS["examples"][_example(node, kind)],
+        "",
+        "## To this node and back",
+        "",
+        WORDS["convert"].format(core_id=core_id),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _loads(node: CoreNode) -> str:
+    carried = [WORDS["carried"].get(kind, f"a model of the type {kind}") for kind in node.traits.outputs]
+    folders = sorted(set(node.folders.values()))
+    where = " and ".join(f"`models/{folder}`" for folder in folders)
+    if folders in (["loras"], ["hypernetworks"]):
+        return f"It reads a file from {where} and applies it to the model that comes in."
+    return f"It loads {_listed(carried)} from {where}."
+
+
+def _computes(node: CoreNode) -> str:
+    used = [WORDS["carried"][kind].split(" ", 1)[1] for kind in dict.fromkeys(node.sockets.values()) if kind in WORDS["carried"]]
+    return f"It computes with the {_listed(used)} connected to it." if used else "It computes with the diffusion model of its guider."
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _example(node: CoreNode, kind: Family) -> str:
+    outputs, folders = node.traits.outputs, set(node.folders.values())
+    if kind is Family.STEP:
+        return "text" if "CONDITIONING" in outputs else "pixels" if "VAE" in node.sockets.values() else "samples"
+    if folders & {"loras", "hypernetworks", "model_patches"} or "HOOKS" in outputs:
+        return "patch"
+    if len(outputs) > 1:
+        return "checkpoint"
+    return outputs[0] if outputs[0] in WORDS["examples"] else "other"
+
+
+def node_defs(language: str, before: dict[str, Any]) -> dict[str, Any]:
+    """The language's nodeDefs.json: what `before` says of nodes that are not wrapped, and the added inputs of those that are."""
+    own = {name: entry for name, entry in before.items() if "display_name" in entry}
+    words = WORDS["inputs"][language]
+    added = {}
+    for core_id, _, kind in wrapped():
+        # ComfyUI's front end looks a name up with its dots replaced
+        key = wrapped_id(core_id).replace(".", "_")
+        added[key] = {"inputs": {name: {"name": words[name][0], "tooltip": words[name][1]} for name in INPUTS[kind]}}
+    return {**own, **added}
+
+
+def files() -> dict[Path, str]:
+    """Path -> the text that it should have."""
+    found = {ROOT / "web" / "docs" / f"{wrapped_id(core_id)}.md": page(core_id, node, kind) for core_id, node, kind in wrapped()}
+    for language in LANGUAGES:
+        path = ROOT / "locales" / language / "nodeDefs.json"
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found[path] = json.dumps(node_defs(language, before), ensure_ascii=False, indent=1) + "\n"
+    return found
+
+
+def stale() -> list[Path]:
+    """Files that are not as they should be; pages of nodes that are wrapped no more among them."""
+    wanted = files()
+    own = {"Mode", "Policy", "Keep", "Release", "Prefetch", "Report"}
+    pages = [path for path in (ROOT / "web" / "docs").glob("*.md") if path.stem not in {PREFIX + name for name in own}]
+    left_over = [path for path in pages if path not in wanted]
+    return left_over + [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+
+
+def main() -> None:
+    if "--check" in sys.argv:
+        paths = [str(path.relative_to(ROOT)) for path in stale()]
+        sys.exit("not up to date, run tools/help_pages.py: " + ", ".join(paths) if paths else 0)
+    wanted = files()
+    for path in stale():
+        path.unlink(missing_ok=True)
+    for path, text in wanted.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    print(f"{len(wanted)} files")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+// The pack's page in ComfyUI's settings dialog. ComfyUI keeps the values; the server is told at the start and after each change.
+// Names and limits are those of residency/user_settings.py.
+
+const PREFIX = "residency.";
+const PAUSE_MS = 150; // several changes at once, like "reset", become one request
+
+const MODES = ["default", "auto", "high-vram", "balanced", "low-vram", "off"];
+
+const number = (name, group, label, tooltip, max, more = {}) => ({
+  id: PREFIX + name,
+  name: label,
+  category: ["Residency", group, name],
+  tooltip,
+  type: "number",
+  defaultValue: 0,
+  attrs: { min: 0, max, step: 1, maxFractionDigits: 2, showButtons: true, ...more.attrs },
+  ...(more.setting ?? {}),
+});
+
+const whole = { maxFractionDigits: 0 };
+
+/** Every setting as ComfyUI's registerExtension takes it, without what happens on a change. The dialog lists the last one first. */
+export const SETTINGS = [
+  number("idle_release_min", "Idle", "Release VRAM after idle minutes", "When nothing has run for so many minutes, models leave the device, for other programs; ComfyUI loads them again for the next prompt. 0: never.", 10080),
+  {
+    id: `${PREFIX}console_line`,
+    name: "One line in the console per prompt",
+    category: ["Residency", "Console", "console_line"],
+    tooltip: "After each prompt: where its time went, what was read ahead, and the memory mode with its reason.",
+    type: "boolean",
+    defaultValue: true,
+  },
+  number("queue_depth", "Reading ahead", "Queue look-ahead (prompts)", "How many queued prompts behind the running one are read ahead for. 0: only the running one.", 64, { attrs: whole, setting: { defaultValue: 3 } }),
+  number("read_threads", "Reading ahead", "Read threads per drive", "How many files' parts are read from one drive at a time. 0: chosen for this machine.", 64, { attrs: whole }),
+  number("pin_budget_gib", "Memory", "Pin budget (GiB)", "The most RAM that ComfyUI may pin for fast copies to the GPU. It can only be lowered. 0: ComfyUI's own limit.", 4096),
+  number("ram_budget_gib", "Memory", "RAM budget (GiB)", "The most RAM that files may be read ahead into. 0: what is measured to be free.", 4096),
+  number("vram_headroom_gib", "Memory", "VRAM headroom (GiB)", "Device memory that models leave free for other programs, beside what ComfyUI keeps free itself.", 1024),
+  {
+    id: `${PREFIX}mode`,
+    name: "Memory mode",
+    category: ["Residency", "Memory", "mode"],
+    tooltip: "For workflows that do not say it themselves. default: what RESIDENCY_MODE says, else auto.",
+    type: "combo",
+    options: MODES,
+    defaultValue: "default",
+  },
+];
+
+const nameOf = (id) => id.slice(PREFIX.length);
+
+/**
+ * Joins ComfyUI's settings and the server. `store` has get(id) and set(id, value); `tell(sentence)` shows a refusal; `changed()` is called
+ * after each time that the server has taken the settings.
+ *
+ * Returns {settings, start, send}: what to register, and what to call once the page is up.
+ */
+export function createSettings(api, store, tell, changed) {
+  let started = false;
+  let timer = null;
+
+  const values = () => Object.fromEntries(SETTINGS.map(({ id }) => [nameOf(id), store().get(id)]));
+
+  async function ask(body) {
+    const options = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+    const response = await api.fetchApi("/residency/settings", options);
+    const answer = await response.json().catch(() => ({}));
+    if (!response.ok) throw new Error(answer.error ?? `the server answered ${response.status}`);
+    return answer;
+  }
+
+  /** The dialog shows what holds on the server. */
+  async function adopt(answer) {
+    for (const { id } of SETTINGS) {
+      const value = answer[nameOf(id)];
+      if (value !== undefined && value !== store().get(id)) await store().set(id, value);
+    }
+  }
+
+  async function send() {
+    clearTimeout(timer);
+    timer = null;
+    try {
+      await ask(values());
+      changed();
+    } catch (error) {
+      tell(error.message);
+      await ask().then(adopt, () => {}); // a server that is gone has nothing to say
+      clearTimeout(timer);
+      timer = null;
+    }
+  }
+
+  function onChange() {
+    if (!started) return; // ComfyUI calls this for each setting that is registered
+    clearTimeout(timer);
+    timer = setTimeout(send, PAUSE_MS);
+  }
+
+  /** A browser in which nothing was ever set takes over what the server has kept; any other tells the server. */
+  async function start() {
+    const untouched = SETTINGS.every(({ id, defaultValue }) => store().get(id) === defaultValue);
+    if (untouched) await ask().then(adopt, () => {});
+    else await send();
+    started = true;
+  }
+
+  /** The mode chosen elsewhere: the server has it already. */
+  const showMode = (mode) => store().set(`${PREFIX}mode`, mode);
+
+  return { settings: SETTINGS.map((setting) => ({ ...setting, onChange })), start, send, showMode };
+}
