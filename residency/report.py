@@ -15,10 +15,23 @@ def line(trace: dict[str, Any]) -> str:
     )
 
 
+def prediction(trace: dict[str, Any]) -> str | None:
+    """One line: what earlier runs said of the compute, and how far off that was; None when they said nothing."""
+    summary = trace["summary"]
+    predicted_s = summary.get("predicted_compute_s")
+    if predicted_s is None:
+        return None
+    known = f"from earlier runs of {summary['predicted_nodes']} nodes"
+    said = f"Predicted: {predicted_s:.2f} ± {summary['predicted_margin_s']:.2f} s of compute, {known}"
+    if trace["outcome"] != "success" or not predicted_s:
+        return said
+    return f"{said}; it took {summary['compute_s']:.2f} s ({summary['compute_s'] / predicted_s - 1:+.0%})"
+
+
 def text(trace: dict[str, Any]) -> str:
     """The line, the nodes that waited longest, and every decision with its reason."""
     names = {component["key"]: component["name"] for component in trace["components"]}
-    lines = [line(trace)]
+    lines = [line(trace), *([told] if (told := prediction(trace)) else [])]
     waited = sorted((node for node in trace["nodes"] if node["stall_s"] >= 0.01), key=lambda node: -node["stall_s"])
     if waited:
         lines += ["", "Waited for weights:"]

@@ -39,7 +39,16 @@ def test_a_prompt_is_told_with_times_from_its_start():
     data = trace.as_dict()
     assert data["duration_s"] == 7.0 and data["outcome"] == "success"
     assert data["nodes"] == [
-        {"node_id": "0", "class_type": "Node", "start_s": 1.0, "end_s": 6.0, "stall_s": 2.0, "loads": [], "computes": ["a"]}
+        {
+            "node_id": "0",
+            "class_type": "Node",
+            "start_s": 1.0,
+            "end_s": 6.0,
+            "stall_s": 2.0,
+            "predicted_s": 0.0,
+            "loads": [],
+            "computes": ["a"],
+        }
     ]
     (transfer,) = data["transfers"]
     assert (transfer["start_s"], transfer["end_s"], transfer["status"]) == (1.5, 3.0, "done")

@@ -128,7 +128,11 @@ COMPLETE = Seam("node finish", "comfy_execution.graph:ExecutionList.complete_nod
 OUTPUTS = Seam("node outputs", "comfy_execution.graph:ExecutionList.cache_update", ("self", "node_id", "value"))
 LOAD = Seam("model load", "comfy.model_management:load_models_gpu", ("models", "memory_required"))
 
-ALL = (PROMPT, STAGE, UNSTAGE, COMPLETE, OUTPUTS, LOAD)
+QUEUE_PUT = Seam("queue put", "execution:PromptQueue.put", ("self", "item"))
+QUEUE_DELETE = Seam("queue delete", "execution:PromptQueue.delete_queue_item", ("self", "function"))
+QUEUE_WIPE = Seam("queue wipe", "execution:PromptQueue.wipe_queue", ("self",))
+
+ALL = (PROMPT, STAGE, UNSTAGE, COMPLETE, OUTPUTS, LOAD, QUEUE_PUT, QUEUE_DELETE, QUEUE_WIPE)
 # without these the pack cannot follow a prompt at all; the others only cost detail
 ESSENTIAL = (PROMPT, STAGE, COMPLETE)
 

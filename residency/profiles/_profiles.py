@@ -72,7 +72,7 @@ class Profiles:
         return self._answer(Quantity.DURATION, tuple(zip(LEVELS, key.ids, strict=True)))
 
     def peak(self, key: NodeKey) -> Estimate | None:
-        """Bytes on the device at the node's peak; None when nothing of the same shape ran."""
+        """Bytes on the device beside the weights at the node's peak; None when nothing of the same shape ran."""
         return self._answer(Quantity.PEAK, _peak_ids(key))
 
     def loaded_bytes(self, component: str) -> Estimate | None:
@@ -106,8 +106,9 @@ class Profiles:
     ) -> int:
         """Learn from a version 1 trace that has ended; returns how many values that were. Anything but a success teaches nothing.
 
-        `cached` are the nodes whose results the executor had already: their time is nobody's. `peaks` are device bytes by node,
-        `loaded_bytes` by component, `rates` bytes per second by drive or link, `loads` component keys by node (default: the trace's).
+        `cached` are the nodes whose results the executor had already: their time is nobody's. `peaks` are device bytes beside the
+        weights by node, `loaded_bytes` by component, `rates` bytes per second by drive or link, `loads` component keys by node
+        (default: the trace's).
         One transaction: 3 ms for 100 timed nodes that are new, 6 for known ones, 20 once in a while (a checkpoint, a trim).
         """
         try:
