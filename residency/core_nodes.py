@@ -67,6 +67,6 @@ def core_nodes() -> Mapping[str, CoreNode]:
 
 
 def core_traits(class_type: str) -> NodeTraits | None:
-    """Traits of a class that ships with ComfyUI; None for all others."""
-    node = core_nodes().get(class_type)
+    """Traits of a class that ships with ComfyUI, or of our node around one; None for all others."""
+    node = core_nodes().get(class_type) or core_nodes().get(class_type.removeprefix("Residency"))
     return None if node is None else node.traits
