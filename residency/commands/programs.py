@@ -1,4 +1,4 @@
-"""Workflow files as programs for the simulator: order and weights predicted, seconds and working sets from the profiles where there are any."""
+"""Workflow files as programs for the simulator: order and weights predicted, seconds and working sets as earlier runs took them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that `prepare` reads, --guess among them."""
     help_models = "ComfyUI's models folder (default: that of the ComfyUI found, or ./models)"
     parser.add_argument("--models-directory", type=Path, metavar="DIR", help=help_models)
-    parser.add_argument("--sizes", type=Path, metavar="SIZES.json", help='sizes of files that are not there: {"flux.safetensors": "23.8GB"}')
+    parser.add_argument("--sizes", type=Path, metavar="SIZES.json", help='sizes of files that are not here: {"a.safetensors": "9.8GB"}')
     parser.add_argument("--database", type=Path, metavar="PATH", help="the profiles (default: in the user folder of the ComfyUI found)")
     parser.add_argument("--guess", action="store_true", help="go on where a node class is unknown, and guess what it does")
 
