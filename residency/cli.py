@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NoReturn
 
 from . import __version__
 from .commands import demo, doctor, plan, replay, simulate
@@ -13,18 +15,27 @@ from .locate import LocateError
 from .profiles import command as profiles
 from .workflow import WorkflowError
 
+_NEGATIVE = re.compile(r"-\.?\d")
+
 COMMANDS = (demo, plan, simulate, replay, profiles, doctor)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and where the usage is told."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"residency: {message}; see {self.prog} --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     about = "Residency: weights where they are needed, before they are needed."
-    parser = argparse.ArgumentParser(prog="python -m residency", description=about)
+    parser = _Parser(prog="python -m residency", description=about)
     parser.add_argument("--version", action="version", version=f"residency {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.register(commands)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(list(_with_negatives(sys.argv[1:] if arguments is None else arguments)))
     try:
         status: int = options.run(options)
     except (LocateError, WorkflowError, UsageError) as error:
@@ -34,3 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("residency: interrupted", file=sys.stderr)
         return 130
     return status
+
+
+def _with_negatives(arguments: Iterable[str]) -> Iterator[str]:
+    """`--vram -3GB` as one argument: argparse takes what begins with a dash for an option, and its error would not name the value."""
+    option = ""
+    for argument in arguments:
+        if option and _NEGATIVE.match(argument):
+            argument, option = f"{option}={argument}", ""
+        if option:
+            yield option
+        is_open = argument.startswith("--") and "=" not in argument
+        option = argument if is_open else ""
+        if not is_open:
+            yield argument
+    if option:
+        yield option

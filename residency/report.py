@@ -21,8 +21,8 @@ def prediction(trace: dict[str, Any]) -> str | None:
     predicted_s = summary.get("predicted_compute_s")
     if predicted_s is None:
         return None
-    known = f"from earlier runs of {summary['predicted_nodes']} nodes"
-    said = f"Predicted: {predicted_s:.2f} ± {summary['predicted_margin_s']:.2f} s of compute, {known}"
+    nodes = "1 node" if summary["predicted_nodes"] == 1 else f"{summary['predicted_nodes']} nodes"
+    said = f"Predicted: {predicted_s:.2f} ± {summary['predicted_margin_s']:.2f} s of compute, from earlier runs of {nodes}"
     if trace["outcome"] != "success" or not predicted_s:
         return said
     return f"{said}; it took {summary['compute_s']:.2f} s ({summary['compute_s'] / predicted_s - 1:+.0%})"

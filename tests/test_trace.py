@@ -137,6 +137,4 @@ def test_the_prediction_stands_beside_what_it_took():
     trace.record(NodeFinished(103.0, 0), [])
     trace.record(PromptEnded(103.0, "p", Outcome.SUCCESS), [])
     assert trace.as_dict()["nodes"][0]["predicted_s"] == 2.0
-    assert report.prediction(trace.as_dict()) == (
-        "Predicted: 2.00 ± 0.50 s of compute, from earlier runs of 1 nodes; it took 3.00 s (+50%)"
-    )
+    assert report.prediction(trace.as_dict()) == ("Predicted: 2.00 ± 0.50 s of compute, from earlier runs of 1 node; it took 3.00 s (+50%)")

@@ -52,6 +52,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def prepare(paths: list[Path], options: argparse.Namespace, reads_at: UseKind = UseKind.COMPUTE) -> list[Prepared]:
     """Read the workflow files. Raises WorkflowError and UsageError."""
+    workflows = [read_workflow(path) for path in paths]
+    if not options.guess:
+        for path, workflow in zip(paths, workflows, strict=True):
+            refuse_unknown(workflow, path)
     sizes = read_sizes(options.sizes) if options.sizes else {}
     found = find_comfyui()
     models = options.models_directory or (found.path / "models" if found else Path("models"))
@@ -59,10 +63,7 @@ def prepare(paths: list[Path], options: argparse.Namespace, reads_at: UseKind = 
         raise WorkflowError(f"{models}: no such folder; give ComfyUI's models folder with --models-directory, or sizes with --sizes")
     database = options.database or (database_in(found.path / "user") if found else None)
     prepared = []
-    for number, path in enumerate(paths):
-        workflow = read_workflow(path)
-        if not options.guess:
-            refuse_unknown(workflow, path)
+    for number, (path, workflow) in enumerate(zip(paths, workflows, strict=True)):
         prediction = predict(workflow, models, reads_at, f"{path.stem} {number + 1}", sizes)
         known = _known(workflow, prediction, database)
         steps = _steps(workflow, prediction, known)

@@ -6,7 +6,7 @@ import math
 import re
 
 _PREFIXES = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-_WRITTEN = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([KMGT]?)(i?)B\s*", re.IGNORECASE)
+_WRITTEN = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)\s*([KMGT]?)(i?)B\s*", re.IGNORECASE | re.ASCII)
 MAX_BYTES = 10**18  # beyond an exabyte somebody has slipped
 
 
@@ -15,7 +15,7 @@ class UsageError(Exception):
 
 
 def parse_size(text: object, what: str) -> int:
-    """Bytes. A bare number is bytes too; `what` is what errors call it.
+    """Bytes. A number out of a JSON file is bytes, written text needs its unit; `what` is what errors call it.
 
     Raises UsageError for what is no size, is negative, or is more than MAX_BYTES.
     """
@@ -26,8 +26,6 @@ def parse_size(text: object, what: str) -> int:
         number, prefix, binary = written.groups()
         if prefix or not binary:
             return _checked(float(number) * (1024 if binary else 1000) ** _PREFIXES[prefix.upper()], text, what)
-    if isinstance(text, str) and text.strip().isdigit():
-        return _checked(float(text), text, what)
     raise UsageError(f"{what}: {text!r} is no size; write a number and a unit, like 24GB, 8GiB or 512MB")
 
 
