@@ -295,10 +295,12 @@ class LiveGraph:
     def _outline(self, prompt_id: str, prompt: Mapping[str, Any], outputs: list[str]) -> _Outline:
         if prompt_id not in self._outlines:
             order = predict_order(prompt, outputs, traits, wanted=likely(prompt.get, traits))
-            loads = self._find_loads(prompt)
+            mine = prompt_id == REPETITION  # what this prompt loads is known
+            loads = self._loads if mine else self._find_loads(prompt)
             keyed = {node_id: tuple((c.key, kind) for c, kind in node_loads.components) for node_id, node_loads in loads.items()}
             loaded = {node_id: tuple(key for key, _ in found) for node_id, found in keyed.items()}
-            self._outlines[prompt_id] = _Outline(tuple(order), loaded, computes(prompt, order, traits, keyed))
+            computed = self._computes if mine else computes(prompt, order, traits, keyed)
+            self._outlines[prompt_id] = _Outline(tuple(order), loaded, computed)
         return self._outlines[prompt_id]
 
     def _uses_of(self, prompt_id: str, prompt: Mapping[str, Any], outputs: list[str], first: int) -> list[Use]:

@@ -158,7 +158,7 @@ class LookAhead:
         self.replanned(prompt, running=0)
 
     def _learn(self, prompt: RunningPrompt, trace: Trace, nodes: dict[str, Any], cached: set[str]) -> None:
-        if self._teacher is None or prompt.graph is None:
+        if self._teacher is None or prompt.graph is None or not self._teacher.has_lesson(trace):
             return
         known = prompt.foresights.get(prompt.prompt_id)
         if known is not None and known.keys.keys() == nodes.keys():

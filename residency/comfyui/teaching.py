@@ -13,6 +13,7 @@ from typing import Any
 import comfy.model_management as model_management
 import comfyui_version
 import folder_paths
+from PIL import Image
 
 from ..component import Component
 from ..profiles import NodeKey, Profiles, database_in, node_keys
@@ -48,11 +49,18 @@ class Teacher:
     def close(self) -> None:
         self.profiles.close()
 
+    def has_lesson(self, trace: Trace) -> bool:
+        """Whether weights took part: a prompt without them has nothing to place, and keys would be most of what it costs."""
+        return any(node.loads or node.computes for node in trace.nodes)
+
     def foretell(self, prompt: Mapping[str, Any], components: Mapping[str, Iterable[str]]) -> Foresight:
-        """`components` are the keys that each node loads or computes with."""
-        keys = node_keys(prompt, self._environment, components)
+        """`components` are the keys that each node loads or computes with; without any there is nothing to foretell it for."""
         expected: dict[str, Expected] = {}
         margins_s: dict[str, float] = {}
+        if not any(components.values()) or self.profiles.is_empty():
+            return Foresight({}, expected, margins_s)
+        keys = self.keys(prompt, components)
+        self.profiles.recall(keys.values())
         for node_id, key in keys.items():
             duration, peak = self.profiles.duration(key), self.profiles.peak(key)
             if duration is not None or peak is not None:
@@ -87,11 +95,27 @@ class Teacher:
         return self.profiles.observe(trace.as_dict(), keys, cached=frozenset(cached), peaks=dict(peaks), rates=rates)
 
     def keys(self, prompt: Mapping[str, Any], components: Mapping[str, Iterable[str]]) -> dict[str, NodeKey]:
-        return node_keys(prompt, self._environment, components)
+        """The key of each node, by the size of the pictures that it names and not by their names."""
+        return node_keys(prompt, self._environment, components, picture_sizes(prompt))
 
     def _rate(self, drive: str) -> float | None:
         found = self.profiles.rate(drive)
         return None if found is None else found.value
+
+
+def picture_sizes(prompt: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Width and height of the picture in ComfyUI's input folder that a node's `image` names, by node id. Reads headers only."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for node_id, node in prompt.items():
+        name = node["inputs"].get("image")
+        if isinstance(name, str):
+            try:
+                if folder_paths.exists_annotated_filepath(name):
+                    with Image.open(folder_paths.get_annotated_filepath(name)) as picture:
+                        sizes[node_id] = picture.size
+            except (OSError, ValueError, Image.DecompressionBombError):
+                pass  # no picture, or one that the node itself will complain of
+    return sizes
 
 
 def environment() -> str:

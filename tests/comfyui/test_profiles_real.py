@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from comfy_story import mode, two_experts
+from PIL import Image
 
 from residency.launch import Server, ServerError, serve
 from residency.locate import ComfyUI
@@ -82,6 +83,32 @@ def test_another_resolution_is_another_key_and_leaves_the_first_alone(taught: Se
     assert node(again, "6")["predicted_s"] == pytest.approx(compute_s(large, "6"), rel=1e-6)
     back = ran(taught, seed=46, steps=2)
     assert node(back, "6")["predicted_s"] == pytest.approx(compute_s(small, "6"), rel=1e-6)
+
+
+def test_another_picture_of_the_same_size_is_the_same_work(taught: Server):
+    def resized(name: str, side: int) -> None:
+        folder = taught.log.parent / "input"
+        Image.effect_noise((side, side), 50).save(folder / name)
+        prompt = {
+            "1": {"class_type": "LoadImage", "inputs": {"image": name}},
+            "2": {"class_type": "VAEEncode", "inputs": {"pixels": ["1", 0], "vae": ["3", 0]}},
+            "3": {"class_type": "VAELoader", "inputs": {"vae_name": "residency_tae.safetensors"}},
+            "4": {"class_type": "VAEDecode", "inputs": {"samples": ["2", 0], "vae": ["3", 0]}},
+            "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}},
+        }
+        taught.run(prompt)
+        settled(taught)
+
+    def answers() -> int:
+        """How often a node was foretold by one whose widgets were other ones, and the work the same."""
+        return sum(one["predictions"] for one in known(taught)["accuracy"] if one["level"] == "shape")
+
+    resized("one.png", 400)
+    before = answers()
+    resized("larger.png", 500)
+    assert answers() == before
+    resized("other.png", 400)
+    assert answers() > before
 
 
 def test_the_report_holds_the_prediction_against_what_it_took(taught: Server):

@@ -207,3 +207,8 @@ def test_the_timeline_runs_on_into_the_queue(server: Server, models: Path):
     names = {component["key"]: component["name"] for component in trace["components"]}
     assert "residency_expert_b" in {names[d["component"]] for d in trace["decisions"] if d["kind"] == "prefetch"}
     assert trace["summary"]["wasted_bytes"] == 0
+    # and the prompt that was queued finds it there: nothing is read a second time
+    next_one = server.get_json(f"/residency/trace?prompt_id={second}")
+    names = {component["key"]: component["name"] for component in next_one["components"]}
+    moved = {names[transfer["component"]]: transfer["moved_bytes"] for transfer in next_one["transfers"]}
+    assert moved.get("residency_expert_b", 0) == 0
