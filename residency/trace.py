@@ -132,11 +132,6 @@ class Trace:
         """Seconds from the start of the prompt to the last event."""
         return self._now_s
 
-    @property
-    def nodes(self) -> Sequence[NodeRecord]:
-        """The nodes that ran, in their order; not to be changed."""
-        return self._nodes
-
     def stalled(self, seconds: float, *, waited: bool = False) -> None:
         """Add time in which the running node waited for weights; `waited` when it was held for a read-ahead."""
         seconds = max(0.0, seconds)

@@ -73,7 +73,7 @@ class LookAhead:
         prompt.position, prompt.changed, prompt.queue_may_differ = 0, False, False
         if not prompt.first_order:
             prompt.first_order = tuple(visit.node_id for visit in prompt.timeline.visits if visit.prompt_id == prompt.prompt_id)
-        if prompt.not_foretold():
+        if prompt.graph.components and prompt.not_foretold():
             self._soon(prompt)
 
     def has_changed(self, prompt: RunningPrompt, now_s: float) -> bool:
@@ -102,7 +102,8 @@ class LookAhead:
         """The prompt has ended with success; `cached` are the nodes whose results were there already."""
         assert prompt.graph is not None
         self._ran.append(prompt.workflow)
-        self._errands.submit(partial(self._guard, self._learn, prompt, trace, prompt.graph.nodes(), cached))
+        if prompt.graph.node_components:  # else there is nothing to place, and keys would be most of what the prompt costs
+            self._errands.submit(partial(self._guard, self._learn, prompt, trace, prompt.graph.nodes(), cached))
 
     def _soon(self, prompt: RunningPrompt) -> None:
         if not prompt.look_pending:
@@ -158,7 +159,7 @@ class LookAhead:
         self.replanned(prompt, running=0)
 
     def _learn(self, prompt: RunningPrompt, trace: Trace, nodes: dict[str, Any], cached: set[str]) -> None:
-        if self._teacher is None or prompt.graph is None or not self._teacher.has_lesson(trace):
+        if self._teacher is None or prompt.graph is None:
             return
         known = prompt.foresights.get(prompt.prompt_id)
         if known is not None and known.keys.keys() == nodes.keys():

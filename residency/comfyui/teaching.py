@@ -49,10 +49,6 @@ class Teacher:
     def close(self) -> None:
         self.profiles.close()
 
-    def has_lesson(self, trace: Trace) -> bool:
-        """Whether weights took part: a prompt without them has nothing to place, and keys would be most of what it costs."""
-        return any(node.loads or node.computes for node in trace.nodes)
-
     def foretell(self, prompt: Mapping[str, Any], components: Mapping[str, Iterable[str]]) -> Foresight:
         """`components` are the keys that each node loads or computes with; without any there is nothing to foretell it for."""
         expected: dict[str, Expected] = {}
