@@ -24,7 +24,7 @@ from ..runtime import Hold, Runtime
 from ..transfers import ReadAhead, exclusive, memory
 from . import seams, settings
 from .device import DeviceMover
-from .live import LiveGraph, Queued, traits
+from .live import QUEUE_DEPTH, LiveGraph, Queued, traits
 from .lookahead import LookAhead
 from .running import RunningPrompt
 
@@ -34,7 +34,6 @@ HEADROOM_SHARE = 0.1  # of the host's memory, left to activations, caches and ot
 BUDGET_REFRESH_S = 0.25  # reading the limits takes 40 us: not at every one of a thousand cheap nodes
 HOLD_POLL_S = 0.005
 MAX_FAILURES = 3
-QUEUE_DEPTH = 3  # queued prompts that the timeline runs on into
 
 
 class ComfyHost:
@@ -81,9 +80,8 @@ class ComfyHost:
             seams.QUEUE_WIPE: self._wrap_queue,
         }
         # a closed mover stays closed: each installation gets its own
-        read_ahead = ReadAhead(self.runtime.post, self.runtime.clock)
-        self.runtime.movers = {Tier.HOST: read_ahead, Tier.DEVICE: self.device}
-        self._look_ahead.open(read_ahead.rates)
+        self.runtime.movers = {Tier.HOST: ReadAhead(self.runtime.post, self.runtime.clock), Tier.DEVICE: self.device}
+        self._look_ahead.open(self._rates)
         self.fits = [seam.install(wrapper) for seam, wrapper in wrappers.items()]
         self.installed = True
         self.failures = 0
@@ -277,6 +275,11 @@ class ComfyHost:
 
     def _queued(self) -> tuple[Queued, ...]:
         return tuple(self._queue())[: self.queue_depth]
+
+    def _rates(self) -> dict[str, float]:
+        """Bytes per second by drive, as this session has measured them."""
+        mover = self.runtime.movers.get(Tier.HOST)
+        return mover.rates() if isinstance(mover, ReadAhead) else {}
 
     def _guard(self, function: Callable[..., Any], *args: Any) -> Any:
         try:

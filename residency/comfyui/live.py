@@ -31,6 +31,8 @@ _NOT_WEIGHTS = frozenset({"configs", "custom_nodes", "datasets", "embeddings", "
 # of a component's bytes: what a file holds and what a model keeps differ by paddings and small tensors kept elsewhere
 LOADED_SHARE = 0.95
 
+QUEUE_DEPTH = 3  # queued prompts that the timeline runs on into
+
 REPETITION = "the same again"  # the id of a prompt that nobody has queued, and that usually comes next
 
 Queued = tuple[str, Mapping[str, Any], list[str]]

@@ -69,8 +69,8 @@ class LookAhead:
         """Give the prompt the timeline of what is left of it and of what is behind it now."""
         assert prompt.graph is not None
         prompt.ahead = self._ahead(prompt)
-        prompt.timeline = prompt.graph.timeline(execution_list, prompt.ahead)
-        prompt.position, prompt.changed, prompt.queue_may_differ = 0, False, False
+        prompt.take(prompt.graph.timeline(execution_list, prompt.ahead))
+        prompt.changed = prompt.queue_may_differ = False
         if not prompt.first_order:
             prompt.first_order = tuple(visit.node_id for visit in prompt.timeline.visits if visit.prompt_id == prompt.prompt_id)
         if prompt.graph.components and prompt.not_foretold():
@@ -154,8 +154,7 @@ class LookAhead:
             prompt.changed = True  # the start of the next node, a moment away, does it
             return
         assert prompt.graph is not None
-        prompt.timeline = prompt.graph.continued(prompt.timeline, prompt.position, prompt.ahead)
-        prompt.position = 0
+        prompt.take(prompt.graph.continued(prompt.timeline, prompt.position, prompt.ahead))
         self.replanned(prompt, running=0)
 
     def _learn(self, prompt: RunningPrompt, trace: Trace, nodes: dict[str, Any], cached: set[str]) -> None:

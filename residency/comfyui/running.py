@@ -38,6 +38,10 @@ class RunningPrompt:
         self.workflow = _workflow(nodes)
         self._node_modes = settings.node_modes(nodes)
 
+    def take(self, timeline: Timeline) -> None:
+        """From here on this is what runs."""
+        self.timeline, self.position = timeline, 0
+
     def is_next(self, node_id: str) -> bool:
         following = self.position + 1
         visits = self.timeline.visits

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,6 +64,8 @@ def command(options: argparse.Namespace) -> int:
     described = machines.describe(options, programs.disk_rate(options), "by the profiles")
     work = programs.program([prepared], queued=False, repeats=2)
     modes = MODES if options.mode is None else (Mode(options.mode),)
+    if options.patcher == "legacy":
+        print("residency: the seconds are those of dynamic VRAM: the legacy patcher is not simulated", file=sys.stderr)
     forecasts = [forecast(mode, work, described.machine) for mode in modes]
     paths = pictures.write(options, [(one.name, pictures.trace_of(one.outcome, work)) for one in forecasts])
     if options.json:

@@ -58,7 +58,7 @@ def command(options: argparse.Namespace) -> int:
     described = machines.describe(options, recorded.disk_bytes_per_s, "as this trace read")
     policies = list(POLICIES.values()) if options.policy == "all" else [POLICIES[options.policy]]
     outcomes = [run(recorded.program, described.machine, policy) for policy in policies]
-    drawn = [("recorded", trace), *((one.policy, pictures.trace_of(one, recorded.program)) for one in outcomes)]
+    drawn = [("recorded", trace), *(("", pictures.trace_of(one, recorded.program)) for one in outcomes)]
     paths = pictures.write(options, drawn)
     if options.json:
         told = {"machine": described.line, "recorded": {"total_s": recorded.duration_s, "stall_s": recorded.stall_s}}

@@ -38,7 +38,7 @@ def command(options: argparse.Namespace) -> int:
     described = machines.describe(options, programs.disk_rate(options), "by the profiles")
     work = programs.program(prepared)
     outcomes = [run(work, described.machine, policy) for policy in POLICIES.values()]
-    paths = pictures.write(options, [(one.policy, pictures.trace_of(one, work)) for one in outcomes])
+    paths = pictures.write(options, [("", pictures.trace_of(one, work)) for one in outcomes])
     unknown = sum(one.unknown for one in prepared)
     missing = [(one.name, *rest) for one in prepared for rest in one.prediction.missing]
     if options.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from comfy_story import mode, two_experts
 from PIL import Image
 
+from residency.cli import main
 from residency.launch import Server, ServerError, serve
 from residency.locate import ComfyUI
 from residency.profiles import Profiles, database_in
@@ -119,6 +121,17 @@ def test_the_report_holds_the_prediction_against_what_it_took(taught: Server):
     (text,) = taught.get_json(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"]["21"]["text"]
     assert "Predicted: " in text and "from earlier runs of" in text
     settled(taught)
+
+
+def test_the_trace_of_a_real_run_can_be_replayed(taught: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    trace = ran(taught, seed=56, steps=2)
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(trace))
+    assert main(["replay", str(path), "--vram", "8GB", "--ram", "16GB", "--passes", "2", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["recorded"]["total_s"] == trace["duration_s"]
+    computed_s = sum(compute_s(trace, one["node_id"]) for one in trace["nodes"])
+    assert min(one["total_s"] for one in answer["policies"]) >= computed_s * 0.999
 
 
 def test_a_prompt_that_fails_or_is_interrupted_teaches_nothing(taught: Server):
