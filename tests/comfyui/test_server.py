@@ -55,7 +55,7 @@ def test_images_are_the_same_and_each_component_is_read_ahead_of_its_node(
     assert set(read) == set(loads)
     sizes = {component["key"]: component["size_bytes"] for component in trace["components"]}
     for key, node in loads.items():
-        assert read[key]["status"] == "done" and read[key]["present_bytes"] == sizes[key]
+        assert (read[key]["status"], read[key]["present_bytes"]) == ("done", sizes[key]), read[key]["reason"]
         # the node's bar includes the time for which it was held: what counts is that its own reading found the bytes there
         assert read[key]["end_s"] <= node["end_s"]
         assert read[key]["start_s"] < node["start_s"] + 0.05
