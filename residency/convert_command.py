@@ -13,7 +13,7 @@ from .core_nodes import core_nodes
 from .workflow import WorkflowError, parse_workflow
 
 
-def add_to(commands: Any) -> None:
+def register(commands: Any) -> None:
     """The subparser of the command line."""
     parser = commands.add_parser("convert", help="put this pack's nodes in place of ComfyUI's own in a workflow, or back")
     parser.add_argument("workflow", help="a workflow file, saved or exported (API)")

@@ -36,12 +36,16 @@ class PromptStarted:
 
 @dataclass(frozen=True, slots=True)
 class Replanned:
-    """The order of what is left has changed (lazy input, expanded subgraph, queue). Positions restart at 0."""
+    """The order of what is left has changed (lazy input, expanded subgraph, queue), or more is known of it. Positions restart at 0.
+
+    `running` is the position of the visit that runs meanwhile; None: between two visits.
+    """
 
     time_s: float
     timeline: Timeline
     components: Mapping[str, Component] = field(default_factory=dict)  # newly found ones
     exclusive: frozenset[str] = frozenset()  # all of them, as in PromptStarted
+    running: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

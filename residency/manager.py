@@ -93,7 +93,8 @@ class Manager:
     @_handle.register
     def _(self, event: Replanned) -> list[Instruction]:
         self._components.update(event.components)
-        self._timeline, self._position, self._running = event.timeline, -1, None
+        self._timeline, self._running = event.timeline, event.running
+        self._position = -1 if event.running is None else event.running
         self._exclusive = event.exclusive
         unneeded = [key for key in self.host.in_flight if event.timeline.next_read(key, -1) is None]
         return self._cancel(unneeded, "the new order no longer reads it") + self._replan()

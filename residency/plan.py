@@ -123,7 +123,7 @@ def _victims(
     for key, held_bytes in host.held.items():
         if key in busy or key in host.in_flight:
             continue
-        use = timeline.next_read(key, position)
+        use = timeline.next_expected_read(key, position)
         candidates.append(_Victim(key, held_bytes, NEVER if use is None else use.position))
     candidates.sort(key=lambda victim: (-victim.next_read, victim.held_bytes))
     return iter(candidates)

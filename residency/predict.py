@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .component import Component
-from .graph import computes, likely, predict_order
+from .graph import computes, likely, links, predict_order
 from .node_set import core_inputs
 from .pretrained import subfolders
 from .timeline import Timeline, Use, UseKind, Visit
-from .weights import LANGUAGE_MODEL, SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES, components_of_node
+from .weights import DATA_TYPES, LANGUAGE_MODEL, SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES, components_of_node
 from .workflow import Workflow
 
 # Input names and the model folders that they usually choose from, for a file name that lies in several folders.
@@ -65,8 +66,14 @@ class ModelFolder:
         return None
 
 
-def predict(workflow: Workflow, models: Path, reads_at: UseKind, prompt_id: str = "predicted") -> Prediction:
-    """The timeline of a workflow. `reads_at` is LOAD with ComfyUI's legacy patcher, COMPUTE under dynamic VRAM."""
+def predict(
+    workflow: Workflow, models: Path, reads_at: UseKind, prompt_id: str = "predicted", sizes: Mapping[str, int] | None = None
+) -> Prediction:
+    """The timeline of a workflow. `reads_at` is LOAD with ComfyUI's legacy patcher, COMPUTE under dynamic VRAM.
+
+    `sizes` are bytes by file name for weights that are not there; each such file is one component.
+    """
+    sizes = sizes or {}
     components: dict[str, Component] = {}
     loads: dict[str, tuple[tuple[str, str | None], ...]] = {}
     missing: list[tuple[str, str, str]] = []
@@ -77,9 +84,10 @@ def predict(workflow: Workflow, models: Path, reads_at: UseKind, prompt_id: str 
         traits = workflow.traits(class_type)
         types = workflow.output_types.get(node_id) or (traits.outputs if traits else ())
         found = components_of_node(class_type, core_inputs(class_type, node["inputs"]), types, folder.resolve)
-        components.update((component.key, component) for component, _ in found.components)
-        loads[node_id] = tuple((component.key, kind) for component, kind in found.components)
-        missing += [(node_id, class_type, name) for name in folder.missing]
+        carried = found.components + _declared(node, types, [name for name in folder.missing if name in sizes], sizes)
+        components.update((component.key, component) for component, _ in carried)
+        loads[node_id] = tuple((component.key, kind) for component, kind in carried)
+        missing += [(node_id, class_type, name) for name in folder.missing if name not in sizes]
         warnings += [f"node {node_id}: {warning}" for warning in found.warnings]
 
     wanted = likely(workflow.prompt.get, workflow.traits)
@@ -97,3 +105,18 @@ def predict(workflow: Workflow, models: Path, reads_at: UseKind, prompt_id: str 
         uses += [Use(position, key, UseKind.COMPUTE, reads(key) is UseKind.COMPUTE) for key in used.get(node_id, ())]
     visits = [Visit(prompt_id, node_id, workflow.prompt[node_id]["class_type"]) for node_id in order]
     return Prediction(Timeline.of(visits, uses), components, tuple(missing), tuple(warnings))
+
+
+def _declared(
+    node: Mapping[str, Any], types: Sequence[str], names: Sequence[str], sizes: Mapping[str, int]
+) -> tuple[tuple[Component, str | None], ...]:
+    """What a node would load from files that are only known by name and size, by the same rules as from real ones."""
+    handles = tuple(dict.fromkeys(kind for kind in types if kind not in DATA_TYPES))
+    linked = {name for name, _, _ in links(node)}
+    patches = any(kind.lower() in linked for kind in handles)  # takes what it gives: a LoRA, not a loader
+    found: list[tuple[Component, str | None]] = []
+    for name in names:
+        kind = "LORA" if patches else handles[0] if handles else "WEIGHTS"
+        component = Component(f"{name} (declared)", Path(name).stem, kind, sizes[name])
+        found += [(component, handle) for handle in handles] or [(component, None)]
+    return tuple(found)

@@ -15,10 +15,23 @@ def line(trace: dict[str, Any]) -> str:
     )
 
 
+def prediction(trace: dict[str, Any]) -> str | None:
+    """One line: what earlier runs said of the compute, and how far off that was; None when they said nothing."""
+    summary = trace["summary"]
+    predicted_s = summary.get("predicted_compute_s")
+    if predicted_s is None:
+        return None
+    nodes = "1 node" if summary["predicted_nodes"] == 1 else f"{summary['predicted_nodes']} nodes"
+    said = f"Predicted: {predicted_s:.2f} ± {summary['predicted_margin_s']:.2f} s of compute, from earlier runs of {nodes}"
+    if trace["outcome"] != "success" or not predicted_s:
+        return said
+    return f"{said}; it took {summary['compute_s']:.2f} s ({summary['compute_s'] / predicted_s - 1:+.0%})"
+
+
 def text(trace: dict[str, Any]) -> str:
     """The line, how each component was placed and who asked for it, the nodes that waited longest, every decision with its reason."""
     names = {component["key"]: component["name"] for component in trace["components"]}
-    lines = [line(trace)]
+    lines = [line(trace), *([told] if (told := prediction(trace)) else [])]
     known = [component for component in trace["components"] if "policy" in component]  # traces of older versions have none
     if known:
         lines += ["", "Placed:"]

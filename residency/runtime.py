@@ -20,7 +20,7 @@ from typing import Protocol
 from .component import Tier
 from .events import BudgetChanged, Cancel, Event, Evict, Evicted, Instruction, Prefetch, PromptEnded, PromptStarted, TransferStopped, Wait
 from .manager import Manager
-from .trace import Trace
+from .trace import Prediction, Trace
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,12 @@ class Runtime:
         with self._lock:
             if self.trace is not None:
                 self.trace.stalled(seconds, waited=waited)
+
+    def foretold(self, prediction: Prediction) -> None:
+        """Write into the running trace what earlier runs say of its prompt."""
+        with self._lock:
+            if self.trace is not None:
+                self.trace.foretold(prediction)
 
     def set_host_limit(self, limit_bytes: int) -> None:
         """Tell the manager what the host tier may hold, when it has changed."""

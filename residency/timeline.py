@@ -44,10 +44,15 @@ class Use:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Visits in the order in which they are expected, and the uses they make, ordered by position."""
+    """Visits in the order in which they are expected, and the uses they make, ordered by position.
+
+    Visits from `expected_from` on nobody has queued: what usually comes next. They speak for what is kept, never for what is read;
+    None: every visit was asked for.
+    """
 
     visits: tuple[Visit, ...]
     uses: tuple[Use, ...]
+    expected_from: int | None = None
     _by_component: dict[str, tuple[list[int], list[Use]]] = field(init=False, repr=False, compare=False)
     _by_position: dict[int, tuple[Use, ...]] = field(init=False, repr=False, compare=False)
 
@@ -63,9 +68,9 @@ class Timeline:
         object.__setattr__(self, "_by_position", by_position)
 
     @staticmethod
-    def of(visits: Iterable[Visit], uses: Iterable[Use]) -> Timeline:
+    def of(visits: Iterable[Visit], uses: Iterable[Use], expected_from: int | None = None) -> Timeline:
         """A timeline from uses in any order."""
-        return Timeline(tuple(visits), tuple(sorted(uses, key=lambda use: use.position)))
+        return Timeline(tuple(visits), tuple(sorted(uses, key=lambda use: use.position)), expected_from)
 
     def components(self) -> tuple[str, ...]:
         """Component keys in order of first use."""
@@ -76,18 +81,26 @@ class Timeline:
         return self._by_position.get(position, ())
 
     def next_use(self, component: str, after: int) -> Use | None:
-        """The first use of `component` at a position greater than `after`; None when nothing needs it any more."""
+        """The first use of `component` that was asked for, at a position greater than `after`; None when nothing needs it any more."""
         positions, uses = self._by_component.get(component, ((), ()))
         index = bisect_left(positions, after + 1)
-        return uses[index] if index < len(uses) else None
+        return self._asked(uses[index]) if index < len(uses) else None
 
     def next_read(self, component: str, after: int) -> Use | None:
         """Like next_use, but only uses that read the component's files."""
+        use = self.next_expected_read(component, after)
+        return None if use is None else self._asked(use)
+
+    def next_expected_read(self, component: str, after: int) -> Use | None:
+        """Like next_read, and on into what nobody has asked for: how soon the component is missed once it is gone."""
         positions, uses = self._by_component.get(component, ((), ()))
         for index in range(bisect_left(positions, after + 1), len(uses)):
             if uses[index].reads:
                 return uses[index]
         return None
+
+    def _asked(self, use: Use) -> Use | None:
+        return use if self.expected_from is None or use.position < self.expected_from else None
 
 
 EMPTY = Timeline((), ())

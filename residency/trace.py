@@ -43,6 +43,7 @@ class NodeRecord:
     start_s: float
     end_s: float | None = None
     stall_s: float = 0.0
+    predicted_s: float = 0.0  # of computing, by earlier runs; 0.0 where nothing is known
     loads: list[str] = field(default_factory=list)
     computes: list[str] = field(default_factory=list)
 
@@ -57,6 +58,15 @@ class TransferRecord:
     present_bytes: int = 0
     status: str = "announced"
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What earlier runs say of a whole prompt: `compute_s` within `margin_s`, the sum over `nodes` nodes that they knew."""
+
+    compute_s: float
+    margin_s: float
+    nodes: int
 
 
 class Trace:
@@ -85,15 +95,14 @@ class Trace:
         self._prefetched_bytes = self._onloaded_bytes = self._wasted_bytes = self._evicted_bytes = 0
         self._compute_s = self._stall_s = self._wait_s = 0.0
         self._replans = 0
+        self._prediction: Prediction | None = None
 
     def record(self, event: Event, instructions: Sequence[Instruction]) -> None:
         """Take one event and what the manager answered."""
         self._now_s = max(self._now_s, event.time_s - self._zero_s)
         match event:
             case Replanned():
-                self._timeline = event.timeline
-                self._components.update(event.components)
-                self._replans += 1
+                self._replanned(event)
             case NodeStarted():
                 self._node_started(event)
             case NodeFinished():
@@ -133,6 +142,19 @@ class Trace:
         if self._running is not None:
             self._running.stall_s += seconds
 
+    def foretold(self, prediction: Prediction) -> None:
+        """Keep what earlier runs say of this prompt, to be held against what it takes."""
+        self._prediction = prediction
+
+    def _replanned(self, event: Replanned) -> None:
+        before, after = self._ids_of(self._timeline), self._ids_of(event.timeline)
+        if after != before[len(before) - len(after) :]:  # else only the queue behind this prompt has changed, or what is known of it
+            self._replans += 1
+        self._timeline = event.timeline
+        self._components.update(event.components)
+        if event.running is not None and self._running is not None:
+            self._running.predicted_s = event.timeline.visits[event.running].compute_s
+
     def _append(self, records: list[Any], record: Any) -> None:
         if len(records) < MAX_RECORDS:
             records.append(record)
@@ -146,6 +168,7 @@ class Trace:
             visit.node_id,
             visit.class_type,
             self._now_s,
+            predicted_s=visit.compute_s,
             loads=[use.component for use in uses if use.kind is UseKind.LOAD],
             computes=[use.component for use in uses if use.kind is UseKind.COMPUTE],
         )
@@ -216,17 +239,19 @@ class Trace:
         self.outcome = outcome
         if self._running is not None:
             self._close_node()
-        last = len(self._visits_of_prompt()) - 1
+        last = len(self._ids_of(self._timeline)) - 1
         for (key, tier), moved_bytes in self._unread.items():
             following = self._timeline.next_read(key, last) if tier is Tier.HOST else self._timeline.next_use(key, last)
             if following is None:
                 self._wasted_bytes += moved_bytes
 
-    def _visits_of_prompt(self) -> list[str]:
-        return [visit.node_id for visit in self._timeline.visits if visit.prompt_id == self.prompt_id]
+    def _ids_of(self, timeline: Timeline) -> list[str]:
+        """The nodes of this prompt."""
+        return [visit.node_id for visit in timeline.visits if visit.prompt_id == self.prompt_id]
 
     def summary(self) -> dict[str, Any]:
         """Seconds and bytes of the whole prompt."""
+        prediction = self._prediction
         return {
             "compute_s": self._compute_s,
             "stall_s": self._stall_s,
@@ -237,6 +262,9 @@ class Trace:
             "evicted_bytes": self._evicted_bytes,
             "nodes": len(self._nodes),
             "replans": self._replans,
+            "predicted_compute_s": None if prediction is None else prediction.compute_s,
+            "predicted_margin_s": None if prediction is None else prediction.margin_s,
+            "predicted_nodes": 0 if prediction is None else prediction.nodes,
         }
 
     def head(self) -> dict[str, Any]:

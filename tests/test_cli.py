@@ -21,13 +21,7 @@ WORKFLOW = str(PACK / "example_workflows" / "two_experts.json")
 SIZES = {"diffusion_models/residency_expert_a": 400, "diffusion_models/residency_expert_b": 500, "text_encoders/residency_clip_l": 60}
 
 
-@pytest.fixture(autouse=True)
-def _no_comfyui(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in ("COMFYUI_PATH", "COMFYUI_PYTHON"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr("residency.locate.PACK", tmp_path / "pack")
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("no_comfyui")
 
 
 @pytest.fixture

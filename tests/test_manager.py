@@ -95,6 +95,19 @@ def test_a_new_order_cancels_what_it_no_longer_reads():
     assert said(host.give(Replanned(1.0, reads("b")))) == [("Cancel", "a")]
 
 
+def test_more_is_known_while_a_node_runs_and_what_it_uses_stays():
+    """The rest of the timeline changes under a running node: its component is busy as before, and its own transfer goes on."""
+    host = VirtualHost(reads("abc"), components(a=50, b=50, c=50), limit_mb=100)
+    host.land()
+    host.start(0)
+    mark = len(host.log)
+    host.give(Replanned(1.0, reads("ac"), running=0))
+    host.land()  # b had begun and was told to stop
+    host.limit(50)
+    assert said(host.log[mark:])[0] == ("Cancel", "b")
+    assert ("Evict", "a") not in said(host.log[mark:])
+
+
 def test_an_interrupt_cancels_everything_and_the_end_of_a_prompt_what_the_queue_does_not_read():
     host = VirtualHost(reads("ab"), components(a=10, b=10), limit_mb=100)
     assert said(host.give(PromptEnded(1.0, "p", Outcome.INTERRUPTED))) == [("Cancel", "a"), ("Cancel", "b")]

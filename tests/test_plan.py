@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 from story import MB, components, reads
 
 from residency.plan import HostView, plan
+from residency.timeline import Timeline
 
 
 def view(limit_mb, held=None, in_flight=None):
@@ -39,6 +40,16 @@ def test_what_is_never_read_again_leaves_first_and_the_reason_says_so():
     decided = plan(reads("-a-"), 0, components(a=50, old=40, b=60), view(100, held={"old": 40, "b": 60}))
     assert moved(decided.evictions)[0] == ("old", 40)
     assert "nothing reads it any more" in decided.evictions[0].reason
+
+
+def test_what_nobody_has_queued_is_never_read_ahead_and_decides_what_is_kept():
+    order = reads("ca" + "ab")
+    likely = Timeline(order.visits, order.uses, expected_from=2)
+    parts = components(a=50, b=50, c=50)
+    assert moved(plan(likely, -1, parts, view(200)).prefetches) == [("c", 50), ("a", 50)]
+    # c needs room: nothing queued reads a or b after it, and b is missed later than a
+    later = Timeline(reads("-cab").visits, reads("-cab").uses, expected_from=2)
+    assert moved(plan(later, 0, parts, view(100, held={"a": 50, "b": 50})).evictions) == [("b", 50)]
 
 
 def test_a_limit_that_shrank_gives_bytes_back_but_not_what_is_busy():

@@ -369,6 +369,24 @@ def test_clearing_from_outside_is_noticed(profiles: Profiles, path: Path, monkey
     assert profiles.duration(sampler()) is None
 
 
+def test_what_is_recalled_at_once_is_answered_as_if_asked_one_by_one(profiles: Profiles, path: Path):
+    keys = keyed(a="KSampler", b="VAEDecode", c="CLIPTextEncode")
+    profiles.observe(ran(("a", 3.0), ("b", 1.0)), keys, peaks={"a": 2.0 * GB})
+    other = Profiles.open(path)
+    other.recall(keys.values())
+    for key in keys.values():
+        assert (other.duration(key), other.peak(key)) == (profiles.duration(key), profiles.peak(key))
+    other.close()
+
+
+def test_profiles_are_empty_until_something_is_learned_and_again_when_it_is_forgotten(profiles: Profiles, path: Path):
+    assert profiles.is_empty()
+    profiles.observe(ran(("5", 12.0)), {"5": sampler()})
+    assert not profiles.is_empty()
+    profiles.clear()
+    assert profiles.is_empty()
+
+
 def test_no_text_of_the_users_is_in_the_file(profiles: Profiles, path: Path):
     keys = node_keys(PROMPT, VERSION, USES)
     profiles.observe(ran(*((node_id, 1.0) for node_id in keys)), keys)

@@ -3,6 +3,7 @@ import json
 import pytest
 from story import MB, components, reads
 
+from residency import report
 from residency.component import Mode, Tier
 from residency.events import (
     Evict,
@@ -13,12 +14,13 @@ from residency.events import (
     Prefetch,
     PromptEnded,
     PromptStarted,
+    Replanned,
     TransferDone,
     TransferStopped,
     Wait,
 )
 from residency.timeline import Timeline, Use, UseKind, Visit
-from residency.trace import MAX_RECORDS, Trace, chrome
+from residency.trace import MAX_RECORDS, Prediction, Trace, chrome
 
 
 def trace_of(timeline, parts, start_s=100.0):
@@ -39,7 +41,16 @@ def test_a_prompt_is_told_with_times_from_its_start():
     data = trace.as_dict()
     assert data["duration_s"] == 7.0 and data["outcome"] == "success"
     assert data["nodes"] == [
-        {"node_id": "0", "class_type": "Node", "start_s": 1.0, "end_s": 6.0, "stall_s": 2.0, "loads": [], "computes": ["a"]}
+        {
+            "node_id": "0",
+            "class_type": "Node",
+            "start_s": 1.0,
+            "end_s": 6.0,
+            "stall_s": 2.0,
+            "predicted_s": 0.0,
+            "loads": [],
+            "computes": ["a"],
+        }
     ]
     (transfer,) = data["transfers"]
     assert (transfer["start_s"], transfer["end_s"], transfer["status"]) == (1.5, 3.0, "done")
@@ -105,3 +116,25 @@ def test_chrome_events_are_microseconds_in_one_lane_per_tier():
     trace.record(NodeFinished(102.0, 0), [])
     spans = [event for event in chrome(trace.as_dict())["traceEvents"] if event["ph"] == "X"]
     assert [(span["tid"], span["ts"], span["dur"]) for span in spans] == [(0, 1e6, 1e6), (1, 1e6, 0.5e6)]
+
+
+def test_a_replan_counts_when_the_order_of_this_prompts_nodes_was_another():
+    trace = trace_of(reads("abc"), components(a=1, b=1, c=1))
+    rest, queued = reads("abc"), Visit("q", "9", "Node")
+    trace.record(Replanned(101.0, Timeline(rest.visits[1:], ())), [])
+    trace.record(Replanned(102.0, Timeline((*rest.visits[2:], queued), ()), running=0), [])
+    assert trace.summary()["replans"] == 0
+    trace.record(Replanned(103.0, Timeline((rest.visits[1],), ())), [])
+    assert trace.summary()["replans"] == 1
+
+
+def test_the_prediction_stands_beside_what_it_took():
+    trace = trace_of(reads("-"), {})
+    assert trace.summary()["predicted_compute_s"] is None and report.prediction(trace.as_dict()) is None
+    trace.foretold(Prediction(2.0, 0.5, 1))
+    trace.record(NodeStarted(100.0, 0), [])
+    trace.record(Replanned(100.5, Timeline((Visit("p", "0", "Node", compute_s=2.0),), ()), running=0), [])
+    trace.record(NodeFinished(103.0, 0), [])
+    trace.record(PromptEnded(103.0, "p", Outcome.SUCCESS), [])
+    assert trace.as_dict()["nodes"][0]["predicted_s"] == 2.0
+    assert report.prediction(trace.as_dict()) == ("Predicted: 2.00 ± 0.50 s of compute, from earlier runs of 1 node; it took 3.00 s (+50%)")

@@ -22,7 +22,7 @@ class BenchError(Exception):
     """Arguments that cannot be used. One line."""
 
 
-def add_to(commands: Any) -> None:
+def register(commands: Any) -> None:
     """The subparser of the command line."""
     names = ", ".join(scenario.name for scenario in SCENARIOS)
     parser = commands.add_parser("bench", help="measure stock ComfyUI and the pack in turn on the same real server, scenario by scenario")

@@ -25,6 +25,7 @@ import torch
 from ..component import Component, Tier
 from ..events import Cancel, Event, Evict, Evicted, Prefetch, TransferDone, TransferStopped
 from ..transfers import memory
+from .lm import WholePatcher
 from .models import Models
 from .snapshot import Snapshots
 
@@ -73,7 +74,7 @@ class DeviceMover:
     # --- what is there ---
 
     def resident_bytes(self, key: str) -> int:
-        """Bytes of a dynamic model's weights that need no reading: on the device, or in its pinned host buffer."""
+        """Bytes of the component that need no reading: on a device of their own, or in the pinned host buffer of a dynamic model."""
         resident_bytes = 0
         for loaded in self.models.loaded(key):
             patcher = loaded.model
@@ -82,6 +83,8 @@ class DeviceMover:
                 # "weights-loaded" pins are of weights that were on the device when they were pinned: the same bytes, counted once
                 both_bytes = max(patcher.loaded_size(), _pinned_bytes(pins, "weights-loaded"))
                 resident_bytes = max(resident_bytes, _pinned_bytes(pins, "weights") + both_bytes)
+            elif patcher.load_device != patcher.offload_device:
+                resident_bytes = max(resident_bytes, int(patcher.loaded_size()))
         return resident_bytes
 
     def held(self) -> dict[str, int]:
@@ -181,6 +184,8 @@ class DeviceMover:
             if patcher.is_dynamic():
                 self._exchange(patcher, working_set_bytes)
                 continue
+            if isinstance(patcher, WholePatcher):
+                continue  # its host copy is the mapped file, which it keeps itself
             if memory.available_bytes() > SNAPSHOT_HEADROOM_BYTES:
                 self.snapshots.keep(patcher)
             else:

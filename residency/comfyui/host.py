@@ -1,8 +1,9 @@
 """The ComfyUI host: turns what the executor does into events, and holds a node back while its files are being read ahead.
 
 Life: `install()` in the pack's on_load or when a mode other than off is chosen; per prompt prompt_begins -> (node_starts ->
-node_finishes | node_returns)* -> prompt_ends; `uninstall()` takes every hook out and joins every thread. Whatever fails in here is logged
-once, counted, and handed back to ComfyUI: after a few failures the host takes itself out.
+node_finishes | node_returns)* -> prompt_ends; `uninstall()` takes every hook out and joins every thread. Beside it, on the errands'
+thread: LookAhead, when a prompt has started or the queue has changed, and what the prompt taught once it has ended. Whatever fails in here
+is logged once, counted, and handed back to ComfyUI: after a few failures the host takes itself out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import comfy.model_management as model_management
 
 from .. import report
-from ..component import Mode, Policy, Tier
+from ..component import Mode, Tier
 from ..events import (
     BudgetChanged,
     DeviceObserved,
@@ -28,10 +30,8 @@ from ..events import (
     PromptEnded,
     PromptStarted,
     ReleaseAsked,
-    Replanned,
 )
 from ..node_set import DEVICE, DEVICE_AND_HOST
-from ..policies import NodeAsk, policies, with_hints
 from ..runtime import Hold, Runtime
 from ..transfers import ReadAhead, exclusive, memory
 from ..transfers.disk import THREADS_PER_DRIVE
@@ -39,7 +39,9 @@ from ..user_settings import UserSettings
 from . import seams, settings
 from .device import DeviceMover
 from .idle import IdleRelease
-from .live import QUEUE_DEPTH, LiveGraph, dynamic_vram, traits
+from .live import QUEUE_DEPTH, LiveGraph, Queued, dynamic_vram, traits
+from .lookahead import LookAhead
+from .running import RunningPrompt
 from .steps import Steps
 
 log = logging.getLogger("residency")
@@ -51,9 +53,12 @@ MAX_FAILURES = 3
 
 
 class ComfyHost:
-    """One per process. `queue()` lists the prompts behind the running one as (id, prompt, outputs)."""
+    """One per process. `queue()` lists the prompts behind the running one as (id, prompt, outputs).
 
-    def __init__(self, queue: Callable[[], Iterable[tuple[str, Any, list[str]]]] = tuple) -> None:
+    `queue_depth` says how many of them the timeline runs on into; it holds from the next look at the queue on.
+    """
+
+    def __init__(self, queue: Callable[[], Iterable[Queued]] = tuple) -> None:
         self._device_limit_bytes = _device_limit_bytes()
         self.runtime = Runtime(device_limit_bytes=self._device_limit_bytes)
         self._memory_total_bytes = memory.host_memory().total_bytes
@@ -68,7 +73,10 @@ class ComfyHost:
         self.fallback = self.user  # the mode that holds where the user has set none
         self.idle: IdleRelease | None = None
         self._queue = queue
-        self._prompt: _Prompt | None = None
+        self._prompt: RunningPrompt | None = None
+        # where the prompt is: moved by the executor's thread, looked at and replanned by the errands'; taken before the runtime's own
+        self._lock = threading.RLock()
+        self._look_ahead = LookAhead(self.runtime, self._lock, lambda: self._prompt, self._queued, self._guard)
 
     # --- life ---
 
@@ -90,9 +98,13 @@ class ComfyHost:
             seams.LOAD: self._wrap_load,
             seams.UNLOAD: self._wrap_unload,
             seams.PIN: self._wrap_pin,
+            seams.QUEUE_PUT: self._wrap_queue,
+            seams.QUEUE_DELETE: self._wrap_queue,
+            seams.QUEUE_WIPE: self._wrap_queue,
         }
         # a closed mover stays closed: each installation gets its own
         self.runtime.movers = {Tier.HOST: self._read_ahead(), Tier.DEVICE: self.device}
+        self._look_ahead.open(self._rates)
         self.fits = [seam.install(wrapper) for seam, wrapper in wrappers.items()]
         self.installed = True
         self.failures = 0
@@ -104,6 +116,7 @@ class ComfyHost:
         self.installed = False
         self._prompt = None
         self.runtime.close()
+        self._look_ahead.close()
 
     def set_user_mode(self, mode: Mode, source: str) -> None:
         """The user's setting: off takes the hooks out at once, every other mode holds from the next prompt on."""
@@ -178,8 +191,6 @@ class ComfyHost:
                 return await original(executor, *args, **kwargs)
             finally:
                 self._guard(self._prompt_ends, executor)
-                if self.idle is not None:
-                    self.idle.restart()
 
         return execute_async
 
@@ -256,6 +267,16 @@ class ComfyHost:
 
         return pin_memory
 
+    def _wrap_queue(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def change_queue(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._guard(self._look_ahead.queue_changes)
+
+        return change_queue
+
     async def _hold(self, holds: list[Hold]) -> None:
         """Hold the staged node until its files are there; an interrupt lets go at once, and ComfyUI stops at the node."""
         started_s = self.runtime.clock()
@@ -266,13 +287,14 @@ class ComfyHost:
 
     # --- events ---
 
-    def _prompt_begins(self, prompt: Any, prompt_id: str, extra_data: Any) -> None:
+    def _prompt_begins(self, prompt: Any, prompt_id: str, extra_data: Any, outputs: list[str]) -> None:
         chosen = settings.of_prompt(prompt, extra_data or {}, self.user)
         asks = settings.node_asks(prompt, extra_data or {})
-        self._prompt = None if chosen.mode is Mode.OFF else _Prompt(prompt_id, chosen, asks)
+        self._prompt = None if chosen.mode is Mode.OFF else RunningPrompt(prompt_id, prompt, outputs, chosen, asks)
 
     def _prompt_ends(self, executor: Any) -> None:
-        prompt, self._prompt = self._prompt, None
+        with self._lock:
+            prompt, self._prompt = self._prompt, None
         self.steps.forget()
         if prompt is None or prompt.graph is None:
             return
@@ -282,59 +304,56 @@ class ComfyHost:
             outcome = Outcome.INTERRUPTED if interrupted else Outcome.ERROR
         trace = self.runtime.trace
         self.runtime.post(PromptEnded(self.runtime.clock(), prompt.prompt_id, outcome))
-        if trace is not None and self.standing.console_line:
+        if trace is None:
+            return
+        if self.standing.console_line:
             log.info("%s", report.line(trace.head()))
+        if outcome is Outcome.SUCCESS:
+            cached = {node_id for event, data in executor.status_messages if event == "execution_cached" for node_id in data["nodes"]}
+            self._look_ahead.ran_well(prompt, trace, cached)
 
     def _node_starts(self, execution_list: Any, node_id: str) -> list[Hold]:
-        prompt = self._prompt
-        assert prompt is not None
-        now_s = self.runtime.clock()
-        queue = self._queued() if prompt.must_look_at_queue(now_s) else prompt.queue
-        if prompt.graph is None:
-            self._refresh_budget(prompt, now_s)
-            self._set_device_budget(prompt.settings.device_budget_bytes, now_s)
-            prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, self.device.resident_bytes)
-            prompt.queue = queue
-            prompt.timeline = with_hints(prompt.graph.timeline(execution_list, queue), prompt.prompt_id, prompt.asks)
-            started = PromptStarted(
-                now_s,
-                prompt.prompt_id,
-                prompt.timeline,
-                prompt.graph.components,
-                prompt.settings.mode,
-                prompt.policies(),
-                exclusive(prompt.graph.components.values()),
-            )
-            self.runtime.post(started)
-            self.steps.watch()
-            self._choose_tiers(prompt)
-        elif prompt.is_next(node_id) and queue == prompt.queue:
-            prompt.position += 1
-            self._refresh_budget(prompt, now_s)
-        else:
-            prompt.queue = queue
-            prompt.timeline = with_hints(prompt.graph.timeline(execution_list, queue), prompt.prompt_id, prompt.asks)
-            prompt.position, prompt.stepped, prompt.changed = 0, -1, False
-            self.runtime.post(Replanned(now_s, prompt.timeline, prompt.graph.components, exclusive(prompt.graph.components.values())))
-        if prompt.timeline.visits[prompt.position].node_id != node_id:
-            # the executor chose another node than its own rule says (a chained patch): follow it
-            prompt.position = next(i for i, visit in enumerate(prompt.timeline.visits) if visit.node_id == node_id)
-        self._look_at_device()
-        holds = self.runtime.post(NodeStarted(self.runtime.clock(), prompt.position))
-        self.device.advance()
-        return holds
+        with self._lock:
+            prompt = self._prompt
+            assert prompt is not None
+            now_s = self.runtime.clock()
+            if prompt.graph is None:
+                self._refresh_budget(prompt, now_s)
+                self._set_device_budget(prompt.settings.device_budget_bytes, now_s)
+                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, self.device.resident_bytes)
+                self._look_ahead.plan(prompt, execution_list)
+                self.runtime.post(self._started(prompt, now_s))
+                self.steps.watch()
+                self._choose_tiers(prompt)
+            elif prompt.is_next(node_id) and not self._look_ahead.has_changed(prompt, now_s):
+                prompt.position += 1
+                self._refresh_budget(prompt, now_s)
+            else:
+                self._look_ahead.plan(prompt, execution_list)
+                self._look_ahead.replanned(prompt, running=None)
+            if prompt.timeline.visits[prompt.position].node_id != node_id:
+                # the executor chose another node than its own rule says (a chained patch): follow it
+                prompt.position = next(i for i, visit in enumerate(prompt.timeline.visits) if visit.node_id == node_id)
+            prompt.running = True
+            self._look_at_device()
+            started_s = self.runtime.clock()
+            holds = self.runtime.post(NodeStarted(started_s, prompt.position))
+            self.device.advance()
+            prompt.peaks.node_starts(started_s)
+            return holds
 
     def _step(self, node_id: str) -> None:
         """Between two steps of the running node: what its first step has shown of its working set leaves room for the next node."""
-        prompt = self._prompt
-        if prompt is None or prompt.graph is None:
-            return
-        if prompt.stepped != prompt.position:
-            prompt.stepped = prompt.position
-            self._look_at_device()
-        self.device.advance()
+        with self._lock:
+            prompt = self._prompt
+            if prompt is None or prompt.graph is None:
+                return
+            if prompt.stepped != node_id:
+                prompt.stepped = node_id
+                self._look_at_device()
+            self.device.advance()
 
-    def _choose_tiers(self, prompt: _Prompt) -> None:
+    def _choose_tiers(self, prompt: RunningPrompt) -> None:
         """Host copies of everything, or one copy of each: the second where the prompt's weights do not fit into host memory."""
         assert prompt.graph is not None
         total_bytes = sum(component.size_bytes for component in prompt.graph.components.values())
@@ -351,9 +370,13 @@ class ComfyHost:
             self.runtime.post(DeviceObserved(self.runtime.clock(), held, room_bytes))
 
     def _node_finishes(self) -> None:
-        prompt = self._prompt
-        if prompt is not None and prompt.graph is not None:
-            self.runtime.post(NodeFinished(self.runtime.clock(), prompt.position))
+        with self._lock:
+            prompt = self._prompt
+            if prompt is not None and prompt.graph is not None:
+                now_s = self.runtime.clock()
+                prompt.peaks.node_finishes(prompt.timeline.visits[prompt.position].node_id, now_s)
+                prompt.running = False
+                self.runtime.post(NodeFinished(now_s, prompt.position))
 
     def _node_returns(self) -> None:
         """The node goes back: lazy inputs became needed, a subgraph was expanded, or it is asynchronous."""
@@ -370,7 +393,7 @@ class ComfyHost:
             node_traits = traits(prompt.graph.class_type(node_id))
             self.device.models.learn(loads, value.outputs, node_traits.outputs if node_traits else ())
 
-    def _refresh_budget(self, prompt: _Prompt, now_s: float) -> None:
+    def _refresh_budget(self, prompt: RunningPrompt, now_s: float) -> None:
         if now_s < prompt.next_budget_s:
             return
         prompt.next_budget_s = now_s + BUDGET_REFRESH_S
@@ -385,8 +408,18 @@ class ComfyHost:
             if limit_bytes != self.runtime.manager.device_limit_bytes:
                 self.runtime.post(BudgetChanged(now_s, Tier.DEVICE, limit_bytes))
 
-    def _queued(self) -> tuple[tuple[str, Any, list[str]], ...]:
+    def _started(self, prompt: RunningPrompt, now_s: float) -> PromptStarted:
+        assert prompt.graph is not None
+        parts, mode = prompt.graph.components, prompt.settings.mode
+        return PromptStarted(now_s, prompt.prompt_id, prompt.timeline, parts, mode, prompt.policies(), exclusive(parts.values()))
+
+    def _queued(self) -> tuple[Queued, ...]:
         return tuple(self._queue())[: self.queue_depth]
+
+    def _rates(self) -> dict[str, float]:
+        """Bytes per second by drive, as this session has measured them."""
+        mover = self.runtime.movers.get(Tier.HOST)
+        return mover.rates() if isinstance(mover, ReadAhead) else {}
 
     def _guard(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -401,49 +434,11 @@ class ComfyHost:
             return None
 
 
-class _Prompt:
-    """Where the running prompt is."""
-
-    def __init__(self, prompt_id: str, chosen: settings.Settings, asks: list[NodeAsk]) -> None:
-        self.prompt_id = prompt_id
-        self.settings = chosen
-        self.asks = asks
-        self.graph: LiveGraph | None = None
-        self.timeline: Any = None
-        self.position = 0
-        self.stepped = -1  # the last position whose first step was seen
-        self.changed = False
-        self.queue: tuple[tuple[str, Any, list[str]], ...] = ()
-        self.next_budget_s = 0.0
-        self._next_queue_s = 0.0
-
-    def is_next(self, node_id: str) -> bool:
-        following = self.position + 1
-        visits = self.timeline.visits
-        return not self.changed and following < len(visits) and visits[following].node_id == node_id
-
-    def must_look_at_queue(self, now_s: float) -> bool:
-        if now_s < self._next_queue_s:
-            return False
-        self._next_queue_s = now_s + BUDGET_REFRESH_S
-        return True
-
-    def policies(self) -> dict[str, Policy]:
-        assert self.graph is not None
-        found = self.graph.components
-        sizes = {key: found[key].size_bytes for key in (*self.timeline.components(), *found) if key in found}
-        return policies(self.asks, self.graph.node_components, sizes, self.settings.source)
-
-    def value(self, node_id: str, name: str, default: str) -> str:
-        """What the node asks for one of its inputs."""
-        return next((str(ask.values[name]) for ask in self.asks if ask.node_id == node_id and name in ask.values), default)
-
-
-def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str, Any]:
-    """prompt, prompt_id and extra_data of execute_async, however they were passed."""
-    names = ("prompt", "prompt_id", "extra_data")
+def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str, Any, list[str]]:
+    """prompt, prompt_id, extra_data and execute_outputs of execute_async, however they were passed."""
+    names = ("prompt", "prompt_id", "extra_data", "execute_outputs")
     values = dict(zip(names, args, strict=False)) | {name: kwargs[name] for name in names if name in kwargs}
-    return values["prompt"], values["prompt_id"], values.get("extra_data")
+    return values["prompt"], values["prompt_id"], values.get("extra_data"), list(values.get("execute_outputs") or ())
 
 
 def device_memory_bytes() -> int | None:

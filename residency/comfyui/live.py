@@ -7,8 +7,9 @@ import inspect
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.memory_management
@@ -35,6 +36,11 @@ LANGUAGE_FOLDERS = ("LLM", "transformers")
 _MAPS_FILES = sys.platform != "win32"
 
 QUEUE_DEPTH = 3  # queued prompts that the timeline runs on into
+
+REPETITION = "the same again"  # the id of a prompt that nobody has queued, and that usually comes next
+
+Queued = tuple[str, Mapping[str, Any], list[str]]
+"""(prompt id, prompt, outputs to execute)"""
 
 
 def dynamic_vram() -> bool:
@@ -135,32 +141,79 @@ class _Cached:
         return bool(self._is_cached(node_id))
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What comes behind the running prompt: the queue in the order in which it will run, and what usually follows when it is empty."""
+
+    queue: tuple[Queued, ...] = ()
+    repetition: Queued | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What earlier runs say of one node: seconds of computing, and bytes on the device beside the weights (0: nothing known)."""
+
+    compute_s: float = 0.0
+    working_set_bytes: int = 0
+
+
+_UNKNOWN = Expected()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """A prompt that does not run yet: node ids in order, component keys by node that they are loaded and computed with."""
+
+    order: tuple[str, ...]
+    loads: Mapping[str, tuple[str, ...]]
+    computes: Mapping[str, tuple[str, ...]]
+
+    def node_components(self) -> dict[str, frozenset[str]]:
+        return {node_id: frozenset(self.loads.get(node_id, ())).union(self.computes.get(node_id, ())) for node_id in self.order}
+
+
 class LiveGraph:
-    """The graph of one running prompt: its components once, its timeline as often as the order changes."""
+    """The graph of one running prompt: its components once, its timeline as often as the order or the queue changes.
+
+    Made on the executor thread. `expected` holds what is foretold, by prompt and node id, and may be filled at any time.
+    """
 
     def __init__(self, prompt_id: str, dynprompt: Any, resident_bytes: Callable[[str], int] = lambda key: 0) -> None:
         self.prompt_id = prompt_id
+        self.components: dict[str, Component] = {}  # of the queued prompts as well
+        self.node_components: dict[str, frozenset[str]] = {}  # node id -> what it loads or computes with
+        self.expected: dict[tuple[str, str], Expected] = {}
         self._resident_bytes = resident_bytes
+        self._resident: dict[str, int] = {}
+        self._executor_thread = threading.get_ident()
         self._dynprompt = dynprompt
         self._folders = Folders()
         self._loads: dict[str, NodeLoads] = {}
         self._computes: dict[str, tuple[str, ...]] = {}
         self._known_nodes = -1
         self._reads_at = UseKind.COMPUTE if dynamic_vram() else UseKind.LOAD
-        self.components: dict[str, Component] = {}
-        self.node_components: dict[str, frozenset[str]] = {}  # node id -> what it loads or computes with
-        self._queued: dict[str, tuple[tuple[Visit, ...], tuple[Use, ...]]] = {}
+        self._outlines: dict[str, _Outline] = {}
 
     def loads_of(self, node_id: str) -> tuple[tuple[Component, str | None], ...]:
         """The components that a node loads, each with the output type that carries it."""
         loads = self._loads.get(node_id)
         return loads.components if loads else ()
 
-    def timeline(self, execution_list: Any, queue: Iterable[tuple[str, Mapping[str, Any], list[str]]] = ()) -> Timeline:
-        """What is left to run in the order in which the executor will choose it, then the queued prompts.
+    def class_type(self, node_id: str) -> str:
+        """The class of a node of this prompt, expanded subgraphs included."""
+        return str(self._dynprompt.get_node(node_id)["class_type"])
 
-        `queue` lists (prompt id, prompt, outputs to execute) in the order in which they will run.
-        """
+    def nodes(self) -> dict[str, Any]:
+        """Every node of this prompt in API format, expanded ones included."""
+        return {node_id: self._dynprompt.get_node(node_id) for node_id in self._dynprompt.all_node_ids()}
+
+    def components_ahead(self, prompt_id: str) -> dict[str, frozenset[str]] | None:
+        """Node id -> component keys of a queued prompt; None before a timeline has run on into it."""
+        outline = self._outlines.get(prompt_id)
+        return None if outline is None else outline.node_components()
+
+    def timeline(self, execution_list: Any, ahead: Ahead = Ahead()) -> Timeline:
+        """What is left to run in the order in which the executor will choose it, then what comes behind. On the executor thread."""
         self._refresh()
         order = predict_pending(
             execution_list.pendingNodes,
@@ -171,7 +224,7 @@ class LiveGraph:
             cached=_Cached(execution_list),
             wanted=likely(self._node, traits),
         )
-        visits = [Visit(self.prompt_id, node_id, self.class_type(node_id)) for node_id in order]
+        visits = [self._visit(self.prompt_id, node_id, self.class_type(node_id)) for node_id in order]
         uses: list[Use] = []
         read: set[str] = set()
         for position, node_id in enumerate(order):
@@ -180,16 +233,35 @@ class LiveGraph:
                 uses.append(replace(use, reads=use.reads and use.component not in read))
                 if use.reads:
                     read.add(use.component)
-        seen = {use.component for use in uses} | set(self.components)
-        for prompt_id, prompt, outputs in queue:
-            more_visits, more_uses = self._queued_uses(prompt_id, prompt, outputs)
-            for use in more_uses:
-                # the earlier prompt leaves it loaded: its loader nodes are cached by then
-                reads = use.reads and use.component not in seen
-                uses.append(Use(use.position + len(visits), use.component, use.kind, reads))
-            visits += more_visits
-            seen |= {use.component for use in more_uses}
-        return Timeline(tuple(visits), tuple(uses))
+        return self._run_on(visits, uses, ahead)
+
+    def continued(self, timeline: Timeline, position: int, ahead: Ahead) -> Timeline:
+        """The same order from `position` on, its expectations as they are known now, with something else behind. On any thread."""
+        own = [visit for visit in timeline.visits[position:] if visit.prompt_id == self.prompt_id]
+        visits = [self._visit(visit.prompt_id, visit.node_id, visit.class_type) for visit in own]
+        uses = [
+            replace(use, position=use.position - position) for use in timeline.uses if position <= use.position < position + len(visits)
+        ]
+        return self._run_on(visits, uses, ahead)
+
+    def _run_on(self, visits: list[Visit], uses: list[Use], ahead: Ahead) -> Timeline:
+        seen = {use.component for use in uses}.union(*self.node_components.values())
+        for prompt_id, prompt, outputs in ahead.queue:
+            later = self._uses_of(prompt_id, prompt, outputs, len(visits))
+            # the earlier prompt leaves it loaded: its loader nodes are cached by then
+            uses += [replace(use, reads=use.reads and use.component not in seen) for use in later]
+            visits += self._visits_of(prompt_id, prompt)
+            seen |= {use.component for use in later}
+        if ahead.repetition is None:
+            return Timeline(tuple(visits), tuple(uses))
+        prompt_id, prompt, outputs = ahead.repetition
+        # whatever is gone by then is read again: that is what keeping it saves
+        again = [replace(use, reads=use.kind is self._reads_at) for use in self._uses_of(prompt_id, prompt, outputs, len(visits))]
+        return Timeline((*visits, *self._visits_of(prompt_id, prompt)), (*uses, *again), expected_from=len(visits))
+
+    def _visit(self, prompt_id: str, node_id: str, class_type: str) -> Visit:
+        expected = self.expected.get((prompt_id, node_id), _UNKNOWN)
+        return Visit(prompt_id, node_id, class_type, expected.compute_s, expected.working_set_bytes)
 
     def _uses_at(self, position: int, loads: Iterable[str], computed: Iterable[str]) -> list[Use]:
         uses = [Use(position, key, UseKind.LOAD, self._reads_at is UseKind.LOAD or self._is_language(key)) for key in loads]
@@ -202,7 +274,10 @@ class LiveGraph:
         # a language model that has left the device is read from its mapped files again, whichever patcher the other models have
         if not (_MAPS_FILES if self._is_language(key) else self._reads_at is UseKind.COMPUTE):
             return False
-        return self._resident_bytes(key) < LOADED_SHARE * self.components[key].size_bytes
+        if threading.get_ident() == self._executor_thread:
+            # asking a dynamic model is a call into its allocator, which promises nothing to other threads: they get the last answer
+            self._resident[key] = self._resident_bytes(key)
+        return self._resident.get(key, 0) < LOADED_SHARE * self.components[key].size_bytes
 
     def _is_language(self, key: str) -> bool:
         return key in self.components and self.components[key].kind == LANGUAGE_MODEL
@@ -210,16 +285,12 @@ class LiveGraph:
     def _node(self, node_id: str) -> Mapping[str, Any] | None:
         return self._dynprompt.get_node(node_id) if self._dynprompt.has_node(node_id) else None
 
-    def class_type(self, node_id: str) -> str:
-        """The class of a node of this prompt, expanded subgraphs included."""
-        return str(self._dynprompt.get_node(node_id)["class_type"])
-
     def _refresh(self) -> None:
         node_ids = self._dynprompt.all_node_ids()
         if len(node_ids) == self._known_nodes:
             return
         self._known_nodes = len(node_ids)
-        prompt = {node_id: self._dynprompt.get_node(node_id) for node_id in node_ids}
+        prompt = self.nodes()
         self._loads.update(self._find_loads({node_id: node for node_id, node in prompt.items() if node_id not in self._loads}))
         keyed = {node_id: tuple((c.key, kind) for c, kind in loads.components) for node_id, loads in self._loads.items()}
         self._computes = computes(prompt, list(prompt), traits, keyed)
@@ -247,15 +318,24 @@ class LiveGraph:
             found[node_id] = loads
         return found
 
-    def _queued_uses(self, prompt_id: str, prompt: Mapping[str, Any], outputs: list[str]) -> tuple[tuple[Visit, ...], tuple[Use, ...]]:
-        if prompt_id not in self._queued:
+    def _outline(self, prompt_id: str, prompt: Mapping[str, Any], outputs: list[str]) -> _Outline:
+        if prompt_id not in self._outlines:
             order = predict_order(prompt, outputs, traits, wanted=likely(prompt.get, traits))
-            loads = self._find_loads(prompt)
+            mine = prompt_id == REPETITION  # what this prompt loads is known
+            loads = self._loads if mine else self._find_loads(prompt)
             keyed = {node_id: tuple((c.key, kind) for c, kind in node_loads.components) for node_id, node_loads in loads.items()}
-            used = computes(prompt, order, traits, keyed)
-            uses: list[Use] = []
-            for position, node_id in enumerate(order):
-                uses += self._uses_at(position, [key for key, _ in keyed.get(node_id, ())], used.get(node_id, ()))
-            visits = tuple(Visit(prompt_id, node_id, prompt[node_id]["class_type"]) for node_id in order)
-            self._queued[prompt_id] = (visits, tuple(uses))
-        return self._queued[prompt_id]
+            loaded = {node_id: tuple(key for key, _ in found) for node_id, found in keyed.items()}
+            computed = self._computes if mine else computes(prompt, order, traits, keyed)
+            self._outlines[prompt_id] = _Outline(tuple(order), loaded, computed)
+        return self._outlines[prompt_id]
+
+    def _uses_of(self, prompt_id: str, prompt: Mapping[str, Any], outputs: list[str], first: int) -> list[Use]:
+        """The uses of a prompt that does not run yet, its first node at position `first`."""
+        outline = self._outline(prompt_id, prompt, outputs)
+        uses: list[Use] = []
+        for position, node_id in enumerate(outline.order, first):
+            uses += self._uses_at(position, outline.loads.get(node_id, ()), outline.computes.get(node_id, ()))
+        return uses
+
+    def _visits_of(self, prompt_id: str, prompt: Mapping[str, Any]) -> list[Visit]:
+        return [self._visit(prompt_id, node_id, prompt[node_id]["class_type"]) for node_id in self._outlines[prompt_id].order]

@@ -15,7 +15,7 @@ from ._keys import Level
 
 class Quantity(Enum):
     DURATION = "duration"  # seconds of computing, stall left out
-    PEAK = "peak"  # bytes on the device
+    PEAK = "peak"  # bytes on the device beside the weights
     LOADED = "loaded"  # bytes of a component as loaded
     RATE = "rate"  # bytes per second of a drive or link
 

@@ -49,6 +49,7 @@ class Profiles:
         self._loads: dict[str, tuple[str, ...] | None] = {}
         self._version = store.version()
         self._look_s = 0.0
+        self._is_empty: bool | None = None
 
     @staticmethod
     def open(path: Path | str, unix_clock: Callable[[], float] = time.time, max_rows: int = _rows.MAX_ROWS) -> Profiles:
@@ -67,12 +68,26 @@ class Profiles:
 
     # --- asked ---
 
+    def is_empty(self) -> bool:
+        """Whether nothing was ever learned: there is no use in asking. From memory, looked up anew once in FRESH_S."""
+        self._refresh()
+        if self._is_empty is None:
+            self._is_empty = not self._store.read(_rows.track_count)
+        return self._is_empty
+
+    def recall(self, keys: Iterable[NodeKey]) -> None:
+        """Bring what is known of these nodes to memory: 2.6 ms for 100 nodes, which cost 12.6 asked one by one (a busy machine)."""
+        self._refresh()
+        known = list(keys)
+        for quantity, ids in ((Quantity.DURATION, [id_ for key in known for id_ in key.ids]), (Quantity.PEAK, _all_peak_ids(known))):
+            self._fetch(quantity, ids)
+
     def duration(self, key: NodeKey) -> Estimate | None:
         """Seconds that the node computes, stall left out; None when nothing like it ran. From memory 5 to 10 µs, else 40."""
         return self._answer(Quantity.DURATION, tuple(zip(LEVELS, key.ids, strict=True)))
 
     def peak(self, key: NodeKey) -> Estimate | None:
-        """Bytes on the device at the node's peak; None when nothing of the same shape ran."""
+        """Bytes on the device beside the weights at the node's peak; None when nothing of the same shape ran."""
         return self._answer(Quantity.PEAK, _peak_ids(key))
 
     def loaded_bytes(self, component: str) -> Estimate | None:
@@ -106,8 +121,9 @@ class Profiles:
     ) -> int:
         """Learn from a version 1 trace that has ended; returns how many values that were. Anything but a success teaches nothing.
 
-        `cached` are the nodes whose results the executor had already: their time is nobody's. `peaks` are device bytes by node,
-        `loaded_bytes` by component, `rates` bytes per second by drive or link, `loads` component keys by node (default: the trace's).
+        `cached` are the nodes whose results the executor had already: their time is nobody's. `peaks` are device bytes beside the
+        weights by node, `loaded_bytes` by component, `rates` bytes per second by drive or link, `loads` component keys by node
+        (default: the trace's).
         One transaction: 3 ms for 100 timed nodes that are new, 6 for known ones, 20 once in a while (a checkpoint, a trim).
         """
         try:
@@ -136,7 +152,7 @@ class Profiles:
         """Forget everything, on disk too; returns how many rows that were."""
         dropped = self._store.change(_rows.clear) or 0
         self._store.compact()
-        self._cache, self._loads = {}, {}
+        self._cache, self._loads, self._is_empty = {}, {}, None
         return dropped
 
     def summary(self) -> dict[str, Any]:
@@ -170,11 +186,14 @@ class Profiles:
 
     def _answer(self, quantity: Quantity, ids: tuple[tuple[Level, str], ...]) -> Estimate | None:
         self._refresh()
-        missing = [id_ for _, id_ in ids if (quantity, id_) not in self._cache]
+        self._fetch(quantity, [id_ for _, id_ in ids])
+        return _first(quantity, ids, self._cache)
+
+    def _fetch(self, quantity: Quantity, ids: Iterable[str]) -> None:
+        missing = [id_ for id_ in ids if (quantity, id_) not in self._cache]
         if missing:
             found = self._store.read(lambda connection: _rows.tracks(connection, quantity, missing)) or {}
             self._cache.update(((quantity, id_), found.get(id_)) for id_ in missing)
-        return _first(quantity, ids, self._cache)
 
     def _refresh(self) -> None:
         """Forget what is cached when somebody else has written to the file."""
@@ -185,6 +204,7 @@ class Profiles:
         version = self._store.version()
         if version != self._version or len(self._cache) > MAX_CACHED or len(self._loads) > MAX_CACHED:
             self._version, self._cache, self._loads = version, {}, {}
+            self._is_empty = None
 
     def _learn(self, samples: list[_Sample], seen: dict[str, tuple[str, tuple[str, ...]]]) -> int:
         if not samples and not seen:
@@ -214,6 +234,7 @@ class Profiles:
         after = self._store.change(work)
         if after is None:  # locked, or given up on
             return 0
+        self._is_empty = None
         if after:
             self._cache.update(after)
             self._loads.update((id_, components) for id_, (_, components) in seen.items())
@@ -236,6 +257,10 @@ def _first(quantity: Quantity, ids: Iterable[tuple[Level, str]], known: Mapping[
 
 def _peak_ids(key: NodeKey) -> tuple[tuple[Level, str], ...]:
     return tuple((level, id_) for level, id_ in zip(LEVELS, key.ids, strict=True) if level in PEAK_LEVELS)
+
+
+def _all_peak_ids(keys: Iterable[NodeKey]) -> list[str]:
+    return [id_ for key in keys for _, id_ in _peak_ids(key)]
 
 
 def _by_node(trace: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

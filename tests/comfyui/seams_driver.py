@@ -158,6 +158,36 @@ def story_failing() -> dict[str, Any]:
     }
 
 
+def story_ahead() -> dict[str, Any]:
+    """What the timeline runs on into: nothing, the same again, the queue as deep as is wished."""
+    from residency.comfyui.host import ComfyHost
+    from residency.events import PromptStarted
+
+    queued: list[Any] = []
+    host = ComfyHost(queue=lambda: queued)
+    told: list[Any] = []
+    post = host.runtime.post
+
+    def listen(event: Any) -> Any:
+        if isinstance(event, PromptStarted):
+            ids = [visit.prompt_id for visit in event.timeline.visits]
+            told.append([ids.count("p"), len(ids), event.timeline.expected_from])
+        return post(event)
+
+    host.runtime.post = listen  # type: ignore[method-assign]
+    host.install()
+    run_prompt()
+    run_prompt()
+    again = {"1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}}}
+    again["2"] = {"class_type": "SaveLatent", "inputs": {"samples": ["1", 0], "filename_prefix": "y"}}
+    queued += [(name, again, ["2"]) for name in "abcd"]
+    run_prompt()
+    host.queue_depth = 1
+    run_prompt()
+    host.uninstall()
+    return {"told": told}
+
+
 def tell(story: Any) -> Any:
     """One story; whatever it did to ComfyUI's functions is undone."""
     from residency.comfyui import seams

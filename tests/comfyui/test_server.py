@@ -55,7 +55,7 @@ def test_images_are_the_same_and_each_component_is_read_ahead_of_its_node(
     assert set(read) == set(loads)
     sizes = {component["key"]: component["size_bytes"] for component in trace["components"]}
     for key, node in loads.items():
-        assert read[key]["status"] == "done" and read[key]["present_bytes"] == sizes[key]
+        assert (read[key]["status"], read[key]["present_bytes"]) == ("done", sizes[key]), read[key]["reason"]
         # the node's bar includes the time for which it was held: what counts is that its own reading found the bytes there
         assert read[key]["end_s"] <= node["end_s"]
         assert read[key]["start_s"] < node["start_s"] + 0.05
@@ -207,3 +207,8 @@ def test_the_timeline_runs_on_into_the_queue(server: Server, models: Path):
     names = {component["key"]: component["name"] for component in trace["components"]}
     assert "residency_expert_b" in {names[d["component"]] for d in trace["decisions"] if d["kind"] == "prefetch"}
     assert trace["summary"]["wasted_bytes"] == 0
+    # and the prompt that was queued finds it there: nothing is read a second time
+    next_one = server.get_json(f"/residency/trace?prompt_id={second}")
+    names = {component["key"]: component["name"] for component in next_one["components"]}
+    moved = {names[transfer["component"]]: transfer["moved_bytes"] for transfer in next_one["transfers"]}
+    assert moved.get("residency_expert_b", 0) == 0

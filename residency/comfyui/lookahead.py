@@ -1,0 +1,168 @@
+"""What comes behind the running prompt, and what earlier runs know of both: kept in its timeline while it runs.
+
+The queue is looked at when a node starts and, on the errands' thread, as soon as somebody has changed it: a transfer for a prompt that is
+queued no longer stops at once, however long the running node takes. Profiles are asked and taught there too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+from ..events import RatesMeasured, Replanned
+from ..runtime import Runtime
+from ..trace import Trace
+from ..transfers import exclusive
+from .errands import Errands
+from .live import REPETITION, Ahead, Queued
+from .running import RunningPrompt
+from .teaching import Teacher
+
+# Packs that reach into the queue past its methods are noticed at the first node start after this.
+QUEUE_REFRESH_S = 0.25
+REMEMBERED_WORKFLOWS = 20
+THREAD = "residency errands"
+
+Guard = Callable[..., Any]  # (function, *arguments): calls it, and answers for what it raises
+
+
+class LookAhead:
+    """From `open` to `close`. `lock` guards the running prompt, which `current()` gives; `queue()` lists what is queued behind it."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        lock: AbstractContextManager[object],
+        current: Callable[[], RunningPrompt | None],
+        queue: Callable[[], tuple[Queued, ...]],
+        guard: Guard,
+    ) -> None:
+        self._runtime = runtime
+        self._lock = lock
+        self._current = current
+        self._queue = queue
+        self._guard = guard
+        self._errands = Errands(THREAD)
+        self._teacher: Teacher | None = None
+        self._rates: Callable[[], Mapping[str, float]] = dict
+        self._ran: deque[frozenset[str]] = deque(maxlen=REMEMBERED_WORKFLOWS)
+
+    def open(self, rates: Callable[[], Mapping[str, float]]) -> None:
+        """`rates()` are the bytes per second that this session has measured, by drive."""
+        self._errands = Errands(THREAD)
+        self._rates = rates
+        self._teacher = self._guard(Teacher)
+
+    def close(self) -> None:
+        """Join the thread, close the profiles. The lock must not be held."""
+        self._errands.close()
+        teacher, self._teacher = self._teacher, None
+        if teacher is not None:
+            teacher.close()
+
+    # --- on the executor's thread, with the lock held ---
+
+    def plan(self, prompt: RunningPrompt, execution_list: Any) -> None:
+        """Give the prompt the timeline of what is left of it and of what is behind it now."""
+        assert prompt.graph is not None
+        prompt.ahead = self._ahead(prompt)
+        prompt.take(prompt.graph.timeline(execution_list, prompt.ahead))
+        prompt.changed = prompt.queue_may_differ = False
+        if not prompt.first_order:
+            prompt.first_order = tuple(visit.node_id for visit in prompt.timeline.visits if visit.prompt_id == prompt.prompt_id)
+        if prompt.graph.components and prompt.not_foretold():
+            self._soon(prompt)
+
+    def has_changed(self, prompt: RunningPrompt, now_s: float) -> bool:
+        """Whether something else is behind the prompt than its timeline says; looks only when there is reason to."""
+        if not prompt.must_look_at_queue(now_s, QUEUE_REFRESH_S):
+            return False
+        before, prompt.ahead = prompt.ahead, self._ahead(prompt)
+        return prompt.ahead != before
+
+    def replanned(self, prompt: RunningPrompt, running: int | None) -> None:
+        """Tell the core of the prompt's new timeline."""
+        assert prompt.graph is not None
+        parts = prompt.graph.components
+        self._runtime.post(Replanned(self._runtime.clock(), prompt.timeline, parts, exclusive(parts.values()), running))
+
+    # --- on any thread, without the lock ---
+
+    def queue_changes(self) -> None:
+        """Somebody queued, reordered or deleted prompts: on the thread of whoever did, which must not wait."""
+        prompt = self._current()
+        if prompt is not None:
+            prompt.queue_may_differ = True
+            self._soon(prompt)
+
+    def ran_well(self, prompt: RunningPrompt, trace: Trace, cached: set[str]) -> None:
+        """The prompt has ended with success; `cached` are the nodes whose results were there already."""
+        assert prompt.graph is not None
+        self._ran.append(prompt.workflow)
+        if prompt.graph.node_components:  # else there is nothing to place, and keys would be most of what the prompt costs
+            self._errands.submit(partial(self._guard, self._learn, prompt, trace, prompt.graph.nodes(), cached))
+
+    def _soon(self, prompt: RunningPrompt) -> None:
+        if not prompt.look_pending:
+            prompt.look_pending = True
+            self._errands.submit(partial(self._guard, self._look, prompt))
+
+    def _ahead(self, prompt: RunningPrompt) -> Ahead:
+        queue = self._queue()
+        if queue or prompt.workflow not in self._ran:
+            return Ahead(queue)
+        return Ahead((), (REPETITION, prompt.nodes, prompt.outputs))
+
+    # --- on the errands' thread ---
+
+    def _look(self, prompt: RunningPrompt) -> None:
+        prompt.look_pending = False
+        with self._lock:
+            graph = prompt.graph
+            if self._current() is not prompt or graph is None:
+                return
+            if self.has_changed(prompt, self._runtime.clock()):
+                self._replan_behind(prompt)
+            unknown = prompt.not_foretold()
+            components = [graph.components[key] for key in prompt.timeline.components() if key in graph.components]
+        teacher = self._teacher
+        if teacher is None:
+            return
+        foretold = {prompt_id: teacher.foretell(nodes, used) for prompt_id, (nodes, used) in unknown.items()}
+        rates = teacher.read_rates(components, self._rates())
+        with self._lock:
+            if self._current() is not prompt:
+                return
+            if rates:
+                self._runtime.post(RatesMeasured(self._runtime.clock(), rates))
+            prompt.foresights.update(foretold)
+            for prompt_id, foresight in foretold.items():
+                graph.expected.update(((prompt_id, node_id), expected) for node_id, expected in foresight.expected.items())
+            own = foretold.get(prompt.prompt_id)
+            total = own.total(prompt.first_order) if own else None
+            if total is not None:
+                self._runtime.foretold(total)
+            if any(foresight.expected for foresight in foretold.values()):
+                self._replan_behind(prompt)
+
+    def _replan_behind(self, prompt: RunningPrompt) -> None:
+        """The order of this prompt stands; what is behind it, or known of it, has changed. With the lock held."""
+        if not prompt.running:
+            prompt.changed = True  # the start of the next node, a moment away, does it
+            return
+        assert prompt.graph is not None
+        prompt.take(prompt.graph.continued(prompt.timeline, prompt.position, prompt.ahead))
+        self.replanned(prompt, running=0)
+
+    def _learn(self, prompt: RunningPrompt, trace: Trace, nodes: dict[str, Any], cached: set[str]) -> None:
+        if self._teacher is None or prompt.graph is None:
+            return
+        known = prompt.foresights.get(prompt.prompt_id)
+        if known is not None and known.keys.keys() == nodes.keys():
+            keys = known.keys
+        else:  # a subgraph was expanded meanwhile, or the prompt was over before anybody asked
+            keys = self._teacher.keys(nodes, prompt.graph.node_components)
+        self._teacher.learn(trace, keys, cached, prompt.peaks.peaks, self._rates())

@@ -1,0 +1,44 @@
+"""What a node needs on the device beside weights, read from torch's allocator around it.
+
+ComfyUI 0.26 to 0.33 never reads the allocator's peak (it asks memory_stats for active and reserved bytes alone), so starting it anew
+at each node disturbs nothing of its own. A pack that resets it inside a node only makes our number smaller: the profile keeps the largest.
+Under dynamic VRAM weights lie outside the allocator; with the legacy patcher those that are loaded when the node ends are subtracted.
+Resetting costs a few microseconds, reading the statistics about a hundred: nodes below LEAST_S are not asked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management as model_management
+import torch
+
+LEAST_S = 0.001  # as in the profiles: nothing is learned of shorter nodes
+
+
+class DevicePeaks:
+    """`peaks` by node id: bytes. Stays empty where the device is no CUDA one. On the executor thread, between node start and finish."""
+
+    def __init__(self) -> None:
+        device = model_management.get_torch_device()
+        self._device: Any = device if getattr(device, "type", "") == "cuda" and torch.cuda.is_available() else None
+        self._started_s = 0.0
+        self.peaks: dict[str, int] = {}
+
+    def node_starts(self, now_s: float) -> None:
+        """Begin to watch. Raises nothing that torch does not."""
+        if self._device is not None:
+            self._started_s = now_s
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+    def node_finishes(self, node_id: str, now_s: float) -> None:
+        """Keep the largest of a node that ran in several parts."""
+        if self._device is None or now_s - self._started_s < LEAST_S:
+            return
+        weights_bytes = sum(
+            int(loaded.model.loaded_size())
+            for loaded in list(model_management.current_loaded_models)
+            if loaded.model is not None and not loaded.model.is_dynamic() and loaded.device == self._device
+        )
+        needed_bytes = int(torch.cuda.max_memory_allocated(self._device)) - weights_bytes
+        self.peaks[node_id] = max(self.peaks.get(node_id, 0), needed_bytes)
