@@ -113,11 +113,16 @@ class RatesMeasured:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What the host has found on a tier: all of it, by component, whoever put it there. Transfers in flight are not part of it."""
+    """What the host has found on a tier: all of it, by component, whoever put it there. Transfers in flight are not part of it.
+
+    Of the host tier: `held` is what lies in the page cache and not in the process as well; `loaded` is the prefix of each component that
+    the process holds for itself, pinned or on the device: it needs no reading and no page cache.
+    """
 
     time_s: float
     tier: Tier
     held: Mapping[str, int]
+    loaded: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +181,16 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """Bring the first `size_bytes` of the component to the tier. Earlier Prefetches come first."""
+    """Bring the first `size_bytes` of the component to the tier, but for the first `start_bytes`. Earlier Prefetches come first.
+
+    What the answer calls present counts from `start_bytes` on.
+    """
 
     component: Component
     tier: Tier
     size_bytes: int
     reason: str
+    start_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +214,16 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Give the component's bytes on the tier back; the mover answers with Evicted or TransferStopped."""
+    """Give the component's bytes on the tier back, all but the first `keep_bytes`; the mover answers with Evicted.
+
+    `size_bytes` is what that is expected to free.
+    """
 
     component: Component
     tier: Tier
     size_bytes: int
     reason: str
+    keep_bytes: int = 0
 
 
 Instruction = Prefetch | Cancel | Wait | Evict

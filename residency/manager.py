@@ -6,15 +6,14 @@ flight. After each event that could change the answer it asks the planner what s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import singledispatchmethod
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from . import strategies, timeline
+from . import strategies
 from .budget import Budget
-from .component import Component, Mode, Policy, Strategy, Tier
+from .component import Mode, Policy, Strategy, Tier
 from .events import (
     BudgetChanged,
-    Cancel,
     Event,
     Evict,
     Evicted,
@@ -24,7 +23,6 @@ from .events import (
     NodeStarted,
     Observed,
     Outcome,
-    Prefetch,
     PrefetchAsked,
     PromptEnded,
     PromptStarted,
@@ -35,173 +33,235 @@ from .events import (
     TransferStopped,
     Wait,
 )
-from .plan import HostView, plan
+from .host_tier import HostTier, Place
 
 
 class Manager:
     """`handle(event)` returns the instructions that follow from it, in the order in which they must be given."""
 
     def __init__(self, host_limit_bytes: int = 0, device_limit_bytes: int | None = None) -> None:
-        self.host = Budget(host_limit_bytes)
+        self._host = HostTier(host_limit_bytes)
         self.device_limit_bytes = device_limit_bytes
         self.mode = strategies.ResolvedMode(Mode.OFF, "no prompt has run yet")
         self._asked_mode = Mode.OFF
         self._policies: Mapping[str, Policy] = {}
-        self._rates: RatesMeasured | None = None
-        self._exclusive: frozenset[str] = frozenset()
-        self._components: dict[str, Component] = {}
-        self._timeline = timeline.EMPTY
-        self._position = -1
-        self._running: int | None = None  # position of the visit that runs now
+        self._running: frozenset[str] = frozenset()  # components of the node that runs now
         self._on_device: set[str] = set()
-        self._refused: set[str] = set()  # transfers that the mover stopped in this prompt: not asked for again
-        self._cancelled: set[str] = set()  # transfers that were told to stop and have not answered
-        self._leaving: set[str] = set()  # host evictions announced and not yet answered
+        self._observed = False  # the host looks at what its page cache holds, nothing has to be asked again
+        self._releases: list[ReleaseAsked] = []  # of components in use: they leave when their node has ended
+        self._handlers: dict[type[Any], Callable[[Any], list[Instruction]]] = {
+            PromptStarted: self._prompt_started,
+            Replanned: self._replanned,
+            NodeStarted: self._node_started,
+            NodeFinished: self._node_finished,
+            TransferDone: self._transfer_ended,
+            TransferStopped: self._transfer_ended,
+            Evicted: self._evicted,
+            BudgetChanged: self._budget_changed,
+            RatesMeasured: self._rates_measured,
+            Observed: self._looked,
+            PrefetchAsked: self._prefetch_asked,
+            ReleaseAsked: self._release_asked,
+            ModeChanged: self._mode_changed,
+            PromptEnded: self._prompt_ended,
+        }
+
+    @property
+    def host(self) -> Budget:
+        """What the host tier holds, what is on its way there, and its limit."""
+        return self._host.budget
 
     def handle(self, event: Event) -> list[Instruction]:
         """Take one event. Raises TypeError for what is not an event; every known event is accepted at any time."""
-        return self._handle(event)
+        handler = self._handlers.get(type(event))
+        if handler is None:
+            raise TypeError(f"not an event: {event!r}; see residency/events.py")
+        self._host.place.now_s = event.time_s
+        return handler(event)
 
-    @singledispatchmethod
-    def _handle(self, event: object) -> list[Instruction]:
-        raise TypeError(f"not an event: {event!r}; see residency/events.py")
+    # --- prompts and nodes ---
 
-    @_handle.register
-    def _(self, event: PromptStarted) -> list[Instruction]:
-        unneeded = [key for key in self.host.in_flight if event.timeline.next_read(key, -1) is None]
-        stopped = self._cancel(unneeded, "a new prompt has started and does not read it")
-        # between prompts the system may drop pages behind our back: what is there is asked again, which costs the mover a probe
-        for key in list(self.host.held):
-            if key not in self.host.in_flight:
-                self.host.settle(key, 0)
-        # what the device holds outlives the prompt: a component of an earlier prompt may still be released
-        kept = self._on_device.union(self.host.in_flight)
-        self._components = {key: component for key, component in self._components.items() if key in kept}
-        self._components.update(event.components)
-        self._timeline, self._position, self._running = event.timeline, -1, None
+    def _prompt_started(self, event: PromptStarted) -> list[Instruction]:
+        host, timeline = self._host, event.timeline
+        unneeded = [key for key in host.budget.in_flight if timeline.next_read_number(key, -1) is None]
+        stopped = host.cancel(unneeded, "a new prompt has started and does not read it")
+        # what the device and the host hold outlives the prompt: a component of an earlier one may still be released
+        kept = self._on_device.union(host.budget.in_flight, host.budget.held)
+        host.components = {key: component for key, component in host.components.items() if key in kept}
+        host.components.update(event.components)
         self._policies = event.policies
-        self._exclusive = event.exclusive
-        self._refused.clear()
+        if not self._observed:
+            host.forget()
+        host.refused.clear()
+        host.asked.clear()
+        self._begin(event)
         self._set_mode(event.mode)
         return stopped + self._replan()
 
-    @_handle.register
-    def _(self, event: Replanned) -> list[Instruction]:
-        self._components.update(event.components)
-        self._timeline, self._position, self._running = event.timeline, -1, None
-        self._exclusive = event.exclusive
-        unneeded = [key for key in self.host.in_flight if event.timeline.next_read(key, -1) is None]
-        return self._cancel(unneeded, "the new order no longer reads it") + self._replan()
+    def _replanned(self, event: Replanned) -> list[Instruction]:
+        self._host.components.update(event.components)
+        self._begin(event)
+        unneeded = [key for key in self._host.budget.in_flight if event.timeline.next_read_number(key, -1) is None]
+        return self._host.cancel(unneeded, "the new order no longer reads it") + self._replan()
 
-    @_handle.register
-    def _(self, event: NodeStarted) -> list[Instruction]:
-        self._position = self._running = event.position
-        instructions = self._cancel(self._ahead_of_its_turn(event.position), "a node that runs now reads another file first")
-        for use in self._timeline.at(event.position):
-            # On a drive that serves many readers the node follows the read-ahead through the file. Waiting for the whole file cost more:
-            # two experts, cold, on an H100: 66.1 s held until the end, 59.3 s until half, 55.7 s not held (stock 65.9-70.0 s).
-            if use.reads and use.component in self.host.in_flight and use.component in self._exclusive:
-                component = self._components[use.component]
-                announced_bytes = self.host.in_flight[use.component] + self.host.held.get(use.component, 0)
-                reason = "its hard disk is reading it ahead; a second reader would slow both"
-                instructions.append(Wait(component, Tier.HOST, announced_bytes, reason))
+    def _begin(self, event: PromptStarted | Replanned) -> None:
+        self._running = frozenset()
+        self._host.terms.alone = event.exclusive
+        self._host.terms.may_prefetch = self._may_prefetch
+        self._host.begin(Place(event.timeline, now_s=event.time_s), self._policies)
+
+    def _node_started(self, event: NodeStarted) -> list[Instruction]:
+        host, place, position = self._host, self._host.place, event.position
+        uses = place.timeline.at(position)
+        skipped = range(place.position + 1, position)
+        if position <= place.position or len(skipped) > 0:  # the executor chose another node: all that was passed over counts as passed
+            place.position, place.running = position, True
+            host.begin(place)
+        place.position, place.running = position, True
+        compute_s = place.timeline.visits[position].compute_s if position < len(place.timeline.visits) else 0.0
+        place.until_s = event.time_s + compute_s if compute_s > 0 else None
+        self._running = frozenset([use.component for use in uses])
+        host.pass_by(self._running)
+        if self.mode.mode is Mode.OFF:
+            return []
+        instructions: list[Instruction] = []
+        if host.budget.in_flight:
+            instructions += host.cancel(self._ahead_of_its_turn(position), "a node that runs now reads another file first")
+            for use in uses:
+                # On a drive that serves many readers the node follows the read-ahead. Waiting for the whole file cost more:
+                # two experts, cold, on an H100: 66.1 s held until the end, 59.3 s until half, 55.7 s not held (stock 65.9-70.0 s).
+                if use.reads and use.component in host.budget.in_flight and use.component in host.terms.alone:
+                    announced_bytes = host.budget.in_flight[use.component] + host.budget.held.get(use.component, 0)
+                    reason = "its hard disk is reading it ahead; a second reader would slow both"
+                    instructions.append(Wait(host.components[use.component], Tier.HOST, announced_bytes, reason))
         return instructions + self._replan()
 
-    @_handle.register
-    def _(self, event: NodeFinished) -> list[Instruction]:
-        self._running = None
+    def _node_finished(self, event: NodeFinished) -> list[Instruction]:
+        host, timeline, position = self._host, self._host.place.timeline, event.position
+        self._running = frozenset()
+        host.place.running = False
+        host.place.until_s = None
+        if self.mode.mode is Mode.OFF:
+            return []
         instructions: list[Instruction] = []
-        for use in self._timeline.at(event.position):
-            if self._strategy(use.component) is not None:
-                self._on_device.add(use.component)
-            overtaken = use.reads and use.component in self.host.in_flight
-            if overtaken and self._timeline.next_read(use.component, event.position) is None:
-                instructions += self._cancel([use.component], "its node has read the rest itself")
+        for use in timeline.at(position):
+            key = use.component
+            if self._strategy(key) is not None:
+                self._on_device.add(key)
+            if use.reads and key in host.budget.in_flight:
+                if timeline.next_read_number(key, position) is None:
+                    instructions += host.cancel([key], "its node has read the rest itself")
+            elif use.reads:
+                host.node_has_read(key)
+        instructions += self._released_after(position)
+        for asked in self._releases:
+            instructions += self._release(asked)
+        self._releases.clear()
+        return instructions + self._replan()
+
+    def _released_after(self, position: int) -> list[Instruction]:
         # Only the device is given back. Host copies cost nothing while RAM is not short (the planner sees to that), and the next prompt
         # would read them again: dropping them too made it take 50.5 s instead of 8.4 s on an H100.
+        instructions: list[Instruction] = []
         for key in sorted(self._on_device):
-            if self._strategy(key) is Strategy.RELEASE and self._timeline.next_use(key, event.position) is None:
-                component = self._components[key]
+            if self._strategy(key) is Strategy.RELEASE and self._host.place.timeline.next_use(key, position) is None:
+                component = self._host.components[key]
                 reason = "nothing in this prompt or the queue needs it any more"
                 instructions.append(Evict(component, Tier.DEVICE, component.size_bytes, reason))
                 self._on_device.discard(key)
-        return instructions + self._replan()
+        return instructions
 
-    @_handle.register
-    def _(self, event: TransferDone | TransferStopped) -> list[Instruction]:
+    def _prompt_ended(self, event: PromptEnded) -> list[Instruction]:
+        host = self._host
+        self._running = frozenset()
+        host.place.running = False
+        if event.outcome is not Outcome.SUCCESS:
+            return host.cancel(list(host.budget.in_flight), f"the prompt has ended: {event.outcome.value}")
+        # what the queue reads next goes on being read: the timeline runs on into the queued prompts
+        place = host.place
+        unneeded = [
+            key for key in host.budget.in_flight if key not in host.asked and place.timeline.next_read_number(key, place.position) is None
+        ]
+        return host.cancel(unneeded, "the prompt has ended and nothing queued reads it")
+
+    # --- movers and tiers ---
+
+    def _transfer_ended(self, event: TransferDone | TransferStopped) -> list[Instruction]:
+        host = self._host
         if event.tier is Tier.HOST:
-            self.host.settle(event.component, event.present_bytes)
-            if isinstance(event, TransferStopped) and event.component not in self._cancelled:
-                self._refused.add(event.component)
-            self._cancelled.discard(event.component)
+            stopped = event.component in host.cancelled
+            host.cancelled.discard(event.component)
+            if isinstance(event, TransferStopped) and not stopped:
+                host.refused.add(event.component)
+            host.settle(event.component, event.present_bytes)
         return self._replan()
 
-    @_handle.register
-    def _(self, event: Evicted) -> list[Instruction]:
+    def _evicted(self, event: Evicted) -> list[Instruction]:
         if event.tier is Tier.HOST:
-            self._leaving.discard(event.component)
-            if event.component not in self.host.in_flight:
-                self.host.settle(event.component, 0)
+            self._host.left(event.component)
         elif event.tier is Tier.DEVICE:
             self._on_device.discard(event.component)
         return self._replan()
 
-    @_handle.register
-    def _(self, event: BudgetChanged) -> list[Instruction]:
+    def _budget_changed(self, event: BudgetChanged) -> list[Instruction]:
         if event.tier is Tier.DEVICE:
             self.device_limit_bytes = event.limit_bytes
             self._set_mode(self._asked_mode)
             return []
-        self.host.limit_bytes = max(0, event.limit_bytes)
+        self._host.budget.limit_bytes = max(0, event.limit_bytes)
         return self._replan()
 
-    @_handle.register
-    def _(self, event: RatesMeasured) -> list[Instruction]:
-        self._rates = event
+    def _rates_measured(self, event: RatesMeasured) -> list[Instruction]:
+        self._host.rates = event
         return []
 
-    @_handle.register
-    def _(self, event: Observed) -> list[Instruction]:
+    def _looked(self, event: Observed) -> list[Instruction]:
         if event.tier is Tier.DEVICE:
             self._on_device = {key for key, held_bytes in event.held.items() if held_bytes > 0}
-        return []
-
-    @_handle.register
-    def _(self, event: PrefetchAsked) -> list[Instruction]:
-        return []
-
-    @_handle.register
-    def _(self, event: ReleaseAsked) -> list[Instruction]:
-        component = self._components.get(event.component)
-        if component is None or self.mode.mode is Mode.OFF:
             return []
-        self._on_device.discard(event.component)
-        return [Evict(component, Tier.DEVICE, component.size_bytes, event.reason)]
-
-    @_handle.register
-    def _(self, event: ModeChanged) -> list[Instruction]:
-        self._set_mode(event.mode)
-        if event.mode is Mode.OFF:
-            return self._cancel(self.host.in_flight, "the mode is off")
+        self._observed = True
+        self._host.observe(event.held, event.loaded)
         return self._replan()
 
-    @_handle.register
-    def _(self, event: PromptEnded) -> list[Instruction]:
-        self._running = None
-        if event.outcome is not Outcome.SUCCESS:
-            return self._cancel(self.host.in_flight, f"the prompt has ended: {event.outcome.value}")
-        # what the queue reads next goes on being read: the timeline runs on into the queued prompts
-        unneeded = [key for key in self.host.in_flight if self._timeline.next_read(key, self._position) is None]
-        return self._cancel(unneeded, "the prompt has ended and nothing queued reads it")
+    # --- what the user asks ---
+
+    def _prefetch_asked(self, event: PrefetchAsked) -> list[Instruction]:
+        if event.component not in self._host.components or self.mode.mode is Mode.OFF:
+            return []
+        self._host.ask(event.component, event.reason)
+        return self._replan()
+
+    def _release_asked(self, event: ReleaseAsked) -> list[Instruction]:
+        if event.component not in self._host.components or self.mode.mode is Mode.OFF:
+            return []
+        if event.component in self._running:
+            self._releases.append(event)
+            return []
+        return self._release(event) + self._replan()
+
+    def _release(self, event: ReleaseAsked) -> list[Instruction]:
+        component = self._host.components[event.component]
+        self._on_device.discard(event.component)
+        instructions: list[Instruction] = [Evict(component, Tier.DEVICE, component.size_bytes, event.reason)]
+        return instructions + self._host.release(event.component, event.reason) if event.host else instructions
+
+    def _mode_changed(self, event: ModeChanged) -> list[Instruction]:
+        self._set_mode(event.mode)
+        if event.mode is Mode.OFF:
+            return self._host.cancel(list(self._host.budget.in_flight), "the mode is off")
+        return self._replan()
+
+    # --- deciding ---
 
     def _set_mode(self, mode: Mode) -> None:
         self._asked_mode = mode
-        used = [self._components[key] for key in self._timeline.components() if key in self._components]
+        components = self._host.components
+        used = [components[key] for key in self._host.place.timeline.components() if key in components]
         self.mode = strategies.resolve(mode, used, self.device_limit_bytes)
 
     def _strategy(self, key: str) -> Strategy | None:
         """The component's strategy: what its policy asks, or the mode of the whole; off for the whole overrules both."""
-        if self.mode.mode is Mode.OFF or key not in self._components:
+        if self.mode.mode is Mode.OFF or key not in self._host.components:
             return None
         policy = self._policies.get(key)
         if policy is not None and policy.strategy is not None:
@@ -210,40 +270,24 @@ class Manager:
             return strategies.strategy_of(self.mode.mode)
         return strategies.strategy_of(policy.mode)
 
-    def _busy(self) -> frozenset[str]:
-        if self._running is None:
-            return frozenset(self._leaving)
-        return frozenset(self._leaving).union(use.component for use in self._timeline.at(self._running))
-
     def _replan(self) -> list[Instruction]:
-        if self.mode.mode is Mode.OFF or not (self._timeline.uses or self.host.held):
+        if self.mode.mode is Mode.OFF:
             return []
-        view = HostView(self.host.held, self.host.in_flight, self.host.limit_bytes)
-        decided = plan(self._timeline, self._position, self._components, view, self._busy(), self._may_prefetch)
-        instructions: list[Instruction] = []
-        for move in decided.evictions:
-            self._leaving.add(move.component)
-            instructions.append(Evict(self._components[move.component], Tier.HOST, move.size_bytes, move.reason))
-        if decided.evictions:
-            return instructions  # the room is there once the mover says so: prefetches wait for its answer
-        for move in decided.prefetches:
-            held_bytes = self.host.held.get(move.component, 0)
-            if self.host.reserve(move.component, move.size_bytes - held_bytes):
-                instructions.append(Prefetch(self._components[move.component], Tier.HOST, move.size_bytes, move.reason))
-        return instructions
+        return self._host.replan(self._running)
 
     def _may_prefetch(self, key: str) -> bool:
-        return key not in self._refused and key not in self._leaving and self._strategy(key) is not None
+        host = self._host
+        if key in host.refused or key in host.leaving:
+            return False
+        policy = self._policies.get(key)
+        if policy is None:
+            return True  # nobody plans while the mode is off
+        return self._strategy(key) is not None and (policy.prefetch or key in host.asked)
 
     def _ahead_of_its_turn(self, position: int) -> list[str]:
         """Transfers announced before one that the starting visit reads, though they are read later: they would keep it waiting."""
-        needed = {use.component for use in self._timeline.at(position) if use.reads}
-        announced = list(self.host.in_flight)  # in the order in which the mover takes them
+        host = self._host
+        needed = {use.component for use in host.place.timeline.at(position) if use.reads}
+        announced = list(host.budget.in_flight)  # in the order in which the mover takes them
         last = max((index for index, key in enumerate(announced) if key in needed), default=0)
         return [key for key in announced[:last] if key not in needed]
-
-    def _cancel(self, keys: Iterable[str], reason: str) -> list[Instruction]:
-        """Each transfer is told to stop once; it stays in flight, and its bytes reserved, until the mover has answered."""
-        stopping = [key for key in keys if key not in self._cancelled]
-        self._cancelled.update(stopping)
-        return [Cancel(self._components[key], Tier.HOST, reason) for key in stopping]

@@ -62,6 +62,13 @@ class Ranges:
         self.size_bytes -= size_bytes - left
         return size_bytes - left
 
+    def drop_from(self, at: int) -> int:
+        """Take away the bytes from `at` on; returns how many."""
+        before = self.size_bytes
+        self.spans = [(start, min(end, at)) for start, end in self.spans if start < at]
+        self.size_bytes = sum(end - start for start, end in self.spans)
+        return before - self.size_bytes
+
 
 class Host:
     """Page cache and pins over one limit. Pins come before the page cache; the page cache is what is left."""
@@ -104,9 +111,12 @@ class Host:
         self._cached_bytes += ranges.size_bytes - before
         self._shrink(key, protected)
 
-    def drop(self, key: str) -> int:
-        """Give a component's pages back; returns how many bytes were freed."""
-        freed = self._cache.pop(key, Ranges()).size_bytes
+    def drop(self, key: str, keep_bytes: int = 0) -> int:
+        """Give a component's pages back, all but those of its first `keep_bytes`; returns how many bytes were freed."""
+        ranges = self._cache.get(key, Ranges())
+        freed = ranges.drop_from(keep_bytes)
+        if not ranges.spans:
+            self._cache.pop(key, None)
         self._cached_bytes -= freed
         return freed
 

@@ -14,10 +14,12 @@ from ..events import (
     Evicted,
     NodeFinished,
     NodeStarted,
+    Observed,
     Outcome,
     Prefetch,
     PromptEnded,
     PromptStarted,
+    RatesMeasured,
     TransferStopped,
 )
 from ..runtime import Hold, Runtime
@@ -29,7 +31,6 @@ from .program import Program
 from .run import Pack
 from .world import World
 
-LOADED_SHARE = 0.95  # as in comfyui/live.py: less than this on the device or pinned, and the use reads
 QUEUE_DEPTH = 3  # as in comfyui/live.py
 
 
@@ -54,11 +55,13 @@ class Managed:
     """The pack: the manager of this tree behind its own runtime.
 
     `start_share` makes every node wait for that share of what is being read ahead for it; None leaves waiting to the manager.
+    `informed`: the host knows rates and compute times, as after a few runs.
     """
 
     start_share: float | None = None
     mode: Mode = Mode.BALANCED
     victim: Victim = Victim.LEAST_RECENT
+    informed: bool = True
 
     @property
     def name(self) -> str:
@@ -80,9 +83,15 @@ class _ManagedPack:
         self._runtime.movers = {Tier.HOST: world.mover, Tier.DEVICE: _Device(self._runtime, world)}
         world.mover.post = self._runtime.post
         self._traces: list[Trace] = []
+        if policy.informed:
+            drives, drive_of = world.machine.drives, program.drive_of
+            read = {key: drives[drive_of.get(key, 0)].read_bytes_per_s for key in program.components}
+            machine = world.machine
+            self._runtime.post(RatesMeasured(0.0, read, machine.pinned_bytes_per_s, machine.pinned_back_bytes_per_s))
 
     def prompt_starts(self, index: int) -> None:
         self._refresh_budget()
+        self._look()
         timeline = self._timeline(index)
         components, mode = self._program.components, self._policy.mode
         self._runtime.post(PromptStarted(self._world.time_s, f"p{index}", timeline, components, mode, exclusive=self._exclusive()))
@@ -103,6 +112,7 @@ class _ManagedPack:
         self._runtime.stalled(seconds, waited=waited)
 
     def node_finishes(self, position: int) -> None:
+        self._look()
         self._runtime.post(NodeFinished(self._world.time_s, position))
 
     def prompt_ends(self, index: int) -> None:
@@ -127,21 +137,30 @@ class _ManagedPack:
         visits: list[Visit] = []
         uses: list[Use] = []
         depth = QUEUE_DEPTH if self._program.queued else 0
-        seen: set[str] = set()
         for number, prompt in enumerate(self._program.prompts[index : index + depth + 1]):
-            used: set[str] = set()
             for step in prompt:
-                for key in step.components:
-                    reads = key not in seen and self._reads(key)
-                    uses.append(Use(len(visits), key, UseKind.COMPUTE, reads))
-                    used.add(key)
-                visits.append(Visit(f"p{index + number}", step.node_id, step.class_type))
-            seen |= used
+                # what turns out to be loaded by then is told by what the host observes
+                uses += [Use(len(visits), key, UseKind.COMPUTE, True) for key in step.components]
+                compute_s = step.compute_s if self._policy.informed else 0.0
+                visits.append(Visit(f"p{index + number}", step.node_id, step.class_type, compute_s, step.working_set_bytes))
         return Timeline(tuple(visits), tuple(uses))
 
-    def _reads(self, key: str) -> bool:
-        size_bytes = self._program.components[key].size_bytes
-        return self._consumer.resident_bytes(key) < LOADED_SHARE * size_bytes
+    def _look(self) -> None:
+        """What a host can find out at any time: its page cache, its pinned buffers and its device."""
+        world, components = self._world, self._program.components
+        all_bytes = sum(component.size_bytes for component in components.values())
+        stays = all_bytes <= world.device.limit_bytes  # else others will push it off the device before its next use
+        held: dict[str, int] = {}
+        loaded: dict[str, int] = {}
+        for key in components:
+            loaded_bytes = self._consumer.resident_bytes(key) if stays else world.host.pins.get(key, 0)
+            ranges = world.host.cached(key)
+            if loaded_bytes:
+                loaded[key] = loaded_bytes
+            held_bytes = ranges.size_bytes - ranges.within(loaded_bytes)
+            if held_bytes > 0:
+                held[key] = held_bytes
+        self._runtime.post(Observed(world.time_s, Tier.HOST, held, loaded))
 
 
 class _Device:

@@ -1,0 +1,194 @@
+"""The host tier: its budget, what is on its way there or leaving, and the instructions that the plan turns into."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from . import plan as planning
+from .budget import Budget
+from .component import Component, Policy, Tier
+from .events import Cancel, Evict, Instruction, Prefetch, RatesMeasured
+from .ranking import Ranking, rank
+from .timeline import EMPTY, Timeline
+
+# Without rates a component that others would have to leave for comes in so many parts: room is given away no earlier than it must be.
+UNKNOWN_PARTS = 16
+FINEST_PARTS = 64
+
+
+@dataclass(slots=True)
+class Place:
+    """Where the prompt is: `position` has started, or has ended when not `running`; `until_s` is when what runs is expected to end."""
+
+    timeline: Timeline = EMPTY
+    position: int = -1
+    running: bool = False
+    now_s: float = 0.0
+    until_s: float | None = None
+
+
+class HostTier:
+    """What the manager knows of the host tier. Every change goes through here, so that the order of leaving stays true."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.budget = Budget(limit_bytes)
+        self.components: dict[str, Component] = {}
+        self.place = Place()
+        self.rates: RatesMeasured | None = None
+        self.terms = planning.Terms(before_free=self._before_free)
+        self.refused: set[str] = set()  # stopped by the mover, or given up by the user: not asked for again in this prompt
+        self.cancelled: set[str] = set()  # told to stop, not answered yet
+        self.leaving: dict[str, int] = {}  # bytes told to leave, not answered yet
+        self.asked: dict[str, str] = {}
+        self.terms.stopping, self.terms.leaving, self.terms.asked = self.cancelled, self.leaving, self.asked
+        self.loaded: dict[str, int] = {}
+        self.terms.loaded = self.loaded
+        self._ranking = Ranking()
+        self._complete_reads = 0
+
+    # --- what happens ---
+
+    def begin(self, place: Place, policies: Mapping[str, Policy] | None = None) -> None:
+        """Another order: every rank is new."""
+        self.place = place
+        if policies is not None:
+            self.terms.policies = policies
+        self._complete_reads = 0
+        self._ranking.clear()
+        for key in self.budget.held:
+            self._rank(key)
+
+    def pass_by(self, keys: Iterable[str]) -> None:
+        """A visit that reads these has begun: their next read is a later one."""
+        for key in keys:
+            if key in self.budget.held:
+                self._rank(key)
+
+    def settle(self, key: str, held_bytes: int) -> None:
+        """What is there of a component now; its transfer, if any, has ended."""
+        self.budget.settle(key, held_bytes)
+        if held_bytes > 0:
+            self._rank(key)
+        else:
+            self._ranking.drop(key)
+        component = self.components.get(key)
+        if component is not None and held_bytes < self.wanted_bytes(key):
+            self._missing_again(key)
+
+    def observe(self, held: Mapping[str, int], loaded: Mapping[str, int]) -> None:
+        """The host has looked: bytes in the page cache, and the prefixes that the process holds for itself."""
+        for key, loaded_bytes in list(self.loaded.items()):
+            if loaded.get(key, 0) < loaded_bytes:
+                self._missing_again(key)
+        self.loaded.clear()
+        self.loaded.update(loaded)
+        for key in {*held, *self.budget.held}:
+            if key in self.components and key not in self.budget.in_flight and key not in self.leaving:
+                now_bytes = min(held.get(key, 0), self.wanted_bytes(key))
+                if now_bytes != self.budget.held.get(key, 0):
+                    self.settle(key, now_bytes)
+
+    def node_has_read(self, key: str) -> None:
+        """A node has read the component itself: it is there, as far as there was room."""
+        if key in self.budget.in_flight or key not in self.components or key in self.leaving:
+            return
+        held_bytes = self.budget.held.get(key, 0)
+        self.settle(key, min(self.wanted_bytes(key), held_bytes + max(0, self.budget.available_bytes)))
+
+    def forget(self) -> None:
+        """Between prompts the system may drop pages behind our back: what is there is asked again, which costs the mover a probe."""
+        for key in list(self.budget.held):
+            kept = self.terms.policies.get(key)
+            if key not in self.budget.in_flight and not (kept is not None and kept.keep):
+                self.settle(key, 0)
+
+    def left(self, key: str) -> None:
+        """The mover has answered an eviction: what it could not give back is no longer ours to count on."""
+        gone_bytes = self.leaving.pop(key, None)
+        if key not in self.budget.in_flight:
+            held_bytes = self.budget.held.get(key, 0)
+            self.settle(key, 0 if gone_bytes is None else max(0, held_bytes - gone_bytes))
+
+    def wanted_bytes(self, key: str) -> int:
+        """Bytes of the component that the tier has to hold: all that the process does not hold for itself."""
+        return max(0, self.components[key].size_bytes - self.loaded.get(key, 0))
+
+    # --- what follows ---
+
+    def replan(self, busy: Collection[str]) -> list[Instruction]:
+        """What should move now."""
+        place = self.place
+        order = self._ranking.first_to_leave()
+        decided = planning.plan(
+            place.timeline,
+            place.position,
+            self.components,
+            self.budget,
+            {*busy, *self.leaving} if self.leaving else busy,
+            running=place.running,
+            terms=self.terms,
+            leave_order=order,
+            complete_reads=self._complete_reads,
+        )
+        order.close()
+        self._complete_reads = decided.complete_reads
+        instructions: list[Instruction] = []
+        for move in decided.cancels:
+            instructions += self.cancel([move.component], move.reason)
+        for move in decided.evictions:
+            instructions.append(self.evict(move.component, move.size_bytes, move.reason))
+        for move in decided.prefetches:
+            held_bytes = self.budget.held.get(move.component, 0)
+            if not self.budget.reserve(move.component, move.size_bytes - held_bytes):
+                break  # the room is there once the movers say so
+            start = self.loaded.get(move.component, 0)
+            instructions.append(Prefetch(self.components[move.component], Tier.HOST, start + move.size_bytes, move.reason, start))
+        return instructions
+
+    def cancel(self, keys: Iterable[str], reason: str) -> list[Instruction]:
+        """Each transfer is told to stop once; it stays in flight, and its bytes reserved, until the mover has answered."""
+        stopping = [key for key in keys if key not in self.cancelled]
+        self.cancelled.update(stopping)
+        return [Cancel(self.components[key], Tier.HOST, reason) for key in stopping]
+
+    def evict(self, key: str, size_bytes: int, reason: str) -> Instruction:
+        """Give back the last bytes of what is held of the component."""
+        self.leaving[key] = size_bytes
+        rest_bytes = self.budget.held.get(key, 0) - size_bytes
+        keep_bytes = self.loaded.get(key, 0) + rest_bytes if rest_bytes > 0 else 0
+        return Evict(self.components[key], Tier.HOST, size_bytes, reason, keep_bytes)
+
+    def ask(self, key: str, reason: str) -> None:
+        """The user wants it next, and nothing else in its place until this prompt is over."""
+        self.asked[key] = reason
+        self.refused.discard(key)
+        if key in self.budget.held:
+            self._rank(key)
+
+    def release(self, key: str, reason: str) -> list[Instruction]:
+        """The user gives it up: what is there leaves, what is on its way is stopped, and it is not read ahead again in this prompt."""
+        self.asked.pop(key, None)
+        self.refused.add(key)
+        if key in self.budget.in_flight:
+            return self.cancel([key], reason)
+        held_bytes = self.budget.held.get(key, 0)
+        return [self.evict(key, held_bytes, reason)] if held_bytes and key not in self.leaving else []
+
+    def _rank(self, key: str) -> None:
+        found = rank(key, self.place.timeline, self.place.position, self.components, self.terms.policies)
+        self._ranking.put(key, found._replace(nearness=1.0) if key in self.asked else found)
+
+    def _missing_again(self, key: str) -> None:
+        after = self.place.position - 1 if self.place.running else self.place.position
+        number = self.place.timeline.next_read_number(key, after)
+        if number is not None and number < self._complete_reads:
+            self._complete_reads = number
+
+    def _before_free(self, key: str) -> float:
+        """Bytes that the component's drive brings until what runs now has ended; a fixed part of it where that is not known."""
+        size_bytes = self.components[key].size_bytes
+        rate = None if self.rates is None else self.rates.read.get(key)
+        if rate is None or self.place.until_s is None:
+            return max(1, size_bytes // UNKNOWN_PARTS)
+        return max(rate * (self.place.until_s - self.place.now_s), size_bytes // FINEST_PARTS, 1)
