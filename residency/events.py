@@ -94,11 +94,15 @@ class Evicted:
 
 @dataclass(frozen=True, slots=True)
 class BudgetChanged:
-    """The bytes that the tier may hold now (available memory moved, the user changed a setting)."""
+    """The bytes that the tier may hold now (available memory moved, the user changed a setting).
+
+    `reserve_bytes` beyond the limit are kept free for others, not taken yet: nothing is brought there, but what is there may stay.
+    """
 
     time_s: float
     tier: Tier
     limit_bytes: int
+    reserve_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +119,18 @@ class RatesMeasured:
 class Observed:
     """What the host has found on a tier: all of it, by component, whoever put it there. Transfers in flight are not part of it.
 
-    Of the host tier: `held` is what lies in the page cache and not in the process as well; `loaded` is the prefix of each component that
-    the process holds for itself, pinned or on the device: it needs no reading and no page cache.
+    Of the host tier: `loaded` is the prefix of each component that the process holds for itself, pinned or on the device, and reads no
+    more; `held` is what lies in the page cache behind that prefix, `surplus` what lies there of the prefix itself: a second copy.
+    `copies`: the process goes on to hold for itself what it reads, so a node needs room for both. A host may look at any time, in the
+    middle of a node as well.
     """
 
     time_s: float
     tier: Tier
     held: Mapping[str, int]
     loaded: Mapping[str, int] = field(default_factory=dict)
+    surplus: Mapping[str, int] = field(default_factory=dict)
+    copies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +222,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Give the component's bytes on the tier back, all but the first `keep_bytes`; the mover answers with Evicted.
+    """Give the component's bytes on the tier back, those in [keep_bytes, upto_bytes) (None: to its end); the mover answers with Evicted.
 
     `size_bytes` is what that is expected to free.
     """
@@ -224,6 +232,7 @@ class Evict:
     size_bytes: int
     reason: str
     keep_bytes: int = 0
+    upto_bytes: int | None = None
 
 
 Instruction = Prefetch | Cancel | Wait | Evict

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from . import plan as planning
 from .budget import Budget
 from .component import Component, Policy, Tier
-from .events import Cancel, Evict, Instruction, Prefetch, RatesMeasured
+from .events import Cancel, Evict, Instruction, Observed, Prefetch, RatesMeasured
 from .ranking import Ranking, rank
 from .timeline import EMPTY, Timeline
 
@@ -43,7 +43,8 @@ class HostTier:
         self.asked: dict[str, str] = {}
         self.terms.stopping, self.terms.leaving, self.terms.asked = self.cancelled, self.leaving, self.asked
         self.loaded: dict[str, int] = {}
-        self.terms.loaded = self.loaded
+        self.surplus: dict[str, int] = {}  # page-cache copies of what the process holds for itself
+        self.terms.loaded, self.terms.surplus = self.loaded, self.surplus
         self._ranking = Ranking()
         self._complete_reads = 0
 
@@ -76,18 +77,20 @@ class HostTier:
         if component is not None and held_bytes < self.wanted_bytes(key):
             self._missing_again(key)
 
-    def observe(self, held: Mapping[str, int], loaded: Mapping[str, int]) -> None:
-        """The host has looked: bytes in the page cache, and the prefixes that the process holds for itself."""
-        for key, loaded_bytes in list(self.loaded.items()):
-            if loaded.get(key, 0) < loaded_bytes:
+    def observe(self, seen: Observed) -> None:
+        """The host has looked."""
+        for key, loaded_bytes in self.loaded.items():
+            if seen.loaded.get(key, 0) < loaded_bytes:
                 self._missing_again(key)
-        self.loaded.clear()
-        self.loaded.update(loaded)
-        for key in {*held, *self.budget.held}:
+        for mine, theirs in ((self.loaded, seen.loaded), (self.surplus, seen.surplus)):
+            mine.clear()
+            mine.update(theirs)
+        self.terms.copies = seen.copies
+        for key in {*seen.held, *self.budget.held}:
             if key in self.components and key not in self.budget.in_flight and key not in self.leaving:
-                now_bytes = min(held.get(key, 0), self.wanted_bytes(key))
-                if now_bytes != self.budget.held.get(key, 0):
-                    self.settle(key, now_bytes)
+                held_bytes = min(seen.held.get(key, 0), self.wanted_bytes(key))
+                if held_bytes != self.budget.held.get(key, 0):
+                    self.settle(key, held_bytes)
 
     def node_has_read(self, key: str) -> None:
         """A node has read the component itself: it is there, as far as there was room."""
@@ -136,6 +139,8 @@ class HostTier:
         instructions: list[Instruction] = []
         for move in decided.cancels:
             instructions += self.cancel([move.component], move.reason)
+        for move in decided.surplus:
+            instructions.append(self._give_surplus(move.component, move.reason))
         for move in decided.evictions:
             instructions.append(self.evict(move.component, move.size_bytes, move.reason))
         for move in decided.prefetches:
@@ -158,6 +163,11 @@ class HostTier:
         rest_bytes = self.budget.held.get(key, 0) - size_bytes
         keep_bytes = self.loaded.get(key, 0) + rest_bytes if rest_bytes > 0 else 0
         return Evict(self.components[key], Tier.HOST, size_bytes, reason, keep_bytes)
+
+    def _give_surplus(self, key: str, reason: str) -> Instruction:
+        size_bytes = self.surplus.pop(key)
+        self.leaving[key] = 0  # nothing that the budget counts
+        return Evict(self.components[key], Tier.HOST, size_bytes, reason, 0, self.loaded[key])
 
     def ask(self, key: str, reason: str) -> None:
         """The user wants it next, and nothing else in its place until this prompt is over."""

@@ -209,6 +209,7 @@ class Manager:
             self._set_mode(self._asked_mode)
             return []
         self._host.budget.limit_bytes = max(0, event.limit_bytes)
+        self._host.terms.reserve_bytes = event.reserve_bytes + min(0, event.limit_bytes)
         return self._replan()
 
     def _rates_measured(self, event: RatesMeasured) -> list[Instruction]:
@@ -220,7 +221,7 @@ class Manager:
             self._on_device = {key for key, held_bytes in event.held.items() if held_bytes > 0}
             return []
         self._observed = True
-        self._host.observe(event.held, event.loaded)
+        self._host.observe(event)
         return self._replan()
 
     # --- what the user asks ---

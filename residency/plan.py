@@ -34,6 +34,7 @@ class Plan:
     """
 
     cancels: tuple[Move, ...] = ()
+    surplus: tuple[Move, ...] = ()  # second copies that are given back: the process holds those bytes for itself
     evictions: tuple[Move, ...] = ()
     prefetches: tuple[Move, ...] = ()
     complete_reads: int = 0
@@ -75,7 +76,9 @@ class Terms:
     `loaded`: bytes by component, from its start, that the process holds for itself and reads no more. `asked`: reasons by component,
     read first whatever the order says. `alone`: components whose drive serves one reader at a time. `stopping`: transfers that were
     told to stop; `leaving`: bytes by component that were told to leave. The room of both counts as free; their movers' answers decide
-    when. `before_free(key)`: bytes of a component that its drive can bring before what is busy now has ended.
+    when. `surplus`: bytes of second copies in the tier, of what is loaded; `copies`: a node needs room for another copy of all it reads.
+    `reserve_bytes`: what is there may exceed the limit by so much. `before_free(key)`: bytes of a component that its drive can bring
+    before what is busy now has ended.
     """
 
     policies: Mapping[str, Policy] = field(default_factory=dict)
@@ -84,6 +87,9 @@ class Terms:
     alone: Collection[str] = frozenset()
     stopping: Collection[str] = frozenset()
     leaving: Mapping[str, int] = field(default_factory=dict)
+    surplus: Mapping[str, int] = field(default_factory=dict)
+    copies: bool = False
+    reserve_bytes: int = 0
     may_prefetch: Callable[[str], bool] = lambda key: True
     before_free: Callable[[str], float] = lambda key: NEVER
 
@@ -117,7 +123,7 @@ def plan(
     complete = draft.fill(first, position if running else None)
     draft.prefetches.sort(key=lambda found: found[0])
     evictions = tuple(Move(key, size, reason) for key, (size, reason) in draft.evictions.items())
-    return Plan(tuple(draft.cancels), evictions, tuple(move for _, move in draft.prefetches), complete)
+    return Plan(tuple(draft.cancels), tuple(draft.surplus), evictions, tuple(move for _, move in draft.prefetches), complete)
 
 
 class _Draft:
@@ -137,7 +143,11 @@ class _Draft:
         self.free = host.limit_bytes - host.used_bytes + sum(terms.leaving.values())
         if terms.stopping:
             self.free += sum(host.in_flight.get(key, 0) for key in terms.stopping)
+        self._surplus = dict(terms.surplus)
+        if self._surplus:
+            self.free -= sum(self._surplus.values())
         self.cancels: list[Move] = []
+        self.surplus: list[Move] = []
         self.evictions: dict[str, tuple[int, str]] = {}
         self.prefetches: list[tuple[float, Move]] = []
         self._leave_order = leave_order
@@ -164,10 +174,20 @@ class _Draft:
         if not self._left:
             self._next_victim()
 
+    def _drop_surplus(self, wanted: int) -> None:
+        """Second copies go before anything else does: giving them back costs nothing."""
+        while self.free < wanted and self._surplus:
+            key, size = self._surplus.popitem()
+            if key not in self.host.in_flight and key not in self.terms.leaving and key in self.components:
+                self.surplus.append(Move(key, size, "the process holds these bytes for itself"))
+            self.free += size
+
     def give_back_what_is_over(self) -> None:
         """The limit has shrunk: what is read farthest goes, be it there or on its way."""
-        if self.free >= 0:
+        self._drop_surplus(0)
+        if self.free >= -self.terms.reserve_bytes:
             return
+        self.free += self.terms.reserve_bytes
         host, terms = self.host, self.terms
         flights = sorted(
             (rank(key, self.timeline, self.position, self.components, terms.policies), key)
@@ -182,6 +202,7 @@ class _Draft:
                 self.free += host.in_flight[key]
             else:
                 self._take(min(self._left, -self.free), reason)
+        self.free -= terms.reserve_bytes
 
     def fill(self, first: int, running: int | None) -> int:
         """Give the room away in order of next read, from that number of the reads on. Returns how many of the reads are complete."""
@@ -193,10 +214,13 @@ class _Draft:
             if not self._bring(key, at, reason):
                 return first
             done.add(key)
-        complete = -1
+        complete, visit_at = -1, running
         for number in range(first, len(reads)):
             use = reads[number]
             key, at = use.component, use.position
+            if at != visit_at and terms.copies:
+                self._leave_room_for_copies(visit_at if visit_at == running else None, at)
+                visit_at = at
             component = components.get(key)
             if component is None or key in done:
                 continue
@@ -223,6 +247,19 @@ class _Draft:
         else:
             return len(reads) if complete < 0 else complete
         return max(complete, first)
+
+    def _leave_room_for_copies(self, running: int | None, at: int) -> None:
+        """The node that runs will hold for itself all it reads. One that comes reads its components one after the other: while
+        the last is read, those before it are there twice."""
+        if running is not None:
+            self.free -= sum(self._copied_bytes(running))
+        sizes = self._copied_bytes(at)
+        if len(sizes) > 1:
+            self.free -= sum(sizes) - max(sizes)
+
+    def _copied_bytes(self, at: int) -> list[int]:
+        keys = [use.component for use in self.timeline.at(at) if use.reads and use.component in self.components]
+        return [self.components[key].size_bytes - self.terms.loaded.get(key, 0) for key in keys]
 
     def _ahead_of_order(self) -> list[tuple[str, float, str]]:
         """What was asked for, then what has priority: room is theirs before it is others'."""
@@ -259,10 +296,13 @@ class _Draft:
         policy = self.terms.policies.get(key)
         priority = 0 if policy is None else policy.priority
         patience: float | None = None
+        self._drop_surplus(wanted)
         while wanted > self.free and self._victim is not None:
             found, other = self._victim
             if other == key or not found.yields_to(priority, at):
                 return
+            if self.free < 0 and found.next_read != NEVER:
+                return  # more would have to be read again than there would be room for
             size = min(self._left, wanted - self.free)
             if now is None and found.next_read != NEVER and self._better_victim_is_busy(found):
                 # it is read again, and what runs now would rather leave: take only what the drive can bring by then

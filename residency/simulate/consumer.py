@@ -12,6 +12,7 @@ showed that the models used first keep theirs and the last one is read again (A 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from .program import Program, Step
 from .world import World
@@ -23,6 +24,7 @@ class Consumer:
     def __init__(self, world: World, program: Program) -> None:
         self.world = world
         self.program = program
+        self.after_first_pass: Callable[[], None] = lambda: None
 
     def resident_bytes(self, key: str) -> int:
         """Bytes that need no reading: on the device or pinned."""
@@ -45,6 +47,7 @@ class Consumer:
         for key in step.components:
             self._first_pass(key, resident[key], pass_s / total_bytes)
         if step.passes > 1:
+            self.after_first_pass()
             for key in step.components:
                 self._later_passes(key, step.passes - 1, pass_s / total_bytes)
         world.running = ()
@@ -75,10 +78,10 @@ class Consumer:
             return self._stretch(at, end, machine.cached_bytes_per_s, compute_s_per_byte)
         transfer = world.mover.lane_of(key).reading
         if transfer is not None and transfer.key == key and at < transfer.run_end:
-            end = transfer.run_end
+            reached = transfer.run_end
             if world.follow(key, at, min(most, machine.fresh_pin_bytes_per_s)):
-                self._pin(key, at, end)
-                return end
+                self._pin(key, at, reached)
+                return reached
         world.read(key, at, end, most)
         self._pin(key, at, end)
         return end

@@ -95,7 +95,7 @@ class ReadAheadLanes:
     def evict(self, instruction: Evict) -> None:
         key = instruction.component.key
         busy = self.find(key) is not None
-        freed = 0 if busy else self._host.drop(key, instruction.keep_bytes)
+        freed = 0 if busy else self._host.drop(key, instruction.keep_bytes, instruction.upto_bytes)
         reason = "refused: it is being read ahead" if busy else instruction.reason
         self.post(Evicted(self._clock(), key, Tier.HOST, freed, reason))
 

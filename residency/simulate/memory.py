@@ -6,6 +6,7 @@ gives up from the end.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
 from enum import Enum
 
@@ -62,10 +63,11 @@ class Ranges:
         self.size_bytes -= size_bytes - left
         return size_bytes - left
 
-    def drop_from(self, at: int) -> int:
-        """Take away the bytes from `at` on; returns how many."""
+    def cut(self, start: int, end: int) -> int:
+        """Take away the bytes in [start, end); returns how many."""
         before = self.size_bytes
-        self.spans = [(start, min(end, at)) for start, end in self.spans if start < at]
+        pieces = (piece for low, high in self.spans for piece in ((low, min(high, start)), (max(low, end), high)))
+        self.spans = [piece for piece in pieces if piece[0] < piece[1]]
         self.size_bytes = sum(end - start for start, end in self.spans)
         return before - self.size_bytes
 
@@ -111,10 +113,10 @@ class Host:
         self._cached_bytes += ranges.size_bytes - before
         self._shrink(key, protected)
 
-    def drop(self, key: str, keep_bytes: int = 0) -> int:
-        """Give a component's pages back, all but those of its first `keep_bytes`; returns how many bytes were freed."""
+    def drop(self, key: str, start: int = 0, end: int | None = None) -> int:
+        """Give a component's pages in [start, end) back, None: to its end; returns how many bytes were freed."""
         ranges = self._cache.get(key, Ranges())
-        freed = ranges.drop_from(keep_bytes)
+        freed = ranges.cut(start, sys.maxsize if end is None else end)
         if not ranges.spans:
             self._cache.pop(key, None)
         self._cached_bytes -= freed

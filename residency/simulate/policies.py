@@ -82,7 +82,9 @@ class _ManagedPack:
         self._runtime = Runtime(clock=lambda: world.time_s, unix_clock=lambda: 0.0, device_limit_bytes=world.device.limit_bytes)
         self._runtime.movers = {Tier.HOST: world.mover, Tier.DEVICE: _Device(self._runtime, world)}
         world.mover.post = self._runtime.post
+        self._limit_bytes: int | None = None
         self._traces: list[Trace] = []
+        consumer.after_first_pass = self._look_again
         if policy.informed:
             drives, drive_of = world.machine.drives, program.drive_of
             read = {key: drives[drive_of.get(key, 0)].read_bytes_per_s for key in program.components}
@@ -90,7 +92,6 @@ class _ManagedPack:
             self._runtime.post(RatesMeasured(0.0, read, machine.pinned_bytes_per_s, machine.pinned_back_bytes_per_s))
 
     def prompt_starts(self, index: int) -> None:
-        self._refresh_budget()
         self._look()
         timeline = self._timeline(index)
         components, mode = self._program.components, self._policy.mode
@@ -123,9 +124,11 @@ class _ManagedPack:
 
     def _refresh_budget(self) -> None:
         world = self._world
-        limit_bytes = max(0, world.host.available_bytes - world.machine.budget_floor_bytes)
-        if limit_bytes != self._runtime.manager.host.limit_bytes:
-            self._runtime.post(BudgetChanged(world.time_s, Tier.HOST, limit_bytes))
+        reserve_bytes = world.machine.budget_floor_bytes
+        limit_bytes = world.host.available_bytes - reserve_bytes
+        if limit_bytes != self._limit_bytes:
+            self._limit_bytes = limit_bytes
+            self._runtime.post(BudgetChanged(world.time_s, Tier.HOST, limit_bytes, reserve_bytes))
 
     def _exclusive(self) -> frozenset[str]:
         """Components whose nodes are held: those on drives that seek, or all when a start share is asked for."""
@@ -145,22 +148,31 @@ class _ManagedPack:
                 visits.append(Visit(f"p{index + number}", step.node_id, step.class_type, compute_s, step.working_set_bytes))
         return Timeline(tuple(visits), tuple(uses))
 
+    def _look_again(self) -> None:
+        """In the middle of a node."""
+        self._look()
+        self._world.mover.settle()
+
     def _look(self) -> None:
         """What a host can find out at any time: its page cache, its pinned buffers and its device."""
+        self._refresh_budget()
         world, components = self._world, self._program.components
         all_bytes = sum(component.size_bytes for component in components.values())
         stays = all_bytes <= world.device.limit_bytes  # else others will push it off the device before its next use
         held: dict[str, int] = {}
         loaded: dict[str, int] = {}
+        surplus: dict[str, int] = {}
         for key in components:
             loaded_bytes = self._consumer.resident_bytes(key) if stays else world.host.pins.get(key, 0)
             ranges = world.host.cached(key)
             if loaded_bytes:
                 loaded[key] = loaded_bytes
-            held_bytes = ranges.size_bytes - ranges.within(loaded_bytes)
-            if held_bytes > 0:
-                held[key] = held_bytes
-        self._runtime.post(Observed(world.time_s, Tier.HOST, held, loaded))
+            surplus_bytes = ranges.within(loaded_bytes)
+            if surplus_bytes:
+                surplus[key] = surplus_bytes
+            if ranges.size_bytes > surplus_bytes:
+                held[key] = ranges.size_bytes - surplus_bytes
+        self._runtime.post(Observed(world.time_s, Tier.HOST, held, loaded, surplus, world.machine.pins))
 
 
 class _Device:

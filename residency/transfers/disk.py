@@ -120,9 +120,9 @@ class ReadAhead:
             self._stop(self._live, reason)
 
     def evict(self, instruction: Evict) -> None:
-        """Give the component's pages behind its first `keep_bytes` back; Evicted says how many bytes that freed."""
+        """Give the component's pages in [keep_bytes, upto_bytes) back; Evicted says how many bytes that freed."""
         _check_tier(instruction)
-        self.drop(instruction.component, reason=instruction.reason, keep_bytes=instruction.keep_bytes)
+        self.drop(instruction.component, instruction.upto_bytes, instruction.reason, keep_bytes=instruction.keep_bytes)
 
     def drop(self, component: Component, upto_bytes: int | None = None, reason: str = "asked for", *, keep_bytes: int = 0) -> Future[None]:
         """Give the pages of the component's bytes in [keep_bytes, upto_bytes) back (None: to its end); answered with Evicted.
