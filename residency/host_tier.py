@@ -46,6 +46,7 @@ class HostTier:
         self.surplus: dict[str, int] = {}  # page-cache copies of what the process holds for itself
         self.terms.loaded, self.terms.surplus = self.loaded, self.surplus
         self._ranking = Ranking()
+        self._changed = True  # since the last plan
         self._complete_reads = 0
 
     # --- what happens ---
@@ -56,6 +57,7 @@ class HostTier:
         if policies is not None:
             self.terms.policies = policies
         self._complete_reads = 0
+        self._changed = True
         self._ranking.clear()
         for key in self.budget.held:
             self._rank(key)
@@ -69,6 +71,7 @@ class HostTier:
     def settle(self, key: str, held_bytes: int) -> None:
         """What is there of a component now; its transfer, if any, has ended."""
         self.budget.settle(key, held_bytes)
+        self._changed = True
         if held_bytes > 0:
             self._rank(key)
         else:
@@ -86,6 +89,7 @@ class HostTier:
             mine.clear()
             mine.update(theirs)
         self.terms.copies = seen.copies
+        self._changed = True
         for key in {*seen.held, *self.budget.held}:
             if key in self.components and key not in self.budget.in_flight and key not in self.leaving:
                 held_bytes = min(seen.held.get(key, 0), self.wanted_bytes(key))
@@ -117,11 +121,27 @@ class HostTier:
         """Bytes of the component that the tier has to hold: all that the process does not hold for itself."""
         return max(0, self.components[key].size_bytes - self.loaded.get(key, 0))
 
+    def set_limit(self, limit_bytes: int, reserve_bytes: int) -> None:
+        """What the tier may hold; `limit_bytes` may be negative when others have taken of the reserve."""
+        self.budget.limit_bytes = max(0, limit_bytes)
+        self.terms.reserve_bytes = reserve_bytes + min(0, limit_bytes)
+        self._changed = True
+
     # --- what follows ---
+
+    def is_planned_for(self, keys: Iterable[str]) -> bool:
+        """Whether the last plan holds for a visit that uses these and starts when it was expected to."""
+        if self._changed or self.terms.copies:
+            return False
+        held, in_flight = self.budget.held, self.budget.in_flight
+        return all(key not in self.components or held.get(key, 0) + in_flight.get(key, 0) >= self.wanted_bytes(key) for key in keys)
 
     def replan(self, busy: Collection[str]) -> list[Instruction]:
         """What should move now."""
         place = self.place
+        self._changed = False
+        if self._complete_reads >= len(place.timeline.reads) and self.budget.available_bytes >= 0 and not (self.surplus or self.asked):
+            return []
         order = self._ranking.first_to_leave()
         decided = planning.plan(
             place.timeline,
@@ -159,6 +179,7 @@ class HostTier:
 
     def evict(self, key: str, size_bytes: int, reason: str) -> Instruction:
         """Give back the last bytes of what is held of the component."""
+        self._changed = True
         self.leaving[key] = size_bytes
         rest_bytes = self.budget.held.get(key, 0) - size_bytes
         keep_bytes = self.loaded.get(key, 0) + rest_bytes if rest_bytes > 0 else 0
@@ -172,6 +193,7 @@ class HostTier:
     def ask(self, key: str, reason: str) -> None:
         """The user wants it next, and nothing else in its place until this prompt is over."""
         self.asked[key] = reason
+        self._changed = True
         self.refused.discard(key)
         if key in self.budget.held:
             self._rank(key)
@@ -180,6 +202,7 @@ class HostTier:
         """The user gives it up: what is there leaves, what is on its way is stopped, and it is not read ahead again in this prompt."""
         self.asked.pop(key, None)
         self.refused.add(key)
+        self._changed = True
         if key in self.budget.in_flight:
             return self.cancel([key], reason)
         held_bytes = self.budget.held.get(key, 0)

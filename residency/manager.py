@@ -6,7 +6,7 @@ flight. After each event that could change the answer it asks the planner what s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from . import strategies
@@ -47,6 +47,8 @@ class Manager:
         self._policies: Mapping[str, Policy] = {}
         self._running: frozenset[str] = frozenset()  # components of the node that runs now
         self._on_device: set[str] = set()
+        self._used: set[str] = set()  # on the device, and may have been used for the last time
+        self._strategies: dict[str, Strategy | None] = {}
         self._observed = False  # the host looks at what its page cache holds, nothing has to be asked again
         self._releases: list[ReleaseAsked] = []  # of components in use: they leave when their node has ended
         self._handlers: dict[type[Any], Callable[[Any], list[Instruction]]] = {
@@ -106,6 +108,8 @@ class Manager:
 
     def _begin(self, event: PromptStarted | Replanned) -> None:
         self._running = frozenset()
+        self._used |= self._on_device
+        self._strategies.clear()
         self._host.terms.alone = event.exclusive
         self._host.terms.may_prefetch = self._may_prefetch
         self._host.begin(Place(event.timeline, now_s=event.time_s), self._policies)
@@ -113,13 +117,11 @@ class Manager:
     def _node_started(self, event: NodeStarted) -> list[Instruction]:
         host, place, position = self._host, self._host.place, event.position
         uses = place.timeline.at(position)
-        skipped = range(place.position + 1, position)
-        if position <= place.position or len(skipped) > 0:  # the executor chose another node: all that was passed over counts as passed
-            place.position, place.running = position, True
-            host.begin(place)
+        expected = position == place.position + 1
         place.position, place.running = position, True
-        compute_s = place.timeline.visits[position].compute_s if position < len(place.timeline.visits) else 0.0
-        place.until_s = event.time_s + compute_s if compute_s > 0 else None
+        place.until_s = self._until_s(event.time_s, position)
+        if not expected:  # the executor chose another node: all that was passed over counts as passed
+            host.begin(place)
         self._running = frozenset([use.component for use in uses])
         host.pass_by(self._running)
         if self.mode.mode is Mode.OFF:
@@ -134,13 +136,21 @@ class Manager:
                     announced_bytes = host.budget.in_flight[use.component] + host.budget.held.get(use.component, 0)
                     reason = "its hard disk is reading it ahead; a second reader would slow both"
                     instructions.append(Wait(host.components[use.component], Tier.HOST, announced_bytes, reason))
+        if expected and host.is_planned_for(self._running):
+            return instructions
         return instructions + self._replan()
+
+    def _until_s(self, now_s: float, position: int) -> float | None:
+        """When a visit that starts now is expected to have ended; None where nothing is known."""
+        visits = self._host.place.timeline.visits
+        compute_s = visits[position].compute_s if position < len(visits) else 0.0
+        return now_s + compute_s if compute_s > 0 else None
 
     def _node_finished(self, event: NodeFinished) -> list[Instruction]:
         host, timeline, position = self._host, self._host.place.timeline, event.position
         self._running = frozenset()
         host.place.running = False
-        host.place.until_s = None
+        host.place.until_s = self._until_s(event.time_s, position + 1)
         if self.mode.mode is Mode.OFF:
             return []
         instructions: list[Instruction] = []
@@ -148,6 +158,7 @@ class Manager:
             key = use.component
             if self._strategy(key) is not None:
                 self._on_device.add(key)
+                self._used.add(key)
             if use.reads and key in host.budget.in_flight:
                 if timeline.next_read_number(key, position) is None:
                     instructions += host.cancel([key], "its node has read the rest itself")
@@ -157,18 +168,20 @@ class Manager:
         for asked in self._releases:
             instructions += self._release(asked)
         self._releases.clear()
-        return instructions + self._replan()
+        # what the next node uses is as good as in use: it starts at once
+        return instructions + self._replan([use.component for use in timeline.at(position + 1)])
 
     def _released_after(self, position: int) -> list[Instruction]:
         # Only the device is given back. Host copies cost nothing while RAM is not short (the planner sees to that), and the next prompt
         # would read them again: dropping them too made it take 50.5 s instead of 8.4 s on an H100.
         instructions: list[Instruction] = []
-        for key in sorted(self._on_device):
+        for key in sorted(self._used & self._on_device):
             if self._strategy(key) is Strategy.RELEASE and self._host.place.timeline.next_use(key, position) is None:
                 component = self._host.components[key]
                 reason = "nothing in this prompt or the queue needs it any more"
                 instructions.append(Evict(component, Tier.DEVICE, component.size_bytes, reason))
                 self._on_device.discard(key)
+        self._used.clear()
         return instructions
 
     def _prompt_ended(self, event: PromptEnded) -> list[Instruction]:
@@ -192,7 +205,7 @@ class Manager:
             stopped = event.component in host.cancelled
             host.cancelled.discard(event.component)
             if isinstance(event, TransferStopped) and not stopped:
-                host.refused.add(event.component)
+                host.refused.add(event.component)  # settled below: the plan is made anew
             host.settle(event.component, event.present_bytes)
         return self._replan()
 
@@ -208,8 +221,7 @@ class Manager:
             self.device_limit_bytes = event.limit_bytes
             self._set_mode(self._asked_mode)
             return []
-        self._host.budget.limit_bytes = max(0, event.limit_bytes)
-        self._host.terms.reserve_bytes = event.reserve_bytes + min(0, event.limit_bytes)
+        self._host.set_limit(event.limit_bytes, event.reserve_bytes)
         return self._replan()
 
     def _rates_measured(self, event: RatesMeasured) -> list[Instruction]:
@@ -259,9 +271,16 @@ class Manager:
         components = self._host.components
         used = [components[key] for key in self._host.place.timeline.components() if key in components]
         self.mode = strategies.resolve(mode, used, self.device_limit_bytes)
+        self._strategies.clear()
+        self._used |= self._on_device
 
     def _strategy(self, key: str) -> Strategy | None:
         """The component's strategy: what its policy asks, or the mode of the whole; off for the whole overrules both."""
+        if key not in self._strategies:
+            self._strategies[key] = self._find_strategy(key)
+        return self._strategies[key]
+
+    def _find_strategy(self, key: str) -> Strategy | None:
         if self.mode.mode is Mode.OFF or key not in self._host.components:
             return None
         policy = self._policies.get(key)
@@ -271,10 +290,10 @@ class Manager:
             return strategies.strategy_of(self.mode.mode)
         return strategies.strategy_of(policy.mode)
 
-    def _replan(self) -> list[Instruction]:
+    def _replan(self, soon: Collection[str] = ()) -> list[Instruction]:
         if self.mode.mode is Mode.OFF:
             return []
-        return self._host.replan(self._running)
+        return self._host.replan(self._running or soon)
 
     def _may_prefetch(self, key: str) -> bool:
         host = self._host

@@ -264,6 +264,8 @@ class _Draft:
     def _ahead_of_order(self) -> list[tuple[str, float, str]]:
         """What was asked for, then what has priority: room is theirs before it is others'."""
         terms = self.terms
+        if not (terms.asked or terms.policies):
+            return []
         found = [(key, float(self.position), reason) for key, reason in terms.asked.items()]
         urgent = sorted((-policy.priority, key) for key, policy in terms.policies.items() if policy.priority > 0)
         for priority, key in urgent:

@@ -68,9 +68,10 @@ def test_a_plan_keeps_within_the_limit_and_never_touches_what_is_busy(order, pos
     in_flight = dict.fromkeys(flying, 5)
     before = view(limit, held, in_flight)
     decided = plan(reads(order), position, parts, before, busy=frozenset(busy))
-    evicted = {move.component for move in decided.evictions}
-    assert not evicted & (busy | flying)
-    after = sum(v for k, v in before.held.items() if k not in evicted) + sum(before.in_flight.values())
+    evicted = {move.component: move.size_bytes for move in decided.evictions}
+    cancelled = {move.component for move in decided.cancels}
+    assert not set(evicted) & (busy | flying) and not cancelled & busy
+    after = before.used_bytes - sum(evicted.values()) - sum(before.in_flight[key] for key in cancelled)
     added = sum(move.size_bytes - before.held.get(move.component, 0) for move in decided.prefetches)
     assert added == 0 or after + added <= before.limit_bytes
     assert not flying & {move.component for move in decided.prefetches}
