@@ -6,7 +6,7 @@ flight. After each event that could change the answer it asks the planner what s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import strategies
@@ -46,6 +46,7 @@ class Manager:
         self._asked_mode = Mode.OFF
         self._policies: Mapping[str, Policy] = {}
         self._running: frozenset[str] = frozenset()  # components of the node that runs now
+        self._soon: frozenset[str] = frozenset()  # between two nodes: components of the one that starts now
         self._on_device: set[str] = set()
         self._used: set[str] = set()  # on the device, and may have been used for the last time
         self._strategies: dict[str, Strategy | None] = {}
@@ -108,6 +109,7 @@ class Manager:
 
     def _begin(self, event: PromptStarted | Replanned) -> None:
         self._running = frozenset()
+        self._soon = frozenset([use.component for use in event.timeline.at(0)])
         self._used |= self._on_device
         self._strategies.clear()
         self._host.terms.alone = event.exclusive
@@ -123,6 +125,7 @@ class Manager:
         if not expected:  # the executor chose another node: all that was passed over counts as passed
             host.begin(place)
         self._running = frozenset([use.component for use in uses])
+        self._soon = frozenset()
         host.pass_by(self._running)
         if self.mode.mode is Mode.OFF:
             return []
@@ -169,7 +172,8 @@ class Manager:
             instructions += self._release(asked)
         self._releases.clear()
         # what the next node uses is as good as in use: it starts at once
-        return instructions + self._replan([use.component for use in timeline.at(position + 1)])
+        self._soon = frozenset([use.component for use in timeline.at(position + 1)])
+        return instructions + self._replan()
 
     def _released_after(self, position: int) -> list[Instruction]:
         # Only the device is given back. Host copies cost nothing while RAM is not short (the planner sees to that), and the next prompt
@@ -186,7 +190,7 @@ class Manager:
 
     def _prompt_ended(self, event: PromptEnded) -> list[Instruction]:
         host = self._host
-        self._running = frozenset()
+        self._running = self._soon = frozenset()
         host.place.running = False
         if event.outcome is not Outcome.SUCCESS:
             return host.cancel(list(host.budget.in_flight), f"the prompt has ended: {event.outcome.value}")
@@ -290,10 +294,10 @@ class Manager:
             return strategies.strategy_of(self.mode.mode)
         return strategies.strategy_of(policy.mode)
 
-    def _replan(self, soon: Collection[str] = ()) -> list[Instruction]:
+    def _replan(self) -> list[Instruction]:
         if self.mode.mode is Mode.OFF:
             return []
-        return self._host.replan(self._running or soon)
+        return self._host.replan(self._running or self._soon)
 
     def _may_prefetch(self, key: str) -> bool:
         host = self._host

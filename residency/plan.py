@@ -117,7 +117,7 @@ def plan(
     """
     if leave_order is None:
         leave_order = sorted((rank(key, timeline, position, components, terms.policies), key) for key in host.held)
-    draft = _Draft(timeline, position, components, host, busy, terms, iter(leave_order))
+    draft = _Draft(timeline, position, components, host, busy, terms, iter(leave_order), running=running)
     draft.give_back_what_is_over()
     first = max(timeline.first_read_number(position if running else position + 1), complete_reads)
     complete = draft.fill(first, position if running else None)
@@ -138,7 +138,10 @@ class _Draft:
         busy: Collection[str],
         terms: Terms,
         leave_order: Iterator[tuple[Rank, str]],
+        *,
+        running: bool,
     ) -> None:
+        self.running = running
         self.timeline, self.position, self.components, self.host, self.busy, self.terms = timeline, position, components, host, busy, terms
         self.free = host.limit_bytes - host.used_bytes + sum(terms.leaving.values())
         if terms.stopping:
@@ -306,19 +309,29 @@ class _Draft:
             if self.free < 0 and found.next_read != NEVER:
                 return  # more would have to be read again than there would be room for
             size = min(self._left, wanted - self.free)
-            if now is None and found.next_read != NEVER and self._better_victim_is_busy(found):
+            if now is None and key not in self.busy and found.next_read != NEVER and self._better_victim_is_busy(found):
                 # it is read again, and what runs now would rather leave: take only what the drive can bring by then
                 if patience is None:
-                    patience = self.terms.before_free(key) - max(0, self.free)
+                    patience = self.terms.before_free(key) - self._queued_bytes() - max(0, self.free)
                 size = int(min(size, patience))
                 if size <= 0:
                     return
                 patience -= size
             self._take(size, f"makes room for {self.components[key].name}")
 
+    def _queued_bytes(self) -> int:
+        """Bytes that the drives bring first, and for others than the node that runs: it is not done before it has its own."""
+        host, busy = self.host, self.busy
+        flying = sum(size for key, size in host.in_flight.items() if key not in busy)
+        announced = (move for _, move in self.prefetches if move.component not in busy)
+        return flying + sum(move.size_bytes - host.held.get(move.component, 0) for move in announced)
+
     def _better_victim_is_busy(self, found: Rank) -> bool:
+        """Whether something in use will be worth less than the victim once its node has ended."""
+        ends_at = self.position if self.running else self.position + 1
+        held, in_flight = self.host.held, self.host.in_flight
         for key in self.busy:
-            if key in self.host.held and rank(key, self.timeline, self.position, self.components, self.terms.policies) < found:
+            if (key in held or key in in_flight) and rank(key, self.timeline, ends_at, self.components, self.terms.policies) < found:
                 return True
         return False
 

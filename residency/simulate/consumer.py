@@ -82,7 +82,7 @@ class Consumer:
             if world.follow(key, at, min(most, machine.fresh_pin_bytes_per_s)):
                 self._pin(key, at, reached)
                 return reached
-        world.read(key, at, end, most)
+        end = world.read(key, at, end, most)
         self._pin(key, at, end)
         return end
 

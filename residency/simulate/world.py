@@ -70,11 +70,16 @@ class World:
             self._pass(step_s, None)
             self.mover.settle()
 
-    def read(self, key: str, start: int, end: int, most_bytes_per_s: float) -> None:
-        """The consumer reads [start, end) from the drive itself, no faster than `most_bytes_per_s`, beside the lane's reader."""
+    def read(self, key: str, start: int, end: int, most_bytes_per_s: float) -> int:
+        """The consumer reads [start, end) from the drive itself, no faster than `most_bytes_per_s`, beside the lane's reader.
+
+        It stops where the reader comes upon it with the same component; returns how far it got.
+        """
         lane, at = self.mover.lane_of(key), float(start)
         while at < end:
             self.mover.settle()
+            if at > start and self._is_near(lane, key, int(at + 0.5)):
+                break
             rate = min(most_bytes_per_s, self._consumer_rate(lane))
             step_s = min((end - at) / rate, self._next_s(lane))
             before = int(at + 0.5)
@@ -85,6 +90,17 @@ class World:
             self.host.cache(key, before, int(at + 0.5), self.running)
             self.consumer_bytes += int(at + 0.5) - before
         self.mover.settle()
+        return int(at + 0.5)
+
+    def _is_near(self, lane: Lane, key: str, at: int) -> bool:
+        """Whether the lane reads that component right here."""
+        transfer = lane.reading
+        return (
+            transfer is not None
+            and transfer.key == key
+            and int(transfer.front) <= at <= transfer.front + CHUNK_BYTES
+            and at < transfer.run_end
+        )
 
     def follow(self, key: str, start: int, most_bytes_per_s: float) -> bool:
         """The consumer has caught up with the lane that reads its component: take the lane's current run as it comes.
@@ -94,8 +110,7 @@ class World:
         lane = self.mover.lane_of(key)
         self.mover.settle()
         transfer = lane.reading
-        near = transfer is not None and transfer.key == key and int(transfer.front) <= start <= transfer.front + CHUNK_BYTES
-        if transfer is None or not near or transfer.run_end <= start:
+        if transfer is None or not self._is_near(lane, key, start):
             return False
         begun_s, length = self.time_s, transfer.run_end - start
         while lane.reading is transfer and transfer.front < transfer.run_end and transfer.run_end > start:
