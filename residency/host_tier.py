@@ -46,7 +46,8 @@ class HostTier:
         self.surplus: dict[str, int] = {}  # page-cache copies of what the process holds for itself
         self.terms.loaded, self.terms.surplus = self.loaded, self.surplus
         self._ranking = Ranking()
-        self._changed = True  # since the last plan
+        self.changed = True  # since the last plan
+        self._waiting: list[planning.Move] = []  # planned prefetches that wait for room
         self._complete_reads = 0
 
     # --- what happens ---
@@ -57,7 +58,7 @@ class HostTier:
         if policies is not None:
             self.terms.policies = policies
         self._complete_reads = 0
-        self._changed = True
+        self.changed = True
         self._ranking.clear()
         for key in self.budget.held:
             self._rank(key)
@@ -70,15 +71,17 @@ class HostTier:
 
     def settle(self, key: str, held_bytes: int) -> None:
         """What is there of a component now; its transfer, if any, has ended."""
+        used_bytes = self.budget.used_bytes
         self.budget.settle(key, held_bytes)
-        self._changed = True
         if held_bytes > 0:
             self._rank(key)
         else:
             self._ranking.drop(key)
-        component = self.components.get(key)
-        if component is not None and held_bytes < self.wanted_bytes(key):
+        if key in self.components and held_bytes < self.wanted_bytes(key):
             self._missing_again(key)
+            self.changed = True
+        elif self.budget.used_bytes != used_bytes:
+            self.changed = True
 
     def observe(self, seen: Observed) -> None:
         """The host has looked."""
@@ -89,7 +92,7 @@ class HostTier:
             mine.clear()
             mine.update(theirs)
         self.terms.copies = seen.copies
-        self._changed = True
+        self.changed = True
         for key in {*seen.held, *self.budget.held}:
             if key in self.components and key not in self.budget.in_flight and key not in self.leaving:
                 held_bytes = min(seen.held.get(key, 0), self.wanted_bytes(key))
@@ -110,7 +113,7 @@ class HostTier:
             if key not in self.budget.in_flight and not (kept is not None and kept.keep):
                 self.settle(key, 0)
 
-    def left(self, key: str) -> None:
+    def _left(self, key: str) -> None:
         """The mover has answered an eviction: what it could not give back is no longer ours to count on."""
         gone_bytes = self.leaving.pop(key, None)
         if key not in self.budget.in_flight:
@@ -125,13 +128,13 @@ class HostTier:
         """What the tier may hold; `limit_bytes` may be negative when others have taken of the reserve."""
         self.budget.limit_bytes = max(0, limit_bytes)
         self.terms.reserve_bytes = reserve_bytes + min(0, limit_bytes)
-        self._changed = True
+        self.changed = True
 
     # --- what follows ---
 
     def is_planned_for(self, keys: Iterable[str]) -> bool:
         """Whether the last plan holds for a visit that uses these and starts when it was expected to."""
-        if self._changed or self.terms.copies:
+        if self.changed or self.terms.copies:
             return False
         held, in_flight = self.budget.held, self.budget.in_flight
         return all(key not in self.components or held.get(key, 0) + in_flight.get(key, 0) >= self.wanted_bytes(key) for key in keys)
@@ -139,7 +142,8 @@ class HostTier:
     def replan(self, busy: Collection[str]) -> list[Instruction]:
         """What should move now."""
         place = self.place
-        self._changed = False
+        self.changed = False
+        self._waiting = []
         if self._complete_reads >= len(place.timeline.reads) and self.budget.available_bytes >= 0 and not (self.surplus or self.asked):
             return []
         order = self._ranking.first_to_leave()
@@ -163,13 +167,33 @@ class HostTier:
             instructions.append(self._give_surplus(move.component, move.reason))
         for move in decided.evictions:
             instructions.append(self.evict(move.component, move.size_bytes, move.reason))
-        for move in decided.prefetches:
+        self._waiting = list(decided.prefetches)
+        return instructions + self._announce()
+
+    def _announce(self) -> list[Instruction]:
+        """What was planned and finds its room: the rest of it comes with the movers' answers, or with the next plan."""
+        instructions: list[Instruction] = []
+        while self._waiting:
+            move = self._waiting[0]
             held_bytes = self.budget.held.get(move.component, 0)
             if not self.budget.reserve(move.component, move.size_bytes - held_bytes):
-                break  # the room is there once the movers say so
+                break
+            self._waiting.pop(0)
             start = self.loaded.get(move.component, 0)
             instructions.append(Prefetch(self.components[move.component], Tier.HOST, start + move.size_bytes, move.reason, start))
         return instructions
+
+    def room_came(self, key: str) -> list[Instruction] | None:
+        """An eviction was answered. What waited for it, when that is all that has happened since the plan; None: plan anew."""
+        as_planned = not self.changed
+        self._left(key)
+        if not as_planned or not self._waiting or self.leaving:
+            return None
+        found = self._announce()
+        if self._waiting:
+            return found or None
+        self.changed = False
+        return found
 
     def cancel(self, keys: Iterable[str], reason: str) -> list[Instruction]:
         """Each transfer is told to stop once; it stays in flight, and its bytes reserved, until the mover has answered."""
@@ -179,7 +203,6 @@ class HostTier:
 
     def evict(self, key: str, size_bytes: int, reason: str) -> Instruction:
         """Give back the last bytes of what is held of the component."""
-        self._changed = True
         self.leaving[key] = size_bytes
         rest_bytes = self.budget.held.get(key, 0) - size_bytes
         keep_bytes = self.loaded.get(key, 0) + rest_bytes if rest_bytes > 0 else 0
@@ -193,7 +216,7 @@ class HostTier:
     def ask(self, key: str, reason: str) -> None:
         """The user wants it next, and nothing else in its place until this prompt is over."""
         self.asked[key] = reason
-        self._changed = True
+        self.changed = True
         self.refused.discard(key)
         if key in self.budget.held:
             self._rank(key)
@@ -202,11 +225,13 @@ class HostTier:
         """The user gives it up: what is there leaves, what is on its way is stopped, and it is not read ahead again in this prompt."""
         self.asked.pop(key, None)
         self.refused.add(key)
-        self._changed = True
+        self.changed = True
         if key in self.budget.in_flight:
             return self.cancel([key], reason)
         held_bytes = self.budget.held.get(key, 0)
-        return [self.evict(key, held_bytes, reason)] if held_bytes and key not in self.leaving else []
+        if not held_bytes or key in self.leaving:
+            return []
+        return [self.evict(key, held_bytes, reason)]
 
     def _rank(self, key: str) -> None:
         found = rank(key, self.place.timeline, self.place.position, self.components, self.terms.policies)

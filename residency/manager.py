@@ -211,11 +211,13 @@ class Manager:
             if isinstance(event, TransferStopped) and not stopped:
                 host.refused.add(event.component)  # settled below: the plan is made anew
             host.settle(event.component, event.present_bytes)
-        return self._replan()
+        return self._replan() if host.changed else []  # what lands as announced was planned for
 
     def _evicted(self, event: Evicted) -> list[Instruction]:
         if event.tier is Tier.HOST:
-            self._host.left(event.component)
+            announced = self._host.room_came(event.component)
+            if announced is not None and self.mode.mode is not Mode.OFF:
+                return announced
         elif event.tier is Tier.DEVICE:
             self._on_device.discard(event.component)
         return self._replan()

@@ -129,6 +129,11 @@ def plan(
 class _Draft:
     """The plan while it is made: `free` bytes are neither used nor given away yet."""
 
+    __slots__ = (
+        "_leave_order", "_left", "_surplus", "_victim", "busy", "cancels", "components", "evictions", "free", "host", "position",
+        "prefetches", "running", "surplus", "terms", "timeline",
+    )  # fmt: skip
+
     def __init__(
         self,
         timeline: Timeline,
@@ -143,7 +148,9 @@ class _Draft:
     ) -> None:
         self.running = running
         self.timeline, self.position, self.components, self.host, self.busy, self.terms = timeline, position, components, host, busy, terms
-        self.free = host.limit_bytes - host.used_bytes + sum(terms.leaving.values())
+        self.free = host.limit_bytes - host.used_bytes
+        if terms.leaving:
+            self.free += sum(terms.leaving.values())
         if terms.stopping:
             self.free += sum(host.in_flight.get(key, 0) for key in terms.stopping)
         self._surplus = dict(terms.surplus)
@@ -152,11 +159,10 @@ class _Draft:
         self.cancels: list[Move] = []
         self.surplus: list[Move] = []
         self.evictions: dict[str, tuple[int, str]] = {}
-        self.prefetches: list[tuple[float, Move]] = []
+        self.prefetches: list[tuple[int, Move]] = []
         self._leave_order = leave_order
         self._victim: tuple[Rank, str] | None = None
-        self._left = 0  # bytes of the victim that have not been taken
-        self._next_victim()
+        self._left = -1  # bytes of the victim that have not been taken; -1: nobody has been looked for
 
     def _next_victim(self) -> None:
         held, in_flight = self.host.held, self.host.in_flight
@@ -170,8 +176,11 @@ class _Draft:
         """Give back that many of the victim's bytes."""
         assert self._victim is not None
         found, key = self._victim
-        before, text = self.evictions.get(key, (0, f"{reason}; {_describe(found)}"))
-        self.evictions[key] = (before + size_bytes, text)
+        if key in self.evictions:
+            before, text = self.evictions[key]
+            self.evictions[key] = (before + size_bytes, text)
+        else:
+            self.evictions[key] = (size_bytes, f"{reason}; {_describe(found)}")
         self.free += size_bytes
         self._left -= size_bytes
         if not self._left:
@@ -179,6 +188,8 @@ class _Draft:
 
     def _drop_surplus(self, wanted: int) -> None:
         """Second copies go before anything else does: giving them back costs nothing."""
+        if not self._surplus:
+            return
         while self.free < wanted and self._surplus:
             key, size = self._surplus.popitem()
             if key not in self.host.in_flight and key not in self.terms.leaving and key in self.components:
@@ -191,6 +202,7 @@ class _Draft:
         if self.free >= -self.terms.reserve_bytes:
             return
         self.free += self.terms.reserve_bytes
+        self._next_victim()
         host, terms = self.host, self.terms
         flights = sorted(
             (rank(key, self.timeline, self.position, self.components, terms.policies), key)
@@ -218,17 +230,25 @@ class _Draft:
                 return first
             done.add(key)
         complete, visit_at = -1, running
+        copies, loaded = terms.copies, terms.loaded
         for number in range(first, len(reads)):
             use = reads[number]
             key, at = use.component, use.position
-            if at != visit_at and terms.copies:
+            if copies and at != visit_at:
                 self._leave_room_for_copies(visit_at if visit_at == running else None, at)
                 visit_at = at
-            component = components.get(key)
-            if component is None or key in done:
+            if key in done:
                 continue
-            have = held.get(key, 0) + in_flight.get(key, 0)
-            missing = component.size_bytes - terms.loaded.get(key, 0) - have
+            component = components.get(key)
+            if component is None:
+                continue
+            missing = component.size_bytes - held.get(key, 0)
+            if missing <= 0:
+                continue
+            if loaded:
+                missing -= loaded.get(key, 0)
+            if in_flight:
+                missing -= in_flight.get(key, 0)
             if missing <= 0:
                 continue
             if complete < 0 and (at == running or terms.may_prefetch(key)):
@@ -244,8 +264,7 @@ class _Draft:
                 continue
             if key in in_flight:
                 break  # its rest comes first when it lands
-            visit = self.timeline.visits[at]
-            if not self._bring(key, at, f"read by {visit.class_type} {visit.node_id}, {_nodes_ahead(at - self.position)}"):
+            if not self._bring(key, at, None):
                 break
         else:
             return len(reads) if complete < 0 else complete
@@ -264,12 +283,12 @@ class _Draft:
         keys = [use.component for use in self.timeline.at(at) if use.reads and use.component in self.components]
         return [self.components[key].size_bytes - self.terms.loaded.get(key, 0) for key in keys]
 
-    def _ahead_of_order(self) -> list[tuple[str, float, str]]:
+    def _ahead_of_order(self) -> list[tuple[str, int, str]]:
         """What was asked for, then what has priority: room is theirs before it is others'."""
         terms = self.terms
         if not (terms.asked or terms.policies):
             return []
-        found = [(key, float(self.position), reason) for key, reason in terms.asked.items()]
+        found = [(key, self.position, reason) for key, reason in terms.asked.items()]
         urgent = sorted((-policy.priority, key) for key, policy in terms.policies.items() if policy.priority > 0)
         for priority, key in urgent:
             use = self.timeline.next_read(key, self.position)
@@ -277,7 +296,7 @@ class _Draft:
                 found.append((key, use.position, f"priority {-priority}, {_nodes_ahead(use.position - self.position)}"))
         return [entry for entry in found if entry[0] in self.components and terms.may_prefetch(entry[0])]
 
-    def _bring(self, key: str, at: float, reason: str) -> bool:
+    def _bring(self, key: str, at: int, reason: str | None) -> bool:
         """Announce what is missing of the component, as far as room can be made. False: nothing behind it may be announced."""
         if key in self.host.in_flight:
             return True
@@ -290,18 +309,23 @@ class _Draft:
         size = min(missing, self.free)
         if size <= 0:
             return False
+        if reason is None:
+            visit = self.timeline.visits[at]
+            reason = f"read by {visit.class_type} {visit.node_id}, {_nodes_ahead(at - self.position)}"
         if size < missing:
             reason += f"; {missing - size} bytes of it do not fit the budget"
         self.prefetches.append((at, Move(key, held_bytes + size, reason)))
         self.free -= size
         return size == missing
 
-    def _make_room(self, wanted: int, key: str, at: float, now: float | None) -> None:
+    def _make_room(self, wanted: int, key: str, at: int, now: int | None) -> None:
         """Give back the last bytes of what may leave for this component; `now`: it is read by the node that runs."""
         policy = self.terms.policies.get(key)
         priority = 0 if policy is None else policy.priority
         patience: float | None = None
         self._drop_surplus(wanted)
+        if self._left < 0:
+            self._next_victim()
         while wanted > self.free and self._victim is not None:
             found, other = self._victim
             if other == key or not found.yields_to(priority, at):
