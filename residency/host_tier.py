@@ -130,6 +130,10 @@ class HostTier:
         self.terms.reserve_bytes = reserve_bytes + min(0, limit_bytes)
         self.changed = True
 
+    def present_bytes(self, key: str) -> int:
+        """Bytes of the component, from its start, that need no drive: what the process holds for itself and what the tier holds."""
+        return self.loaded.get(key, 0) + self.budget.held.get(key, 0)
+
     # --- what follows ---
 
     def is_planned_for(self, keys: Iterable[str]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from . import strategies
 from .budget import Budget
 from .component import Mode, Policy, Strategy, Tier
+from .device_tier import DeviceTier
 from .events import (
     BudgetChanged,
     Event,
@@ -39,8 +40,9 @@ from .host_tier import HostTier, Place
 class Manager:
     """`handle(event)` returns the instructions that follow from it, in the order in which they must be given."""
 
-    def __init__(self, host_limit_bytes: int = 0, device_limit_bytes: int | None = None) -> None:
+    def __init__(self, host_limit_bytes: int = 0, device_limit_bytes: int | None = None, *, device_prefetch: bool = False) -> None:
         self._host = HostTier(host_limit_bytes)
+        self._device = DeviceTier(device_limit_bytes, self._host.present_bytes, enabled=device_prefetch and device_limit_bytes is not None)
         self.device_limit_bytes = device_limit_bytes
         self.mode = strategies.ResolvedMode(Mode.OFF, "no prompt has run yet")
         self._asked_mode = Mode.OFF
@@ -96,6 +98,7 @@ class Manager:
         if not self._observed:
             host.forget()
         host.refused.clear()
+        self._device.refused = False
         host.asked.clear()
         self._begin(event)
         self._set_mode(event.mode)
@@ -129,7 +132,7 @@ class Manager:
         host.pass_by(self._running)
         if self.mode.mode is Mode.OFF:
             return []
-        instructions: list[Instruction] = []
+        instructions = self._device.cancel(self._running, host.components, "its node loads the rest itself")
         if host.budget.in_flight:
             instructions += host.cancel(self._ahead_of_its_turn(position), "a node that runs now reads another file first")
             for use in uses:
@@ -140,7 +143,7 @@ class Manager:
                     reason = "its hard disk is reading it ahead; a second reader would slow both"
                     instructions.append(Wait(host.components[use.component], Tier.HOST, announced_bytes, reason))
         if expected and host.is_planned_for(self._running):
-            return instructions
+            return instructions + self._replan_device()
         return instructions + self._replan()
 
     def _until_s(self, now_s: float, position: int) -> float | None:
@@ -192,26 +195,31 @@ class Manager:
         host = self._host
         self._running = self._soon = frozenset()
         host.place.running = False
+        device = self._device.cancel(list(self._device.budget.in_flight), host.components, "the prompt has ended")
         if event.outcome is not Outcome.SUCCESS:
-            return host.cancel(list(host.budget.in_flight), f"the prompt has ended: {event.outcome.value}")
+            return device + host.cancel(list(host.budget.in_flight), f"the prompt has ended: {event.outcome.value}")
         # what the queue reads next goes on being read: the timeline runs on into the queued prompts
         place = host.place
         unneeded = [
             key for key in host.budget.in_flight if key not in host.asked and place.timeline.next_read_number(key, place.position) is None
         ]
-        return host.cancel(unneeded, "the prompt has ended and nothing queued reads it")
+        return device + host.cancel(unneeded, "the prompt has ended and nothing queued reads it")
 
     # --- movers and tiers ---
 
     def _transfer_ended(self, event: TransferDone | TransferStopped) -> list[Instruction]:
         host = self._host
+        if event.tier is Tier.DEVICE:
+            self._device.transfer_ended(event.component, event.present_bytes, stopped=isinstance(event, TransferStopped))
+            return self._replan_device()
         if event.tier is Tier.HOST:
             stopped = event.component in host.cancelled
             host.cancelled.discard(event.component)
             if isinstance(event, TransferStopped) and not stopped:
                 host.refused.add(event.component)  # settled below: the plan is made anew
             host.settle(event.component, event.present_bytes)
-        return self._replan() if host.changed else []  # what lands as announced was planned for
+        # what lands as announced was planned for
+        return self._replan() if host.changed else self._replan_device()
 
     def _evicted(self, event: Evicted) -> list[Instruction]:
         if event.tier is Tier.HOST:
@@ -219,12 +227,15 @@ class Manager:
             if announced is not None and self.mode.mode is not Mode.OFF:
                 return announced
         elif event.tier is Tier.DEVICE:
-            self._on_device.discard(event.component)
+            self._device.left(event.component)
+            if event.component not in self._device.budget.held:
+                self._on_device.discard(event.component)
         return self._replan()
 
     def _budget_changed(self, event: BudgetChanged) -> list[Instruction]:
         if event.tier is Tier.DEVICE:
             self.device_limit_bytes = event.limit_bytes
+            self._device.budget.limit_bytes = max(0, event.limit_bytes)
             self._set_mode(self._asked_mode)
             return []
         self._host.set_limit(event.limit_bytes, event.reserve_bytes)
@@ -237,7 +248,8 @@ class Manager:
     def _looked(self, event: Observed) -> list[Instruction]:
         if event.tier is Tier.DEVICE:
             self._on_device = {key for key, held_bytes in event.held.items() if held_bytes > 0}
-            return []
+            self._device.observe(event.held)
+            return self._replan_device()
         self._observed = True
         self._host.observe(event)
         return self._replan()
@@ -267,7 +279,8 @@ class Manager:
     def _mode_changed(self, event: ModeChanged) -> list[Instruction]:
         self._set_mode(event.mode)
         if event.mode is Mode.OFF:
-            return self._host.cancel(list(self._host.budget.in_flight), "the mode is off")
+            device = self._device.cancel(list(self._device.budget.in_flight), self._host.components, "the mode is off")
+            return device + self._host.cancel(list(self._host.budget.in_flight), "the mode is off")
         return self._replan()
 
     # --- deciding ---
@@ -299,7 +312,17 @@ class Manager:
     def _replan(self) -> list[Instruction]:
         if self.mode.mode is Mode.OFF:
             return []
-        return self._host.replan(self._running or self._soon)
+        return self._host.replan(self._running or self._soon) + self._replan_device()
+
+    def _replan_device(self) -> list[Instruction]:
+        if not self._device.enabled or self.mode.mode is Mode.OFF or not self._running:
+            return []
+        place = self._host.place
+        may_evict = self.mode.mode is not Mode.HIGH_VRAM
+        components = self._host.components
+        return self._device.replan(
+            place.timeline, place.position, components, self._running, may_evict=may_evict, may_prefetch=self._may_prefetch
+        )
 
     def _may_prefetch(self, key: str) -> bool:
         host = self._host

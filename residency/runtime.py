@@ -62,7 +62,8 @@ class Hold:
 class Runtime:
     """One manager, its movers and the traces of the last prompts.
 
-    `movers` are made by the host with `runtime.post` as their callback and set once. `clock` gives monotonic seconds.
+    `movers` are made by the host with `runtime.post` as their callback and set once. `device_prefetch`: the device's mover can bring
+    components there, and the host tells with Observed(DEVICE) what lies there after each node. `clock` gives monotonic seconds.
     `on_update(trace, ended)`, when set, is called after each event of the running prompt, on the thread that posted it.
     """
 
@@ -71,9 +72,11 @@ class Runtime:
         clock: Callable[[], float] = time.perf_counter,
         unix_clock: Callable[[], float] = time.time,
         device_limit_bytes: int | None = None,
+        *,
+        device_prefetch: bool = False,
     ) -> None:
         self.clock = clock
-        self.manager = Manager(device_limit_bytes=device_limit_bytes)
+        self.manager = Manager(device_limit_bytes=device_limit_bytes, device_prefetch=device_prefetch)
         self.movers: Mapping[Tier, Mover] = {}
         self.traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
         self.trace: Trace | None = None  # of the running prompt

@@ -13,7 +13,10 @@ PACKAGE = ROOT / "residency"
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "execution", "folder_paths", "nodes", "server", "latent_preview"}
 
 # a module may import from the core only what stands before it
-CORE = ["component", "timeline", "budget", "events", "strategies", "ranking", "plan", "host_tier", "manager", "trace", "runtime"]
+CORE = [
+    "component", "timeline", "budget", "events", "strategies", "ranking", "plan", "host_tier", "device_tier", "manager", "forecast",
+    "trace", "runtime",
+]  # fmt: skip
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:

@@ -92,7 +92,11 @@ class Consumer:
             self.world.host.pin(key, end, machine.pin_floor_bytes)
 
     def _stretch(self, start: int, end: int, rate_bytes_per_s: float, compute_s_per_byte: float) -> int:
-        self.world.idle((end - start) * max(1 / rate_bytes_per_s, compute_s_per_byte))
+        seconds = (end - start) * max(1 / rate_bytes_per_s, compute_s_per_byte)
+        if math.isinf(rate_bytes_per_s):
+            self.world.idle(seconds)
+        else:
+            self.world.cross(seconds)
         return end
 
     def _later_passes(self, key: str, passes: int, compute_s_per_byte: float) -> None:
@@ -105,16 +109,16 @@ class Consumer:
         resident = world.device.held.get(key, 0)
         pinned = min(size_bytes - resident, world.host.pins.get(key, 0))
         world.idle(passes * resident * compute_s_per_byte)
-        world.idle(passes * pinned * max(1 / machine.pinned_bytes_per_s, compute_s_per_byte))
+        world.cross(passes * pinned * max(1 / machine.pinned_bytes_per_s, compute_s_per_byte))
         rest = size_bytes - resident - pinned
         if rest <= 0:
             return
         cached = min(rest, world.host.cached(key).size_bytes)
-        world.idle(passes * cached * max(1 / machine.cached_bytes_per_s, compute_s_per_byte))
+        world.cross(passes * cached * max(1 / machine.cached_bytes_per_s, compute_s_per_byte))
         missing = rest - cached
         if missing > 0:
             rate = machine.drives[self.program.drive_of.get(key, 0)].single_bytes_per_s
-            world.idle(passes * missing * max(1 / rate, compute_s_per_byte))
+            world.cross(passes * missing * max(1 / rate, compute_s_per_byte))
             world.consumer_bytes += passes * missing
 
     def _after_node(self) -> None:

@@ -179,9 +179,11 @@ class Device:
         self.limit_bytes = max(0, limit_bytes)
         self.held: dict[str, int] = {}
         self.peak_bytes = 0
+        self._working_set_bytes = 0  # of the node that ran last
 
     def make_room(self, key: str, wanted_bytes: int, working_set_bytes: int, beside: Collection[str] = ()) -> int:
         """Hold as much of the component's prefix as fits beside the working set and the node's other components; returns it."""
+        self._working_set_bytes = working_set_bytes
         held = self.held.pop(key, 0)
         free = self.limit_bytes - working_set_bytes - sum(self.held.values())
         for other in list(self.held):
@@ -200,6 +202,15 @@ class Device:
         self.peak_bytes = max(self.peak_bytes, sum(self.held.values()) + working_set_bytes)
         return min(held, kept)
 
-    def drop(self, key: str) -> int:
-        """Give all of a component up; returns the bytes."""
-        return self.held.pop(key, 0)
+    def fill(self, key: str, upto: int) -> None:
+        """A copy has come so far."""
+        if upto > self.held.get(key, 0):
+            self.held[key] = upto
+        self.peak_bytes = max(self.peak_bytes, sum(self.held.values()) + self._working_set_bytes)
+
+    def drop(self, key: str, keep_bytes: int = 0) -> int:
+        """Give a component up, all but its first `keep_bytes`; returns the bytes."""
+        held = self.held.pop(key, 0)
+        if held and keep_bytes:
+            self.held[key] = min(held, keep_bytes)
+        return held - self.held.get(key, 0)

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from ..component import Mode, Tier
 from ..events import (
     BudgetChanged,
-    Cancel,
-    Evict,
-    Evicted,
     NodeFinished,
     NodeStarted,
     Observed,
     Outcome,
-    Prefetch,
     PromptEnded,
     PromptStarted,
     RatesMeasured,
-    TransferStopped,
 )
 from ..runtime import Hold, Runtime
 from ..timeline import Timeline, Use, UseKind, Visit
@@ -55,23 +49,26 @@ class Managed:
     """The pack: the manager of this tree behind its own runtime.
 
     `start_share` makes every node wait for that share of what is being read ahead for it; None leaves waiting to the manager.
-    `informed`: the host knows rates and compute times, as after a few runs.
+    `informed`: the host knows rates and compute times, as after a few runs. `device_prefetch`: its device mover can prefetch.
     """
 
     start_share: float | None = None
     mode: Mode = Mode.BALANCED
     victim: Victim = Victim.LEAST_RECENT
     informed: bool = True
+    device_prefetch: bool = False
 
     @property
     def name(self) -> str:
-        return "ours" if self.start_share is None else f"ours, start at {self.start_share:g}"
+        own = "ours, device ahead" if self.device_prefetch else "ours"
+        return own if self.start_share is None else f"ours, start at {self.start_share:g}"
 
     def pack(self, world: World, consumer: Consumer, program: Program) -> Pack | None:
         return _ManagedPack(self, world, consumer, program)
 
 
 OURS = Managed()
+OURS_DEVICE = Managed(device_prefetch=True)
 
 
 class _ManagedPack:
@@ -79,9 +76,15 @@ class _ManagedPack:
 
     def __init__(self, policy: Managed, world: World, consumer: Consumer, program: Program) -> None:
         self._policy, self._world, self._consumer, self._program = policy, world, consumer, program
-        self._runtime = Runtime(clock=lambda: world.time_s, unix_clock=lambda: 0.0, device_limit_bytes=world.device.limit_bytes)
-        self._runtime.movers = {Tier.HOST: world.mover, Tier.DEVICE: _Device(self._runtime, world)}
-        world.mover.post = self._runtime.post
+        self._runtime = Runtime(
+            clock=lambda: world.time_s,
+            unix_clock=lambda: 0.0,
+            device_limit_bytes=world.device.limit_bytes,
+            device_prefetch=policy.device_prefetch,
+        )
+        self._runtime.movers = {Tier.HOST: world.mover, Tier.DEVICE: world.link}
+        world.mover.post = world.link.post = self._runtime.post
+        world.link.can_prefetch = policy.device_prefetch
         self._limit_bytes: int | None = None
         self._traces: list[Trace] = []
         consumer.after_first_pass = self._look_again
@@ -98,7 +101,7 @@ class _ManagedPack:
         self._runtime.post(PromptStarted(self._world.time_s, f"p{index}", timeline, components, mode, exclusive=self._exclusive()))
         if self._runtime.trace is not None:
             self._traces.append(self._runtime.trace)
-        self._world.mover.settle()
+        self._world.settle()
 
     def node_starts(self, position: int) -> Sequence[Hold]:
         self._refresh_budget()
@@ -151,7 +154,7 @@ class _ManagedPack:
     def _look_again(self) -> None:
         """In the middle of a node."""
         self._look()
-        self._world.mover.settle()
+        self._world.settle()
 
     def _look(self) -> None:
         """What a host can find out at any time: its page cache, its pinned buffers and its device."""
@@ -173,31 +176,5 @@ class _ManagedPack:
             if ranges.size_bytes > surplus_bytes:
                 held[key] = ranges.size_bytes - surplus_bytes
         self._runtime.post(Observed(world.time_s, Tier.HOST, held, loaded, surplus, world.machine.pins))
-
-
-class _Device:
-    """The device mover of comfyui/device.py: gives memory back, prefetches nothing."""
-
-    def __init__(self, runtime: Runtime, world: World) -> None:
-        self._runtime, self._world = runtime, world
-
-    def prefetch(self, instruction: Prefetch) -> Future[None]:
-        key, reason = instruction.component.key, "this host does not prefetch to the device"
-        self._runtime.post(TransferStopped(self._world.time_s, key, Tier.DEVICE, 0, 0, 0.0, reason))
-        refused: Future[None] = Future()
-        refused.set_result(None)
-        return refused
-
-    def cancel(self, instruction: Cancel) -> None:
-        pass
-
-    def evict(self, instruction: Evict) -> None:
-        key = instruction.component.key
-        freed_bytes = self._world.device.drop(key)
-        self._runtime.post(Evicted(self._world.time_s, key, Tier.DEVICE, freed_bytes, instruction.reason))
-
-    def progress(self, key: str) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass
+        if self._policy.device_prefetch:
+            self._runtime.post(Observed(world.time_s, Tier.DEVICE, dict(world.device.held)))
