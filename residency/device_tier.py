@@ -61,9 +61,13 @@ class DeviceTier:
         running: Collection[str],
         *,
         may_evict: bool = True,
+        comes_bytes: float = NEVER,
         may_prefetch: Callable[[str], bool] = lambda key: True,
     ) -> list[Instruction]:
-        """What should come while the visit at `position` computes; nothing where it is not known what that visit itself needs."""
+        """What should come while the visit at `position` computes; nothing where it is not known what that visit itself needs.
+
+        `comes_bytes`: what can cross before that visit has ended; no more than that has to leave.
+        """
         working_set_bytes = timeline.visits[position].working_set_bytes if 0 <= position < len(timeline.visits) else 0
         if not self.enabled or self.refused or not running or working_set_bytes <= 0 or self._leaving:
             return []
@@ -83,8 +87,9 @@ class DeviceTier:
                     continue
                 whole_bytes = components[key].size_bytes
                 missing = min(whole_bytes, self._in_host(key)) - held.get(key, 0)
-                if missing > free and may_evict:
-                    for victim, size in self._room(timeline, position, at, missing - free, components, running):
+                wanted = int(min(missing, comes_bytes))
+                if wanted > free and may_evict:
+                    for victim, size in self._room(timeline, position, at, wanted - free, components, running):
                         evictions.append(
                             self._evict(components[victim], size, f"makes room for {components[key].name}, which is used sooner")
                         )
@@ -96,6 +101,7 @@ class DeviceTier:
                     reason = f"used by {visit.class_type} {visit.node_id}, {at - position} nodes ahead"
                     prefetches.append(Prefetch(components[key], Tier.DEVICE, target_bytes, reason, 0))
                     free -= size
+                    comes_bytes -= size
                 if held.get(key, 0) + max(0, size) < whole_bytes:
                     return self._announce(evictions, prefetches)
         return self._announce(evictions, prefetches)
@@ -113,12 +119,18 @@ class DeviceTier:
     def _room(
         self, timeline: Timeline, position: int, at: int, wanted: int, components: Mapping[str, Component], running: Collection[str]
     ) -> list[tuple[str, int]]:
-        """Bytes of components that are used later than `at`, the farthest first."""
+        """Bytes of components that are used later than `at`, the farthest first.
+
+        Only of those whose copy is in the host tier: leaving must not mean reading from the drive again. (Without this rule one workflow
+        of the corpus took 4.6 % longer on a hard disk and 16 GB of RAM.)
+        """
         found = []
         for key, held_bytes in self.budget.held.items():
+            if key not in components or key in running or key in self.budget.in_flight or self._in_host(key) < held_bytes:
+                continue
             use = timeline.next_use(key, position)
             next_at = NEVER if use is None else use.position
-            if next_at > at and key in components and key not in running and key not in self.budget.in_flight and key not in self._leaving:
+            if next_at > at:
                 found.append((-next_at, key, held_bytes))
         taken = []
         for _, key, held_bytes in sorted(found):

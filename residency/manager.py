@@ -320,8 +320,16 @@ class Manager:
         place = self._host.place
         may_evict = self.mode.mode is not Mode.HIGH_VRAM
         components = self._host.components
+        onload = None if self._host.rates is None else self._host.rates.onload
+        comes_bytes = float("inf") if onload is None or place.until_s is None else max(0.0, onload * (place.until_s - place.now_s))
         return self._device.replan(
-            place.timeline, place.position, components, self._running, may_evict=may_evict, may_prefetch=self._may_prefetch
+            place.timeline,
+            place.position,
+            components,
+            self._running,
+            may_evict=may_evict,
+            comes_bytes=comes_bytes,
+            may_prefetch=self._may_prefetch,
         )
 
     def _may_prefetch(self, key: str) -> bool:
