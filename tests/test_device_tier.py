@@ -190,9 +190,9 @@ def test_when_all_fits_each_component_comes_once_and_nothing_leaves(order: str, 
 
 
 def test_the_simulated_device_hides_what_crosses_the_link_behind_the_node_before():
-    machine = Machine("bench", scenarios()[0].machine.drives, 16 * GB, 100 * GB, 10 * GB, 5 * GB, 10 * GB, 5 * GB, 8 * GB, 4 * GB)
-    parts = components(a=10_000, b=10_000)
-    steps = tuple(Step(key, "Node", 2.0, (key,), 4, GB // 2) for key in "ab")
+    machine = Machine("bench", scenarios()[0].machine.drives, 14 * GB, 100 * GB, 10 * GB, 5 * GB, 10 * GB, 5 * GB, 8 * GB, 4 * GB)
+    parts = components(a=6_000, b=6_000, c=6_000)
+    steps = tuple(Step(key, "Node", 1.0, (key,), 4, GB // 2) for key in "abc")
     warm = Program("warm", parts, (steps, steps, steps), queued=False)
     plain, ahead = (run(warm, machine, policy).prompts_s[-1] for policy in (OURS, OURS_DEVICE))
     assert ahead < plain - 0.05

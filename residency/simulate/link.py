@@ -92,19 +92,26 @@ class Link:
         if not self._queue or self.busy:
             return math.inf
         copy = self._queue[0]
-        pinned = self._host.pins.get(copy.key, 0)
-        end = min(copy.instruction.size_bytes, pinned) if copy.front < pinned else copy.instruction.size_bytes
-        return max(0.0, (end - copy.front) / self._rate(copy))
+        rate = self._rate(copy)
+        left_bytes = self._pace_ends(copy) - copy.front
+        return left_bytes / rate if rate > 0 and left_bytes > 0 else math.inf  # what has ended waits to be answered
 
     def moved(self, seconds: float) -> None:
         """So much time has passed."""
         if not self._queue or self.busy:
             return
         copy = self._queue[0]
-        copy.front = min(copy.front + seconds * self._rate(copy), float(copy.instruction.size_bytes))
-        if copy.instruction.size_bytes - copy.front < 1e-3:
-            copy.front = float(copy.instruction.size_bytes)
+        end = self._pace_ends(copy)
+        copy.front = min(copy.front + seconds * self._rate(copy), end)
+        if end - copy.front < 1:
+            copy.front = end
         self._device.fill(copy.key, int(copy.front))
+
+    def _pace_ends(self, copy: Copy) -> float:
+        """Where what is pinned ends and what is cached begins, or the copy itself."""
+        pinned_bytes = self._host.pins.get(copy.key, 0)
+        size_bytes = copy.instruction.size_bytes
+        return float(min(size_bytes, pinned_bytes) if copy.front < pinned_bytes else size_bytes)
 
     def _rate(self, copy: Copy) -> float:
         if copy.front < self._host.pins.get(copy.key, 0):
