@@ -11,6 +11,7 @@ from .component import Component, Policy, Tier
 from .events import Cancel, Evict, Instruction, Observed, Prefetch, RatesMeasured
 from .ranking import Ranking, rank
 from .timeline import EMPTY, Timeline
+from .view import Move, Terms
 
 # Without rates a component that others would have to leave for comes in so many parts: room is given away no earlier than it must be.
 UNKNOWN_PARTS = 16
@@ -36,10 +37,11 @@ class HostTier:
         self.components: dict[str, Component] = {}
         self.place = Place()
         self.rates: RatesMeasured | None = None
-        self.terms = planning.Terms(before_free=self._before_free)
+        self.terms = Terms(before_free=self._before_free)
         self.refused: set[str] = set()  # stopped by the mover, or given up by the user: not asked for again in this prompt
         self.cancelled: set[str] = set()  # told to stop, not answered yet
         self.leaving: dict[str, int] = {}  # bytes told to leave, not answered yet
+        self.given_up: set[str] = set()  # by the user while on their way: what has come by then leaves
         self.asked: dict[str, str] = {}
         self.terms.stopping, self.terms.leaving, self.terms.asked = self.cancelled, self.leaving, self.asked
         self.loaded: dict[str, int] = {}
@@ -47,7 +49,7 @@ class HostTier:
         self.terms.loaded, self.terms.surplus = self.loaded, self.surplus
         self._ranking = Ranking()
         self.changed = True  # since the last plan
-        self._waiting: list[planning.Move] = []  # planned prefetches that wait for room
+        self._waiting: list[Move] = []  # planned prefetches that wait for room
         self._complete_reads = 0
 
     # --- what happens ---
@@ -231,6 +233,7 @@ class HostTier:
         self.refused.add(key)
         self.changed = True
         if key in self.budget.in_flight:
+            self.given_up.add(key)
             return self.cancel([key], reason)
         held_bytes = self.budget.held.get(key, 0)
         if not held_bytes or key in self.leaving:

@@ -6,12 +6,11 @@ flight. After each event that could change the answer it asks the planner what s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from . import strategies
 from .budget import Budget
-from .component import Mode, Policy, Strategy, Tier
+from .component import Mode, Strategy, Tier
 from .device_tier import DeviceTier
 from .events import (
     BudgetChanged,
@@ -35,6 +34,7 @@ from .events import (
     Wait,
 )
 from .host_tier import HostTier, Place
+from .strategies import Placements, ResolvedMode
 
 
 class Manager:
@@ -44,14 +44,11 @@ class Manager:
         self._host = HostTier(host_limit_bytes)
         self._device = DeviceTier(device_limit_bytes, self._host.present_bytes, enabled=device_prefetch and device_limit_bytes is not None)
         self.device_limit_bytes = device_limit_bytes
-        self.mode = strategies.ResolvedMode(Mode.OFF, "no prompt has run yet")
-        self._asked_mode = Mode.OFF
-        self._policies: Mapping[str, Policy] = {}
+        self._placements = Placements()
         self._running: frozenset[str] = frozenset()  # components of the node that runs now
         self._soon: frozenset[str] = frozenset()  # between two nodes: components of the one that starts now
         self._on_device: set[str] = set()
         self._used: set[str] = set()  # on the device, and may have been used for the last time
-        self._strategies: dict[str, Strategy | None] = {}
         self._observed = False  # the host looks at what its page cache holds, nothing has to be asked again
         self._releases: list[ReleaseAsked] = []  # of components in use: they leave when their node has ended
         self._handlers: dict[type[Any], Callable[[Any], list[Instruction]]] = {
@@ -70,6 +67,11 @@ class Manager:
             ModeChanged: self._mode_changed,
             PromptEnded: self._prompt_ended,
         }
+
+    @property
+    def mode(self) -> ResolvedMode:
+        """The mode of the whole, and why."""
+        return self._placements.mode
 
     @property
     def host(self) -> Budget:
@@ -94,7 +96,7 @@ class Manager:
         kept = self._on_device.union(host.budget.in_flight, host.budget.held)
         host.components = {key: component for key, component in host.components.items() if key in kept}
         host.components.update(event.components)
-        self._policies = event.policies
+        self._placements.set_policies(event.policies)
         if not self._observed:
             host.forget()
         host.refused.clear()
@@ -114,10 +116,9 @@ class Manager:
         self._running = frozenset()
         self._soon = frozenset([use.component for use in event.timeline.at(0)])
         self._used |= self._on_device
-        self._strategies.clear()
         self._host.terms.alone = event.exclusive
         self._host.terms.may_prefetch = self._may_prefetch
-        self._host.begin(Place(event.timeline, now_s=event.time_s), self._policies)
+        self._host.begin(Place(event.timeline, now_s=event.time_s), self._placements.policies)
 
     def _node_started(self, event: NodeStarted) -> list[Instruction]:
         host, place, position = self._host, self._host.place, event.position
@@ -130,7 +131,7 @@ class Manager:
         self._running = frozenset([use.component for use in uses])
         self._soon = frozenset()
         host.pass_by(self._running)
-        if self.mode.mode is Mode.OFF:
+        if self._placements.off:
             return []
         instructions = self._device.cancel(self._running, host.components, "its node loads the rest itself")
         if host.budget.in_flight:
@@ -157,12 +158,12 @@ class Manager:
         self._running = frozenset()
         host.place.running = False
         host.place.until_s = self._until_s(event.time_s, position + 1)
-        if self.mode.mode is Mode.OFF:
+        if self._placements.off:
             return []
         instructions: list[Instruction] = []
         for use in timeline.at(position):
             key = use.component
-            if self._strategy(key) is not None:
+            if key in host.components and not self._placements.off:
                 self._on_device.add(key)
                 self._used.add(key)
             if use.reads and key in host.budget.in_flight:
@@ -183,7 +184,7 @@ class Manager:
         # would read them again: dropping them too made it take 50.5 s instead of 8.4 s on an H100.
         instructions: list[Instruction] = []
         for key in sorted(self._used & self._on_device):
-            if self._strategy(key) is Strategy.RELEASE and self._host.place.timeline.next_use(key, position) is None:
+            if self._placements.of(key) is Strategy.RELEASE and self._host.place.timeline.next_use(key, position) is None:
                 component = self._host.components[key]
                 reason = "nothing in this prompt or the queue needs it any more"
                 instructions.append(Evict(component, Tier.DEVICE, component.size_bytes, reason))
@@ -197,7 +198,10 @@ class Manager:
         host.place.running = False
         device = self._device.cancel(list(self._device.budget.in_flight), host.components, "the prompt has ended")
         if event.outcome is not Outcome.SUCCESS:
-            return device + host.cancel(list(host.budget.in_flight), f"the prompt has ended: {event.outcome.value}")
+            stopped = host.cancel(list(host.budget.in_flight), f"the prompt has ended: {event.outcome.value}")
+            host.asked.clear()
+            host.begin(Place(now_s=event.time_s))  # nothing of it is read ahead any more
+            return device + stopped
         # what the queue reads next goes on being read: the timeline runs on into the queued prompts
         place = host.place
         unneeded = [
@@ -218,13 +222,16 @@ class Manager:
             if isinstance(event, TransferStopped) and not stopped:
                 host.refused.add(event.component)  # settled below: the plan is made anew
             host.settle(event.component, event.present_bytes)
+            if event.component in host.given_up:
+                host.given_up.discard(event.component)
+                return host.release(event.component, "the user gave it up") + self._replan()
         # what lands as announced was planned for
         return self._replan() if host.changed else self._replan_device()
 
     def _evicted(self, event: Evicted) -> list[Instruction]:
         if event.tier is Tier.HOST:
             announced = self._host.room_came(event.component)
-            if announced is not None and self.mode.mode is not Mode.OFF:
+            if announced is not None and not self._placements.off:
                 return announced
         elif event.tier is Tier.DEVICE:
             self._device.left(event.component)
@@ -236,7 +243,7 @@ class Manager:
         if event.tier is Tier.DEVICE:
             self.device_limit_bytes = event.limit_bytes
             self._device.budget.limit_bytes = max(0, event.limit_bytes)
-            self._set_mode(self._asked_mode)
+            self._set_mode(self._placements.asked)
             return []
         self._host.set_limit(event.limit_bytes, event.reserve_bytes)
         return self._replan()
@@ -257,13 +264,13 @@ class Manager:
     # --- what the user asks ---
 
     def _prefetch_asked(self, event: PrefetchAsked) -> list[Instruction]:
-        if event.component not in self._host.components or self.mode.mode is Mode.OFF:
+        if event.component not in self._host.components or self._placements.off:
             return []
         self._host.ask(event.component, event.reason)
         return self._replan()
 
     def _release_asked(self, event: ReleaseAsked) -> list[Instruction]:
-        if event.component not in self._host.components or self.mode.mode is Mode.OFF:
+        if event.component not in self._host.components or self._placements.off:
             return []
         if event.component in self._running:
             self._releases.append(event)
@@ -286,36 +293,18 @@ class Manager:
     # --- deciding ---
 
     def _set_mode(self, mode: Mode) -> None:
-        self._asked_mode = mode
         components = self._host.components
         used = [components[key] for key in self._host.place.timeline.components() if key in components]
-        self.mode = strategies.resolve(mode, used, self.device_limit_bytes)
-        self._strategies.clear()
+        self._placements.set_mode(mode, used, self.device_limit_bytes)
         self._used |= self._on_device
 
-    def _strategy(self, key: str) -> Strategy | None:
-        """The component's strategy: what its policy asks, or the mode of the whole; off for the whole overrules both."""
-        if key not in self._strategies:
-            self._strategies[key] = self._find_strategy(key)
-        return self._strategies[key]
-
-    def _find_strategy(self, key: str) -> Strategy | None:
-        if self.mode.mode is Mode.OFF or key not in self._host.components:
-            return None
-        policy = self._policies.get(key)
-        if policy is not None and policy.strategy is not None:
-            return policy.strategy
-        if policy is None or policy.mode in (None, Mode.AUTO):
-            return strategies.strategy_of(self.mode.mode)
-        return strategies.strategy_of(policy.mode)
-
     def _replan(self) -> list[Instruction]:
-        if self.mode.mode is Mode.OFF:
+        if self._placements.off:
             return []
         return self._host.replan(self._running or self._soon) + self._replan_device()
 
     def _replan_device(self) -> list[Instruction]:
-        if not self._device.enabled or self.mode.mode is Mode.OFF or not self._running:
+        if not self._device.enabled or self._placements.off or not self._running:
             return []
         place = self._host.place
         may_evict = self.mode.mode is not Mode.HIGH_VRAM
@@ -336,10 +325,10 @@ class Manager:
         host = self._host
         if key in host.refused or key in host.leaving:
             return False
-        policy = self._policies.get(key)
+        policy = self._placements.policies.get(key)
         if policy is None:
             return True  # nobody plans while the mode is off
-        return self._strategy(key) is not None and (policy.prefetch or key in host.asked)
+        return self._placements.of(key) is not None and (policy.prefetch or key in host.asked)
 
     def _ahead_of_its_turn(self, position: int) -> list[str]:
         """Transfers announced before one that the starting visit reads, though they are read later: they would keep it waiting."""

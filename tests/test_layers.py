@@ -14,7 +14,7 @@ COMFYUI = {"comfy", "comfy_api", "comfy_execution", "execution", "folder_paths",
 
 # a module may import from the core only what stands before it
 CORE = [
-    "component", "timeline", "budget", "events", "strategies", "ranking", "plan", "host_tier", "device_tier", "manager", "forecast",
+    "component", "timeline", "budget", "events", "strategies", "ranking", "view", "plan", "host_tier", "device_tier", "manager", "forecast",
     "trace", "runtime",
 ]  # fmt: skip
 

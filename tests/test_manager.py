@@ -222,3 +222,10 @@ def test_off_means_off(order, sizes, limit):
     host.limit(limit + 10)
     host.give(PromptEnded(1.0, "p", Outcome.SUCCESS))
     assert host.log == []
+
+
+def test_after_an_interrupt_nothing_of_the_prompt_is_read_ahead_again():
+    host = VirtualHost(reads("abc"), components(a=10, b=10, c=10), limit_mb=100)
+    host.start(0)
+    host.give(PromptEnded(1.0, "p", Outcome.INTERRUPTED))
+    assert not host.flight and not host.manager.host.in_flight
