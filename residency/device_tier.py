@@ -8,7 +8,7 @@ again starts at once and the rest follows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .component import Component, Tier
 from .events import Cancel, Evict, Instruction, Prefetch
@@ -26,11 +26,13 @@ class DeviceTier:
     in_flight: dict[str, int] = field(default_factory=dict)  # bytes still to come
     refused: set[str] = field(default_factory=set)  # not asked for again in this prompt
     room_bytes: int | None = None
+    in_host: Mapping[str, int] | None = None  # bytes with a copy in host memory; None: not told
 
-    def observe(self, held: Mapping[str, int], room_bytes: int) -> None:
+    def observe(self, held: Mapping[str, int], room_bytes: int, in_host: Mapping[str, int] | None = None) -> None:
         """`room_bytes`: what weights may take beside all that is there now."""
         self.held = dict(held)
         self.room_bytes = room_bytes
+        self.in_host = in_host
 
     def arrived(self, key: str, present_bytes: int, refused: bool) -> None:
         """A transfer has ended."""
@@ -72,12 +74,14 @@ class DeviceTier:
         held = dict(self.held)
         room_bytes = self.room_bytes - sum(self.in_flight.values())
         for key, needed_at in _next_uses(view):
-            missing_bytes = view.components[key].size_bytes - held.get(key, 0)
+            whole_bytes = view.components[key].size_bytes
+            missing_bytes = min(whole_bytes, whole_bytes if self.in_host is None else self.in_host.get(key, 0)) - held.get(key, 0)
             if missing_bytes <= 0 or key in self.in_flight or key in self.refused or not view.may_prefetch(key):
                 continue
             if missing_bytes > room_bytes:
                 why = f"makes room for {view.components[key].name}"
-                evictions = self._evict(missing_bytes - room_bytes, view, needed_at, why, held, spared=key)
+                short_bytes = int(min(missing_bytes, view.comes_bytes)) - room_bytes
+                evictions = self._evict(short_bytes, view, needed_at, why, held, spared=key)
                 instructions += evictions
                 room_bytes += sum(one.size_bytes for one in evictions)
             size_bytes = min(missing_bytes, room_bytes)
@@ -85,6 +89,7 @@ class DeviceTier:
                 break
             self.in_flight[key] = size_bytes
             room_bytes -= size_bytes
+            view = replace(view, comes_bytes=view.comes_bytes - size_bytes)
             visit = view.timeline.visits[needed_at]
             reason = f"{visit.class_type} {visit.node_id} computes with it, {_ahead(needed_at - view.position)}"
             instructions.append(Prefetch(view.components[key], Tier.DEVICE, held.get(key, 0) + size_bytes, reason))
@@ -109,14 +114,20 @@ class DeviceTier:
         for next_use, key in self._victims(view, held):
             if short_bytes <= 0:
                 break
-            if key == spared or (needed_after != NEVER and next_use <= needed_after):
+            if key == spared:
+                continue
+            # for what comes early only that leaves which is needed later and has a copy: without one it would be read from the drive again
+            if needed_after != NEVER and (next_use <= needed_after or not self._has_copy(key)):
                 continue
             size_bytes = min(held[key], short_bytes)
             told = "nothing needs it any more" if next_use == NEVER else f"its next use is at visit {next_use:.0f}"
-            evictions.append(Evict(view.components[key], Tier.DEVICE, size_bytes, f"{reason}; {told}"))
             held[key] -= size_bytes
+            evictions.append(Evict(view.components[key], Tier.DEVICE, size_bytes, f"{reason}; {told}", held[key]))
             short_bytes -= size_bytes
         return evictions
+
+    def _has_copy(self, key: str) -> bool:
+        return self.in_host is None or self.in_host.get(key, 0) >= self.held.get(key, 0)
 
     def _victims(self, view: View, held: Mapping[str, int]) -> Iterator[tuple[float, str]]:
         """(next use, component), best victim first: the lowest priority, then the farthest next use, then the smallest."""
@@ -124,15 +135,16 @@ class DeviceTier:
         for key, held_bytes in held.items():
             if held_bytes <= 0 or key in view.running or key in self.in_flight or key not in view.components or not view.may_evict(key):
                 continue
-            use = _next_compute(view.timeline, key, view.position)
-            candidates.append((view.priority(key), -use, held_bytes, key))
+            next_at = view.timeline.next_compute_at(key, view.position)
+            candidates.append((view.priority(key), -NEVER if next_at is None else -next_at, held_bytes, key))
         candidates.sort()
         return ((-use, key) for _, use, _, key in candidates)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the device tier may know of the prompt. `running`: components of the node at `position`."""
+    """What the device tier may know of the prompt. `running`: components of the node at `position`; `comes_bytes`: what can cross the link
+    while it runs, and no more than that leaves for it."""
 
     timeline: Timeline
     position: int
@@ -141,17 +153,12 @@ class View:
     may_prefetch: Callable[[str], bool] = lambda key: True
     may_evict: Callable[[str], bool] = lambda key: True
     priority: Callable[[str], int] = lambda key: 0
-
-
-def _next_compute(timeline: Timeline, key: str, after: int) -> float:
-    use = timeline.next_use(key, after)
-    while use is not None and use.kind is not UseKind.COMPUTE:
-        use = timeline.next_use(key, use.position)
-    return NEVER if use is None else use.position
+    comes_bytes: float = NEVER
 
 
 def _next_uses(view: View) -> Iterator[tuple[str, int]]:
-    """Components in the order in which the next visits compute with them, each once."""
+    """Components in the order in which the next visits compute with them, each once. What usually comes next counts as well: bringing it
+    back from host memory costs nothing that anybody waits for."""
     seen = set(view.running)
     visits = 0
     for position in range(view.position + 1, len(view.timeline.visits)):

@@ -98,11 +98,15 @@ class Evicted:
 
 @dataclass(frozen=True, slots=True)
 class BudgetChanged:
-    """The bytes that the tier may hold now (available memory moved, the user changed a setting)."""
+    """The bytes that the tier may hold now (available memory moved, the user changed a setting).
+
+    `reserve_bytes` beyond the limit are kept free for others, not taken yet: nothing is brought there, but what is there may stay.
+    """
 
     time_s: float
     tier: Tier
     limit_bytes: int
+    reserve_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,21 +121,32 @@ class RatesMeasured:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What the host has found on a tier: all of it, by component, whoever put it there. Transfers in flight are not part of it."""
+    """What the host has found on a tier: all of it, by component, whoever put it there. Transfers in flight are not part of it.
+
+    Of the host tier: `loaded` is the prefix of each component that the process holds for itself, pinned or on the device, and reads no
+    more; `held` is what lies in the page cache behind that prefix, `surplus` what lies there of the prefix itself: a second copy.
+    `copies`: the process goes on to hold for itself what it reads, so a node needs room for both. A host may look at any time, in the
+    middle of a node as well.
+    """
 
     time_s: float
     tier: Tier
     held: Mapping[str, int]
+    loaded: Mapping[str, int] = field(default_factory=dict)
+    surplus: Mapping[str, int] = field(default_factory=dict)
+    copies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceObserved:
     """What the host has found on the device, by component, and what weights may take beside all that is there now. Before a node, or
-    while one runs: then its working set is part of what is there."""
+    while one runs: then its working set is part of what is there. `in_host`: bytes of each component with a copy in host memory, ready to
+    cross the link; None: the host does not tell."""
 
     time_s: float
     held: Mapping[str, int]
     room_bytes: int
+    in_host: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +206,16 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """Bring the first `size_bytes` of the component to the tier. Earlier Prefetches come first."""
+    """Bring the first `size_bytes` of the component to the tier, but for the first `start_bytes`. Earlier Prefetches come first.
+
+    What the answer calls present counts from `start_bytes` on.
+    """
 
     component: Component
     tier: Tier
     size_bytes: int
     reason: str
+    start_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +239,17 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Give the component's bytes on the tier back; the mover answers with Evicted or TransferStopped."""
+    """Give the component's bytes on the tier back, those in [keep_bytes, upto_bytes) (None: to its end); the mover answers with Evicted.
+
+    `size_bytes` is what that is expected to free.
+    """
 
     component: Component
     tier: Tier
     size_bytes: int
     reason: str
+    keep_bytes: int = 0
+    upto_bytes: int | None = None
 
 
 Instruction = Prefetch | Cancel | Wait | Evict

@@ -6,16 +6,14 @@ flight. After each event that could change the answer it asks the planner what s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import singledispatchmethod
+from collections.abc import Callable
+from typing import Any
 
-from . import strategies, timeline
 from .budget import Budget
-from .component import Component, Mode, Policy, Strategy, Tier
+from .component import Mode, Strategy, Tier
 from .device_tier import DeviceTier, View
 from .events import (
     BudgetChanged,
-    Cancel,
     DeviceObserved,
     Event,
     Evict,
@@ -26,7 +24,6 @@ from .events import (
     NodeStarted,
     Observed,
     Outcome,
-    Prefetch,
     PrefetchAsked,
     PromptEnded,
     PromptStarted,
@@ -37,7 +34,8 @@ from .events import (
     TransferStopped,
     Wait,
 )
-from .plan import HostView, plan
+from .host_tier import HostTier, Place
+from .strategies import Placements, ResolvedMode
 from .timeline import UseKind
 
 
@@ -45,248 +43,326 @@ class Manager:
     """`handle(event)` returns the instructions that follow from it, in the order in which they must be given."""
 
     def __init__(self, host_limit_bytes: int = 0, device_limit_bytes: int | None = None) -> None:
-        self.host = Budget(host_limit_bytes)
+        self._host = HostTier(host_limit_bytes)
+        self._device = DeviceTier()
         self.device_limit_bytes = device_limit_bytes
-        self.mode = strategies.ResolvedMode(Mode.OFF, "no prompt has run yet")
-        self._asked_mode = Mode.OFF
-        self._policies: Mapping[str, Policy] = {}
-        self._rates: RatesMeasured | None = None
-        self._exclusive: frozenset[str] = frozenset()
-        self._components: dict[str, Component] = {}
-        self._timeline = timeline.EMPTY
-        self._position = -1
-        self._running: int | None = None  # position of the visit that runs now
+        self._placements = Placements()
+        self._running: frozenset[str] = frozenset()  # components of the node that runs now
+        self._soon: frozenset[str] = frozenset()  # between two nodes: components of the one that starts now
         self._on_device: set[str] = set()
-        self.device = DeviceTier()
-        self._refused: set[str] = set()  # transfers that the mover stopped in this prompt: not asked for again
-        self._cancelled: set[str] = set()  # transfers that were told to stop and have not answered
-        self._leaving: set[str] = set()  # host evictions announced and not yet answered
+        self._used: set[str] = set()  # on the device, and may have been used for the last time
+        self._observed = False  # the host looks at what its page cache holds, nothing has to be asked again
+        self._releases: list[ReleaseAsked] = []  # of components in use: they leave when their node has ended
+        self._handlers: dict[type[Any], Callable[[Any], list[Instruction]]] = {
+            PromptStarted: self._prompt_started,
+            Replanned: self._replanned,
+            NodeStarted: self._node_started,
+            NodeFinished: self._node_finished,
+            TransferDone: self._transfer_ended,
+            TransferStopped: self._transfer_ended,
+            Evicted: self._evicted,
+            BudgetChanged: self._budget_changed,
+            RatesMeasured: self._rates_measured,
+            Observed: self._looked,
+            DeviceObserved: self._looked_at_device,
+            PrefetchAsked: self._prefetch_asked,
+            ReleaseAsked: self._release_asked,
+            ModeChanged: self._mode_changed,
+            PromptEnded: self._prompt_ended,
+        }
+
+    @property
+    def mode(self) -> ResolvedMode:
+        """The mode of the whole, and why."""
+        return self._placements.mode
+
+    @property
+    def host(self) -> Budget:
+        """What the host tier holds, what is on its way there, and its limit."""
+        return self._host.budget
 
     def handle(self, event: Event) -> list[Instruction]:
         """Take one event. Raises TypeError for what is not an event; every known event is accepted at any time."""
-        return self._handle(event)
+        handler = self._handlers.get(type(event))
+        if handler is None:
+            raise TypeError(f"not an event: {event!r}; see residency/events.py")
+        self._host.place.now_s = event.time_s
+        return handler(event)
 
-    @singledispatchmethod
-    def _handle(self, event: object) -> list[Instruction]:
-        raise TypeError(f"not an event: {event!r}; see residency/events.py")
+    # --- prompts and nodes ---
 
-    @_handle.register
-    def _(self, event: PromptStarted) -> list[Instruction]:
-        unneeded = [key for key in self.host.in_flight if event.timeline.next_read(key, -1) is None]
-        stopped = self._cancel(unneeded, "a new prompt has started and does not read it")
-        # between prompts the system may drop pages behind our back: what is there is asked again, which costs the mover a probe
-        for key in list(self.host.held):
-            if key not in self.host.in_flight:
-                self.host.settle(key, 0)
-        # what the device holds outlives the prompt: a component of an earlier prompt may still be released
-        kept = self._on_device.union(self.host.in_flight)
-        self._components = {key: component for key, component in self._components.items() if key in kept}
-        self._components.update(event.components)
-        self._timeline, self._position, self._running = event.timeline, -1, None
-        self._policies = event.policies
-        self._exclusive = event.exclusive
-        self._refused.clear()
-        self.device.refused.clear()
+    def _prompt_started(self, event: PromptStarted) -> list[Instruction]:
+        host, timeline = self._host, event.timeline
+        unneeded = [key for key in host.budget.in_flight if timeline.next_read_number(key, -1) is None]
+        stopped = host.cancel(unneeded, "a new prompt has started and does not read it")
+        # what the device and the host hold outlives the prompt: a component of an earlier one may still be released
+        kept = self._on_device.union(host.budget.in_flight, host.budget.held)
+        host.components = {key: component for key, component in host.components.items() if key in kept}
+        host.components.update(event.components)
+        self._placements.set_policies(event.policies)
+        if not self._observed:
+            host.forget()
+        host.refused.clear()
+        self._device.refused.clear()
+        host.asked.clear()
+        self._begin(event)
         self._set_mode(event.mode)
         return stopped + self._replan()
 
-    @_handle.register
-    def _(self, event: Replanned) -> list[Instruction]:
-        self._components.update(event.components)
-        self._timeline, self._running = event.timeline, event.running
-        self._position = -1 if event.running is None else event.running
-        self._exclusive = event.exclusive
-        unneeded = [key for key in self.host.in_flight if event.timeline.next_read(key, -1) is None]
-        return self._cancel(unneeded, "the new order no longer reads it") + self._replan()
+    def _replanned(self, event: Replanned) -> list[Instruction]:
+        self._host.components.update(event.components)
+        self._begin(event)
+        if event.running is not None:
+            until_s = self._until_s(event.time_s, event.running)
+            self._host.begin(Place(event.timeline, event.running, True, event.time_s, until_s), self._placements.policies)
+            self._running = frozenset([use.component for use in event.timeline.at(event.running)])
+            self._soon = frozenset()
+        unneeded = [key for key in self._host.budget.in_flight if event.timeline.next_read_number(key, -1) is None]
+        return self._host.cancel(unneeded, "the new order no longer reads it") + self._replan()
 
-    @_handle.register
-    def _(self, event: NodeStarted) -> list[Instruction]:
-        self._position = self._running = event.position
-        instructions = self._cancel(self._ahead_of_its_turn(event.position), "a node that runs now reads another file first")
-        for use in self._timeline.at(event.position):
-            # On a drive that serves many readers the node follows the read-ahead through the file. Waiting for the whole file cost more:
-            # two experts, cold, on an H100: 66.1 s held until the end, 59.3 s until half, 55.7 s not held (stock 65.9-70.0 s).
-            if use.reads and use.component in self.host.in_flight and use.component in self._exclusive:
-                component = self._components[use.component]
-                announced_bytes = self.host.in_flight[use.component] + self.host.held.get(use.component, 0)
-                reason = "its hard disk is reading it ahead; a second reader would slow both"
-                instructions.append(Wait(component, Tier.HOST, announced_bytes, reason))
-        return instructions + self._make_room() + self._replan()
+    def _begin(self, event: PromptStarted | Replanned) -> None:
+        self._running = frozenset()
+        self._soon = frozenset([use.component for use in event.timeline.at(0)])
+        self._used |= self._on_device
+        self._host.terms.alone = event.exclusive
+        self._host.terms.may_prefetch = self._may_prefetch
+        self._host.begin(Place(event.timeline, now_s=event.time_s), self._placements.policies)
 
-    @_handle.register
-    def _(self, event: NodeFinished) -> list[Instruction]:
-        self._running = None
+    def _node_started(self, event: NodeStarted) -> list[Instruction]:
+        host, place, position = self._host, self._host.place, event.position
+        uses = place.timeline.at(position)
+        expected = position == place.position + 1
+        place.position, place.running = position, True
+        place.until_s = self._until_s(event.time_s, position)
+        if not expected:  # the executor chose another node: all that was passed over counts as passed
+            host.begin(place)
+        self._running = frozenset([use.component for use in uses])
+        self._soon = frozenset()
+        host.pass_by(self._running)
+        if self._placements.off:
+            return []
+        instructions = self._device.cancel(self._running, self._device_view(), "its node loads the rest itself")
+        instructions += self._device.make_room(self._device_view())
+        if host.budget.in_flight:
+            instructions += host.cancel(self._ahead_of_its_turn(position), "a node that runs now reads another file first")
+            for use in uses:
+                # On a drive that serves many readers the node follows the read-ahead. Waiting for the whole file cost more:
+                # two experts, cold, on an H100: 66.1 s held until the end, 59.3 s until half, 55.7 s not held (stock 65.9-70.0 s).
+                if use.reads and use.component in host.budget.in_flight and use.component in host.terms.alone:
+                    announced_bytes = host.budget.in_flight[use.component] + host.budget.held.get(use.component, 0)
+                    reason = "its hard disk is reading it ahead; a second reader would slow both"
+                    instructions.append(Wait(host.components[use.component], Tier.HOST, announced_bytes, reason))
+        if expected and host.is_planned_for(self._running):
+            return instructions
+        return instructions + self._replan()
+
+    def _until_s(self, now_s: float, position: int) -> float | None:
+        """When a visit that starts now is expected to have ended; None where nothing is known."""
+        visits = self._host.place.timeline.visits
+        compute_s = visits[position].compute_s if position < len(visits) else 0.0
+        return now_s + compute_s if compute_s > 0 else None
+
+    def _node_finished(self, event: NodeFinished) -> list[Instruction]:
+        host, timeline, position = self._host, self._host.place.timeline, event.position
+        self._running = frozenset()
+        host.place.running = False
+        host.place.until_s = self._until_s(event.time_s, position + 1)
+        if self._placements.off:
+            return []
         instructions: list[Instruction] = []
-        for use in self._timeline.at(event.position):
-            if self._strategy(use.component) is not None:
-                self._on_device.add(use.component)
-            overtaken = use.reads and use.component in self.host.in_flight
-            if overtaken and self._timeline.next_read(use.component, event.position) is None:
-                instructions += self._cancel([use.component], "its node has read the rest itself")
+        for use in timeline.at(position):
+            key = use.component
+            if key in host.components and not self._placements.off:
+                self._on_device.add(key)
+                self._used.add(key)
+            if use.reads and key in host.budget.in_flight:
+                if timeline.next_read_number(key, position) is None:
+                    instructions += host.cancel([key], "its node has read the rest itself")
+            elif use.reads:
+                host.node_has_read(key)
+        instructions += self._released_after(position)
+        for asked in self._releases:
+            instructions += self._release(asked)
+        self._releases.clear()
+        # what the next node uses is as good as in use: it starts at once
+        self._soon = frozenset([use.component for use in timeline.at(position + 1)])
+        return instructions + self._replan()
+
+    def _released_after(self, position: int) -> list[Instruction]:
         # Only the device is given back. Host copies cost nothing while RAM is not short (the planner sees to that), and the next prompt
         # would read them again: dropping them too made it take 50.5 s instead of 8.4 s on an H100.
-        for key in sorted(self._on_device):
-            if self._strategy(key) is Strategy.RELEASE and self._timeline.next_use(key, event.position) is None:
-                component = self._components[key]
+        instructions: list[Instruction] = []
+        for key in sorted(self._used & self._on_device):
+            if self._placements.of(key) is Strategy.RELEASE and self._host.place.timeline.next_use(key, position) is None:
+                component = self._host.components[key]
                 reason = "nothing in this prompt or the queue needs it any more"
                 instructions.append(Evict(component, Tier.DEVICE, component.size_bytes, reason))
                 self._on_device.discard(key)
-        return instructions + self._replan()
+        self._used.clear()
+        return instructions
 
-    @_handle.register
-    def _(self, event: TransferDone | TransferStopped) -> list[Instruction]:
-        if event.tier is Tier.HOST:
-            self.host.settle(event.component, event.present_bytes)
-            if isinstance(event, TransferStopped) and event.component not in self._cancelled:
-                self._refused.add(event.component)
-            self._cancelled.discard(event.component)
-        elif event.tier is Tier.DEVICE:
-            self.device.arrived(event.component, event.present_bytes, isinstance(event, TransferStopped))
-        return self._replan()
+    def _prompt_ended(self, event: PromptEnded) -> list[Instruction]:
+        host = self._host
+        self._running = self._soon = frozenset()
+        host.place.running = False
+        device = self._device.cancel(list(self._device.in_flight), self._device_view(), "the prompt has ended")
+        if event.outcome is not Outcome.SUCCESS:
+            stopped = host.cancel(list(host.budget.in_flight), f"the prompt has ended: {event.outcome.value}")
+            host.asked.clear()
+            host.begin(Place(now_s=event.time_s))  # nothing of it is read ahead any more
+            return device + stopped
+        # what the queue reads next goes on being read: the timeline runs on into the queued prompts
+        place = host.place
+        unneeded = [
+            key for key in host.budget.in_flight if key not in host.asked and place.timeline.next_read_number(key, place.position) is None
+        ]
+        return device + host.cancel(unneeded, "the prompt has ended and nothing queued reads it")
 
-    @_handle.register
-    def _(self, event: Evicted) -> list[Instruction]:
+    # --- movers and tiers ---
+
+    def _transfer_ended(self, event: TransferDone | TransferStopped) -> list[Instruction]:
+        host = self._host
+        if event.tier is Tier.DEVICE:
+            self._device.arrived(event.component, event.present_bytes, refused=isinstance(event, TransferStopped))
+            return []
         if event.tier is Tier.HOST:
-            self._leaving.discard(event.component)
-            if event.component not in self.host.in_flight:
-                self.host.settle(event.component, 0)
+            stopped = event.component in host.cancelled
+            host.cancelled.discard(event.component)
+            if isinstance(event, TransferStopped) and not stopped:
+                host.refused.add(event.component)  # settled below: the plan is made anew
+            host.settle(event.component, event.present_bytes)
+            if event.component in host.given_up:
+                host.given_up.discard(event.component)
+                return host.release(event.component, "the user gave it up") + self._replan()
+        # what lands as announced was planned for
+        return self._replan() if host.changed else []
+
+    def _evicted(self, event: Evicted) -> list[Instruction]:
+        if event.tier is Tier.HOST:
+            announced = self._host.room_came(event.component)
+            if announced is not None and not self._placements.off:
+                return announced
         elif event.tier is Tier.DEVICE:
-            self.device.left(event.component, event.freed_bytes)
-            if event.component not in self.device.held:
+            self._device.left(event.component, event.freed_bytes)
+            if event.component not in self._device.held:
                 self._on_device.discard(event.component)
         return self._replan()
 
-    @_handle.register
-    def _(self, event: DeviceObserved) -> list[Instruction]:
-        self.device.observe(event.held, event.room_bytes)
-        if self.mode.mode is Mode.OFF or self._running is None:
-            return []
-        return self.device.bring_next(self._device_view())
-
-    @_handle.register
-    def _(self, event: BudgetChanged) -> list[Instruction]:
+    def _budget_changed(self, event: BudgetChanged) -> list[Instruction]:
         if event.tier is Tier.DEVICE:
             self.device_limit_bytes = event.limit_bytes
-            self._set_mode(self._asked_mode)
+            self._set_mode(self._placements.asked)
             return []
-        self.host.limit_bytes = max(0, event.limit_bytes)
+        self._host.set_limit(event.limit_bytes, event.reserve_bytes)
         return self._replan()
 
-    @_handle.register
-    def _(self, event: RatesMeasured) -> list[Instruction]:
-        self._rates = event
+    def _rates_measured(self, event: RatesMeasured) -> list[Instruction]:
+        self._host.rates = event
         return []
 
-    @_handle.register
-    def _(self, event: Observed) -> list[Instruction]:
+    def _looked(self, event: Observed) -> list[Instruction]:
         if event.tier is Tier.DEVICE:
             self._on_device = {key for key, held_bytes in event.held.items() if held_bytes > 0}
-        return []
-
-    @_handle.register
-    def _(self, event: PrefetchAsked) -> list[Instruction]:
-        return []
-
-    @_handle.register
-    def _(self, event: ReleaseAsked) -> list[Instruction]:
-        component = self._components.get(event.component)
-        if component is None or self.mode.mode is Mode.OFF:
             return []
-        self._on_device.discard(event.component)
-        return [Evict(component, Tier.DEVICE, component.size_bytes, event.reason)]
-
-    @_handle.register
-    def _(self, event: ModeChanged) -> list[Instruction]:
-        self._set_mode(event.mode)
-        if event.mode is Mode.OFF:
-            return self._cancel(self.host.in_flight, "the mode is off")
+        self._observed = True
+        self._host.observe(event)
         return self._replan()
 
-    @_handle.register
-    def _(self, event: PromptEnded) -> list[Instruction]:
-        self._running = None
-        if event.outcome is not Outcome.SUCCESS:
-            return self._cancel(self.host.in_flight, f"the prompt has ended: {event.outcome.value}")
-        # what the queue reads next goes on being read: the timeline runs on into the queued prompts
-        unneeded = [key for key in self.host.in_flight if self._timeline.next_read(key, self._position) is None]
-        return self._cancel(unneeded, "the prompt has ended and nothing queued reads it")
+    def _looked_at_device(self, event: DeviceObserved) -> list[Instruction]:
+        self._on_device = {key for key, held_bytes in event.held.items() if held_bytes > 0}
+        self._device.observe(event.held, event.room_bytes, event.in_host)
+        if self._placements.off or not self._running:
+            return []
+        return self._device.bring_next(self._device_view())
+
+    # --- what the user asks ---
+
+    def _prefetch_asked(self, event: PrefetchAsked) -> list[Instruction]:
+        if event.component not in self._host.components or self._placements.off:
+            return []
+        self._host.ask(event.component, event.reason)
+        return self._replan()
+
+    def _release_asked(self, event: ReleaseAsked) -> list[Instruction]:
+        if event.component not in self._host.components or self._placements.off:
+            return []
+        if event.component in self._running:
+            self._releases.append(event)
+            return []
+        return self._release(event) + self._replan()
+
+    def _release(self, event: ReleaseAsked) -> list[Instruction]:
+        component = self._host.components[event.component]
+        self._on_device.discard(event.component)
+        instructions: list[Instruction] = [Evict(component, Tier.DEVICE, component.size_bytes, event.reason)]
+        return instructions + self._host.release(event.component, event.reason) if event.host else instructions
+
+    def _mode_changed(self, event: ModeChanged) -> list[Instruction]:
+        self._set_mode(event.mode)
+        if event.mode is Mode.OFF:
+            device = self._device.cancel(list(self._device.in_flight), self._device_view(), "the mode is off")
+            return device + self._host.cancel(list(self._host.budget.in_flight), "the mode is off")
+        return self._replan()
+
+    # --- deciding ---
 
     def _set_mode(self, mode: Mode) -> None:
-        self._asked_mode = mode
-        used = [self._components[key] for key in self._timeline.components() if key in self._components]
-        self.mode = strategies.resolve(mode, used, self.device_limit_bytes)
+        components = self._host.components
+        used = [components[key] for key in self._host.place.timeline.components() if key in components]
+        self._placements.set_mode(mode, used, self.device_limit_bytes)
+        self._used |= self._on_device
 
-    def _strategy(self, key: str) -> Strategy | None:
-        """The component's strategy: what its policy asks, or the mode of the whole; off for the whole overrules both."""
-        if self.mode.mode is Mode.OFF or key not in self._components:
-            return None
-        policy = self._policies.get(key)
-        if policy is not None and policy.strategy is not None:
-            return policy.strategy
-        if policy is None or policy.mode in (None, Mode.AUTO):
-            return strategies.strategy_of(self.mode.mode)
-        return strategies.strategy_of(policy.mode)
-
-    def _make_room(self) -> list[Instruction]:
-        return [] if self.mode.mode is Mode.OFF else self.device.make_room(self._device_view())
+    def _replan(self) -> list[Instruction]:
+        if self._placements.off:
+            return []
+        return self._host.replan(self._running or self._soon)
 
     def device_victims(self) -> list[str]:
         """Components that may leave the device now, in the order in which they should."""
-        return [] if self.mode.mode is Mode.OFF else self.device.victims(self._device_view())
+        return [] if self._placements.off else self._device.victims(self._device_view())
 
     def _device_view(self) -> View:
-        running = frozenset(use.component for use in self._timeline.at(self._position) if use.kind is UseKind.COMPUTE)
+        place, rates = self._host.place, self._host.rates
+        running = frozenset(use.component for use in place.timeline.at(place.position) if use.kind is UseKind.COMPUTE)
+        onload = None if rates is None else rates.onload
+        comes_bytes = float("inf") if onload is None or place.until_s is None else max(0.0, onload * (place.until_s - place.now_s))
         return View(
-            self._timeline, self._position, self._components, running, self._may_prefetch_to_device, self._may_leave_device, self._priority
+            place.timeline,
+            place.position,
+            self._host.components,
+            running,
+            may_prefetch=self._may_come_to_device,
+            may_evict=self._may_leave_device,
+            priority=self._priority,
+            comes_bytes=comes_bytes,
         )
 
-    def _may_prefetch_to_device(self, key: str) -> bool:
-        policy = self._policies.get(key)
-        return self._strategy(key) not in (None, Strategy.LAYERWISE) and (policy is None or policy.prefetch)
+    def _may_come_to_device(self, key: str) -> bool:
+        policy = self._placements.policies.get(key)
+        return self._placements.of(key) not in (None, Strategy.LAYERWISE) and (policy is None or policy.prefetch)
 
     def _may_leave_device(self, key: str) -> bool:
         # high-vram that was chosen, not found: the user wants it kept, and ComfyUI decides when there is no room
-        strategy = self._strategy(key)
-        return strategy is not None and (strategy is not Strategy.RESIDENT or self._asked_mode is Mode.AUTO)
+        strategy = self._placements.of(key)
+        return strategy is not None and (strategy is not Strategy.RESIDENT or self._placements.asked is Mode.AUTO)
 
     def _priority(self, key: str) -> int:
-        policy = self._policies.get(key)
+        policy = self._placements.policies.get(key)
         return 0 if policy is None else policy.priority
 
-    def _busy(self) -> frozenset[str]:
-        if self._running is None:
-            return frozenset(self._leaving)
-        return frozenset(self._leaving).union(use.component for use in self._timeline.at(self._running))
-
-    def _replan(self) -> list[Instruction]:
-        if self.mode.mode is Mode.OFF or not (self._timeline.uses or self.host.held):
-            return []
-        view = HostView(self.host.held, self.host.in_flight, self.host.limit_bytes)
-        decided = plan(self._timeline, self._position, self._components, view, self._busy(), self._may_prefetch)
-        instructions: list[Instruction] = []
-        for move in decided.evictions:
-            self._leaving.add(move.component)
-            instructions.append(Evict(self._components[move.component], Tier.HOST, move.size_bytes, move.reason))
-        if decided.evictions:
-            return instructions  # the room is there once the mover says so: prefetches wait for its answer
-        for move in decided.prefetches:
-            held_bytes = self.host.held.get(move.component, 0)
-            if self.host.reserve(move.component, move.size_bytes - held_bytes):
-                instructions.append(Prefetch(self._components[move.component], Tier.HOST, move.size_bytes, move.reason))
-        return instructions
-
     def _may_prefetch(self, key: str) -> bool:
-        return key not in self._refused and key not in self._leaving and self._strategy(key) is not None
+        host = self._host
+        if key in host.refused or key in host.leaving:
+            return False
+        policy = self._placements.policies.get(key)
+        if policy is None:
+            return True  # nobody plans while the mode is off
+        return self._placements.of(key) is not None and (policy.prefetch or key in host.asked)
 
     def _ahead_of_its_turn(self, position: int) -> list[str]:
         """Transfers announced before one that the starting visit reads, though they are read later: they would keep it waiting."""
-        needed = {use.component for use in self._timeline.at(position) if use.reads}
-        announced = list(self.host.in_flight)  # in the order in which the mover takes them
+        host = self._host
+        needed = {use.component for use in host.place.timeline.at(position) if use.reads}
+        announced = list(host.budget.in_flight)  # in the order in which the mover takes them
         last = max((index for index, key in enumerate(announced) if key in needed), default=0)
         return [key for key in announced[:last] if key not in needed]
-
-    def _cancel(self, keys: Iterable[str], reason: str) -> list[Instruction]:
-        """Each transfer is told to stop once; it stays in flight, and its bytes reserved, until the mover has answered."""
-        stopping = [key for key in keys if key not in self._cancelled]
-        self._cancelled.update(stopping)
-        return [Cancel(self._components[key], Tier.HOST, reason) for key in stopping]

@@ -6,10 +6,10 @@ reason that the log and the panel show.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .component import Component, Mode, Strategy
+from .component import Component, Mode, Policy, Strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +51,45 @@ _BY_MODE = {
 def strategy_of(mode: Mode) -> Strategy | None:
     """The strategy a resolved mode asks for; None for off: the component is left to ComfyUI."""
     return _BY_MODE.get(mode)
+
+
+class Placements:
+    """Which strategy each component of a prompt has: what its policy asks, or the mode of the whole; off for the whole overrules both."""
+
+    def __init__(self) -> None:
+        self.mode = ResolvedMode(Mode.OFF, "no prompt has run yet")
+        self.asked = Mode.OFF
+        self.policies: Mapping[str, Policy] = {}
+        self._found: dict[str, Strategy | None] = {}
+
+    @property
+    def off(self) -> bool:
+        """Whether everything is left to the host."""
+        return self.mode.mode is Mode.OFF
+
+    def set_policies(self, policies: Mapping[str, Policy]) -> None:
+        """What nodes asked for."""
+        self.policies = policies
+        self._found.clear()
+
+    def set_mode(self, mode: Mode, used: Iterable[Component], device_limit_bytes: int | None) -> None:
+        """What the user asked for the whole, or the same again when the device's limit has changed."""
+        self.asked = mode
+        self.mode = resolve(mode, used, device_limit_bytes)
+        self._found.clear()
+
+    def of(self, key: str) -> Strategy | None:
+        """The component's strategy; None: it is left to the host."""
+        if key not in self._found:
+            self._found[key] = self._find(key)
+        return self._found[key]
+
+    def _find(self, key: str) -> Strategy | None:
+        if self.off:
+            return None
+        policy = self.policies.get(key)
+        if policy is not None and policy.strategy is not None:
+            return policy.strategy
+        if policy is None or policy.mode in (None, Mode.AUTO):
+            return strategy_of(self.mode.mode)
+        return strategy_of(policy.mode)

@@ -60,7 +60,11 @@ class VirtualHost:
             if isinstance(instruction, Prefetch):
                 self.flight.append(instruction)
             elif isinstance(instruction, Evict):
-                freed = self.present.pop(key, 0) if instruction.tier is Tier.HOST else 0
+                freed = 0
+                if instruction.tier is Tier.HOST:
+                    freed = max(0, self.present.get(key, 0) - instruction.keep_bytes)
+                    self.present[key] = self.present.get(key, 0) - freed
+                    self.present = {key: size for key, size in self.present.items() if size}
                 self.give(Evicted(self.time_s, key, instruction.tier, freed, instruction.reason))
             elif isinstance(instruction, Cancel):
                 self.flight = [prefetch for prefetch in self.flight if prefetch.component.key != key]

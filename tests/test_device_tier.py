@@ -8,6 +8,8 @@ from story import MB, components
 
 from residency.device_tier import DeviceTier, View
 from residency.events import Evict, Prefetch
+from residency.simulate import GB, OURS, OURS_DEVICE, Machine, Program, Step, run
+from residency.simulate.baseline import scenarios
 from residency.timeline import Timeline, Use, UseKind, Visit
 
 
@@ -104,3 +106,36 @@ def test_the_room_holds_and_what_runs_or_flies_stays(order, held, room, position
     evicted = {one.component.key for one in instructions if isinstance(one, Evict)}
     assert brought <= room * MB + freed
     assert not evicted & (view.running | set(tier.in_flight))
+
+
+def test_for_what_comes_early_nothing_leaves_that_has_no_copy_in_the_host():
+    tier = DeviceTier()
+    tier.observe({"a": 12 * MB, "t": 10 * MB}, 2 * MB, {"b": 12 * MB, "t": 4 * MB})
+    assert said(tier.bring_next(at(0, "abt", components(t=10, a=12, b=12)))) == [("Prefetch", "b", 2)]
+
+
+def test_only_what_the_host_holds_comes_early():
+    tier = DeviceTier()
+    tier.observe({"a": 12 * MB}, 20 * MB, {"b": 5 * MB})
+    assert said(tier.bring_next(at(0, "ab", components(a=12, b=12)))) == [("Prefetch", "b", 5)]
+
+
+def test_no_more_leaves_than_can_cross_the_link_while_the_node_computes():
+    tier = seen(0, a=12, t=10)
+    decided = tier.bring_next(at(0, "abt", components(t=10, a=12, b=12), comes_bytes=3 * MB))
+    assert said(decided) == [("Evict", "t", 3), ("Prefetch", "b", 3)]
+
+
+def test_the_simulated_device_hides_what_crosses_the_link_behind_the_node_before():
+    machine = Machine("bench", scenarios()[0].machine.drives, 14 * GB, 100 * GB, 10 * GB, 5 * GB, 10 * GB, 5 * GB, 8 * GB, 4 * GB)
+    parts = components(a=6_000, b=6_000, c=6_000)
+    steps = tuple(Step(key, "Node", 1.0, (key,), 4, GB // 2) for key in "abc")
+    warm = Program("warm", parts, (steps, steps, steps), queued=False)
+    plain, ahead = (run(warm, machine, policy).prompts_s[-1] for policy in (OURS, OURS_DEVICE))
+    assert ahead < plain - 0.05
+
+
+def test_it_is_never_slower_on_the_measured_scenarios():
+    for scenario in scenarios():
+        plain, ahead = (run(scenario.program, scenario.machine, policy).prompts_s[-1] for policy in (OURS, OURS_DEVICE))
+        assert ahead <= plain + 0.01

@@ -57,16 +57,39 @@ def test_within_a_small_budget_the_next_component_takes_the_place_of_the_one_tha
     assert said(host.log)[-2:] == [("Evict", "a"), ("Prefetch", "b")]
 
 
-def test_nothing_that_runs_or_flies_is_evicted_under_pressure():
-    host = VirtualHost(reads("ab"), components(a=60, b=60), limit_mb=120)
-    host.land()  # a is there, b flies
-    host.start(0)
-    assert host.limit(10) == []
+def test_when_memory_gets_short_what_is_on_its_way_goes_before_what_is_read_sooner_and_what_runs_stays():
+    host = VirtualHost(reads("abc"), components(a=60, b=60, c=60), limit_mb=180)
     host.land()
-    assert said(host.log)[-1] == ("Evict", "b")  # landed over the limit: it goes, a runs and stays
+    host.land()  # a and b are there, c is on its way
+    host.start(0)
+    assert said(host.limit(120)) == [("Cancel", "c")]
+    assert said(host.limit(100)) == [("Evict", "b")]
+    assert host.present == {"a": 60 * MB, "b": 40 * MB}
+    mark = len(host.log)
     host.finish(0)
-    assert said(host.log)[-2:] == [("Evict", "a"), ("Prefetch", "b")]  # as much of b as 10 MB hold
-    assert host.flight[0].size_bytes == 10 * MB
+    assert [(type(i).__name__, i.component.key, i.size_bytes // MB) for i in host.log[mark:]][:2] == [
+        ("Evict", "a", 60),
+        ("Prefetch", "b", 60),
+    ]
+
+
+def test_only_as_much_leaves_as_is_needed_and_what_stays_is_the_beginning():
+    host = VirtualHost(reads("aba"), components(a=60, b=30), limit_mb=80)
+    host.land()
+    host.land()
+    host.start(0)
+    host.finish(0)
+    evict = next(i for i in host.log if isinstance(i, Evict))
+    assert (evict.component.key, evict.size_bytes // MB, evict.keep_bytes // MB) == ("a", 10, 50)
+
+
+def test_a_part_that_was_announced_is_extended_when_there_is_room():
+    host = VirtualHost(reads("ab"), components(a=60, b=60), limit_mb=80)
+    assert [prefetch.size_bytes // MB for prefetch in host.flight] == [60, 20]
+    host.limit(200)
+    host.land()
+    host.land()
+    assert [(prefetch.component.key, prefetch.size_bytes // MB) for prefetch in host.flight] == [("b", 60)]
 
 
 def test_low_vram_releases_after_the_last_use_and_not_before():
@@ -212,3 +235,10 @@ def test_off_means_off(order, sizes, limit):
     host.limit(limit + 10)
     host.give(PromptEnded(1.0, "p", Outcome.SUCCESS))
     assert host.log == []
+
+
+def test_after_an_interrupt_nothing_of_the_prompt_is_read_ahead_again():
+    host = VirtualHost(reads("abc"), components(a=10, b=10, c=10), limit_mb=100)
+    host.start(0)
+    host.give(PromptEnded(1.0, "p", Outcome.INTERRUPTED))
+    assert not host.flight and not host.manager.host.in_flight

@@ -26,7 +26,7 @@ def test_what_is_only_expected_is_no_use_and_no_read_but_says_how_soon_the_compo
     timeline = Timeline(asked.visits, asked.uses, expected_from=2)
     assert timeline.next_use("a", 0) is None and timeline.next_read("a", 0) is None
     assert timeline.next_read("b", 0).position == 1
-    assert timeline.next_expected_read("a", 0).position == 2
+    assert timeline.missed_at("a", 0) == 2
 
 
 @given(st.text("abc-", max_size=30), st.integers(-1, 30))

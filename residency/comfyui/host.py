@@ -397,10 +397,11 @@ class ComfyHost:
         if now_s < prompt.next_budget_s:
             return
         prompt.next_budget_s = now_s + BUDGET_REFRESH_S
-        limit_bytes = int(memory.available_bytes() - HEADROOM_SHARE * self._memory_total_bytes)
-        if prompt.settings.host_budget_bytes is not None:
-            limit_bytes = min(limit_bytes, prompt.settings.host_budget_bytes)
-        self.runtime.post(BudgetChanged(now_s, Tier.HOST, max(0, limit_bytes)))
+        reserve_bytes = int(HEADROOM_SHARE * self._memory_total_bytes)
+        limit_bytes = memory.available_bytes() - reserve_bytes
+        if prompt.settings.host_budget_bytes is not None and prompt.settings.host_budget_bytes < limit_bytes:
+            limit_bytes, reserve_bytes = prompt.settings.host_budget_bytes, 0
+        self.runtime.post(BudgetChanged(now_s, Tier.HOST, limit_bytes, reserve_bytes))
 
     def _set_device_budget(self, budget_bytes: int | None, now_s: float) -> None:
         if self._device_limit_bytes is not None:

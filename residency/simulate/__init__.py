@@ -1,6 +1,6 @@
 """A virtual-clock host: the same deciding core, the stock policy and plain caches beside it, no hardware.
 
-    run(program, machine, policy) -> Outcome        policies: STOCK, LRU, MRU, OURS = Managed()
+    run(program, machine, policy) -> Outcome        policies: STOCK, LRU, MRU, OURS, OURS_DEVICE
     bound_s(program, machine)                       the least that any schedule could take
     optimum(sizes, uses, room)                      the true optimum of a small two-tier instance
 
@@ -12,7 +12,7 @@ from .bound import bound_s
 from .machine import GB, GIB, H100, H100_SLOW_DISK, Drive, Machine, ideal
 from .memory import Victim
 from .optimum import optimum
-from .policies import LRU, MRU, OURS, STOCK, Managed, OnDemand
+from .policies import LRU, MRU, OURS, OURS_DEVICE, STOCK, Managed, OnDemand
 from .program import STEADY, Pressure, Program, Step, sequence
 from .run import NodeTime, Outcome, Policy, run
 
@@ -24,6 +24,7 @@ __all__ = [
     "LRU",
     "MRU",
     "OURS",
+    "OURS_DEVICE",
     "STEADY",
     "STOCK",
     "Drive",

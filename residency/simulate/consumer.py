@@ -12,6 +12,7 @@ showed that the models used first keep theirs and the last one is read again (A 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from .program import Program, Step
 from .world import World
@@ -23,6 +24,7 @@ class Consumer:
     def __init__(self, world: World, program: Program) -> None:
         self.world = world
         self.program = program
+        self.after_first_pass: Callable[[], None] = lambda: None
 
     def resident_bytes(self, key: str) -> int:
         """Bytes that need no reading: on the device or pinned."""
@@ -45,6 +47,7 @@ class Consumer:
         for key in step.components:
             self._first_pass(key, resident[key], pass_s / total_bytes)
         if step.passes > 1:
+            self.after_first_pass()
             for key in step.components:
                 self._later_passes(key, step.passes - 1, pass_s / total_bytes)
         world.running = ()
@@ -75,11 +78,11 @@ class Consumer:
             return self._stretch(at, end, machine.cached_bytes_per_s, compute_s_per_byte)
         transfer = world.mover.lane_of(key).reading
         if transfer is not None and transfer.key == key and at < transfer.run_end:
-            end = transfer.run_end
+            reached = transfer.run_end
             if world.follow(key, at, min(most, machine.fresh_pin_bytes_per_s)):
-                self._pin(key, at, end)
-                return end
-        world.read(key, at, end, most)
+                self._pin(key, at, reached)
+                return reached
+        end = world.read(key, at, end, most)
         self._pin(key, at, end)
         return end
 
@@ -89,7 +92,11 @@ class Consumer:
             self.world.host.pin(key, end, machine.pin_floor_bytes)
 
     def _stretch(self, start: int, end: int, rate_bytes_per_s: float, compute_s_per_byte: float) -> int:
-        self.world.idle((end - start) * max(1 / rate_bytes_per_s, compute_s_per_byte))
+        seconds = (end - start) * max(1 / rate_bytes_per_s, compute_s_per_byte)
+        if math.isinf(rate_bytes_per_s):
+            self.world.idle(seconds)
+        else:
+            self.world.cross(seconds)
         return end
 
     def _later_passes(self, key: str, passes: int, compute_s_per_byte: float) -> None:
@@ -102,16 +109,16 @@ class Consumer:
         resident = world.device.held.get(key, 0)
         pinned = min(size_bytes - resident, world.host.pins.get(key, 0))
         world.idle(passes * resident * compute_s_per_byte)
-        world.idle(passes * pinned * max(1 / machine.pinned_bytes_per_s, compute_s_per_byte))
+        world.cross(passes * pinned * max(1 / machine.pinned_bytes_per_s, compute_s_per_byte))
         rest = size_bytes - resident - pinned
         if rest <= 0:
             return
         cached = min(rest, world.host.cached(key).size_bytes)
-        world.idle(passes * cached * max(1 / machine.cached_bytes_per_s, compute_s_per_byte))
+        world.cross(passes * cached * max(1 / machine.cached_bytes_per_s, compute_s_per_byte))
         missing = rest - cached
         if missing > 0:
             rate = machine.drives[self.program.drive_of.get(key, 0)].single_bytes_per_s
-            world.idle(passes * missing * max(1 / rate, compute_s_per_byte))
+            world.cross(passes * missing * max(1 / rate, compute_s_per_byte))
             world.consumer_bytes += passes * missing
 
     def _after_node(self) -> None:

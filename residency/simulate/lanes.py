@@ -80,7 +80,7 @@ class ReadAheadLanes:
     # --- the runtime's Mover ---
 
     def prefetch(self, instruction: Prefetch) -> Future[None]:
-        transfer = Transfer(instruction)
+        transfer = Transfer(instruction, front=float(instruction.start_bytes), run_end=instruction.start_bytes)
         lane = self.lane_of(transfer.key)
         transfer.latency_left_s = lane.drive.latency_s
         lane.queue.append(transfer)
@@ -95,13 +95,13 @@ class ReadAheadLanes:
     def evict(self, instruction: Evict) -> None:
         key = instruction.component.key
         busy = self.find(key) is not None
-        freed = 0 if busy else self._host.drop(key)
+        freed = 0 if busy else self._host.drop(key, instruction.keep_bytes, instruction.upto_bytes)
         reason = "refused: it is being read ahead" if busy else instruction.reason
         self.post(Evicted(self._clock(), key, Tier.HOST, freed, reason))
 
     def progress(self, key: str) -> int:
         transfer = self.find(key)
-        return int(transfer.front + 0.5) if transfer else 0
+        return int(transfer.front + 0.5) - transfer.instruction.start_bytes if transfer else 0
 
     def close(self) -> None:
         pass
@@ -147,7 +147,7 @@ class ReadAheadLanes:
         self.moved_bytes += moved_bytes
         now_s = self._clock()
         # like the real mover: what was read or found cached, not what the kernel has left of it since
-        present_bytes = int(transfer.front + 0.5)
+        present_bytes = int(transfer.front + 0.5) - transfer.instruction.start_bytes
         duration_s = 0.0 if transfer.started_s is None else now_s - transfer.started_s
         fields = (now_s, transfer.key, Tier.HOST, moved_bytes, present_bytes, duration_s)
         if reason is None:

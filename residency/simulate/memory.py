@@ -6,6 +6,7 @@ gives up from the end.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
 from enum import Enum
 
@@ -62,6 +63,14 @@ class Ranges:
         self.size_bytes -= size_bytes - left
         return size_bytes - left
 
+    def cut(self, start: int, end: int) -> int:
+        """Take away the bytes in [start, end); returns how many."""
+        before = self.size_bytes
+        pieces = (piece for low, high in self.spans for piece in ((low, min(high, start)), (max(low, end), high)))
+        self.spans = [piece for piece in pieces if piece[0] < piece[1]]
+        self.size_bytes = sum(end - start for start, end in self.spans)
+        return before - self.size_bytes
+
 
 class Host:
     """Page cache and pins over one limit. Pins come before the page cache; the page cache is what is left."""
@@ -104,9 +113,12 @@ class Host:
         self._cached_bytes += ranges.size_bytes - before
         self._shrink(key, protected)
 
-    def drop(self, key: str) -> int:
-        """Give a component's pages back; returns how many bytes were freed."""
-        freed = self._cache.pop(key, Ranges()).size_bytes
+    def drop(self, key: str, start: int = 0, end: int | None = None) -> int:
+        """Give a component's pages in [start, end) back, None: to its end; returns how many bytes were freed."""
+        ranges = self._cache.get(key, Ranges())
+        freed = ranges.cut(start, sys.maxsize if end is None else end)
+        if not ranges.spans:
+            self._cache.pop(key, None)
         self._cached_bytes -= freed
         return freed
 
@@ -167,9 +179,11 @@ class Device:
         self.limit_bytes = max(0, limit_bytes)
         self.held: dict[str, int] = {}
         self.peak_bytes = 0
+        self.working_set_bytes = 0  # of the node that ran last
 
     def make_room(self, key: str, wanted_bytes: int, working_set_bytes: int, beside: Collection[str] = ()) -> int:
         """Hold as much of the component's prefix as fits beside the working set and the node's other components; returns it."""
+        self.working_set_bytes = working_set_bytes
         held = self.held.pop(key, 0)
         free = self.limit_bytes - working_set_bytes - sum(self.held.values())
         for other in list(self.held):
@@ -188,6 +202,15 @@ class Device:
         self.peak_bytes = max(self.peak_bytes, sum(self.held.values()) + working_set_bytes)
         return min(held, kept)
 
-    def drop(self, key: str) -> int:
-        """Give all of a component up; returns the bytes."""
-        return self.held.pop(key, 0)
+    def fill(self, key: str, upto: int) -> None:
+        """A copy has come so far."""
+        if upto > self.held.get(key, 0):
+            self.held[key] = upto
+        self.peak_bytes = max(self.peak_bytes, sum(self.held.values()) + self.working_set_bytes)
+
+    def drop(self, key: str, keep_bytes: int = 0) -> int:
+        """Give a component up, all but its first `keep_bytes`; returns the bytes."""
+        held = self.held.pop(key, 0)
+        if held and keep_bytes:
+            self.held[key] = min(held, keep_bytes)
+        return held - self.held.get(key, 0)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from ..component import Mode, Tier
 from ..events import (
     BudgetChanged,
-    Cancel,
-    Evict,
-    Evicted,
+    DeviceObserved,
     NodeFinished,
     NodeStarted,
+    Observed,
     Outcome,
-    Prefetch,
     PromptEnded,
     PromptStarted,
-    TransferStopped,
+    RatesMeasured,
 )
 from ..runtime import Hold, Runtime
 from ..timeline import Timeline, Use, UseKind, Visit
@@ -29,7 +26,6 @@ from .program import Program
 from .run import Pack
 from .world import World
 
-LOADED_SHARE = 0.95  # as in comfyui/live.py: less than this on the device or pinned, and the use reads
 QUEUE_DEPTH = 3  # as in comfyui/live.py
 
 
@@ -54,21 +50,26 @@ class Managed:
     """The pack: the manager of this tree behind its own runtime.
 
     `start_share` makes every node wait for that share of what is being read ahead for it; None leaves waiting to the manager.
+    `informed`: the host knows rates and compute times, as after a few runs. `device_prefetch`: its device mover can prefetch.
     """
 
     start_share: float | None = None
     mode: Mode = Mode.BALANCED
     victim: Victim = Victim.LEAST_RECENT
+    informed: bool = True
+    device_prefetch: bool = False
 
     @property
     def name(self) -> str:
-        return "ours" if self.start_share is None else f"ours, start at {self.start_share:g}"
+        own = "ours, device ahead" if self.device_prefetch else "ours"
+        return own if self.start_share is None else f"ours, start at {self.start_share:g}"
 
     def pack(self, world: World, consumer: Consumer, program: Program) -> Pack | None:
         return _ManagedPack(self, world, consumer, program)
 
 
 OURS = Managed()
+OURS_DEVICE = Managed(device_prefetch=True)
 
 
 class _ManagedPack:
@@ -76,22 +77,35 @@ class _ManagedPack:
 
     def __init__(self, policy: Managed, world: World, consumer: Consumer, program: Program) -> None:
         self._policy, self._world, self._consumer, self._program = policy, world, consumer, program
-        self._runtime = Runtime(clock=lambda: world.time_s, unix_clock=lambda: 0.0, device_limit_bytes=world.device.limit_bytes)
-        self._runtime.movers = {Tier.HOST: world.mover, Tier.DEVICE: _Device(self._runtime, world)}
-        world.mover.post = self._runtime.post
+        self._runtime = Runtime(
+            clock=lambda: world.time_s,
+            unix_clock=lambda: 0.0,
+            device_limit_bytes=world.device.limit_bytes,
+        )
+        self._runtime.movers = {Tier.HOST: world.mover, Tier.DEVICE: world.link}
+        world.mover.post = world.link.post = self._runtime.post
+        world.link.can_prefetch = policy.device_prefetch
+        self._limit_bytes: int | None = None
         self._traces: list[Trace] = []
+        consumer.after_first_pass = self._look_again
+        if policy.informed:
+            drives, drive_of = world.machine.drives, program.drive_of
+            read = {key: drives[drive_of.get(key, 0)].read_bytes_per_s for key in program.components}
+            machine = world.machine
+            self._runtime.post(RatesMeasured(0.0, read, machine.pinned_bytes_per_s, machine.pinned_back_bytes_per_s))
 
     def prompt_starts(self, index: int) -> None:
-        self._refresh_budget()
+        self._look()
         timeline = self._timeline(index)
         components, mode = self._program.components, self._policy.mode
         self._runtime.post(PromptStarted(self._world.time_s, f"p{index}", timeline, components, mode, exclusive=self._exclusive()))
         if self._runtime.trace is not None:
             self._traces.append(self._runtime.trace)
-        self._world.mover.settle()
+        self._world.settle()
 
     def node_starts(self, position: int) -> Sequence[Hold]:
         self._refresh_budget()
+        self._look_at_device(0)
         holds = self._runtime.post(NodeStarted(self._world.time_s, position))
         share = self._policy.start_share
         if share is None:
@@ -103,6 +117,7 @@ class _ManagedPack:
         self._runtime.stalled(seconds, waited=waited)
 
     def node_finishes(self, position: int) -> None:
+        self._look()
         self._runtime.post(NodeFinished(self._world.time_s, position))
 
     def prompt_ends(self, index: int) -> None:
@@ -113,9 +128,11 @@ class _ManagedPack:
 
     def _refresh_budget(self) -> None:
         world = self._world
-        limit_bytes = max(0, world.host.available_bytes - world.machine.budget_floor_bytes)
-        if limit_bytes != self._runtime.manager.host.limit_bytes:
-            self._runtime.post(BudgetChanged(world.time_s, Tier.HOST, limit_bytes))
+        reserve_bytes = world.machine.budget_floor_bytes
+        limit_bytes = world.host.available_bytes - reserve_bytes
+        if limit_bytes != self._limit_bytes:
+            self._limit_bytes = limit_bytes
+            self._runtime.post(BudgetChanged(world.time_s, Tier.HOST, limit_bytes, reserve_bytes))
 
     def _exclusive(self) -> frozenset[str]:
         """Components whose nodes are held: those on drives that seek, or all when a start share is asked for."""
@@ -127,46 +144,44 @@ class _ManagedPack:
         visits: list[Visit] = []
         uses: list[Use] = []
         depth = QUEUE_DEPTH if self._program.queued else 0
-        seen: set[str] = set()
         for number, prompt in enumerate(self._program.prompts[index : index + depth + 1]):
-            used: set[str] = set()
             for step in prompt:
-                for key in step.components:
-                    reads = key not in seen and self._reads(key)
-                    uses.append(Use(len(visits), key, UseKind.COMPUTE, reads))
-                    used.add(key)
-                visits.append(Visit(f"p{index + number}", step.node_id, step.class_type))
-            seen |= used
+                # what turns out to be loaded by then is told by what the host observes
+                uses += [Use(len(visits), key, UseKind.COMPUTE, True) for key in step.components]
+                compute_s = step.compute_s if self._policy.informed else 0.0
+                visits.append(Visit(f"p{index + number}", step.node_id, step.class_type, compute_s, step.working_set_bytes))
         return Timeline(tuple(visits), tuple(uses))
 
-    def _reads(self, key: str) -> bool:
-        size_bytes = self._program.components[key].size_bytes
-        return self._consumer.resident_bytes(key) < LOADED_SHARE * size_bytes
+    def _look_again(self) -> None:
+        """In the middle of a node."""
+        self._look()
+        self._look_at_device(self._world.device.working_set_bytes)
+        self._world.settle()
 
+    def _look(self) -> None:
+        """What a host can find out at any time: its page cache, its pinned buffers and its device."""
+        self._refresh_budget()
+        world, components = self._world, self._program.components
+        all_bytes = sum(component.size_bytes for component in components.values())
+        stays = all_bytes <= world.device.limit_bytes  # else others will push it off the device before its next use
+        held: dict[str, int] = {}
+        loaded: dict[str, int] = {}
+        surplus: dict[str, int] = {}
+        for key in components:
+            loaded_bytes = self._consumer.resident_bytes(key) if stays else world.host.pins.get(key, 0)
+            ranges = world.host.cached(key)
+            if loaded_bytes:
+                loaded[key] = loaded_bytes
+            surplus_bytes = ranges.within(loaded_bytes)
+            if surplus_bytes:
+                surplus[key] = surplus_bytes
+            if ranges.size_bytes > surplus_bytes:
+                held[key] = ranges.size_bytes - surplus_bytes
+        self._runtime.post(Observed(world.time_s, Tier.HOST, held, loaded, surplus, world.machine.pins))
 
-class _Device:
-    """The device mover of comfyui/device.py: gives memory back, prefetches nothing."""
-
-    def __init__(self, runtime: Runtime, world: World) -> None:
-        self._runtime, self._world = runtime, world
-
-    def prefetch(self, instruction: Prefetch) -> Future[None]:
-        key, reason = instruction.component.key, "this host does not prefetch to the device"
-        self._runtime.post(TransferStopped(self._world.time_s, key, Tier.DEVICE, 0, 0, 0.0, reason))
-        refused: Future[None] = Future()
-        refused.set_result(None)
-        return refused
-
-    def cancel(self, instruction: Cancel) -> None:
-        pass
-
-    def evict(self, instruction: Evict) -> None:
-        key = instruction.component.key
-        freed_bytes = self._world.device.drop(key)
-        self._runtime.post(Evicted(self._world.time_s, key, Tier.DEVICE, freed_bytes, instruction.reason))
-
-    def progress(self, key: str) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass
+    def _look_at_device(self, working_set_bytes: int) -> None:
+        if self._policy.device_prefetch:
+            world, held = self._world, dict(self._world.device.held)
+            copies = {key: world.host.pins.get(key, 0) + world.host.cached(key).size_bytes for key in self._program.components}
+            room_bytes = world.device.limit_bytes - sum(held.values()) - working_set_bytes
+            self._runtime.post(DeviceObserved(world.time_s, held, room_bytes, copies))

@@ -119,5 +119,5 @@ def _node(world: World, consumer: Consumer, pack: Pack | None, prompt: int, posi
         pack.node_stalled(record.wait_s, waited=True)
         pack.node_stalled(record.run_s - compute_s, waited=False)
         pack.node_finishes(position)
-        world.mover.settle()
+        world.settle()
     return record

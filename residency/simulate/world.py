@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from .lanes import Lane, ReadAheadLanes
+from .link import Link
 from .machine import Machine
 from .memory import Device, Host, Victim
 from .program import Program
@@ -42,21 +43,33 @@ class World:
         self.consumer_bytes = 0  # read by nodes themselves
         drive_of = program.drive_of
         self.mover = ReadAheadLanes(machine.drives, lambda key: drive_of.get(key, 0), self.host, lambda: self.running, lambda: self.time_s)
+        self.link = Link(machine, self.host, self.device, lambda: self.time_s)
         self._pressure = sorted(program.pressure, key=lambda pressure: pressure.time_s)
+
+    def settle(self) -> None:
+        """Answer what has ended."""
+        self.mover.settle()
+        self.link.settle()
+
+    def cross(self, seconds: float) -> None:
+        """The consumer copies to the device; copies ahead of their use stand back."""
+        self.link.busy = True
+        self.idle(seconds)
+        self.link.busy = False
 
     def idle(self, seconds: float) -> None:
         """Nothing reads for the consumer; the lanes go on."""
         left_s = seconds
         while left_s > 0:
-            self.mover.settle()
+            self.settle()
             step_s = min(left_s, self._next_s(None))
             self._pass(step_s, None)
             left_s -= step_s
-        self.mover.settle()
+        self.settle()
 
     def wait(self, holds: Sequence[Held]) -> None:
         """Until every hold is over."""
-        self.mover.settle()
+        self.settle()
         while not all(hold.over() for hold in holds):
             step_s = self._next_s(None)
             for hold in holds:
@@ -68,13 +81,18 @@ class World:
             if math.isinf(step_s):
                 raise RuntimeError("a node waits for a transfer that nothing is making; the hold should have been over")
             self._pass(step_s, None)
-            self.mover.settle()
+            self.settle()
 
-    def read(self, key: str, start: int, end: int, most_bytes_per_s: float) -> None:
-        """The consumer reads [start, end) from the drive itself, no faster than `most_bytes_per_s`, beside the lane's reader."""
+    def read(self, key: str, start: int, end: int, most_bytes_per_s: float) -> int:
+        """The consumer reads [start, end) from the drive itself, no faster than `most_bytes_per_s`, beside the lane's reader.
+
+        It stops where the reader comes upon it with the same component; returns how far it got.
+        """
         lane, at = self.mover.lane_of(key), float(start)
         while at < end:
-            self.mover.settle()
+            self.settle()
+            if at > start and self._is_near(lane, key, int(at + 0.5)):
+                break
             rate = min(most_bytes_per_s, self._consumer_rate(lane))
             step_s = min((end - at) / rate, self._next_s(lane))
             before = int(at + 0.5)
@@ -84,7 +102,18 @@ class World:
                 at = end
             self.host.cache(key, before, int(at + 0.5), self.running)
             self.consumer_bytes += int(at + 0.5) - before
-        self.mover.settle()
+        self.settle()
+        return int(at + 0.5)
+
+    def _is_near(self, lane: Lane, key: str, at: int) -> bool:
+        """Whether the lane reads that component right here."""
+        transfer = lane.reading
+        return (
+            transfer is not None
+            and transfer.key == key
+            and int(transfer.front) <= at <= transfer.front + CHUNK_BYTES
+            and at < transfer.run_end
+        )
 
     def follow(self, key: str, start: int, most_bytes_per_s: float) -> bool:
         """The consumer has caught up with the lane that reads its component: take the lane's current run as it comes.
@@ -92,15 +121,14 @@ class World:
         False when the lane is not reading there.
         """
         lane = self.mover.lane_of(key)
-        self.mover.settle()
+        self.settle()
         transfer = lane.reading
-        near = transfer is not None and transfer.key == key and int(transfer.front) <= start <= transfer.front + CHUNK_BYTES
-        if transfer is None or not near or transfer.run_end <= start:
+        if transfer is None or not self._is_near(lane, key, start):
             return False
         begun_s, length = self.time_s, transfer.run_end - start
         while lane.reading is transfer and transfer.front < transfer.run_end and transfer.run_end > start:
             self._pass(self._next_s(None), None)
-        self.mover.settle()
+        self.settle()
         self.idle(length / most_bytes_per_s - (self.time_s - begun_s))
         return True
 
@@ -123,6 +151,7 @@ class World:
             if transfer is not None:
                 left_s = transfer.latency_left_s or transfer.missing_bytes / self._reader_rate(lane, consumer_lane)
                 soonest = min(soonest, left_s)
+        soonest = min(soonest, self.link.next_s())
         if self._pressure:
             soonest = min(soonest, max(0.0, self._pressure[0].time_s - self.time_s))
         return soonest
@@ -130,6 +159,7 @@ class World:
     def _pass(self, seconds: float, consumer_lane: Lane | None) -> None:
         rates = [(lane, self._reader_rate(lane, consumer_lane)) for lane in self.mover.lanes if lane.reading is not None]
         self.time_s += seconds
+        self.link.moved(seconds)
         for lane, rate in rates:
             self.mover.moved(lane, seconds, rate)
         while self._pressure and self._pressure[0].time_s <= self.time_s:

@@ -21,24 +21,24 @@ class Chunk:
     needs_bytes: int
 
 
-def head(component: Component, size_bytes: int) -> Iterator[Extent]:
-    """The component's extents, cut off behind its first `size_bytes`."""
-    for extent in component.extents:
-        if size_bytes <= 0:
-            return
-        yield Extent(extent.path, extent.start, min(extent.size_bytes, size_bytes))
-        size_bytes -= extent.size_bytes
-
-
-def cut(component: Component, size_bytes: int, chunk_bytes: int) -> Iterator[Chunk]:
-    """Chunks that cover the first `size_bytes` once and in order; they end at multiples of `chunk_bytes` in the file: whole pages."""
+def between(component: Component, start_bytes: int, end_bytes: int) -> Iterator[tuple[int, Extent, int]]:
+    """The parts of the extents in [start_bytes, end_bytes): where each begins in the component, itself, where its extent ends."""
     offset = 0
-    for whole, extent in zip(component.extents, head(component, size_bytes), strict=False):
-        start, end = extent.start, extent.start + extent.size_bytes
+    for extent in component.extents:
+        first, last = max(start_bytes - offset, 0), min(end_bytes - offset, extent.size_bytes)
+        if first < last:
+            part = Extent(extent.path, extent.start + first, last - first)
+            yield offset + first, part, extent.start + extent.size_bytes
+        offset += extent.size_bytes
+
+
+def cut(component: Component, size_bytes: int, chunk_bytes: int, start_bytes: int = 0) -> Iterator[Chunk]:
+    """Chunks that cover [start_bytes, size_bytes) once and in order; they end at multiples of `chunk_bytes` in the file: whole pages."""
+    for offset, part, needs_bytes in between(component, start_bytes, size_bytes):
+        start, end = part.start, part.start + part.size_bytes
         while start < end:
             stop = min(end, start - start % chunk_bytes + chunk_bytes)
-            yield Chunk(extent.path, start, stop - start, offset, whole.start + whole.size_bytes)
-            offset += stop - start
+            yield Chunk(part.path, start, stop - start, offset + start - part.start, needs_bytes)
             start = stop
 
 

@@ -12,7 +12,7 @@ from mmap import PAGESIZE
 
 from ..component import Component, Extent
 from . import pagecache
-from ._chunks import head
+from ._chunks import between
 from ._lane import Transfer
 
 _PAUSES_S = (0.02, 0.1)
@@ -20,11 +20,15 @@ _PAUSES_S = (0.02, 0.1)
 
 @dataclass(eq=False)
 class Drop:
-    """One announced drop. It waits for `ending`, transfers that were already stopping when it was announced; `refusal` drops nothing."""
+    """One announced drop, of the component's bytes in [keep_bytes, upto_bytes).
+
+    It waits for `ending`, transfers that were already stopping when it was announced; `refusal` drops nothing.
+    """
 
     component: Component
     upto_bytes: int
     reason: str
+    keep_bytes: int = 0
     ending: tuple[Transfer, ...] = ()
     refusal: str | None = None
     future: Future[None] = field(default_factory=Future)
@@ -90,7 +94,7 @@ class Dropper:
 def _drop(drop: Drop) -> tuple[int, str]:
     """The bytes that left the cache, and the reason with what stood in the way."""
     freed_bytes, notes = 0, []
-    for extent in head(drop.component, drop.upto_bytes):
+    for _, extent, _ in between(drop.component, drop.keep_bytes, drop.upto_bytes):
         try:
             freed, note = _drop_extent(extent)
         except Exception as error:

@@ -74,13 +74,13 @@ class ReadAhead:
         self._closed = False
 
     def prefetch(self, instruction: Prefetch) -> Future[None]:
-        """Queue a read of the component's first `size_bytes`. The future is done when the answer has been posted; see `wait` for it.
+        """Queue a read of the component's bytes in [start_bytes, size_bytes). The future is done when the answer has been posted.
 
         Raises ValueError for another tier than the host.
         """
         _check_tier(instruction)
         component = instruction.component
-        chunks = list(cut(component, instruction.size_bytes, self._chunk_bytes))
+        chunks = list(cut(component, instruction.size_bytes, self._chunk_bytes, instruction.start_bytes))
         drives = {path: drive_of(path) for path in {chunk.path: None for chunk in chunks}}
         by_drive: dict[str, list[Chunk]] = {}
         for chunk in chunks:
@@ -90,7 +90,7 @@ class ReadAhead:
             transfer = Transfer(component, instruction.size_bytes, blockers)
             if self._closed:
                 transfer.stop("reading ahead has been closed")
-            elif instruction.size_bytes > 0 and not chunks:
+            elif instruction.size_bytes > instruction.start_bytes and not chunks:
                 transfer.stop(f"no file is known for {component.name}")
             self._live.append(transfer)
             self._latest[component.key] = transfer
@@ -120,18 +120,18 @@ class ReadAhead:
             self._stop(self._live, reason)
 
     def evict(self, instruction: Evict) -> None:
-        """Give all of the component's pages back. `size_bytes` is what the manager expects to gain; Evicted says what was."""
+        """Give the component's pages in [keep_bytes, upto_bytes) back; Evicted says how many bytes that freed."""
         _check_tier(instruction)
-        self.drop(instruction.component, reason=instruction.reason)
+        self.drop(instruction.component, instruction.upto_bytes, instruction.reason, keep_bytes=instruction.keep_bytes)
 
-    def drop(self, component: Component, upto_bytes: int | None = None, reason: str = "asked for") -> Future[None]:
-        """Give the pages of the component's first `upto_bytes` (None: all) back; answered with Evicted.
+    def drop(self, component: Component, upto_bytes: int | None = None, reason: str = "asked for", *, keep_bytes: int = 0) -> Future[None]:
+        """Give the pages of the component's bytes in [keep_bytes, upto_bytes) back (None: to its end); answered with Evicted.
 
         Refused, with 0 bytes freed and a reason that begins with "refused", while an unstopped Prefetch has yet to read any of
         them. So a host can drop behind the consumer of a component whose rest is still being read.
         """
         upto = component.size_bytes if upto_bytes is None else upto_bytes
-        drop = Drop(component, upto, reason)
+        drop = Drop(component, upto, reason, keep_bytes)
         with self._condition:
             others = [transfer for transfer in self._live if _same_bytes(transfer.component, component)]
             drop.ending = tuple(transfer for transfer in others if transfer.ending or transfer.stop_reason is not None)

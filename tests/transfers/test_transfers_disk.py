@@ -290,6 +290,28 @@ def test_dropping_gives_back_what_was_cached(
     assert in_cache(flux) == 0
 
 
+def test_an_eviction_of_a_part_keeps_the_beginning_and_says_what_it_freed(
+    make: Callable[..., ReadAhead], events: list[object], cold_file: MakeFile, component: MakeComponent
+) -> None:
+    flux = component("flux", cold_file("a", 16 * MIB), cold_file("b", 16 * MIB))
+    mover = make()
+    mover.prefetch(prefetch(flux)).result()
+    mover.evict(Evict(flux, Tier.HOST, 12 * MIB, "needed last", keep_bytes=20 * MIB))
+    mover.close()
+    assert [cached_bytes(extent) for extent in flux.extents] == [16 * MIB, 4 * MIB]
+    assert isinstance(events[-1], Evicted) and events[-1].freed_bytes == 12 * MIB
+
+
+def test_what_the_process_holds_already_is_not_read_and_not_counted(
+    make: Callable[..., ReadAhead], events: list[object], cold_file: MakeFile, component: MakeComponent
+) -> None:
+    flux = component("flux", cold_file("a", 16 * MIB), cold_file("b", 16 * MIB))
+    make().prefetch(Prefetch(flux, Tier.HOST, 24 * MIB, "next", start_bytes=4 * MIB)).result()
+    assert cached_bytes(flux.extents[0]) == 12 * MIB
+    (done,) = events
+    assert isinstance(done, TransferDone) and (done.moved_bytes, done.present_bytes) == (20 * MIB, 20 * MIB)
+
+
 def test_what_is_being_read_is_not_dropped_but_what_lies_behind_is(
     make: Callable[..., ReadAhead], events: list[object], cold_file: MakeFile, component: MakeComponent
 ) -> None:

@@ -1,0 +1,190 @@
+"""What deciding costs: the manager alone, driven through prompts of 100 to 100,000 uses.
+
+    python benchmarks/core.py [--json]
+
+CPU time of the manager, so that a busy machine counts less. `plan_ms_1000`: the first plan of a 1,000-node prompt, timeline included.
+`replan_ms_1000`: the dearest single event of its run. `plan_s_100000`: all events of 100,000 uses, timeline included. 40 components, half
+of which fit, on a drive that brings 20 GB a second beside nodes of one second: every second use moves something. `fits` is the same with
+room for all. `exponent` is the growth of the time between the two largest sizes: 1 is linear.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import random
+import statistics
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from residency.component import Component, Mode, Tier
+from residency.events import (
+    BudgetChanged,
+    Cancel,
+    Event,
+    Evict,
+    Evicted,
+    NodeFinished,
+    NodeStarted,
+    Outcome,
+    Prefetch,
+    PromptEnded,
+    PromptStarted,
+    RatesMeasured,
+    TransferDone,
+    TransferStopped,
+)
+from residency.manager import Manager
+from residency.timeline import Timeline, Use, UseKind, Visit
+
+GB = 10**9
+SIZES = (100, 1_000, 10_000, 100_000)
+COMPONENTS = 40
+RATE = 20.0 * GB
+COMPUTE_S = 1.0
+REPEATS = 5
+TARGETS = {"plan_ms_1000": 20.0, "replan_ms_1000": 1.0, "plan_s_100000": 3.0}
+
+
+def prompt(count: int, seed: int = 1) -> tuple[list[Visit], list[Use], dict[str, Component]]:
+    """`count` nodes, each with one of the components in a random order."""
+    random_ = random.Random(seed)
+    parts = {
+        f"c{number}": Component(f"c{number}", f"component {number}", "MODEL", random_.randint(1, 20) * GB) for number in range(COMPONENTS)
+    }
+    keys = list(parts)
+    visits = [Visit("p", str(position), "Node", COMPUTE_S) for position in range(count)]
+    uses = [Use(position, random_.choice(keys), UseKind.COMPUTE, True) for position in range(count)]
+    return visits, uses, parts
+
+
+class Drive:
+    """A manager and one drive that reads what was announced in order; counts the manager's seconds."""
+
+    def __init__(self, limit_bytes: int, parts: dict[str, Component]) -> None:
+        self.manager = Manager()
+        self.now_s = 0.0
+        self.event_s: list[float] = []
+        self._queue: deque[Prefetch] = deque()
+        self._present: dict[str, int] = {}
+        self._lands_s = 0.0
+        self.give(BudgetChanged(0.0, Tier.HOST, limit_bytes))
+        self.give(RatesMeasured(0.0, dict.fromkeys(parts, RATE)))
+
+    def give(self, event: Event) -> None:
+        """Hand the event over, and the answers to evictions and cancels; prefetches wait in the queue."""
+        todo = deque([event])
+        while todo:
+            begun_s = time.thread_time()
+            instructions = self.manager.handle(todo.popleft())
+            self.event_s.append(time.thread_time() - begun_s)
+            for instruction in instructions:
+                key = instruction.component.key
+                if isinstance(instruction, Prefetch):
+                    self._queue.append(instruction)
+                    if len(self._queue) == 1:
+                        self._begin()
+                elif isinstance(instruction, Evict):
+                    self._present[key] = instruction.keep_bytes
+                    todo.append(Evicted(self.now_s, key, instruction.tier, instruction.size_bytes, instruction.reason))
+                elif isinstance(instruction, Cancel):
+                    self._queue = deque(one for one in self._queue if one.component.key != key)
+                    todo.append(TransferStopped(self.now_s, key, Tier.HOST, 0, self._present.get(key, 0), 0.0, instruction.reason))
+
+    def node(self, position: int, key: str) -> None:
+        """One node: it starts, waits for what is being read for it, and computes."""
+        self.give(NodeStarted(self.now_s, position))
+        while any(one.component.key == key for one in self._queue):
+            self.now_s = max(self.now_s, self._lands_s)
+            self._land()
+        end_s = self.now_s + COMPUTE_S
+        while self._queue and self._lands_s <= end_s:
+            self.now_s = self._lands_s
+            self._land()
+        self.now_s = end_s
+        self.give(NodeFinished(self.now_s, position))
+
+    def _begin(self) -> None:
+        first = self._queue[0]
+        self._lands_s = self.now_s + (first.size_bytes - self._present.get(first.component.key, 0)) / RATE
+
+    def _land(self) -> None:
+        done = self._queue.popleft()
+        key, size_bytes = done.component.key, done.size_bytes
+        moved_bytes, self._present[key] = size_bytes - self._present.get(key, 0), size_bytes
+        if self._queue:
+            self._begin()
+        self.give(TransferDone(self.now_s, key, Tier.HOST, moved_bytes, size_bytes, moved_bytes / RATE))
+
+
+def once(count: int, share: float) -> tuple[float, float, float]:
+    """Seconds of all, of the timeline with its first plan, and of the dearest event behind it."""
+    visits, uses, parts = prompt(count)
+    drive = Drive(int(share * sum(part.size_bytes for part in parts.values())), parts)
+    drive.event_s.clear()
+    gc.collect()
+    gc.disable()  # as timeit does: what a collection costs depends on what else the process holds
+    begun_s = time.thread_time()
+    timeline = Timeline(tuple(visits), tuple(uses))
+    timeline_s = time.thread_time() - begun_s
+    drive.give(PromptStarted(0.0, "p", timeline, parts, Mode.BALANCED))
+    first_s = drive.event_s[0]
+    behind = len(drive.event_s)
+    for use in uses:
+        drive.node(use.position, use.component)
+    drive.give(PromptEnded(drive.now_s, "p", Outcome.SUCCESS))
+    gc.enable()
+    # the driver's own work is not the manager's
+    return timeline_s + sum(drive.event_s), timeline_s + first_s, max(drive.event_s[behind:])
+
+
+def measure() -> dict[str, Any]:
+    """Medians of several runs; of the largest size one run."""
+    curve = []
+    for count in SIZES:
+        repeats = REPEATS if count <= 1_000 else 1
+        short = [once(count, 0.5) for _ in range(repeats)]
+        roomy = [once(count, 1.0) for _ in range(repeats)]
+        point = {
+            "uses": count,
+            "all_s": statistics.median(run[0] for run in short),
+            "fits_s": statistics.median(run[0] for run in roomy),
+            "plan_ms": 1e3 * statistics.median(run[1] for run in short),
+            "replan_ms": 1e3 * statistics.median(run[2] for run in short),
+        }
+        curve.append({key: round(value, 5) for key, value in point.items()})
+    by_uses = {point["uses"]: point for point in curve}
+    last, before = curve[-1], curve[-2]
+    return {
+        "plan_ms_1000": by_uses[1_000]["plan_ms"],
+        "replan_ms_1000": by_uses[1_000]["replan_ms"],
+        "plan_s_100000": by_uses[100_000]["all_s"],
+        "exponent": round(math.log(last["all_s"] / before["all_s"]) / math.log(last["uses"] / before["uses"]), 3),
+        "targets": TARGETS,
+        "curve": curve,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    result = measure()
+    if options.json:
+        print(json.dumps(result, indent=1))
+        return
+    for key in ("plan_ms_1000", "replan_ms_1000", "plan_s_100000", "exponent"):
+        print(f"{key:<16} {result[key]:>8}  target {TARGETS.get(key, '-')}")
+    for point in result["curve"]:
+        print("  ".join(f"{key} {value}" for key, value in point.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Who leaves a tier first: the held components in order, kept up to date instead of sorted anew.
+
+A component's rank changes when a visit passes one of its reads or when a policy changes, never in between; so each visit costs a few
+heap operations, however many components are held.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Generator, Mapping
+from typing import NamedTuple
+
+from .component import Component, Policy
+from .timeline import Timeline
+
+NEVER = float("inf")
+ASKED = Policy()
+
+
+class Rank(NamedTuple):
+    """Smaller leaves sooner: what nobody keeps, the lower priority, the farther next read, the cheaper one to read back."""
+
+    keep: bool
+    priority: int
+    nearness: float  # minus the position of the next read; minus infinity when there is none
+    size_bytes: int
+
+    @property
+    def next_read(self) -> float:
+        """Position of the next read, NEVER when there is none."""
+        return -self.nearness
+
+    def yields_to(self, priority: int, read_at: float) -> bool:
+        """Whether these bytes may make room for ones of that priority that are read at `read_at`."""
+        if self.keep or self.priority > priority:
+            return False
+        return self.priority < priority or self.next_read > read_at
+
+
+def rank(key: str, timeline: Timeline, position: int, components: Mapping[str, Component], policies: Mapping[str, Policy]) -> Rank:
+    """The rank of a component for a visit at `position`."""
+    policy = policies.get(key, ASKED)
+    missed_at = timeline.missed_at(key, position)
+    nearness = -NEVER if missed_at is None else -missed_at
+    component = components.get(key)
+    return Rank(policy.keep, policy.priority, nearness, 0 if component is None else component.size_bytes)
+
+
+class Ranking:
+    """Components by rank. `put` whenever a rank may have changed; iterating costs one heap operation a component."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Rank, str]] = []
+        self._ranks: dict[str, Rank] = {}
+
+    def put(self, key: str, new: Rank) -> None:
+        """Set the rank of a component."""
+        if self._ranks.get(key) != new:
+            self._ranks[key] = new
+            heapq.heappush(self._heap, (new, key))
+
+    def drop(self, key: str) -> None:
+        """The component is not held any more."""
+        self._ranks.pop(key, None)
+
+    def clear(self) -> None:
+        self._heap.clear()
+        self._ranks.clear()
+
+    def first_to_leave(self) -> Generator[tuple[Rank, str], None, None]:
+        """Lazily, in order. The ranking must not change while this runs; close it when enough have been seen."""
+        seen: list[tuple[Rank, str]] = []
+        try:
+            while self._heap:
+                entry = heapq.heappop(self._heap)
+                if self._ranks.get(entry[1]) == entry[0] and (not seen or seen[-1] != entry):
+                    seen.append(entry)
+                    yield entry
+        finally:
+            for entry in seen:
+                heapq.heappush(self._heap, entry)

@@ -1,0 +1,155 @@
+"""What the user asks for and what the host has seen, as stories of the manager."""
+
+from __future__ import annotations
+
+from story import MB, VirtualHost, components, reads
+
+from residency.component import Mode, Policy, Tier
+from residency.events import (
+    BudgetChanged,
+    Evict,
+    NodeStarted,
+    Observed,
+    Prefetch,
+    PrefetchAsked,
+    PromptStarted,
+    ReleaseAsked,
+    TransferDone,
+)
+from residency.manager import Manager
+
+
+def told(instructions):
+    """(kind, component, megabytes) of each prefetch and eviction."""
+    return [(type(i).__name__, i.component.key, i.size_bytes // MB) for i in instructions if isinstance(i, Prefetch | Evict)]
+
+
+def begin(order: str, policies: dict[str, Policy], limit_mb: int, **sizes: int) -> VirtualHost:
+    host = VirtualHost(reads("-"), components(**sizes), 0)
+    host.log.clear()
+    host.limit(limit_mb)
+    host.give(PromptStarted(1.0, "p", reads(order), components(**sizes), Mode.BALANCED, policies))
+    return host
+
+
+def test_a_component_that_is_not_to_be_read_ahead_is_left_to_its_node():
+    host = begin("ab", {"a": Policy(prefetch=False)}, 100, a=10, b=10)
+    assert told(host.log) == [("Prefetch", "b", 10)]
+
+
+def test_between_two_that_could_leave_the_lower_priority_goes_however_soon_it_is_read():
+    host = begin("-abc", {"b": Policy(priority=1)}, 60, a=30, b=30, c=30)
+    while host.flight:
+        host.land()
+    assert host.present == {"a": 30 * MB, "b": 30 * MB}
+    host.limit(40)
+    assert told(host.log)[-1] == ("Evict", "a", 20)  # b is read later, and stays
+
+
+def test_room_goes_to_priority_first_and_reading_in_the_order_of_the_nodes():
+    host = begin("abc", {"c": Policy(priority=1)}, 60, a=30, b=30, c=30)
+    assert told(host.log) == [("Prefetch", "a", 30), ("Prefetch", "c", 30)]
+
+
+def test_what_is_kept_outlives_the_prompt_and_gives_no_room():
+    keep = {"a": Policy(keep=True)}
+    host = begin("a", keep, 60, a=30, b=60)
+    host.land()
+    host.start(0)
+    host.finish(0)
+    mark = len(host.log)
+    host.give(PromptStarted(2.0, "q", reads("b"), components(b=60), Mode.BALANCED, keep))
+    assert told(host.log[mark:]) == [("Prefetch", "b", 30)]
+    assert host.manager.host.held == {"a": 30 * MB}
+
+
+def test_what_is_kept_is_the_last_to_leave_when_memory_gets_short():
+    host = begin("-ba", {"a": Policy(keep=True)}, 60, a=30, b=30)
+    while host.flight:
+        host.land()
+    host.limit(20)
+    assert told(host.log)[-2:] == [("Evict", "b", 30), ("Evict", "a", 10)]
+
+
+def test_what_the_user_asks_for_now_comes_first_and_stays_within_the_budget():
+    host = begin("-b", {}, 50, a=40, b=30)
+    while host.flight:
+        host.land()
+    mark = len(host.log)
+    host.give(PrefetchAsked(2.0, "a", "the user wants it"))
+    assert told(host.log[mark:]) == [("Evict", "b", 20), ("Prefetch", "a", 40)]
+    host.give(PrefetchAsked(2.0, "nobody", "a typing mistake"))
+    assert host.manager.host.used_bytes <= 50 * MB
+
+
+def test_what_the_user_asks_for_is_announced_before_what_the_order_says():
+    host = begin("-b", {}, 0, a=40, b=30)
+    host.give(PrefetchAsked(2.0, "a", "the user wants it"))
+    assert told(host.log) == []
+    host.limit(100)
+    assert told(host.log) == [("Prefetch", "a", 40), ("Prefetch", "b", 30)]
+
+
+def test_a_release_gives_the_device_back_and_the_host_when_asked():
+    host = begin("-ab", {}, 100, a=30, b=30)
+    while host.flight:
+        host.land()
+    instructions = host.give(ReleaseAsked(2.0, "a", True, "its last use"))
+    assert [(i.tier, i.component.key) for i in instructions if isinstance(i, Evict)] == [(Tier.DEVICE, "a"), (Tier.HOST, "a")]
+    assert told(host.start(0)) == []  # it is not read ahead again in this prompt
+    assert [i.tier for i in host.give(ReleaseAsked(3.0, "b", False, "its last use"))] == [Tier.DEVICE]
+
+
+def test_what_is_in_use_is_released_when_its_node_has_ended():
+    host = begin("a", {}, 100, a=30)
+    host.land()
+    host.start(0)
+    assert host.give(ReleaseAsked(2.0, "a", True, "its last use")) == []
+    assert [i.tier for i in host.finish(0)] == [Tier.DEVICE, Tier.HOST]
+
+
+def seen(held_mb: dict[str, int], loaded_mb: dict[str, int], surplus_mb: dict[str, int] | None = None, *, copies: bool = False) -> Observed:
+    def in_bytes(sizes: dict[str, int]) -> dict[str, int]:
+        return {key: size * MB for key, size in sizes.items()}
+
+    return Observed(0.0, Tier.HOST, in_bytes(held_mb), in_bytes(loaded_mb), in_bytes(surplus_mb or {}), copies)
+
+
+def started(limit_mb: int, look: Observed, order: str, **sizes: int) -> list[object]:
+    manager = Manager(limit_mb * MB)
+    manager.handle(PromptStarted(0.0, "o", reads("-"), components(**sizes), Mode.BALANCED))
+    manager.handle(look)
+    return list(manager.handle(PromptStarted(1.0, "p", reads(order), components(**sizes), Mode.BALANCED)))
+
+
+def test_what_the_process_holds_for_itself_is_not_read_again():
+    (prefetch,) = started(100, seen({}, {"a": 20, "b": 30}), "ab", a=50, b=30)
+    assert isinstance(prefetch, Prefetch)
+    assert (prefetch.component.key, prefetch.start_bytes // MB, prefetch.size_bytes // MB) == ("a", 20, 50)
+
+
+def test_second_copies_of_what_the_process_holds_make_room_first_and_cost_nothing():
+    instructions = started(60, seen({"b": 30}, {"a": 30}, {"a": 30}), "-bc", a=30, b=30, c=30)
+    assert told(instructions) == [("Evict", "a", 30), ("Prefetch", "c", 30)]
+    assert isinstance(instructions[0], Evict) and (instructions[0].keep_bytes, instructions[0].upto_bytes) == (0, 30 * MB)
+
+
+def test_a_node_that_copies_what_it_reads_needs_room_for_both():
+    parts = components(a=40, b=40)
+    manager = Manager(40 * MB)
+    manager.handle(PromptStarted(0.0, "p", reads("ab"), parts, Mode.BALANCED))
+    manager.handle(TransferDone(0.5, "a", Tier.HOST, 40 * MB, 40 * MB, 0.5))
+    manager.handle(seen({"a": 40}, {}, copies=True))
+    manager.handle(NodeStarted(1.0, 0))
+    assert told(manager.handle(BudgetChanged(1.0, Tier.HOST, 100 * MB))) == [("Prefetch", "b", 20)]
+
+
+def test_bytes_in_the_reserve_stay_but_nothing_is_brought_there():
+    host = begin("-ab", {}, 60, a=30, b=30)
+    while host.flight:
+        host.land()
+    mark = len(host.log)
+    host.give(BudgetChanged(2.0, Tier.HOST, 40 * MB, 20 * MB))
+    assert told(host.log[mark:]) == []
+    host.give(BudgetChanged(2.0, Tier.HOST, 40 * MB, 10 * MB))
+    assert told(host.log[mark:]) == [("Evict", "b", 10)]
