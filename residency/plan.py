@@ -172,16 +172,17 @@ class _Draft:
                 missing -= in_flight.get(key, 0)
             if missing <= 0:
                 continue
-            if complete < 0 and (at == running or terms.may_prefetch(key)):
+            may_prefetch = terms.may_prefetch(key)
+            if complete < 0 and (may_prefetch or at == running):
                 complete = number
             done.add(key)
-            if at == running and (key in terms.alone or not terms.may_prefetch(key)):
+            if at == running and (key in terms.alone or not may_prefetch):
                 # the node reads the rest itself: its room is made, or the kernel would choose who leaves
                 self._make_room(missing, key, at, at)
                 self.free -= min(missing, max(0, self.free))
                 drive_is_taken |= key in terms.alone
                 continue
-            if not terms.may_prefetch(key) or (drive_is_taken and key in terms.alone):
+            if not may_prefetch or (drive_is_taken and key in terms.alone):
                 continue
             if key in in_flight:
                 break  # its rest comes first when it lands
