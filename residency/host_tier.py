@@ -105,8 +105,9 @@ class HostTier:
         """A node has read the component itself: it is there, as far as there was room."""
         if key in self.budget.in_flight or key not in self.components or key in self.leaving:
             return
-        held_bytes = self.budget.held.get(key, 0)
-        self.settle(key, min(self.wanted_bytes(key), held_bytes + max(0, self.budget.available_bytes)))
+        held_bytes, wanted_bytes = self.budget.held.get(key, 0), self.wanted_bytes(key)
+        if held_bytes < wanted_bytes:
+            self.settle(key, min(wanted_bytes, held_bytes + max(0, self.budget.available_bytes)))
 
     def forget(self) -> None:
         """Between prompts the system may drop pages behind our back: what is there is asked again, which costs the mover a probe."""

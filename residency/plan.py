@@ -51,7 +51,8 @@ class _Draft:
     """The plan while it is made: `free` bytes are neither used nor given away yet."""
 
     __slots__ = (
-        "_leave_order", "_left", "_surplus", "_victim", "busy", "cancels", "components", "evictions", "free", "host", "position",
+        "_busy_rank", "_leave_order", "_left",
+        "_surplus", "_victim", "busy", "cancels", "components", "evictions", "free", "host", "position",
         "prefetches", "running", "surplus", "terms", "timeline",
     )  # fmt: skip
 
@@ -70,6 +71,7 @@ class _Draft:
         self.running = running
         self.timeline, self.position, self.components, self.host, self.busy, self.terms = timeline, position, components, host, busy, terms
         self.free = host.limit_bytes - host.used_bytes
+        self._busy_rank: Rank | None = None  # of what is in use and will be worth least when its node has ended
         if terms.leaving:
             self.free += sum(terms.leaving.values())
         if terms.stopping:
@@ -274,12 +276,19 @@ class _Draft:
 
     def _better_victim_is_busy(self, found: Rank) -> bool:
         """Whether something in use will be worth less than the victim once its node has ended."""
-        ends_at = self.position if self.running else self.position + 1
-        held, in_flight = self.host.held, self.host.in_flight
-        for key in self.busy:
-            if (key in held or key in in_flight) and rank(key, self.timeline, ends_at, self.components, self.terms.policies) < found:
-                return True
-        return False
+        if self._busy_rank is None:
+            ends_at = self.position if self.running else self.position + 1
+            held, in_flight = self.host.held, self.host.in_flight
+            ranks = [
+                rank(key, self.timeline, ends_at, self.components, self.terms.policies)
+                for key in self.busy
+                if key in held or key in in_flight
+            ]
+            self._busy_rank = min(ranks, default=WORTH_MOST)
+        return self._busy_rank < found
+
+
+WORTH_MOST = Rank(True, 0, 1.0, 0)
 
 
 def _describe(found: Rank) -> str:
