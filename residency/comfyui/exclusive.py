@@ -38,12 +38,16 @@ class Slots:
         """A free slot; None where there is none and no memory for more."""
         if not self._free and self._may_grow(SLAB_PAGES * PAGE_BYTES):
             try:
-                slab = torch.empty(SLAB_PAGES * PAGE_BYTES, dtype=torch.uint8, pin_memory=True)
+                slab = self._allocate(SLAB_PAGES * PAGE_BYTES)
             except RuntimeError:  # the system gives no more memory that stays in place
                 return None
             self._slabs.append(slab)
             self._free += torch.split(slab, PAGE_BYTES)
         return self._free.pop() if self._free else None
+
+    @staticmethod
+    def _allocate(size_bytes: int) -> torch.Tensor:
+        return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
 
     def give(self, slots: Iterable[torch.Tensor]) -> None:
         self._free += slots

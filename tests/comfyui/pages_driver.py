@@ -1,0 +1,217 @@
+"""Runs inside ComfyUI's own Python: models whose weights are exchanged between a small device and small host memory, drawn at random.
+
+The device buffer here is plain memory that behaves as comfy-aimdo's source says: pages are mapped when asked for while there
+is room, each mapping counts the page's serial up and brings bytes that mean nothing, and under pressure pages go from the end. What
+ComfyUI does with it (fault, compare signatures, fill what is not resident, compute) is done by `compute`, which checks every byte.
+
+<ComfyUI>/.venv/bin/python tests/comfyui/pages_driver.py <ComfyUI> <scratch folder> <trials>
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+from inside import enter
+
+PAGE = 64
+
+
+class Buffer:
+    """A virtual device buffer of `pages` pages; all buffers share the free pages in `free`."""
+
+    def __init__(self, pages: int, free: list[int]) -> None:
+        import torch
+
+        self.memory = torch.zeros(pages * PAGE, dtype=torch.uint8)
+        self.base_addr, self.max_size = self.memory.data_ptr(), pages * PAGE
+        self.mapped, self.serials = [0] * pages, [0] * pages
+        self.watermark, self.free = pages, free
+
+    def get_residency(self) -> list[int]:
+        return list(self.mapped)
+
+    def get_watermark(self) -> int:
+        return self.watermark
+
+    def get_nr_pages(self) -> int:
+        return len(self.mapped)
+
+    def set_watermark(self, size_bytes: int) -> None:
+        self.watermark = min(len(self.mapped), -(-size_bytes // PAGE))
+
+    def loaded_size(self) -> int:
+        return sum(self.mapped) * PAGE
+
+    def fault(self, address: int, size_bytes: int) -> Any:
+        first, end = (address - self.base_addr) // PAGE, -(-(address - self.base_addr + size_bytes) // PAGE)
+        if end > self.watermark:
+            return None
+        signature = (ctypes.c_uint32 * (size_bytes // PAGE + 2))()
+        for index, page in enumerate(range(first, end)):
+            if not self.mapped[page]:
+                if self.free[0] <= 0:
+                    return None
+                self.free[0] -= 1
+                self.mapped[page] = 1
+                self.serials[page] += 1
+                self.spoil(page)
+            signature[index] = self.serials[page]
+        return signature
+
+    def unpin(self, address: int, size_bytes: int) -> None:
+        """Nothing pins pages here."""
+
+    def free_memory(self, size_bytes: int) -> int:
+        freed = 0
+        while freed < -(-size_bytes // PAGE) and self.watermark > 0:
+            page = self.watermark - 1
+            if self.mapped[page]:
+                self.mapped[page] = 0
+                self.free[0] += 1
+                self.spoil(page)
+                freed += 1
+            self.watermark -= 1
+        return freed * PAGE
+
+    def spoil(self, page: int) -> None:
+        self.memory[page * PAGE : (page + 1) * PAGE].random_(0, 255)
+
+
+def patcher(draw: random.Random, free: list[int]) -> Any:
+    import torch
+
+    class Patcher:
+        load_device = torch.device("cpu")
+
+        def _vbar_get(self) -> Buffer:
+            return self.buffer
+
+    made: Any = Patcher()
+    sizes = [draw.randint(10, 200) for _ in range(12)]
+    made.buffer = Buffer(sum(-(-size // 8) * 8 for size in sizes) // PAGE + 1, free)
+    made.model = torch.nn.Module()
+    made.model.parts = torch.nn.ModuleList()
+    offset = 0
+    for size in sizes:
+        part: Any = torch.nn.Module()
+        part._v = (made.buffer, made.buffer.base_addr + offset, size)
+        part._v_signature = None
+        part.weight_bytes = torch.randint(0, 255, (size,), dtype=torch.uint8)
+        offset += -(-size // 8) * 8
+        made.model.parts.append(part)
+    return made
+
+
+def compute(one: Any) -> tuple[int, int]:
+    """(modules filled from the file, modules that were resident with other bytes than theirs)."""
+    import comfy_aimdo.model_vbar as model_vbar
+    import torch
+
+    filled = wrong = 0
+    one.buffer.set_watermark(one.buffer.max_size)
+    for part in one.model.parts:
+        signature = model_vbar.vbar_fault(part._v)
+        start = part._v[1] - one.buffer.base_addr
+        place = one.buffer.memory[start : start + part._v[2]]
+        if signature is not None and model_vbar.vbar_signature_compare(signature, part._v_signature):
+            wrong += not torch.equal(place, part.weight_bytes)
+            continue
+        filled += 1
+        if signature is not None:
+            place.copy_(part.weight_bytes)
+            part._v_signature = signature
+    return filled, wrong
+
+
+def trial(seed: int, store_of: Any) -> tuple[int, int]:
+    """(modules computed with wrong bytes, slots lost) of one random life of three models."""
+    draw = random.Random(seed)
+    free = [draw.randint(6, 40)]
+    limit_bytes = draw.randint(0, 80) * PAGE
+    store = store_of(lambda size_bytes: store.slots.total_bytes + size_bytes <= limit_bytes)
+    models = [patcher(draw, free) for _ in range(3)]
+    stream, wrong = Stream(), 0
+    for _ in range(25):
+        one, act = draw.choice(models), draw.random()
+        if act < 0.5:  # it is its turn: exchange, then compute
+            for _ in range(10):
+                if not store.bring_back(one, stream, min(free[0], 4) * PAGE):
+                    store.write_back(draw.choice([other for other in models if other is not one]), stream, draw.randint(1, 4) * PAGE)
+            wrong += compute(one)[1]
+        elif act < 0.6:  # pressure from outside
+            one.buffer.free_memory(draw.randint(1, 5) * PAGE)
+        elif act < 0.7:  # a patch has changed the weights
+            for part in one.model.parts:
+                if draw.random() < 0.5:
+                    part.weight_bytes = part.weight_bytes.clone().random_(0, 255)
+                part._v_signature = None
+        elif act < 0.8:
+            store.write_back(one, stream, draw.randint(1, 9) * PAGE)
+        else:
+            wrong += compute(one)[1]
+    used = sum(store.held_bytes(model) for model in models) + len(store.slots._free) * PAGE
+    return wrong, store.slots.total_bytes - used
+
+
+def cycle(store_of: Any) -> list[int]:
+    """Modules read from the file in each round, where device and host hold the three models only together."""
+    free, draw = [40], random.Random(7)
+    store = store_of(lambda size_bytes: store.slots.total_bytes + size_bytes <= 60 * PAGE)
+    models = [patcher(draw, free) for _ in range(3)]
+    stream, rounds = Stream(), []
+    for _ in range(3):
+        filled = 0
+        for one in models:
+            others = [other for other in models if other is not one]
+            while True:
+                if store.held_bytes(one) and store.bring_back(one, stream, min(free[0], 4) * PAGE):
+                    continue
+                if one.buffer.max_size - one.buffer.loaded_size() <= free[0] * PAGE:
+                    break
+                if not store.write_back(max(others, key=lambda other: other.buffer.loaded_size()), stream, 4 * PAGE):
+                    break
+            filled += compute(one)[0]
+        rounds.append(filled)
+    return rounds
+
+
+class Stream:
+    """Copies between plain memory are done when they return."""
+
+    def wait_stream(self, other: object) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+def main() -> None:
+    trials = int(sys.argv[3])
+    enter(Path(sys.argv[1]), Path(sys.argv[2]))
+    import comfy.model_management  # noqa: F401
+    import comfy_aimdo.torch as aimdo_torch
+    import torch
+
+    from residency.comfyui import exclusive, onload
+
+    exclusive.PAGE_BYTES = onload.PAGE_BYTES = PAGE
+    exclusive.SLAB_PAGES = 4
+    torch.cuda.stream = lambda stream: contextlib.nullcontext()
+    torch.cuda.current_stream = lambda device=None: Stream()
+
+    def at(address: int, size_bytes: int, device: object) -> Any:
+        return torch.frombuffer((ctypes.c_uint8 * size_bytes).from_address(address), dtype=torch.uint8)
+
+    aimdo_torch.get_tensor_from_raw_ptr = at
+    exclusive.Slots._allocate = staticmethod(lambda size_bytes: torch.empty(size_bytes, dtype=torch.uint8))
+    found = [trial(seed, exclusive.PageStore) for seed in range(trials)]
+    answer = {"wrong": sum(wrong for wrong, _ in found), "lost": sum(lost for _, lost in found), "rounds": cycle(exclusive.PageStore)}
+    print("ANSWER " + json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
