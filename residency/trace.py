@@ -241,7 +241,8 @@ class Trace:
             self._close_node()
         last = len(self._ids_of(self._timeline)) - 1
         for (key, tier), moved_bytes in self._unread.items():
-            following = self._timeline.next_read(key, last) if tier is Tier.HOST else self._timeline.next_use(key, last)
+            host = tier is Tier.HOST
+            following = self._timeline.next_read(key, last) if host else self._timeline.next_compute_at(key, last)
             if following is None:
                 self._wasted_bytes += moved_bytes
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from residency.component import Mode
+from residency.core_nodes import LANGUAGE_NODES
 from residency.node_set import INPUTS, KEEP_NODE, MODE_NODE, PASSING, POLICY_NODE, PREFETCH_NODE, RELEASE_NODE, REPORT_NODE, wrapped_id
 from residency.user_settings import LIMITS, NAMES, UNSET, UserSettings
 
@@ -57,7 +58,7 @@ def test_every_language_says_everything(file: str):
 
 def test_every_node_input_and_setting_has_words():
     said = words("en", "nodeDefs")
-    assert set(OWN) <= set(said)
+    assert {*OWN, *LANGUAGE_NODES} <= set(said)
     for node_id, kind in PASSING.items():
         assert set(INPUTS[kind]) <= set(said[node_id]["inputs"])
     assert {f"residency_{name}" for name in NAMES} == set(words("en", "settings"))
@@ -102,3 +103,10 @@ def node_json() -> Any:
         return json.loads(run.stdout)
 
     return read
+
+
+def test_the_language_nodes_have_pages_and_words_for_every_input():
+    said = words("en", "nodeDefs")
+    for node_id, node in LANGUAGE_NODES.items():
+        assert (ROOT / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8").startswith("# ")
+        assert {*node.sockets, *(widget for widget in node.widgets if widget)} <= set(said[node_id]["inputs"])

@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from residency.core_nodes import CoreNode, core_nodes  # noqa: E402
+from residency.core_nodes import LANGUAGE_NODES, CoreNode, core_nodes  # noqa: E402
 from residency.node_set import INPUTS, PREFIX, Family, family, wrapped_id  # noqa: E402
 
 LANGUAGES = ("en", "zh", "ja")
@@ -91,7 +91,7 @@ def _example(node: CoreNode, kind: Family) -> str:
 
 def node_defs(language: str, before: dict[str, Any]) -> dict[str, Any]:
     """The language's nodeDefs.json: what `before` says of nodes that are not wrapped, and the added inputs of those that are."""
-    own = {name: entry for name, entry in before.items() if "display_name" in entry}
+    own = {name: entry for name, entry in before.items() if "display_name" in entry}  # written by hand
     words = WORDS["inputs"][language]
     added = {}
     for core_id, _, kind in wrapped():
@@ -114,8 +114,8 @@ def files() -> dict[Path, str]:
 def stale() -> list[Path]:
     """Files that are not as they should be; pages of nodes that are wrapped no more among them."""
     wanted = files()
-    own = {"Mode", "Policy", "Keep", "Release", "Prefetch", "Report"}
-    pages = [path for path in (ROOT / "web" / "docs").glob("*.md") if path.stem not in {PREFIX + name for name in own}]
+    by_hand = {PREFIX + name for name in ("Mode", "Policy", "Keep", "Release", "Prefetch", "Report")}.union(LANGUAGE_NODES)
+    pages = [path for path in (ROOT / "web" / "docs").glob("*.md") if path.stem not in by_hand]
     left_over = [path for path in pages if path not in wanted]
     return left_over + [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
 

@@ -13,6 +13,8 @@ const twin = (node) => (node?.graph ? twinOf(node.type, moduleOf) : null);
 
 const savedNames = (node) => (node.widgets ?? []).filter((widget) => widget.serialize !== false).map((widget) => widget.name);
 
+const WIDTH = "residency width"; // a property of a converted node: its width before it grew
+
 /**
  * Puts a node of another class in the place of `node`: the same id, so that links, reroutes, groups, promoted widgets and what the canvas
  * knows of its place go on being its own. Returns the new node; null when the class cannot be made.
@@ -35,7 +37,10 @@ function replace(node, type) {
   fresh.configure(plan.node);
   const tight = node.size[1] <= node.computeSize()[1]; // a node as small as its rows stays so, in both directions
   const [width, height] = fresh.computeSize();
-  fresh.setSize([Math.max(node.size[0], width), tight ? height : Math.max(node.size[1], height)]);
+  const wanted = fresh.properties?.[WIDTH] ?? node.size[0]; // a node that had to grow has its width back when it is converted back
+  delete fresh.properties?.[WIDTH];
+  if (width > wanted) fresh.properties = { ...fresh.properties, [WIDTH]: wanted };
+  fresh.setSize([Math.max(wanted, width), tight ? height : Math.max(node.size[1], height)]);
   for (const [link, slot] of plan.slots) graph.getLink(link).target_slot = slot;
   node.graph = null;
   if (LiteGraph.vueNodesMode) {

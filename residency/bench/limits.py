@@ -16,7 +16,7 @@ from ..demo import cold_bytes, drop
 from ..launch import ServerError
 from ..locate import ComfyUI
 from ..transfers.memory import available_bytes
-from .scenarios import Limits as Limits
+from .scenarios import Limits
 
 HOLD_TIMEOUT_S = 180.0
 

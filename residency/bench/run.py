@@ -100,23 +100,20 @@ def run(plan: Plan, comfyui: ComfyUI, models_folder: Path, folder: Path, say: Ca
 
 
 def sessions(asked: Sequence[Scenario], extra: Sequence[Scenario]) -> list[tuple[Scenario, ...]]:
-    """Scenarios that one server of each side can run in turn: the same files, the same arguments, the same RAM.
+    """Scenarios that one server of each side can run in turn: the same files, the same arguments, the same memory left free.
 
-    The cold one first, for it needs a fresh server, then those that tell what computing takes, then those with less device memory.
+    The cold one first, for it needs a fresh server, then those that tell what computing takes.
     """
     groups: dict[tuple[Any, ...], list[Scenario]] = {}
     for one in [*asked, *extra]:
         cold_alone = one.name if one.temperature is Temperature.COLD and _has_cold(groups, one) else ""
         groups.setdefault((*_session_key(one), cold_alone), []).append(one)
     order = {Temperature.COLD: 0, Temperature.WARM: 1}
-    return [
-        tuple(sorted(group, key=lambda one: (order[one.temperature], not one.resident, one.limits.device_free_bytes is not None)))
-        for group in groups.values()
-    ]
+    return [tuple(sorted(group, key=lambda one: (order[one.temperature], not one.resident))) for group in groups.values()]
 
 
 def _session_key(one: Scenario) -> tuple[Any, ...]:
-    return (one.precision, one.arguments, one.limits.host_free_bytes)
+    return (one.precision, one.arguments, one.limits)
 
 
 def _has_cold(groups: dict[tuple[Any, ...], list[Scenario]], one: Scenario) -> bool:
@@ -161,8 +158,11 @@ def _session(bench: Bench, session: Sequence[Scenario], stock_only: frozenset[st
     raws = {scenario.name: _head(bench, scenario) for scenario in session}
     seen = {scenario.name: traces.Traces(bench.folder / "traces" / f"{scenario.name}.json") for scenario in session}
     bench.data["scenarios"].update(raws)
-    host = limits.Limits(host_free_bytes=session[0].limits.host_free_bytes)
-    with limits.held(host, bench.comfyui) as told:
+    with limits.held(session[0].limits, bench.comfyui) as told:
+        for raw in raws.values():
+            raw["held"] = told
+        for sentence in told:
+            bench.say(f"{', '.join(raws)}: {sentence}")
         for number in range(bench.plan.rounds):
             for side in SIDES if number % 2 == 0 else tuple(reversed(SIDES)):
                 mine = [one for one in session if side == STOCK or one.name not in stock_only]
@@ -173,7 +173,7 @@ def _session(bench: Bench, session: Sequence[Scenario], stock_only: frozenset[st
                     _skip(bench, session, "the time limit came before its last round")
                     return
                 before_s = bench.elapsed_s()
-                _side(bench, mine, raws, seen, side, number, told)
+                _side(bench, mine, raws, seen, side, number)
                 bench.longest_side_s = max(bench.longest_side_s, bench.elapsed_s() - before_s)
     for raw in raws.values():
         raw["complete"] = raw["error"] is None
@@ -211,7 +211,6 @@ def _side(
     seen: dict[str, traces.Traces],
     side: str,
     round_number: int,
-    host_told: Sequence[str],
 ) -> None:
     """One server: each scenario's warm-ups, then its measured queues."""
     arguments = [*(["--cpu"] if "device_bytes" not in bench.data["machine"] else []), *session[0].arguments]
@@ -222,12 +221,7 @@ def _side(
                 _check_pack(server)
             fresh = True
             for current in session:
-                raw = raws[current.name]
-                with limits.held(limits.Limits(current.limits.device_free_bytes), bench.comfyui) as told:
-                    raw["held"] = [*host_told, *told]
-                    for sentence in raw["held"]:
-                        bench.say(f"{current.name}: {sentence}")
-                    _measure(bench, current, raw, seen[current.name], server, side, round_number, fresh=fresh)
+                _measure(bench, current, raws[current.name], seen[current.name], server, side, round_number, fresh=fresh)
                 fresh = False
     except ServerError as error:
         raws[current.name]["error"] = str(error)

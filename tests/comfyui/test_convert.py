@@ -9,6 +9,7 @@ import pytest
 from comfy_story import LOADERS, two_experts, with_ours
 from front_end import NEEDS_A_BROWSER, OUR_NODES, click_on, command, graph_of, load, open_graph, opened, setting
 
+from residency.core_nodes import LANGUAGE_NODES
 from residency.launch import Server
 
 pytestmark = NEEDS_A_BROWSER
@@ -156,7 +157,7 @@ def test_every_node_of_the_pack_can_be_placed_converted_and_saved(page: Any, com
     assert [node["type"] for node in placed["nodes"]] == ours
 
     command(page, "Residency.ConvertAllBack")
-    alone = {f"Residency{name}" for name in ("Mode", "Policy", "Keep", "Release", "Prefetch", "Report")}
+    alone = {f"Residency{name}" for name in ("Mode", "Policy", "Keep", "Release", "Prefetch", "Report")}.union(LANGUAGE_NODES)
     assert {node["type"] for node in graph_of(page)["nodes"]} == {name if name in alone else core(name) for name in ours}
     command(page, "Residency.ConvertAll")
     values = [{"type": node["type"], "values": node.get("widgets_values")} for node in placed["nodes"]]

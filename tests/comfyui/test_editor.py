@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
+from front_end import NEEDS_A_BROWSER
 
 from residency.convert import to_core, to_residency
 from residency.core_nodes import core_nodes
 from residency.workflow import parse_workflow
 
-playwright = pytest.importorskip("playwright.sync_api", reason="NOT TESTED: the editor needs playwright")
-
-CHROMIUM = os.environ.get("RESIDENCY_CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
-)
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 EXAMPLES = sorted((Path(__file__).parents[2] / "example_workflows").glob("*.json"))
 QUEUED = "async data => { await window.app.loadGraphData(data); return (await window.app.graphToPrompt()).output }"
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED: no Chromium; set RESIDENCY_CHROMIUM or put one on the PATH"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Any, comfy_server: Any) -> Iterator[Any]:
-    page = browser.new_page(viewport={"width": 1400, "height": 900})
-    page.request.post(f"{comfy_server.url}/settings", data={"Comfy.TutorialCompleted": True})
-    page.goto(comfy_server.url)
-    page.wait_for_function("window.app?.vueAppReady && window.app.extensionManager", timeout=90_000)
-    yield page
-    page.close()
+pytestmark = NEEDS_A_BROWSER
 
 
 def plain(prompt: dict[str, Any]) -> dict[str, Any]:

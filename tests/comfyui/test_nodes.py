@@ -15,6 +15,7 @@ import pytest
 from comfy_story import LOADERS, drop_pages, mode, pixels, two_experts, with_ours
 from PIL import Image
 
+from residency.core_nodes import LANGUAGE_NODES
 from residency.launch import Server, ServerError, serve
 from residency.locate import ComfyUI
 from residency.node_set import BY_NAME
@@ -75,7 +76,7 @@ def test_each_core_node_that_the_shipped_table_foresees_has_a_twin(comfyui: Comf
     assert foreseen <= object_info.keys()
     if comfyui.version == "0.33.0":  # the one that the table was written with
         twins = {name for name, node in node_snapshot.of_ours(object_info).items() if node["category"].startswith("residency/")}
-        assert twins == foreseen
+        assert twins - set(LANGUAGE_NODES) == foreseen - set(LANGUAGE_NODES)
 
 
 def test_a_twin_takes_what_its_core_node_takes_and_makes_what_it_makes(object_info: dict[str, Any]):
