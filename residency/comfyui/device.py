@@ -43,6 +43,7 @@ HEADROOM_BYTES = 1024**3
 STEP_BYTES = 4 * 10**9
 # Host copies of models on the device are kept while this much memory is available beside them.
 SNAPSHOT_HEADROOM_BYTES = 4 * 1024**3
+RETRY_BYTES = 128 * 1024**2  # more than that has to come free before a copy that found no room is tried again
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class _Pending:
     started_s: float
     future: Future[None] = field(default_factory=Future)
     moved_bytes: int = 0
+    retry_bytes: int = 0  # room at which it is worth another look: each one goes through every module of the model
 
 
 class DeviceMover:
@@ -163,11 +165,12 @@ class DeviceMover:
                 continue
             device = loaded.model.load_device
             room_bytes = min(left_bytes, _free_bytes(device) - HEADROOM_BYTES - self.spared_bytes)
-            if room_bytes <= 0:
+            if room_bytes <= pending.retry_bytes:
                 break
             done = onload.onload(loaded.model, self._copies(device), room_bytes, pending.size_bytes)
             left_bytes -= done.moved_bytes
             pending.moved_bytes += done.moved_bytes
+            pending.retry_bytes = 0 if done.moved_bytes else room_bytes + RETRY_BYTES
             if done.stop is not onload.Stop.ROOM:
                 reason = "" if done.stop is onload.Stop.END else done.stop.value
                 self._finish(self._pending.pop(key), reason, done.resident_bytes)

@@ -362,12 +362,12 @@ class ComfyHost:
         self.device.victims = self.runtime.manager.device_victims
 
     def _look_at_device(self) -> None:
+        room_bytes, limit_bytes = self.device.room_bytes(), self.runtime.manager.device_limit_bytes
+        if room_bytes is None or limit_bytes is None:
+            return
         held = self.device.held()
-        room_bytes = self.device.room_bytes()
-        limit_bytes = self.runtime.manager.device_limit_bytes
-        if room_bytes is not None and limit_bytes is not None:
-            room_bytes = min(room_bytes, limit_bytes - sum(held.values()))
-            self.runtime.post(DeviceObserved(self.runtime.clock(), held, room_bytes))
+        room_bytes = min(room_bytes, limit_bytes - sum(held.values()))
+        self.runtime.post(DeviceObserved(self.runtime.clock(), held, room_bytes))
 
     def _node_finishes(self) -> None:
         with self._lock:
