@@ -13,6 +13,7 @@ two experts of 23.8 GB in 24 GB of an H100 took 12.3 s that way and 10.4 s with 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -59,7 +60,11 @@ class _Pending:
 
 
 class DeviceMover:
-    """Answers Prefetch and Evict on the device tier. Not thread-safe: the executor thread is the only one that calls it."""
+    """Answers Prefetch and Evict on the device tier. On the executor's thread; `close` may come from another one.
+
+    `_busy` is held while device memory is worked on, and by `close`; `prefetch`, `cancel` and `evict`, which are called under the runtime's
+    lock, never take it, or the two would wait for each other.
+    """
 
     def __init__(self, post: Callable[[Event], Any], clock: Callable[[], float]) -> None:
         self.models = Models()
@@ -71,7 +76,10 @@ class DeviceMover:
         self.victims: Callable[[], list[str]] = list  # components that may leave the device, best first
         self.pages = None if onload is None else PageStore(_may_grow)
         self._pending: dict[str, _Pending] = {}
+        device = model_management.get_torch_device()
+        self._device = device if device.type == "cuda" else None  # asked once: this is looked at before every node
         self._stream: torch.cuda.Stream | None = None
+        self._busy = threading.RLock()
 
     # --- what is there ---
 
@@ -101,10 +109,9 @@ class DeviceMover:
 
     def room_bytes(self) -> int | None:
         """What weights may take beside all that is on the device now; None where it has no memory of its own."""
-        device = model_management.get_torch_device()
-        if device.type != "cuda":
+        if self._device is None:
             return None
-        return int(model_management.get_free_memory(device)) - HEADROOM_BYTES - self.spared_bytes
+        return int(model_management.get_free_memory(self._device)) - HEADROOM_BYTES - self.spared_bytes
 
     # --- instructions ---
 
@@ -157,53 +164,58 @@ class DeviceMover:
 
     def advance(self) -> None:
         """Carry announced copies on as far as there is room. Called at node starts and at the steps of a running node."""
-        left_bytes = STEP_BYTES
-        for key, pending in list(self._pending.items()):
-            loaded = next(self.models.loaded(key), None)
-            if loaded is None:
-                self._finish(self._pending.pop(key), onload.Stop.UNKNOWN.value)
-                continue
-            device = loaded.model.load_device
-            room_bytes = min(left_bytes, _free_bytes(device) - HEADROOM_BYTES - self.spared_bytes)
-            if room_bytes <= pending.retry_bytes:
-                break
-            done = onload.onload(loaded.model, self._copies(device), room_bytes, pending.size_bytes)
-            left_bytes -= done.moved_bytes
-            pending.moved_bytes += done.moved_bytes
-            pending.retry_bytes = 0 if done.moved_bytes else room_bytes + RETRY_BYTES
-            if done.stop is not onload.Stop.ROOM:
-                reason = "" if done.stop is onload.Stop.END else done.stop.value
-                self._finish(self._pending.pop(key), reason, done.resident_bytes)
+        if not self._pending:
+            return
+        with self._busy:
+            left_bytes = STEP_BYTES
+            for key, pending in list(self._pending.items()):
+                loaded = next(self.models.loaded(key), None)
+                if loaded is None:
+                    self._finish(self._pending.pop(key), onload.Stop.UNKNOWN.value)
+                    continue
+                device = loaded.model.load_device
+                room_bytes = min(left_bytes, _free_bytes(device) - HEADROOM_BYTES - self.spared_bytes)
+                if room_bytes <= pending.retry_bytes:
+                    break
+                done = onload.onload(loaded.model, self._copies(device), room_bytes, pending.size_bytes)
+                left_bytes -= done.moved_bytes
+                pending.moved_bytes += done.moved_bytes
+                pending.retry_bytes = 0 if done.moved_bytes else room_bytes + RETRY_BYTES
+                if done.stop is not onload.Stop.ROOM:
+                    reason = "" if done.stop is onload.Stop.END else done.stop.value
+                    self._finish(self._pending.pop(key), reason, done.resident_bytes)
 
     def before_load(self, patchers: Iterable[Any], working_set_bytes: int = 0) -> None:
         """ComfyUI is about to load these: what is on its way must have arrived, and host copies are held on to."""
-        self.wait_for_copies()
-        for patcher in patchers:
-            pending = self._pending.pop(self._key_of(patcher), None)
-            if pending is not None:
-                self._finish(pending, "its node has started and loads the rest itself", _device_bytes(patcher))
-            if patcher.load_device.type != "cuda":
-                continue
-            if patcher.is_dynamic():
-                self._exchange(patcher, working_set_bytes)
-                continue
-            if isinstance(patcher, WholePatcher):
-                continue  # its host copy is the mapped file, which it keeps itself
-            if memory.available_bytes() > SNAPSHOT_HEADROOM_BYTES:
-                self.snapshots.keep(patcher)
-            else:
-                self.snapshots.forget(patcher.model)
+        with self._busy:
+            self.wait_for_copies()
+            for patcher in patchers:
+                pending = self._pending.pop(self._key_of(patcher), None)
+                if pending is not None:
+                    self._finish(pending, "its node has started and loads the rest itself", _device_bytes(patcher))
+                if patcher.load_device.type != "cuda":
+                    continue
+                if patcher.is_dynamic():
+                    self._exchange(patcher, working_set_bytes)
+                    continue
+                if isinstance(patcher, WholePatcher):
+                    continue  # its host copy is the mapped file, which it keeps itself
+                if memory.available_bytes() > SNAPSHOT_HEADROOM_BYTES:
+                    self.snapshots.keep(patcher)
+                else:
+                    self.snapshots.forget(patcher.model)
 
     def after_load(self, patchers: Iterable[Any], working_set_bytes: int) -> None:
         """ComfyUI has made room for these and gives each layer its bytes when it computes: bring what is pinned over at the full rate."""
-        if onload is None:
-            return
-        for patcher in patchers:
-            if patcher.is_dynamic() and patcher.load_device.type == "cuda" and not onload.is_complete(patcher):
-                room_bytes = _free_bytes(patcher.load_device) - max(HEADROOM_BYTES, working_set_bytes) - self.spared_bytes
-                if room_bytes > 0:
-                    onload.onload(patcher, self._copies(patcher.load_device), room_bytes, patcher.model_size())
-        self.wait_for_copies()
+        with self._busy:
+            if onload is None:
+                return
+            for patcher in patchers:
+                if patcher.is_dynamic() and patcher.load_device.type == "cuda" and not onload.is_complete(patcher):
+                    room_bytes = _free_bytes(patcher.load_device) - max(HEADROOM_BYTES, working_set_bytes) - self.spared_bytes
+                    if room_bytes > 0:
+                        onload.onload(patcher, self._copies(patcher.load_device), room_bytes, patcher.model_size())
+            self.wait_for_copies()
 
     def may_pin(self, subset: str) -> bool:
         """Whether ComfyUI may make a host copy of weights; what is streamed at each step needs one in any case."""
@@ -245,8 +257,9 @@ class DeviceMover:
 
     def before_unload(self, patcher: Any, device: Any) -> None:
         """ComfyUI is about to take the model off the device: the host copies that were kept stand in for what would be copied back."""
-        if device is not None and device.type == "cpu":
-            self.snapshots.restore(patcher)
+        with self._busy:
+            if device is not None and device.type == "cpu":
+                self.snapshots.restore(patcher)
 
     def wait_for_copies(self) -> None:
         """What is computed from here on finds every copy announced so far."""
@@ -254,14 +267,17 @@ class DeviceMover:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
     def close(self) -> None:
-        for pending in self._pending.values():
+        """Wait for what is being moved, give every copy up; nothing is announced any more."""
+        with self._busy:
+            unanswered, self._pending = list(self._pending.values()), {}
+            if self._stream is not None:
+                self._stream.synchronize()
+            self.snapshots.clear()
+            if self.pages is not None:
+                self.pages.clear()
+            self.models.clear()
+        for pending in unanswered:
             self._finish(pending, "the device mover is being closed")
-        self._pending.clear()
-        self.wait_for_copies()
-        self.snapshots.clear()
-        if self.pages is not None:
-            self.pages.clear()
-        self.models.clear()
 
     def _copies(self, device: torch.device) -> torch.cuda.Stream:
         if self._stream is None:

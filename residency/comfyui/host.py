@@ -9,11 +9,11 @@ is logged once, counted, and handed back to ComfyUI: after a few failures the ho
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import comfy.model_management as model_management
@@ -36,7 +36,7 @@ from ..runtime import Hold, Runtime
 from ..transfers import ReadAhead, exclusive, memory
 from ..transfers.disk import THREADS_PER_DRIVE
 from ..user_settings import UserSettings
-from . import seams, settings
+from . import hooks, seams, settings
 from .device import DeviceMover
 from .idle import IdleRelease
 from .live import QUEUE_DEPTH, LiveGraph, Queued, dynamic_vram, traits
@@ -89,23 +89,10 @@ class ComfyHost:
             self.fits = unfit
             log.warning("residency: off with this ComfyUI: %s", "; ".join(fit.reason for fit in unfit))
             return
-        wrappers = {
-            seams.PROMPT: self._wrap_prompt,
-            seams.STAGE: self._wrap_stage,
-            seams.UNSTAGE: self._wrap_unstage,
-            seams.COMPLETE: self._wrap_complete,
-            seams.OUTPUTS: self._wrap_outputs,
-            seams.LOAD: self._wrap_load,
-            seams.UNLOAD: self._wrap_unload,
-            seams.PIN: self._wrap_pin,
-            seams.QUEUE_PUT: self._wrap_queue,
-            seams.QUEUE_DELETE: self._wrap_queue,
-            seams.QUEUE_WIPE: self._wrap_queue,
-        }
         # a closed mover stays closed: each installation gets its own
         self.runtime.movers = {Tier.HOST: self._read_ahead(), Tier.DEVICE: self.device}
         self._look_ahead.open(self._rates)
-        self.fits = [seam.install(wrapper) for seam, wrapper in wrappers.items()]
+        self.fits = [seam.install(wrapper) for seam, wrapper in self._wrappers().items()]
         self.installed = True
         self.failures = 0
 
@@ -183,99 +170,28 @@ class ComfyHost:
 
     # --- what the seams call, on the executor thread ---
 
-    def _wrap_prompt(self, original: Any) -> Any:
-        @functools.wraps(original)
-        async def execute_async(executor: Any, *args: Any, **kwargs: Any) -> Any:
-            self._guard(self._prompt_begins, *_arguments(args, kwargs))
-            try:
-                return await original(executor, *args, **kwargs)
-            finally:
-                self._guard(self._prompt_ends, executor)
+    def _wrappers(self) -> dict[seams.Seam, seams.Wrapper]:
+        def tell(method: Callable[..., Any]) -> Callable[..., Any]:
+            return partial(self._guard, method)
 
-        return execute_async
+        def runs() -> bool:
+            return self._prompt is not None
 
-    def _wrap_stage(self, original: Any) -> Any:
-        @functools.wraps(original)
-        async def stage_node_execution(execution_list: Any, *args: Any, **kwargs: Any) -> Any:
-            staged = await original(execution_list, *args, **kwargs)
-            if self._prompt is not None and staged[0] is not None:
-                holds = self._guard(self._node_starts, execution_list, staged[0])
-                if holds:
-                    await self._hold(holds)
-            return staged
-
-        return stage_node_execution
-
-    def _wrap_unstage(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def unstage_node_execution(execution_list: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._prompt is not None:
-                self._guard(self._node_returns)
-            return original(execution_list, *args, **kwargs)
-
-        return unstage_node_execution
-
-    def _wrap_complete(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def complete_node_execution(execution_list: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(execution_list, *args, **kwargs)
-            if self._prompt is not None:
-                self._guard(self._node_finishes)
-            return result
-
-        return complete_node_execution
-
-    def _wrap_outputs(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def cache_update(execution_list: Any, node_id: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._prompt is not None:
-                self._guard(self._node_outputs, node_id, value)
-            return original(execution_list, node_id, value, *args, **kwargs)
-
-        return cache_update
-
-    def _wrap_load(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def load_models_gpu(models: Any, memory_required: Any = 0, *args: Any, **kwargs: Any) -> Any:
-            if self._prompt is None:
-                return original(models, memory_required, *args, **kwargs)
-            started_s = self.runtime.clock()
-            models = list(models)
-            self._guard(self.device.before_load, models, int(memory_required))
-            try:
-                result = original(models, memory_required, *args, **kwargs)
-                self._guard(self.device.after_load, models, int(memory_required))
-                return result
-            finally:
-                self.runtime.stalled(self.runtime.clock() - started_s)
-
-        return load_models_gpu
-
-    def _wrap_unload(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def unpatch_model(patcher: Any, device_to: Any = None, unpatch_weights: Any = True, *args: Any, **kwargs: Any) -> Any:
-            if unpatch_weights and not patcher.is_dynamic():
-                self._guard(self.device.before_unload, patcher, device_to)
-            return original(patcher, device_to, unpatch_weights, *args, **kwargs)
-
-        return unpatch_model
-
-    def _wrap_pin(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def pin_memory(module: Any, subset: str = "weights", *args: Any, **kwargs: Any) -> Any:
-            return original(module, subset, *args, **kwargs) if self.device.may_pin(subset) else None
-
-        return pin_memory
-
-    def _wrap_queue(self, original: Any) -> Any:
-        @functools.wraps(original)
-        def change_queue(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self._guard(self._look_ahead.queue_changes)
-
-        return change_queue
+        device, runtime = self.device, self.runtime
+        queue = hooks.queue(tell(self._look_ahead.queue_changes))
+        return {
+            seams.PROMPT: hooks.prompt(tell(self._prompt_begins), tell(self._prompt_ends)),
+            seams.STAGE: hooks.stage(runs, tell(self._node_starts), self._hold),
+            seams.UNSTAGE: hooks.unstage(runs, tell(self._node_returns)),
+            seams.COMPLETE: hooks.complete(runs, tell(self._node_finishes)),
+            seams.OUTPUTS: hooks.outputs(runs, tell(self._node_outputs)),
+            seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, runtime.stalled),
+            seams.UNLOAD: hooks.unload(tell(device.before_unload)),
+            seams.PIN: hooks.pin(device.may_pin),
+            seams.QUEUE_PUT: queue,
+            seams.QUEUE_DELETE: queue,
+            seams.QUEUE_WIPE: queue,
+        }
 
     async def _hold(self, holds: list[Hold]) -> None:
         """Hold the staged node until its files are there; an interrupt lets go at once, and ComfyUI stops at the node."""
@@ -433,13 +349,6 @@ class ComfyHost:
                 log.error("residency: %d failures, taking every hook out; choose a mode again to retry", self.failures)
                 self.uninstall()
             return None
-
-
-def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str, Any, list[str]]:
-    """prompt, prompt_id, extra_data and execute_outputs of execute_async, however they were passed."""
-    names = ("prompt", "prompt_id", "extra_data", "execute_outputs")
-    values = dict(zip(names, args, strict=False)) | {name: kwargs[name] for name in names if name in kwargs}
-    return values["prompt"], values["prompt_id"], values.get("extra_data"), list(values.get("execute_outputs") or ())
 
 
 def device_memory_bytes() -> int | None:

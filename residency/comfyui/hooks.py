@@ -1,0 +1,170 @@
+"""What the seams put around ComfyUI's functions: each calls the original, and tells the host what happens around it.
+
+`tell_…` arguments never raise: the host guards them. `runs()` says whether a prompt runs under the pack; without one a wrapper only
+passes on.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from .seams import Wrapper
+
+Tell = Callable[..., Any]
+Runs = Callable[[], bool]
+
+
+def prompt(tell_begin: Tell, tell_end: Tell) -> Wrapper:
+    """Around execute_async: `tell_begin(prompt, prompt_id, extra_data, outputs)`, and `tell_end(executor)` however it ends."""
+
+    def wrapper(original: Any) -> Any:
+        @functools.wraps(original)
+        async def execute_async(executor: Any, *args: Any, **kwargs: Any) -> Any:
+            tell_begin(*_arguments(args, kwargs))
+            try:
+                return await original(executor, *args, **kwargs)
+            finally:
+                tell_end(executor)
+
+        return execute_async
+
+    return wrapper
+
+
+def stage(runs: Runs, tell_start: Tell, hold: Callable[[Any], Awaitable[None]]) -> Wrapper:
+    """Around stage_node_execution: `tell_start(execution_list, node_id)` gives what the node is held for."""
+
+    def wrapper(original: Any) -> Any:
+        @functools.wraps(original)
+        async def stage_node_execution(execution_list: Any, *args: Any, **kwargs: Any) -> Any:
+            staged = await original(execution_list, *args, **kwargs)
+            if runs() and staged[0] is not None:
+                holds = tell_start(execution_list, staged[0])
+                if holds:
+                    await hold(holds)
+            return staged
+
+        return stage_node_execution
+
+    return wrapper
+
+
+def unstage(runs: Runs, tell_return: Tell) -> Wrapper:
+    """Around unstage_node_execution: the staged node goes back."""
+
+    def wrapper(original: Any) -> Any:
+        @functools.wraps(original)
+        def unstage_node_execution(execution_list: Any, *args: Any, **kwargs: Any) -> Any:
+            if runs():
+                tell_return()
+            return original(execution_list, *args, **kwargs)
+
+        return unstage_node_execution
+
+    return wrapper
+
+
+def complete(runs: Runs, tell_finish: Tell) -> Wrapper:
+    """Around complete_node_execution: the staged node has run."""
+
+    def wrapper(original: Any) -> Any:
+        @functools.wraps(original)
+        def complete_node_execution(execution_list: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(execution_list, *args, **kwargs)
+            if runs():
+                tell_finish()
+            return result
+
+        return complete_node_execution
+
+    return wrapper
+
+
+def outputs(runs: Runs, tell_outputs: Tell) -> Wrapper:
+    """Around cache_update: `tell_outputs(node_id, value)` before the results of a node are kept."""
+
+    def wrapper(original: Any) -> Any:
+        @functools.wraps(original)
+        def cache_update(execution_list: Any, node_id: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+            if runs():
+                tell_outputs(node_id, value)
+            return original(execution_list, node_id, value, *args, **kwargs)
+
+        return cache_update
+
+    return wrapper
+
+
+def load(runs: Runs, tell_before: Tell, tell_after: Tell, clock: Callable[[], float], stalled: Callable[[float], object]) -> Wrapper:
+    """Around load_models_gpu: `tell_before` and `tell_after(patchers, working_set_bytes)`; all of it is stall."""
+
+    def wrapper(original: Any) -> Any:
+        @functools.wraps(original)
+        def load_models_gpu(models: Any, memory_required: Any = 0, *args: Any, **kwargs: Any) -> Any:
+            if not runs():
+                return original(models, memory_required, *args, **kwargs)
+            started_s, models = clock(), list(models)
+            tell_before(models, int(memory_required))
+            try:
+                result = original(models, memory_required, *args, **kwargs)
+                tell_after(models, int(memory_required))
+                return result
+            finally:
+                stalled(clock() - started_s)
+
+        return load_models_gpu
+
+    return wrapper
+
+
+def unload(tell_before: Tell) -> Wrapper:
+    """Around unpatch_model of the legacy patcher: `tell_before(patcher, device_to)` when its weights go with it."""
+
+    def wrapper(original: Any) -> Any:
+        @functools.wraps(original)
+        def unpatch_model(patcher: Any, device_to: Any = None, unpatch_weights: Any = True, *args: Any, **kwargs: Any) -> Any:
+            if unpatch_weights and not patcher.is_dynamic():
+                tell_before(patcher, device_to)
+            return original(patcher, device_to, unpatch_weights, *args, **kwargs)
+
+        return unpatch_model
+
+    return wrapper
+
+
+def pin(may_pin: Callable[[str], bool]) -> Wrapper:
+    """Around pin_memory: a copy that may not be made is not made; ComfyUI takes that as "no room"."""
+
+    def wrapper(original: Any) -> Any:
+        @functools.wraps(original)
+        def pin_memory(module: Any, subset: str = "weights", *args: Any, **kwargs: Any) -> Any:
+            return original(module, subset, *args, **kwargs) if may_pin(subset) else None
+
+        return pin_memory
+
+    return wrapper
+
+
+def queue(tell_change: Tell) -> Wrapper:
+    """Around whatever changes the queue."""
+
+    def wrapper(original: Any) -> Any:
+        @functools.wraps(original)
+        def change_queue(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(*args, **kwargs)
+            finally:
+                tell_change()
+
+        return change_queue
+
+    return wrapper
+
+
+def _arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, str, Any, list[str]]:
+    """prompt, prompt_id, extra_data and execute_outputs of execute_async, however they were passed."""
+    names = ("prompt", "prompt_id", "extra_data", "execute_outputs")
+    values = dict(zip(names, args, strict=False)) | {name: kwargs[name] for name in names if name in kwargs}
+    return values["prompt"], values["prompt_id"], values.get("extra_data"), list(values.get("execute_outputs") or ())
