@@ -33,6 +33,23 @@ def prompt(tell_begin: Tell, tell_end: Tell) -> Wrapper:
     return wrapper
 
 
+def pick(runs: Runs, tell_choice: Tell) -> Wrapper:
+    """Around ux_friendly_pick_node: `tell_choice(execution_list, node_list, own)` gives the node that runs instead of ComfyUI's own."""
+
+    def wrapper(original: Any) -> Any:
+        @functools.wraps(original)
+        def ux_friendly_pick_node(execution_list: Any, node_list: Any, *args: Any, **kwargs: Any) -> Any:
+            own = original(execution_list, node_list, *args, **kwargs)
+            if len(node_list) < 2 or not runs():
+                return own
+            chosen = tell_choice(execution_list, node_list, own)
+            return chosen if chosen in node_list else own
+
+        return ux_friendly_pick_node
+
+    return wrapper
+
+
 def stage(runs: Runs, tell_start: Tell, hold: Callable[[Any], Awaitable[None]]) -> Wrapper:
     """Around stage_node_execution: `tell_start(execution_list, node_id)` gives what the node is held for."""
 

@@ -55,7 +55,8 @@ MAX_FAILURES = 3
 class ComfyHost:
     """One per process. `queue()` lists the prompts behind the running one as (id, prompt, outputs).
 
-    `queue_depth` says how many of them the timeline runs on into; it holds from the next look at the queue on.
+    `queue_depth` says how many of them the timeline runs on into; it holds from the next look at the queue on. Without `reorder` ComfyUI's
+    own order of nodes stands, from the next prompt on.
     """
 
     def __init__(self, queue: Callable[[], Iterable[Queued]] = tuple) -> None:
@@ -69,6 +70,7 @@ class ComfyHost:
         self.installed = False
         self.failures = 0
         self.queue_depth = QUEUE_DEPTH
+        self.reorder = True
         self.standing = UserSettings()
         self.fallback = self.user  # the mode that holds where the user has set none
         self.idle: IdleRelease | None = None
@@ -181,9 +183,10 @@ class ComfyHost:
         queue = hooks.queue(tell(self._look_ahead.queue_changes))
         return {
             seams.PROMPT: hooks.prompt(tell(self._prompt_begins), tell(self._prompt_ends)),
+            seams.PICK: hooks.pick(runs, tell(self._choose_node)),
             seams.STAGE: hooks.stage(runs, tell(self._node_starts), self._hold),
             seams.UNSTAGE: hooks.unstage(runs, tell(self._node_returns)),
-            seams.COMPLETE: hooks.complete(runs, tell(self._node_finishes)),
+            seams.COMPLETE: hooks.complete(runs, tell(self._node_completes)),
             seams.OUTPUTS: hooks.outputs(runs, tell(self._node_outputs)),
             seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, runtime.stalled),
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
@@ -228,6 +231,14 @@ class ComfyHost:
             cached = {node_id for event, data in executor.status_messages if event == "execution_cached" for node_id in data["nodes"]}
             self._look_ahead.ran_well(prompt, trace, cached)
 
+    def _choose_node(self, execution_list: Any, node_list: list[str], own: str) -> str:
+        with self._lock:
+            prompt = self._prompt
+            # the first node makes the graph: nothing has been used before it
+            if prompt is None or prompt.graph is None:
+                return own
+            return prompt.graph.choose(execution_list, node_list, own, prompt.changed)
+
     def _node_starts(self, execution_list: Any, node_id: str) -> list[Hold]:
         with self._lock:
             prompt = self._prompt
@@ -236,7 +247,8 @@ class ComfyHost:
             if prompt.graph is None:
                 self._refresh_budget(prompt, now_s)
                 self._set_device_budget(prompt.settings.device_budget_bytes, now_s)
-                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, self.device.resident_bytes)
+                within_bytes = self.runtime.manager.device_limit_bytes if self.reorder else None
+                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, self.device.resident_bytes, within_bytes)
                 self._look_ahead.plan(prompt, execution_list)
                 self.runtime.post(self._started(prompt, now_s))
                 self.steps.watch()
@@ -293,6 +305,13 @@ class ComfyHost:
                 prompt.peaks.node_finishes(prompt.timeline.visits[prompt.position].node_id, now_s)
                 prompt.running = False
                 self.runtime.post(NodeFinished(now_s, prompt.position))
+
+    def _node_completes(self) -> None:
+        with self._lock:
+            prompt = self._prompt
+            if prompt is not None and prompt.graph is not None:
+                prompt.graph.ran(prompt.timeline.visits[prompt.position].node_id)
+            self._node_finishes()
 
     def _node_returns(self) -> None:
         """The node goes back: lazy inputs became needed, a subgraph was expanded, or it is asynchronous."""

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import comfy.memory_management
@@ -19,7 +20,8 @@ import folder_paths
 import nodes
 
 from ..component import Component
-from ..graph import NodeTraits, arrives, computes, likely, predict_order, predict_pending
+from ..graph import Grouping, NodeTraits, arrives, computes, likely, predict_order, predict_pending
+from ..graph.choice import FEEDS_OUTPUT, REST, URGENT
 from ..node_set import ASIDE, NOT_WEIGHTS, PASSING, core_inputs
 from ..pretrained import subfolders
 from ..timeline import Timeline, Use, UseKind, Visit
@@ -175,10 +177,17 @@ class _Outline:
 class LiveGraph:
     """The graph of one running prompt: its components once, its timeline as often as the order or the queue changes.
 
-    Made on the executor thread. `expected` holds what is foretold, by prompt and node id, and may be filled at any time.
+    Made on the executor thread. `expected` holds what is foretold, by prompt and node id, and may be filled at any time. With a
+    `group_within_bytes`, what the device holds, nodes that share models go one after the other where they do not all fit.
     """
 
-    def __init__(self, prompt_id: str, dynprompt: Any, resident_bytes: Callable[[str], int] = lambda key: 0) -> None:
+    def __init__(
+        self,
+        prompt_id: str,
+        dynprompt: Any,
+        resident_bytes: Callable[[str], int] = lambda key: 0,
+        group_within_bytes: int | None = None,
+    ) -> None:
         self.prompt_id = prompt_id
         self.components: dict[str, Component] = {}  # of the queued prompts as well
         self.node_components: dict[str, frozenset[str]] = {}  # node id -> what it loads or computes with
@@ -191,6 +200,8 @@ class LiveGraph:
         self._loads: dict[str, NodeLoads] = {}
         self._computes: dict[str, tuple[str, ...]] = {}
         self._known_nodes = -1
+        self._group_within_bytes = group_within_bytes
+        self._grouping: Grouping | None = None
         self._reads_at = UseKind.COMPUTE if dynamic_vram() else UseKind.LOAD
         self._outlines: dict[str, _Outline] = {}
 
@@ -212,6 +223,26 @@ class LiveGraph:
         outline = self._outlines.get(prompt_id)
         return None if outline is None else outline.node_components()
 
+    def choose(self, execution_list: Any, node_list: list[str], own: str, changed: bool) -> str:
+        """The node of `node_list`, all of them ready, to run next; `own` is ComfyUI's choice. `changed`: nodes may have been added."""
+        if changed:
+            self._refresh()
+        if self._grouping is None:
+            return own
+        return self._grouping.choose(own, node_list, partial(self._rank, execution_list.blocking))
+
+    def ran(self, node_id: str) -> None:
+        """The node has run to its end."""
+        if self._grouping is not None:
+            self._grouping.ran(node_id)
+
+    def _rank(self, blocking: Mapping[str, Iterable[str]], node_id: str) -> int:
+        own = traits(self.class_type(node_id))
+        if own is not None and (own.is_output or own.is_async):
+            return URGENT
+        fed = (traits(self.class_type(target)) for target in blocking[node_id])
+        return FEEDS_OUTPUT if any(target is not None and target.is_output for target in fed) else REST
+
     def timeline(self, execution_list: Any, ahead: Ahead = Ahead()) -> Timeline:
         """What is left to run in the order in which the executor will choose it, then what comes behind. On the executor thread."""
         self._refresh()
@@ -223,6 +254,7 @@ class LiveGraph:
             traits,
             cached=_Cached(execution_list),
             wanted=likely(self._node, traits),
+            grouping=self._grouping,
         )
         visits = [self._visit(self.prompt_id, node_id, self.class_type(node_id)) for node_id in order]
         uses: list[Use] = []
@@ -294,6 +326,7 @@ class LiveGraph:
         self._loads.update(self._find_loads({node_id: node for node_id, node in prompt.items() if node_id not in self._loads}))
         keyed = {node_id: tuple((c.key, kind) for c, kind in loads.components) for node_id, loads in self._loads.items()}
         self._computes = computes(prompt, list(prompt), traits, keyed)
+        self._grouping = self._grouped(self._computes, self._grouping.recent if self._grouping is not None else ())
         for node_id in prompt:
             used = frozenset(key for key, _ in keyed.get(node_id, ())).union(self._computes.get(node_id, ()))
             if used:
@@ -302,6 +335,15 @@ class LiveGraph:
         for node_id, inputs in arrives(prompt, passing, traits, keyed).items():
             # a node of ours names what arrives at its own input for that, else what it passes on
             self.node_components[node_id] = frozenset(inputs.get("component") or inputs.get("value", ()))
+
+    def _grouped(self, computed: Mapping[str, tuple[str, ...]], recent: Iterable[str] = ()) -> Grouping | None:
+        if self._group_within_bytes is None:
+            return None
+        grouping = Grouping(computed, self._size_bytes, self._group_within_bytes, recent)
+        return grouping if grouping.pays else None
+
+    def _size_bytes(self, key: str) -> int:
+        return self.components[key].size_bytes if key in self.components else 0
 
     def _find_loads(self, prompt: Mapping[str, Any]) -> dict[str, NodeLoads]:
         found: dict[str, NodeLoads] = {}
@@ -320,12 +362,12 @@ class LiveGraph:
 
     def _outline(self, prompt_id: str, prompt: Mapping[str, Any], outputs: list[str]) -> _Outline:
         if prompt_id not in self._outlines:
-            order = predict_order(prompt, outputs, traits, wanted=likely(prompt.get, traits))
             mine = prompt_id == REPETITION  # what this prompt loads is known
             loads = self._loads if mine else self._find_loads(prompt)
             keyed = {node_id: tuple((c.key, kind) for c, kind in node_loads.components) for node_id, node_loads in loads.items()}
             loaded = {node_id: tuple(key for key, _ in found) for node_id, found in keyed.items()}
-            computed = self._computes if mine else computes(prompt, order, traits, keyed)
+            computed = self._computes if mine else computes(prompt, list(prompt), traits, keyed)
+            order = predict_order(prompt, outputs, traits, wanted=likely(prompt.get, traits), grouping=self._grouped(computed))
             self._outlines[prompt_id] = _Outline(tuple(order), loaded, computed)
         return self._outlines[prompt_id]
 

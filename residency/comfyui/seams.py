@@ -123,6 +123,7 @@ PROMPT = Seam(
     asynchronous=True,
 )
 STAGE = Seam("node start", "comfy_execution.graph:ExecutionList.stage_node_execution", ("self",), asynchronous=True)
+PICK = Seam("node choice", "comfy_execution.graph:ExecutionList.ux_friendly_pick_node", ("self", "node_list"))
 UNSTAGE = Seam("node put back", "comfy_execution.graph:ExecutionList.unstage_node_execution", ("self",))
 COMPLETE = Seam("node finish", "comfy_execution.graph:ExecutionList.complete_node_execution", ("self",))
 OUTPUTS = Seam("node outputs", "comfy_execution.graph:ExecutionList.cache_update", ("self", "node_id", "value"))
@@ -134,7 +135,7 @@ QUEUE_PUT = Seam("queue put", "execution:PromptQueue.put", ("self", "item"))
 QUEUE_DELETE = Seam("queue delete", "execution:PromptQueue.delete_queue_item", ("self", "function"))
 QUEUE_WIPE = Seam("queue wipe", "execution:PromptQueue.wipe_queue", ("self",))
 
-ALL = (PROMPT, STAGE, UNSTAGE, COMPLETE, OUTPUTS, LOAD, UNLOAD, PIN, QUEUE_PUT, QUEUE_DELETE, QUEUE_WIPE)
+ALL = (PROMPT, PICK, STAGE, UNSTAGE, COMPLETE, OUTPUTS, LOAD, UNLOAD, PIN, QUEUE_PUT, QUEUE_DELETE, QUEUE_WIPE)
 # without these the pack cannot follow a prompt at all; the others only cost detail
 ESSENTIAL = (PROMPT, STAGE, COMPLETE)
 

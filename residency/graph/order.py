@@ -6,18 +6,19 @@ is fixed while nothing is added, and the choice is a heap keyed by (class, inser
 
 Lazy inputs are followed only when a node asks for them. `wanted` guesses the answer (see lazy.py); without it they are not followed, and
 the order lacks what is behind them, as the executor's own list does at that moment.
+
+With a `grouping` (choice.py) the pack's own rule is applied where the executor is free to choose; it is not changed by the prediction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from heapq import heappop, heappush
 
+from .choice import FEEDS_FEEDER, FEEDS_OUTPUT, REST, URGENT, Grouping
 from .traits import UNKNOWN, Node, NodeOf, NodeTraits, TraitsOf, is_link, links
 
 Wanted = Callable[[str, Node], Iterable[str]]  # node id, node -> names of the lazy inputs that it is expected to ask for
-
-_URGENT, _FEEDS_OUTPUT, _FEEDS_FEEDER, _REST = range(4)
 
 
 def predict_order(
@@ -26,6 +27,7 @@ def predict_order(
     traits: TraitsOf,
     cached: Container[str] = frozenset(),
     wanted: Wanted | None = None,
+    grouping: Grouping | None = None,
 ) -> list[str]:
     """Node ids in the order in which a prompt will run.
 
@@ -33,7 +35,7 @@ def predict_order(
     strings, so it differs between processes and is not a function of the prompt. `cached` are the nodes whose results are kept; an output
     node is visited even then. Links to nodes that do not exist are ignored; nodes of a cycle, and what is behind it, are left out.
     """
-    schedule = _Schedule(prompt.get, traits, cached, wanted)
+    schedule = _Schedule(prompt.get, traits, cached, wanted, grouping)
     for node_id in outputs:
         schedule.add(node_id)
     return schedule.run()
@@ -47,13 +49,14 @@ def predict_pending(
     traits: TraitsOf,
     cached: Container[str] = frozenset(),
     wanted: Wanted | None = None,
+    grouping: Grouping | None = None,
 ) -> list[str]:
     """Node ids in the order in which what is left will run, from the live `pendingNodes`, `blockCount` and `blocking` of an ExecutionList.
 
     A node that runs now is still pending and comes first. A node that waits for something outside the graph (an async node's task) is
     taken as late as possible: when nothing else is ready. The arguments are not changed. `cached` matters only together with `wanted`.
     """
-    schedule = _Schedule(node_of, traits, cached, wanted)
+    schedule = _Schedule(node_of, traits, cached, wanted, grouping)
     schedule.resume(pending, block_count, blocking)
     return schedule.run()
 
@@ -61,11 +64,12 @@ def predict_pending(
 class _Schedule:
     """The executor's list of pending nodes, without its waiting and its caches."""
 
-    def __init__(self, node_of: NodeOf, traits: TraitsOf, cached: Container[str], wanted: Wanted | None) -> None:
+    def __init__(self, node_of: NodeOf, traits: TraitsOf, cached: Container[str], wanted: Wanted | None, grouping: Grouping | None) -> None:
         self._node_of = node_of
         self._traits_of = traits
         self._cached = cached
         self._wanted = wanted
+        self._grouping = grouping.copy() if grouping is not None else None
         self._traits: dict[str, NodeTraits] = {}  # by node id
         self._index: dict[str, int] = {}  # insertion index, of every node ever added
         self._done: set[str] = set()
@@ -105,7 +109,7 @@ class _Schedule:
         for node_id in self._index:
             self._push(node_id)
         while True:
-            chosen = self._pop()
+            chosen = self._choose()
             if chosen is None:
                 if not self._release_external():
                     return order
@@ -114,6 +118,8 @@ class _Schedule:
                 continue
             self._done.add(chosen)
             order.append(chosen)
+            if self._grouping is not None:
+                self._grouping.ran(chosen)
             for target in self._feeds[chosen]:
                 if target in self._waits_for:
                     self._waits_for[target] -= 1
@@ -141,23 +147,40 @@ class _Schedule:
         for node_id in node_ids:
             own = traits[node_id]
             if own.is_output or own.is_async:
-                self._class[node_id] = _URGENT
+                self._class[node_id] = URGENT
             elif feeds_output[node_id]:
-                self._class[node_id] = _FEEDS_OUTPUT
+                self._class[node_id] = FEEDS_OUTPUT
             elif any(feeds_output.get(target, False) for target in feeds[node_id]):
-                self._class[node_id] = _FEEDS_FEEDER
+                self._class[node_id] = FEEDS_FEEDER
             else:
-                self._class[node_id] = _REST
+                self._class[node_id] = REST
 
     def _push(self, node_id: str) -> None:
         if self._waits_for[node_id] == 0:
             heappush(self._heap, (self._class[node_id], self._index[node_id], node_id))
 
+    def _choose(self) -> str | None:
+        own = self._pop()
+        if own is None or self._grouping is None:
+            return own
+        chosen = self._grouping.choose(own, self._ready(), self._class.__getitem__)
+        if chosen != own:
+            self._push(own)
+        return chosen
+
+    def _ready(self) -> Iterator[str]:
+        """The ready nodes behind the one that was just taken, in insertion order; nothing is looked up before they are asked for."""
+        found = {index: node_id for rank, index, node_id in self._heap if self._is_live(rank, node_id)}
+        yield from (found[index] for index in sorted(found))
+
+    def _is_live(self, rank: int, node_id: str) -> bool:
+        return node_id not in self._done and self._waits_for[node_id] == 0 and self._class[node_id] == rank
+
     def _pop(self) -> str | None:
         """The next node; entries that a lazy input has made stale are dropped here."""
         while self._heap:
             rank, _, node_id = heappop(self._heap)
-            if node_id not in self._done and self._waits_for[node_id] == 0 and self._class[node_id] == rank:
+            if self._is_live(rank, node_id):
                 return node_id
         return None
 
