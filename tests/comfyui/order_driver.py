@@ -8,11 +8,17 @@ With "execute" the real PromptExecutor runs the prompt, and its output cache liv
 schedules the prompt and every node counts as done as soon as it is staged.
 Answer: {"outputs", "cached", "stages": [[node, picked first in the prediction made just before, the whole prediction], ...],
 "done": nodes in the order in which they completed, "predicted", "predicted_lazy": from the prompt alone, "error"}
+
+A request {"prompt", "outputs", "models": models folder, "hosted": {"device_limit_bytes": bytes or null, "reorder": true or false} or null}
+runs the prompt anew, with the pack's host around the executor unless "hosted" is null. Answer: {"done", "announced": the order that the
+host foretold when the prompt began, "results": digests by node of what the nodes made, "fits": whether every seam fits, "error",
+"failures": of the host}
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 import json
 import os
@@ -65,11 +71,28 @@ def traits_of(class_type: str) -> Any:
     )
 
 
+def digest(value: Any) -> str:
+    """Of the tensors in what a node made; models and other objects count for nothing."""
+    import torch
+
+    found = hashlib.sha256()
+    stack = [value]
+    while stack:
+        each = stack.pop()
+        if isinstance(each, torch.Tensor):
+            found.update(each.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        elif isinstance(each, dict):
+            stack += [each[key] for key in sorted(each, key=str)]
+        elif isinstance(each, list | tuple):
+            stack += each
+    return found.hexdigest()
+
+
 class Recorder:
     """Watches the executor's list of nodes from outside: every choice, and the prediction made just before it."""
 
     def __init__(self) -> None:
-        from functools import cache
+        from functools import cache, wraps
 
         from comfy_execution.graph import ExecutionList
 
@@ -77,8 +100,11 @@ class Recorder:
         self.stages: list[Any] = []
         self.done: list[str] = []
         self.cached: list[str] | None = None
+        self.results: dict[str, str] = {}
         stage, complete = ExecutionList.stage_node_execution, ExecutionList.complete_node_execution
+        update = ExecutionList.cache_update
 
+        @wraps(stage)
         async def staging(execution_list: Any) -> Any:
             self.watch(execution_list)
             predicted = self.predict(execution_list)
@@ -88,11 +114,18 @@ class Recorder:
                 self.stages.append([result[0], waited, predicted])
             return result
 
+        @wraps(complete)
         def completing(execution_list: Any) -> None:
             self.done.append(execution_list.staged_node_id)
             complete(execution_list)
 
+        @wraps(update)
+        def updating(execution_list: Any, node_id: str, value: Any) -> None:
+            self.results[node_id] = digest(value.outputs)
+            update(execution_list, node_id, value)
+
         ExecutionList.stage_node_execution, ExecutionList.complete_node_execution = staging, completing
+        ExecutionList.cache_update = updating
 
     def watch(self, execution_list: Any) -> None:
         if self.cached is None:
@@ -106,7 +139,7 @@ class Recorder:
         )
 
     def reset(self) -> None:
-        self.stages, self.done, self.cached = [], [], None
+        self.stages, self.done, self.cached, self.results = [], [], None, {}
 
 
 class Driver:
@@ -152,6 +185,46 @@ class Driver:
             "predicted": predict_order(prompt, outputs, recorder.traits, set(cached)),
             "predicted_lazy": predict_order(prompt, outputs, recorder.traits, set(cached), wanted),
             "error": error,
+        }
+
+    def hosted(self, request: dict[str, Any]) -> dict[str, Any]:
+        import folder_paths
+
+        from residency.comfyui.host import ComfyHost
+        from residency.events import PromptStarted
+
+        for folder in Path(request["models"]).iterdir():
+            folder_paths.add_model_folder_path(folder.name, str(folder))
+        self.recorder.reset()
+        self.count += 1
+        announced: list[list[str]] = []
+        wish, host = request["hosted"], ComfyHost()
+        post = host.runtime.post
+
+        def listen(event: Any) -> Any:
+            if isinstance(event, PromptStarted):
+                announced.append([visit.node_id for visit in event.timeline.visits])
+            return post(event)
+
+        if wish is not None:
+            host.runtime.post = listen  # type: ignore[method-assign]
+            host.reorder = wish["reorder"]
+            host._device_limit_bytes = wish["device_limit_bytes"]  # this machine's device may have no memory of its own
+            host.install()
+        self.executor.reset()
+        try:
+            self.executor.execute(request["prompt"], str(self.count), {}, request["outputs"])
+        finally:
+            if wish is not None:
+                host.uninstall()
+        failures = [data for event, data in self.executor.status_messages if event == "execution_error"]
+        return {
+            "done": self.recorder.done,
+            "announced": announced,
+            "results": self.recorder.results,
+            "fits": all(fit.fits for fit in host.fits),
+            "error": failures[0]["exception_message"] if failures else None,
+            "failures": host.failures,
         }
 
     async def schedule(self, prompt: dict[str, Any], outputs: list[str], wanted: Any) -> None:
@@ -200,7 +273,8 @@ def main() -> None:
     print(json.dumps({"classes": sorted(nodes.NODE_CLASS_MAPPINGS)}), file=answers, flush=True)
     for line in sys.stdin:
         try:
-            reply = driver.answer(json.loads(line))
+            request = json.loads(line)
+            reply = driver.hosted(request) if "hosted" in request else driver.answer(request)
         except Exception as error:
             reply = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(reply), file=answers, flush=True)

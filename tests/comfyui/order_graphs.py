@@ -109,8 +109,14 @@ class RealOrder:
     def ask(
         self, prompt: Prompt, outputs: list[str] | None = None, *, execute: bool = True, keep: bool = False, lazy: bool = False
     ) -> dict[str, Any]:
+        return self._send({"prompt": prompt, "outputs": outputs, "execute": execute, "keep": keep, "lazy": lazy})
+
+    def ask_hosted(self, prompt: Prompt, outputs: list[str], models: Path, hosted: dict[str, Any] | None) -> dict[str, Any]:
+        """Run it with the pack's host around the executor, or without when `hosted` is None."""
+        return self._send({"prompt": prompt, "outputs": outputs, "models": str(models), "hosted": hosted})
+
+    def _send(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
-        request = {"prompt": prompt, "outputs": outputs, "execute": execute, "keep": keep, "lazy": lazy}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return self._read()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from comfy_story import two_experts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from order_graphs import Prompt, RealOrder, change_one, random_prompt
@@ -151,3 +153,69 @@ def test_more_nodes_than_pythons_recursion_limit(real: RealOrder) -> None:
     prompt["3000"] = show("2999")
     answer = real.ask(prompt, ["3000"], execute=False)
     assert answer["done"] == answer["predicted"] == [str(number) for number in range(3001)]
+
+
+SAMPLERS = ("A1", "B1", "A2", "B2")
+
+
+def sampler(expert: str, seed: int, latent: str = "5") -> dict[str, Any]:
+    """A KSampler of two_experts() with another model and seed."""
+    node: dict[str, Any] = two_experts()["6"]
+    node["inputs"] |= {"model": [{"A": "1", "B": "7"}[expert], 0], "seed": seed, "latent_image": [latent, 0]}
+    return node
+
+
+def by_turns() -> tuple[Prompt, list[str]]:
+    """Four samplers that do not depend on each other, the experts by turns."""
+    prompt = {node_id: node for node_id, node in two_experts().items() if node_id in ("1", "2", "4", "5", "7")}
+    prompt |= {name: sampler(name[0], seed) for seed, name in enumerate(SAMPLERS)}
+    prompt |= {f"show {name}": show(name) for name in SAMPLERS}
+    return prompt, [f"show {name}" for name in SAMPLERS]
+
+
+def two_chains() -> tuple[Prompt, list[str]]:
+    """Two images, each through expert a, then expert b, then the VAE."""
+    prompt = {node_id: node for node_id, node in two_experts().items() if node_id in ("1", "2", "3", "4", "5", "7")}
+    for i in "12":
+        prompt |= {f"A{i}": sampler("A", int(i)), f"B{i}": sampler("B", int(i), f"A{i}")}
+        prompt[f"decode {i}"] = {"class_type": "VAEDecode", "inputs": {"samples": [f"B{i}", 0], "vae": ["3", 0]}}
+        prompt[f"show {i}"] = show(f"decode {i}")
+    return prompt, ["show 1", "show 2"]
+
+
+def hosted(device_limit_bytes: int | None, *, reorder: bool = True) -> dict[str, Any]:
+    return {"device_limit_bytes": device_limit_bytes, "reorder": reorder}
+
+
+def sampled(answer: dict[str, Any]) -> list[str]:
+    assert answer["error"] is None and answer["failures"] == 0 and answer["fits"]
+    return [node_id for node_id in answer["done"] if node_id in SAMPLERS]
+
+
+def expert_bytes(models: Path) -> int:
+    return (models / "diffusion_models" / "residency_expert_a.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("story", "stock", "grouped"),
+    [(by_turns, ["A1", "B1", "A2", "B2"], ["A1", "A2", "B1", "B2"]), (two_chains, ["A1", "B1", "A2", "B2"], ["A1", "A2", "B1", "B2"])],
+)
+def test_a_device_that_holds_one_model_runs_its_nodes_together_and_makes_the_same(
+    real: RealOrder, models: Path, story: Any, stock: list[str], grouped: list[str]
+) -> None:
+    """What the host foretells when the prompt begins is what runs, and every node makes what it makes without the pack."""
+    prompt, outputs = story()
+    plain = real.ask_hosted(prompt, outputs, models, None)
+    assert sampled(plain) == stock
+    small = real.ask_hosted(prompt, outputs, models, hosted(expert_bytes(models) * 3 // 2))
+    assert sampled(small) == grouped
+    assert small["announced"] == [small["done"]]
+    assert small["results"] == plain["results"] and len(set(map(small["results"].get, grouped))) == 4
+
+
+@pytest.mark.parametrize("wish", [hosted(None), hosted(1 << 40), hosted(1, reorder=False)])
+def test_where_all_models_fit_or_nobody_asks_comfyuis_order_stands(real: RealOrder, models: Path, wish: dict[str, Any]) -> None:
+    prompt, outputs = by_turns()
+    answer = real.ask_hosted(prompt, outputs, models, wish)
+    assert sampled(answer) == ["A1", "B1", "A2", "B2"]
+    assert answer["announced"] == [answer["done"]]
