@@ -37,7 +37,7 @@ def functions() -> list[Any]:
     return found
 
 
-def run_prompt() -> bool:
+def run_prompt(prompt: dict[str, Any] | None = None, outputs: tuple[str, ...] = ("3",)) -> bool:
     import execution
 
     class Silent:
@@ -49,12 +49,12 @@ def run_prompt() -> bool:
     executor = execution.PromptExecutor(
         Silent(), cache_type=execution.CacheType.CLASSIC, cache_args={"ram": 0.0, "ram_inactive": 0.0, "lru": 0}
     )
-    prompt = {
+    prompt = prompt or {
         "1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
         "2": {"class_type": "LatentFlip", "inputs": {"samples": ["1", 0], "flip_method": "x-axis: vertically"}},
         "3": {"class_type": "SaveLatent", "inputs": {"samples": ["2", 0], "filename_prefix": "x"}},
     }
-    executor.execute(prompt, "p", {}, ["3"])
+    executor.execute(prompt, "p", {}, list(outputs))
     return bool(executor.success)
 
 
@@ -156,6 +156,48 @@ def story_failing() -> dict[str, Any]:
         "installed": host.installed,
         "restored": all(a is b for a, b in zip(before, functions(), strict=True)),
     }
+
+
+def story_choosing() -> dict[str, Any]:
+    """Our choice among two ready nodes raises, or names a node that is not ready: ComfyUI's own choice runs."""
+    from comfy_execution.graph import ExecutionList
+
+    from residency.comfyui import hooks, seams
+    from residency.comfyui.host import ComfyHost
+
+    latents = {name: {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}} for name in "ab"}
+    saves = {f"save {name}": {"class_type": "SaveLatent", "inputs": {"samples": [name, 0], "filename_prefix": name}} for name in "ab"}
+    ran: list[str] = []
+    complete = ExecutionList.complete_node_execution
+
+    @functools.wraps(complete)
+    def completing(self: Any) -> Any:
+        ran.append(self.staged_node_id)
+        return complete(self)
+
+    ExecutionList.complete_node_execution = completing
+
+    def order() -> list[str]:
+        ran.clear()
+        run_prompt(latents | saves, tuple(saves))
+        return list(ran)
+
+    stock = order()
+    host = ComfyHost()
+    asked: list[int] = []
+
+    def broken(execution_list: Any, node_list: list[str], own: str) -> str:
+        asked.append(len(node_list))
+        raise RuntimeError("a bug of ours")
+
+    host._choose_node = broken  # type: ignore[method-assign]
+    host.install()
+    raising = order()
+    host.uninstall()
+    seams.PICK.install(hooks.pick(lambda: True, lambda *arguments: "nowhere"))
+    answer = {"stock": stock, "raising": raising, "asked": asked, "failures": host.failures, "nowhere": order()}
+    seams.PICK.remove()
+    return answer
 
 
 def story_ahead() -> dict[str, Any]:

@@ -63,3 +63,9 @@ def test_the_timeline_runs_on_into_what_usually_comes_next_or_into_the_queue_as_
 
 def test_when_our_own_code_raises_every_prompt_runs_and_the_hooks_leave(tell: Any):
     assert tell("failing") == {"ran": [True] * 4, "failures": 3, "installed": False, "restored": True}
+
+
+def test_a_choice_of_ours_that_raises_or_is_not_ready_leaves_comfyuis_own(tell: Any):
+    answer = tell("choosing")
+    assert answer["raising"] == answer["nowhere"] == answer["stock"] == ["a", "save a", "b", "save b"]
+    assert answer["asked"] == [2] and answer["failures"] == 1
