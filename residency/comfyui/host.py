@@ -247,7 +247,9 @@ class ComfyHost:
             if prompt.graph is None:
                 self._refresh_budget(prompt, now_s)
                 self._set_device_budget(prompt.settings.device_budget_bytes, now_s)
-                within_bytes = self.runtime.manager.device_limit_bytes if self.reorder else None
+                # what the seam cannot enact must not be foretold
+                reorders = self.reorder and self._fits(seams.PICK)
+                within_bytes = self.runtime.manager.device_limit_bytes if reorders else None
                 prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, self.device.resident_bytes, within_bytes)
                 self._look_ahead.plan(prompt, execution_list)
                 self.runtime.post(self._started(prompt, now_s))
@@ -285,9 +287,11 @@ class ComfyHost:
         """Host copies of everything, or one copy of each: the second where the prompt's weights do not fit into host memory."""
         assert prompt.graph is not None
         total_bytes = sum(component.size_bytes for component in prompt.graph.components.values())
-        fits = any(fit.name == seams.PIN.name and fit.fits for fit in self.fits)
-        self.device.exclusive = dynamic_vram() and fits and total_bytes > self.device.host_capacity_bytes()
+        self.device.exclusive = dynamic_vram() and self._fits(seams.PIN) and total_bytes > self.device.host_capacity_bytes()
         self.device.victims = self.runtime.manager.device_victims
+
+    def _fits(self, seam: seams.Seam) -> bool:
+        return any(fit.name == seam.name and fit.fits for fit in self.fits)
 
     def _look_at_device(self) -> None:
         room_bytes, limit_bytes = self.device.room_bytes(), self.runtime.manager.device_limit_bytes

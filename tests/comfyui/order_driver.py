@@ -9,10 +9,10 @@ schedules the prompt and every node counts as done as soon as it is staged.
 Answer: {"outputs", "cached", "stages": [[node, picked first in the prediction made just before, the whole prediction], ...],
 "done": nodes in the order in which they completed, "predicted", "predicted_lazy": from the prompt alone, "error"}
 
-A request {"prompt", "outputs", "models": models folder, "hosted": {"device_limit_bytes": bytes or null, "reorder": true or false} or null}
-runs the prompt anew, with the pack's host around the executor unless "hosted" is null. Answer: {"done", "announced": the order that the
-host foretold when the prompt began, "results": digests by node of what the nodes made, "fits": whether every seam fits, "error",
-"failures": of the host}
+A request {"prompt", "outputs", "models": models folder, "hosted": {"device_limit_bytes": bytes or null, "reorder": true or false,
+"other_pick": true if ComfyUI's choice of a node is to be a function with other parameters} or null} runs the prompt anew, with the pack's
+host around the executor unless "hosted" is null. Answer: {"done", "announced": the order that the host foretold when the prompt began,
+"results": digests by node of what the nodes made, "unfit": names of the seams that do not fit, "error", "failures": of the host}
 """
 
 from __future__ import annotations
@@ -189,6 +189,7 @@ class Driver:
 
     def hosted(self, request: dict[str, Any]) -> dict[str, Any]:
         import folder_paths
+        from comfy_execution.graph import ExecutionList
 
         from residency.comfyui.host import ComfyHost
         from residency.events import PromptStarted
@@ -206,7 +207,10 @@ class Driver:
                 announced.append([visit.node_id for visit in event.timeline.visits])
             return post(event)
 
+        pick = ExecutionList.ux_friendly_pick_node
         if wish is not None:
+            if wish["other_pick"]:
+                ExecutionList.ux_friendly_pick_node = lambda this, ready: pick(this, ready)
             host.runtime.post = listen  # type: ignore[method-assign]
             host.reorder = wish["reorder"]
             host._device_limit_bytes = wish["device_limit_bytes"]  # this machine's device may have no memory of its own
@@ -217,12 +221,13 @@ class Driver:
         finally:
             if wish is not None:
                 host.uninstall()
+                ExecutionList.ux_friendly_pick_node = pick
         failures = [data for event, data in self.executor.status_messages if event == "execution_error"]
         return {
             "done": self.recorder.done,
             "announced": announced,
             "results": self.recorder.results,
-            "fits": all(fit.fits for fit in host.fits),
+            "unfit": [fit.name for fit in host.fits if not fit.fits],
             "error": failures[0]["exception_message"] if failures else None,
             "failures": host.failures,
         }
