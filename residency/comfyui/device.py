@@ -203,7 +203,7 @@ class DeviceMover:
                 if memory.available_bytes() > SNAPSHOT_HEADROOM_BYTES:
                     self.snapshots.keep(patcher)
                 else:
-                    self.snapshots.forget(patcher.model)
+                    self.snapshots.clear()  # what is on the device will be copied back, as stock would
 
     def after_load(self, patchers: Iterable[Any], working_set_bytes: int) -> None:
         """ComfyUI has made room for these and gives each layer its bytes when it computes: bring what is pinned over at the full rate."""

@@ -183,6 +183,12 @@ def test_an_interrupt_stops_the_prompt_and_everything_that_was_announced(server:
     assert server.get_json("/residency/status")["failures"] == 0
 
 
+def moved_bytes(trace: dict[str, Any], name: str) -> int:
+    """What the transfers of a trace have read of the component of that name."""
+    keys = {component["key"] for component in trace["components"] if component["name"] == name}
+    return sum(transfer["moved_bytes"] for transfer in trace["transfers"] if transfer["component"] in keys)
+
+
 def test_the_timeline_runs_on_into_the_queue(server: Server, models: Path):
     """What a queued prompt needs is announced while the one before it still runs, and is not waste there."""
     forget(server)
@@ -207,8 +213,8 @@ def test_the_timeline_runs_on_into_the_queue(server: Server, models: Path):
     names = {component["key"]: component["name"] for component in trace["components"]}
     assert "residency_expert_b" in {names[d["component"]] for d in trace["decisions"] if d["kind"] == "prefetch"}
     assert trace["summary"]["wasted_bytes"] == 0
-    # and the prompt that was queued finds it there: nothing is read a second time
+    # and the prompt that was queued finds it there: no byte is read a second time, at most its last ones land in the second trace
     next_one = server.get_json(f"/residency/trace?prompt_id={second}")
-    names = {component["key"]: component["name"] for component in next_one["components"]}
-    moved = {names[transfer["component"]]: transfer["moved_bytes"] for transfer in next_one["transfers"]}
-    assert moved.get("residency_expert_b", 0) == 0
+    (size_bytes,) = {part["size_bytes"] for part in next_one["components"] if part["name"] == "residency_expert_b"}
+    assert moved_bytes(trace, "residency_expert_b") > 0
+    assert moved_bytes(trace, "residency_expert_b") + moved_bytes(next_one, "residency_expert_b") <= size_bytes

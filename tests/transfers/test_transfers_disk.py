@@ -12,6 +12,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from mmap import PAGESIZE
 from pathlib import Path
 
@@ -389,7 +390,8 @@ def test_an_asyncio_host_awaits_the_future_and_a_cancelled_task_harms_nothing(
         gate.open.set()
         await asyncio.wrap_future(future)
 
-    asyncio.run(host())
+    with ThreadPoolExecutor(1) as away:  # from the browser tests' event loop, which lives in this thread
+        away.submit(asyncio.run, host()).result()
     assert isinstance(mover.wait("flux"), TransferDone)
 
 
