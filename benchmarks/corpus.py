@@ -21,16 +21,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from residency.commands.machines import machine as machine_of
 from residency.component import Component
-from residency.simulate import GB, OURS, STOCK, Drive, Machine, Program, Step, bound_s, run
+from residency.simulate import GB, OURS, STOCK, Machine, Program, Step, bound_s, run
 
 DEVICE_GB = (8, 16, 24, 48)
 HOST_GB = (16, 32, 64, 128)
 # Sequential rates of the drive classes, GB/s. A second reader costs a hard disk most of its rate in seeks.
 DRIVES = {"HDD": (0.16, 0.01, 0.4), "SATA": (0.53, 0.0, 1.0), "NVMe": (3.5, 0.0, 1.0)}
 LINKS = {"PCIe 3x8": 6.5, "PCIe 4x16": 25.0, "PCIe 5x16": 50.0}
-FRESH_PIN_GB_S = 2.3  # measured on an H100 host
-PAGEABLE_GB_S = 7.8  # the same
 
 SIZES_GB = {
     "sdxl base": 5.1, "sdxl refiner": 4.5, "sdxl clip": 1.6, "refiner clip": 1.4, "sdxl vae": 0.17,
@@ -85,28 +84,9 @@ def program(name: str) -> Program:
 
 
 def machine(device_gb: int, host_gb: int, drive: str, link: str) -> Machine:
-    """The rules of the H100 baseline on another machine.
-
-    The one consumer reads and pins in turn: on the H100 1 / (1/1.65 + 1/2.3) = 0.96 GB/s, where 1.0 was measured.
-    """
+    """The rules of the H100 baseline on another machine."""
     rate, latency_s, contended = DRIVES[drive]
-    floor = int(host_gb * GB * 0.1)
-    return Machine(
-        name=f"{device_gb} GB, {host_gb} GB RAM, {drive}, {link}",
-        drives=(Drive(rate * GB, GB / (1 / rate + 1 / FRESH_PIN_GB_S), latency_s, contended),),
-        device_bytes=device_gb * GB,
-        host_bytes=(host_gb - 3) * GB,
-        pinned_bytes_per_s=LINKS[link] * GB,
-        pageable_bytes_per_s=min(PAGEABLE_GB_S, LINKS[link] / 2) * GB,
-        pinned_back_bytes_per_s=LINKS[link] * GB,
-        pageable_back_bytes_per_s=min(PAGEABLE_GB_S, LINKS[link] / 2) * GB,
-        page_cache_bytes_per_s=7 * GB,
-        fresh_pin_bytes_per_s=FRESH_PIN_GB_S * GB,
-        device_overhead_bytes=GB // 2,
-        pin_floor_bytes=max(2 * GB, floor // 2),
-        idle_floor_bytes=max(2 * GB, min(10 * GB, floor)),
-        budget_floor_bytes=floor,
-    )
+    return machine_of(device_gb * GB, host_gb * GB, rate * GB, LINKS[link] * GB, latency_s, contended)
 
 
 def rows() -> Iterator[dict[str, Any]]:

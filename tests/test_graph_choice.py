@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from graph_story import live_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -172,20 +173,10 @@ def test_after_each_node_the_order_of_the_rest_is_the_rest_of_the_order(
     """The prediction from the live list, with what has run so far, is the one that was made before the prompt began."""
     prompt, computes, limit = story
     outputs = [node_id for node_id, each in prompt.items() if each["class_type"] == "Output"]
-    inserted: list[str] = []
-    for output in outputs:
-        stack = [output]
-        while stack:
-            node_id = stack.pop()
-            if node_id not in inserted:
-                inserted.append(node_id)
-                stack += [value[0] for value in prompt[node_id]["inputs"].values()]
     live = grouping(computes, limit)
     whole = predict_order(prompt, outputs, TRAITS.get, grouping=live)
     for done, node_id in enumerate(whole):
-        pending = [node_id for node_id in inserted if node_id not in whole[:done]]
-        blocking: dict[str, dict[str, Any]] = {n: {t: {} for t in pending if [n, 0] in prompt[t]["inputs"].values()} for n in pending}
-        count = {n: sum(n in targets for targets in blocking.values()) for n in pending}
+        pending, count, blocking = live_list(prompt, outputs, whole[:done])
         assert predict_pending(pending, count, blocking, prompt.get, TRAITS.get, grouping=live) == whole[done:]
         live.ran(node_id)
 

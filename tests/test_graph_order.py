@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from graph_story import live_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -166,18 +167,8 @@ def test_after_each_node_the_pending_order_is_the_rest_of_the_order(prompt: dict
     """Nothing happens that the graph did not say: replanning changes nothing."""
     outputs = [node_id for node_id, each in prompt.items() if each["class_type"] == "Output"]
     whole = predict_order(prompt, outputs, TRAITS.get)
-    inserted: list[str] = []
-    for output in outputs:
-        stack = [output]
-        while stack:
-            node_id = stack.pop()
-            if node_id not in inserted:
-                inserted.append(node_id)
-                stack += [value[0] for value in prompt[node_id]["inputs"].values()]
     for done in range(len(whole)):
-        pending = [node_id for node_id in inserted if node_id not in whole[:done]]
-        blocking: dict[str, dict[str, Any]] = {n: {t: {} for t in pending if [n, 0] in prompt[t]["inputs"].values()} for n in pending}
-        count = {n: sum(n in targets for targets in blocking.values()) for n in pending}
+        pending, count, blocking = live_list(prompt, outputs, whole[:done])
         assert predict_pending(pending, count, blocking, prompt.get, TRAITS.get) == whole[done:]
 
 

@@ -61,8 +61,10 @@ def describe(options: argparse.Namespace, disk_bytes_per_s: float | None = None,
     return Described(machine(vram_bytes, ram_bytes, disk, link), "Machine: " + ", ".join(parts))
 
 
-def machine(vram_bytes: int, ram_bytes: int, disk_bytes_per_s: float, link_bytes_per_s: float) -> Machine:
-    """A machine of these sizes and rates, ComfyUI's floors as in its source.
+def machine(
+    vram_bytes: int, ram_bytes: int, disk_bytes_per_s: float, link_bytes_per_s: float, latency_s: float = 0.0, contended_share: float = 1.0
+) -> Machine:
+    """A machine of these sizes and rates, ComfyUI's floors as in its source; the last two as in Drive.
 
     The one consumer reads and pins in turn: on the H100 1 / (1/1.65 + 1/2.3) = 0.96 GB/s, where 1.0 was measured.
     """
@@ -71,7 +73,7 @@ def machine(vram_bytes: int, ram_bytes: int, disk_bytes_per_s: float, link_bytes
     pageable = min(PAGEABLE_BYTES_PER_S, link_bytes_per_s / 2)
     return Machine(
         name=f"{written(vram_bytes)} VRAM, {written(ram_bytes)} RAM",
-        drives=(Drive(disk_bytes_per_s, single),),
+        drives=(Drive(disk_bytes_per_s, single, latency_s, contended_share),),
         device_bytes=vram_bytes,
         host_bytes=max(ram_bytes // 2, ram_bytes - SYSTEM_BYTES),
         pinned_bytes_per_s=link_bytes_per_s,
