@@ -25,6 +25,7 @@ class DeviceTier:
     held: dict[str, int] = field(default_factory=dict)
     in_flight: dict[str, int] = field(default_factory=dict)  # bytes still to come
     refused: set[str] = field(default_factory=set)  # not asked for again in this prompt
+    cancelled: set[str] = field(default_factory=set)  # told to stop: that it stopped is no refusal
     room_bytes: int | None = None
     in_host: Mapping[str, int] | None = None  # bytes with a copy in host memory; None: not told
 
@@ -37,8 +38,9 @@ class DeviceTier:
     def arrived(self, key: str, present_bytes: int, refused: bool) -> None:
         """A transfer has ended."""
         self.in_flight.pop(key, None)
-        if refused:
+        if refused and key not in self.cancelled:
             self.refused.add(key)
+        self.cancelled.discard(key)
         gained_bytes = present_bytes - self.held.get(key, 0)
         if gained_bytes > 0 and self.room_bytes is not None:
             self.held[key] = present_bytes
@@ -52,33 +54,42 @@ class DeviceTier:
         if kept_bytes > 0:
             self.held[key] = kept_bytes
 
-    def make_room(self, view: View) -> list[Instruction]:
-        """For the node that starts now: all the room that its weights need, at once."""
+    def node_starts(self, view: View) -> list[Instruction]:
+        """For the node that starts now: all the room that its weights need, at once; and, where it is known what the node computes with
+        beside them, what the next ones need already. The device stands still between two nodes: giving room back costs least now. In the
+        middle of one it waits for all that is announced, and stood still for 0.1 s then (H100, a step of 0.22 s)."""
         if self.room_bytes is None:
             return []
-        needed_bytes = sum(
-            max(0, view.components[key].size_bytes - self.held.get(key, 0)) for key in view.running if key in view.components
-        )
-        if needed_bytes == 0:
-            return []  # nothing comes in: what it computes with beside its weights is the allocator's to find
-        needed_bytes += view.timeline.visits[view.position].working_set_bytes
         visit = view.timeline.visits[view.position]
-        reason = f"makes room for {visit.class_type} {visit.node_id}"
-        return list(self._evict(needed_bytes - self.room_bytes, view, NEVER, reason, dict(self.held)))
+        held = dict(self.held)
+        needed_bytes = sum(max(0, view.components[key].size_bytes - held.get(key, 0)) for key in view.running if key in view.components)
+        # nothing comes in: what it computes with beside its weights is the allocator's to find
+        short_bytes = needed_bytes + visit.working_set_bytes - self.room_bytes if needed_bytes else 0
+        evictions = self._evict(short_bytes, view, NEVER, f"makes room for {visit.class_type} {visit.node_id}", held)
+        if visit.working_set_bytes == 0 and view.running:
+            return list(evictions)
+        freed_bytes = sum(one.size_bytes for one in evictions)
+        spare_bytes = self.room_bytes + freed_bytes - needed_bytes - visit.working_set_bytes
+        return [*evictions, *self._bring_next(view, spare_bytes, held)]
 
-    def bring_next(self, view: View) -> list[Instruction]:
-        """While a node computes: what the next ones compute with, in order, as far as there is room or something needed later can leave."""
+    def node_steps(self, view: View) -> list[Instruction]:
+        """While a node computes, its working set is part of what was seen: what the next ones compute with. Something leaves for it only
+        where that was not done when the node started."""
         if self.room_bytes is None:
             return []
+        looked_ahead = view.timeline.visits[view.position].working_set_bytes > 0
+        return self._bring_next(view, self.room_bytes, dict(self.held), may_evict=not looked_ahead)
+
+    def _bring_next(self, view: View, room_bytes: int, held: dict[str, int], *, may_evict: bool = True) -> list[Instruction]:
+        """What the next nodes compute with, in order, as far as there is room or something needed later can leave."""
         instructions: list[Instruction] = []
-        held = dict(self.held)
-        room_bytes = self.room_bytes - sum(self.in_flight.values())
+        room_bytes -= sum(size_bytes for key, size_bytes in self.in_flight.items() if key not in view.running)
         for key, needed_at in _next_uses(view):
             whole_bytes = view.components[key].size_bytes
             missing_bytes = min(whole_bytes, whole_bytes if self.in_host is None else self.in_host.get(key, 0)) - held.get(key, 0)
             if missing_bytes <= 0 or key in self.in_flight or key in self.refused or not view.may_prefetch(key):
                 continue
-            if missing_bytes > room_bytes:
+            if missing_bytes > room_bytes and may_evict:
                 why = f"makes room for {view.components[key].name}"
                 short_bytes = int(min(missing_bytes, view.comes_bytes)) - room_bytes
                 evictions = self._evict(short_bytes, view, needed_at, why, held, spared=key)
@@ -103,7 +114,9 @@ class DeviceTier:
 
     def cancel(self, keys: Iterable[str], view: View, reason: str) -> list[Instruction]:
         """Give up what is on its way; the mover's answer settles it."""
-        return [Cancel(view.components[key], Tier.DEVICE, reason) for key in keys if key in self.in_flight and key in view.components]
+        stopping = [key for key in keys if key in self.in_flight and key in view.components]
+        self.cancelled.update(stopping)
+        return [Cancel(view.components[key], Tier.DEVICE, reason) for key in stopping]
 
     def _evict(
         self, short_bytes: int, view: View, needed_after: float, reason: str, held: dict[str, int], *, spared: str = ""

@@ -142,7 +142,7 @@ class Manager:
         if self._placements.off:
             return []
         instructions = self._device.cancel(self._running, self._device_view(), "its node loads the rest itself")
-        instructions += self._device.make_room(self._device_view())
+        instructions += self._device.node_starts(self._device_view())
         if host.budget.in_flight:
             instructions += host.cancel(self._ahead_of_its_turn(position), "a node that runs now reads another file first")
             for use in uses:
@@ -273,7 +273,7 @@ class Manager:
         self._device.observe(event.held, event.room_bytes, event.in_host)
         if self._placements.off or not self._running:
             return []
-        return self._device.bring_next(self._device_view())
+        return self._device.node_steps(self._device_view())
 
     # --- what the user asks ---
 

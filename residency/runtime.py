@@ -115,6 +115,12 @@ class Runtime:
             if self.trace is not None:
                 self.trace.foretold(prediction)
 
+    def crossed(self, size_bytes: int, seconds: float) -> None:
+        """Write into the running trace that so many bytes crossed the link to the device in so long, at its full pace."""
+        with self._lock:
+            if self.trace is not None:
+                self.trace.crossed(size_bytes, seconds)
+
     def set_host_limit(self, limit_bytes: int) -> None:
         """Tell the manager what the host tier may hold, when it has changed."""
         if limit_bytes != self.manager.host.limit_bytes:

@@ -93,7 +93,8 @@ class Trace:
         self._unread: dict[tuple[str, Tier], int] = {}  # bytes moved ahead and not used by a node yet
         self._followed: set[str] = set()  # in flight while a node read them: what lands later is not waste
         self._prefetched_bytes = self._onloaded_bytes = self._wasted_bytes = self._evicted_bytes = 0
-        self._compute_s = self._stall_s = self._wait_s = 0.0
+        self._compute_s = self._stall_s = self._wait_s = self._crossing_s = 0.0
+        self._crossed_bytes = 0
         self._replans = 0
         self._prediction: Prediction | None = None
 
@@ -145,6 +146,11 @@ class Trace:
     def foretold(self, prediction: Prediction) -> None:
         """Keep what earlier runs say of this prompt, to be held against what it takes."""
         self._prediction = prediction
+
+    def crossed(self, size_bytes: int, seconds: float) -> None:
+        """Keep how fast bytes crossed the link to the device while they were crossing."""
+        self._crossed_bytes += size_bytes
+        self._crossing_s += seconds
 
     def _replanned(self, event: Replanned) -> None:
         before, after = self._ids_of(self._timeline), self._ids_of(event.timeline)
@@ -259,6 +265,7 @@ class Trace:
             "wait_s": self._wait_s,
             "prefetched_bytes": self._prefetched_bytes,
             "onloaded_bytes": self._onloaded_bytes,
+            "onload_bytes_per_s": self._crossed_bytes / self._crossing_s if self._crossing_s > 0 else None,
             "wasted_bytes": self._wasted_bytes,
             "evicted_bytes": self._evicted_bytes,
             "nodes": len(self._nodes),

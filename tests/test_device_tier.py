@@ -35,51 +35,51 @@ def said(instructions):
 
 def test_a_node_gets_all_its_room_at_once_from_what_is_needed_last():
     tier = seen(2, t=10, b=12)
-    decided = tier.make_room(at(1, "tabt", components(t=10, a=12, b=12)))
+    decided = tier.node_starts(at(1, "tabt", components(t=10, a=12, b=12)))
     assert said(decided) == [("Evict", "t", 10)]
 
 
 def test_only_as_much_leaves_as_is_short_and_the_end_of_it_first():
     tier = seen(8, t=10)
-    decided = tier.make_room(at(1, "ta", components(t=10, a=12)))
+    decided = tier.node_starts(at(1, "ta", components(t=10, a=12)))
     assert said(decided) == [("Evict", "t", 4)]
     assert "nothing needs it any more" in decided[0].reason
 
 
 def test_while_a_node_computes_the_next_ones_weights_come_over():
     tier = seen(10, a=12)
-    decided = tier.bring_next(at(0, "ab", components(a=12, b=12)))
+    decided = tier.node_steps(at(0, "ab", components(a=12, b=12)))
     assert said(decided) == [("Prefetch", "b", 10)]
 
 
 def test_what_is_needed_later_leaves_for_what_is_needed_sooner():
     tier = seen(2, a=12, t=10)
-    decided = tier.bring_next(at(0, "abt", components(t=10, a=12, b=12)))
+    decided = tier.node_steps(at(0, "abt", components(t=10, a=12, b=12)))
     assert said(decided) == [("Evict", "t", 10), ("Prefetch", "b", 12)]
 
 
 def test_what_is_needed_sooner_never_leaves_for_what_is_needed_later():
     tier = seen(0, a=12, b=12)
-    assert tier.bring_next(at(0, "abc", components(a=12, b=12, c=12))) == []
+    assert tier.node_steps(at(0, "abc", components(a=12, b=12, c=12))) == []
 
 
 def test_a_lower_priority_leaves_before_a_later_use():
     tier = seen(0, b=10, c=10)
-    decided = tier.make_room(at(0, "abc", components(a=10, b=10, c=10), priority={"a": 0, "b": -1, "c": 0}.get))
+    decided = tier.node_starts(at(0, "abc", components(a=10, b=10, c=10), priority={"a": 0, "b": -1, "c": 0}.get))
     assert said(decided) == [("Evict", "b", 10)]
 
 
 def test_a_refused_transfer_is_not_asked_for_again():
     tier = seen(10, a=12)
     view = at(0, "ab", components(a=12, b=12))
-    tier.bring_next(view)
+    tier.node_steps(view)
     tier.arrived("b", 0, refused=True)
-    assert tier.bring_next(view) == []
+    assert tier.node_steps(view) == []
 
 
 def test_nothing_is_done_before_the_device_was_seen():
     tier, view = DeviceTier(), at(0, "ab", components(a=12, b=12))
-    assert tier.make_room(view) == [] and tier.bring_next(view) == []
+    assert tier.node_starts(view) == [] and tier.node_steps(view) == []
 
 
 @given(st.text("abcd", min_size=1, max_size=12), st.integers(1, 60), st.integers(0, 11))
@@ -87,7 +87,7 @@ def test_when_everything_is_there_nothing_moves(order, room, position):
     parts = components(a=5, b=6, c=7, d=8)
     tier = seen(room, a=5, b=6, c=7, d=8)
     view = at(position % len(order), order, parts)
-    assert tier.make_room(view) == [] and tier.bring_next(view) == []
+    assert tier.node_starts(view) == [] and tier.node_steps(view) == []
 
 
 @given(
@@ -100,7 +100,7 @@ def test_the_room_holds_and_what_runs_or_flies_stays(order, held, room, position
     sizes = {"a": 9, "b": 9, "c": 9, "d": 9}
     tier = seen(room, **held)
     view = at(position % (len(order) - 1), order, components(**sizes))
-    instructions = tier.bring_next(view)
+    instructions = tier.node_steps(view)
     freed = sum(one.size_bytes for one in instructions if isinstance(one, Evict))
     brought = sum(one.size_bytes - tier.held.get(one.component.key, 0) for one in instructions if isinstance(one, Prefetch))
     evicted = {one.component.key for one in instructions if isinstance(one, Evict)}
@@ -111,18 +111,18 @@ def test_the_room_holds_and_what_runs_or_flies_stays(order, held, room, position
 def test_for_what_comes_early_nothing_leaves_that_has_no_copy_in_the_host():
     tier = DeviceTier()
     tier.observe({"a": 12 * MB, "t": 10 * MB}, 2 * MB, {"b": 12 * MB, "t": 4 * MB})
-    assert said(tier.bring_next(at(0, "abt", components(t=10, a=12, b=12)))) == [("Prefetch", "b", 2)]
+    assert said(tier.node_steps(at(0, "abt", components(t=10, a=12, b=12)))) == [("Prefetch", "b", 2)]
 
 
 def test_only_what_the_host_holds_comes_early():
     tier = DeviceTier()
     tier.observe({"a": 12 * MB}, 20 * MB, {"b": 5 * MB})
-    assert said(tier.bring_next(at(0, "ab", components(a=12, b=12)))) == [("Prefetch", "b", 5)]
+    assert said(tier.node_steps(at(0, "ab", components(a=12, b=12)))) == [("Prefetch", "b", 5)]
 
 
 def test_no_more_leaves_than_can_cross_the_link_while_the_node_computes():
     tier = seen(0, a=12, t=10)
-    decided = tier.bring_next(at(0, "abt", components(t=10, a=12, b=12), comes_bytes=3 * MB))
+    decided = tier.node_steps(at(0, "abt", components(t=10, a=12, b=12), comes_bytes=3 * MB))
     assert said(decided) == [("Evict", "t", 3), ("Prefetch", "b", 3)]
 
 

@@ -1,7 +1,7 @@
 """The device mover of the ComfyUI host: brings weights to the device ahead of their use, and gives their room back.
 
-Everything happens on the executor thread at safe points: node boundaries, ComfyUI's own load of a model, the steps of a sampler
-(`advance`). Which of ComfyUI's two patchers a model uses is asked of the model, each time:
+Everything happens on the executor thread at safe points: node boundaries (`node_starts`), ComfyUI's own load of a model, the steps of a
+sampler (`advance`). Which of ComfyUI's two patchers a model uses is asked of the model, each time:
 
 - dynamic (comfy-aimdo): onload copies pinned bytes into the model's device pages on a stream of its own; evicting frees pages.
 - legacy: a model leaves as a whole, without being copied back, because the host copy stays (`snapshot.py`). It is not prefetched.
@@ -26,6 +26,7 @@ import torch
 from ..component import Component, Tier
 from ..events import Cancel, Event, Evict, Evicted, Prefetch, TransferDone, TransferStopped
 from ..transfers import memory
+from .gate import Gate, LinkRate
 from .lm import WholePatcher
 from .models import Models
 from .snapshot import Snapshots
@@ -38,8 +39,11 @@ except ImportError:  # a ComfyUI without comfy-aimdo has no dynamic models eithe
 
 log = logging.getLogger("residency")
 
-# Free device memory that a prefetch leaves: the allocator's own margin is 0.25 GiB, and what it needs beside is taken back page by page.
+# Free device memory that copies leave: the allocator's own margin is 0.25 GiB, and what it needs beside is taken back page by page. Less
+# where it is known what the node computes with beside its weights: that is left free as well.
 HEADROOM_BYTES = 1024**3
+KNOWN_HEADROOM_BYTES = 512 * 1024**2
+PINNED_SHARE = 0.98  # of a model's bytes: what is pinned by then counts as all of it; pages are rounded up, small tensors kept elsewhere
 # Copies announced per step: at the pinned rate of PCIe 5 (43 GB/s) one step of 0.2 s hides 8 GB; half of it leaves the link to the model.
 STEP_BYTES = 4 * 10**9
 # Host copies of models on the device are kept while this much memory is available beside them.
@@ -79,6 +83,11 @@ class DeviceMover:
         device = model_management.get_torch_device()
         self._device = device if device.type == "cuda" else None  # asked once: this is looked at before every node
         self._stream: torch.cuda.Stream | None = None
+        self.gate = Gate()
+        self.link = LinkRate()
+        self._headroom_bytes = HEADROOM_BYTES  # of the node that runs
+        self._working_set_bytes = 0
+        self._has_steps = False
         self._busy = threading.RLock()
 
     # --- what is there ---
@@ -92,7 +101,8 @@ class DeviceMover:
                 pins = patcher.model.dynamic_pins[patcher.load_device]
                 # "weights-loaded" pins are of weights that were on the device when they were pinned: the same bytes, counted once
                 both_bytes = max(patcher.loaded_size(), _pinned_bytes(pins, "weights-loaded"))
-                resident_bytes = max(resident_bytes, _pinned_bytes(pins, "weights") + both_bytes)
+                images_bytes = self.pages.held_bytes(patcher) if self.pages else 0
+                resident_bytes = max(resident_bytes, _pinned_bytes(pins, "weights") + both_bytes + images_bytes)
             elif patcher.load_device != patcher.offload_device:
                 resident_bytes = max(resident_bytes, int(patcher.loaded_size()))
         return resident_bytes
@@ -101,6 +111,14 @@ class DeviceMover:
         """Bytes on the device by component."""
         found = {key: sum(_device_bytes(loaded.model) for loaded in self.models.loaded(key)) for key in self.models.alive()}
         return {key: size_bytes for key, size_bytes in found.items() if size_bytes > 0}
+
+    def in_host(self) -> dict[str, int]:
+        """Bytes by component that have a copy in host memory which can cross the link at its full rate, or stands in for the device's."""
+        found: dict[str, int] = {}
+        for key in self.models.alive() if not self.exclusive else ():
+            for loaded in self.models.loaded(key):
+                found[key] = found.get(key, 0) + _copied_bytes(loaded.model)
+        return found
 
     def host_capacity_bytes(self) -> int:
         """What host copies of weights could take in all: what is available, and what ComfyUI's and our pinned copies hold already."""
@@ -111,7 +129,7 @@ class DeviceMover:
         """What weights may take beside all that is on the device now; None where it has no memory of its own."""
         if self._device is None:
             return None
-        return int(model_management.get_free_memory(self._device)) - HEADROOM_BYTES - self.spared_bytes
+        return int(model_management.get_free_memory(self._device)) - self._headroom_bytes - self.spared_bytes
 
     # --- instructions ---
 
@@ -162,33 +180,90 @@ class DeviceMover:
 
     # --- safe points ---
 
+    def expect(self, working_set_bytes: int) -> None:
+        """A node is about to start that needs so many bytes beside its weights; 0: nobody knows."""
+        self._working_set_bytes = working_set_bytes
+        self._headroom_bytes = KNOWN_HEADROOM_BYTES if working_set_bytes else HEADROOM_BYTES
+
+    def node_starts(self, keys: Iterable[str], *, has_steps: bool) -> None:
+        """The node that starts computes with these: what is pinned of them crosses at once, beside ComfyUI's own preparations. What was
+        announced for later nodes follows; where the node `has_steps`, between two of them, which hides the announcing as well."""
+        if self._device is None or onload is None:
+            return
+        self._has_steps = has_steps
+        complete = True
+        with self._busy:
+            self._settle()
+            for key in keys:
+                for loaded in self.models.loaded(key):
+                    if loaded.model.is_dynamic() and not self.exclusive:
+                        complete = self._bring(loaded.model, self._working_set_bytes) and complete
+        if complete and not has_steps:
+            self._advance(None, self._working_set_bytes)
+
     def advance(self) -> None:
-        """Carry announced copies on as far as there is room. Called at node starts and at the steps of a running node."""
+        """Between two steps of a node: carry announced copies on as far as there is room, and no more than a step hides. What the node
+        computes with is part of what is there."""
+        self._advance(STEP_BYTES, 0)
+
+    def _advance(self, limit_bytes: int | None, working_set_bytes: int) -> None:
         if not self._pending:
             return
         with self._busy:
-            left_bytes = STEP_BYTES
+            self._settle()
+            left_bytes = limit_bytes
             for key, pending in list(self._pending.items()):
                 loaded = next(self.models.loaded(key), None)
                 if loaded is None:
                     self._finish(self._pending.pop(key), onload.Stop.UNKNOWN.value)
                     continue
-                device = loaded.model.load_device
-                room_bytes = min(left_bytes, _free_bytes(device) - HEADROOM_BYTES - self.spared_bytes)
+                room_bytes = self._room_for_copies(loaded.model.load_device, working_set_bytes)
+                if left_bytes is not None:
+                    room_bytes = min(left_bytes, room_bytes)
                 if room_bytes <= pending.retry_bytes:
                     break
-                done = onload.onload(loaded.model, self._copies(device), room_bytes, pending.size_bytes)
-                left_bytes -= done.moved_bytes
+                done = self._copy(loaded.model, room_bytes, pending.size_bytes)
+                if left_bytes is not None:
+                    left_bytes -= done.moved_bytes
                 pending.moved_bytes += done.moved_bytes
                 pending.retry_bytes = 0 if done.moved_bytes else room_bytes + RETRY_BYTES
                 if done.stop is not onload.Stop.ROOM:
                     reason = "" if done.stop is onload.Stop.END else done.stop.value
                     self._finish(self._pending.pop(key), reason, done.resident_bytes)
 
+    def _bring(self, patcher: Any, working_set_bytes: int) -> bool:
+        """Announce the copies of a model that is computed with now. Whether all of it is on the device or on its way."""
+        if onload.is_complete(patcher):
+            return True
+        room_bytes = self._room_for_copies(patcher.load_device, working_set_bytes)
+        if room_bytes <= 0:
+            return False
+        return bool(self._copy(patcher, room_bytes, patcher.model_size()).stop is onload.Stop.END)
+
+    def _copy(self, patcher: Any, room_bytes: int, size_bytes: int) -> onload.Progress:
+        stream = self._copies(patcher.load_device)
+        began = self.link.begin(stream)
+        done = onload.onload(patcher, stream, self.gate, room_bytes, size_bytes)
+        self.link.end(began, stream, done.moved_bytes)
+        return done
+
+    def _room_for_copies(self, device: torch.device, working_set_bytes: int) -> int:
+        """Device memory that copies may take beside what the node that runs has yet to allocate."""
+        free_bytes = _free_bytes(device)
+        if working_set_bytes:  # torch takes it from what it has kept, first
+            working_set_bytes -= int(model_management.get_free_memory(device)) - free_bytes
+        return free_bytes - max(0, working_set_bytes) - self._headroom_bytes - self.spared_bytes
+
+    def _settle(self) -> None:
+        """Nobody needs to wait for copies that have arrived."""
+        if self._stream is not None and self._stream.query():
+            self.gate.forget()
+
     def before_load(self, patchers: Iterable[Any], working_set_bytes: int = 0) -> None:
-        """ComfyUI is about to load these: what is on its way must have arrived, and host copies are held on to."""
+        """ComfyUI is about to load these: what is on its way to them is theirs now, and host copies are held on to."""
         with self._busy:
-            self.wait_for_copies()
+            if self.gate.open:
+                self.wait_for_copies()
             for patcher in patchers:
                 pending = self._pending.pop(self._key_of(patcher), None)
                 if pending is not None:
@@ -207,15 +282,22 @@ class DeviceMover:
 
     def after_load(self, patchers: Iterable[Any], working_set_bytes: int) -> None:
         """ComfyUI has made room for these and gives each layer its bytes when it computes: bring what is pinned over at the full rate."""
+        if onload is None:
+            return
+        complete = True
         with self._busy:
-            if onload is None:
-                return
             for patcher in patchers:
-                if patcher.is_dynamic() and patcher.load_device.type == "cuda" and not onload.is_complete(patcher):
-                    room_bytes = _free_bytes(patcher.load_device) - max(HEADROOM_BYTES, working_set_bytes) - self.spared_bytes
-                    if room_bytes > 0:
-                        onload.onload(patcher, self._copies(patcher.load_device), room_bytes, patcher.model_size())
-            self.wait_for_copies()
+                if patcher.is_dynamic() and patcher.load_device.type == "cuda":
+                    complete = self._bring(patcher, self._working_set_bytes or working_set_bytes) and complete
+            if self.gate.open:
+                self.wait_for_copies()
+        if complete and not self._has_steps:
+            self._advance(None, self._working_set_bytes)
+
+    def before_pin(self) -> None:
+        """ComfyUI is about to pin a module's bytes, and may take another module's pinned memory for it: copies from there must be over."""
+        if self._stream is not None and not self._stream.query():
+            self._stream.synchronize()
 
     def may_pin(self, subset: str) -> bool:
         """Whether ComfyUI may make a host copy of weights; what is streamed at each step needs one in any case."""
@@ -272,6 +354,7 @@ class DeviceMover:
             unanswered, self._pending = list(self._pending.values()), {}
             if self._stream is not None:
                 self._stream.synchronize()
+            self.gate.forget()
             self.snapshots.clear()
             if self.pages is not None:
                 self.pages.clear()
@@ -312,6 +395,19 @@ def _may_grow(size_bytes: int) -> bool:
 def _pinned_bytes(pins: Any, subset: str) -> int:
     """Bytes of one subset of a dynamic model's pinned host buffers; v0.26 has fewer subsets than v0.33."""
     return int(pins[subset][0].size) if subset in pins else 0
+
+
+def _copied_bytes(patcher: Any) -> int:
+    """Bytes of the model's weights that have a copy in host memory: pinned ones of a dynamic model, all that a legacy one has on the device
+    (its host copy stays, or is made when it leaves)."""
+    device_bytes = _device_bytes(patcher)
+    if not patcher.is_dynamic():
+        return device_bytes
+    pins, buffer = patcher.model.dynamic_pins[patcher.load_device], patcher._vbar_get()
+    pinned_bytes = _pinned_bytes(pins, "weights") + _pinned_bytes(pins, "weights-loaded")
+    if buffer is not None and pinned_bytes >= PINNED_SHARE * buffer.offset:
+        return max(pinned_bytes, device_bytes)
+    return pinned_bytes
 
 
 def _device_bytes(patcher: Any) -> int:

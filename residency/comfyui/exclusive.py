@@ -69,12 +69,12 @@ class _Images:
     good: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary)
     serials: dict[int, int] = field(default_factory=dict)
 
-    def keep_good_only(self, page: int, serial: int | None) -> None:
-        """The page leaves as it is, or without an image: modules that had other bytes on it are good no longer."""
+    def keep_good_only(self, page: int, serial: int | None, modules: Iterable[Any]) -> None:
+        """The page leaves as it is, or without an image: those of its modules that had other bytes on it are good no longer."""
         brought = self.serials.pop(page, None)
-        for module, signature in list(self.good.items()):
-            pages = pages_of(module)
-            if page in pages and (serial is None or serial not in (signature[pages.index(page)], brought)):
+        for module in modules:
+            signature = self.good.get(module)
+            if signature is not None and (serial is None or serial not in (signature[pages_of(module).index(page)], brought)):
                 del self.good[module]
 
 
@@ -102,12 +102,13 @@ class PageStore:
             return 0
         images = self._images_of(patcher.model)
         self._drop_stale(patcher, images)
-        images.good.update(_good_modules(patcher, set(leaving)))
+        on_page = _by_page(patcher)
+        images.good.update(_good_modules(patcher, {module for page in leaving for module in on_page.get(page, ())}))
         stream.wait_stream(torch.cuda.current_stream(patcher.load_device))
         with torch.cuda.stream(stream):
             for page in leaving:
                 slot = self.slots.take()
-                images.keep_good_only(page, None if slot is None else _serial(buffer, page))
+                images.keep_good_only(page, None if slot is None else _serial(buffer, page), on_page.get(page, ()))
                 if slot is not None:
                     slot.copy_(_page(buffer, page, patcher.load_device), non_blocking=True)
                     images.pages[page] = slot
@@ -171,9 +172,10 @@ class PageStore:
     def _sign(self, patcher: Any, images: _Images, brought: set[int]) -> None:
         """The modules whose bytes are all back are resident again: ComfyUI compares these signatures before it computes."""
         residency = patcher._vbar_get().get_residency()
-        for module in weight_modules(patcher):
+        on_page = _by_page(patcher)
+        for module in dict.fromkeys(module for page in sorted(brought) for module in on_page.get(page, ())):
             pages = pages_of(module)
-            if module not in images.good or brought.isdisjoint(pages) or not all(residency[page] & 1 for page in pages):
+            if module not in images.good or not all(residency[page] & 1 for page in pages):
                 continue
             signature = model_vbar.vbar_fault(module._v)
             if signature is None:
@@ -187,13 +189,21 @@ class PageStore:
             model_vbar.vbar_unpin(module._v)
 
 
-def _good_modules(patcher: Any, pages: set[int]) -> dict[Any, Any]:
-    """Signatures of the modules on these pages whose weights on the device are what ComfyUI would compute with."""
+def _by_page(patcher: Any) -> dict[int, list[Any]]:
+    """The model's modules by the pages that they lie on."""
+    found: dict[int, list[Any]] = {}
+    for module in weight_modules(patcher):
+        for page in pages_of(module):
+            found.setdefault(page, []).append(module)
+    return found
+
+
+def _good_modules(patcher: Any, modules: Iterable[Any]) -> dict[Any, Any]:
+    """Signatures of those of the modules whose weights on the device are what ComfyUI would compute with."""
     residency = patcher._vbar_get().get_residency()
     found = {}
-    for module in weight_modules(patcher):
-        own = pages_of(module)
-        if pages.isdisjoint(own) or not all(residency[page] & 1 for page in own):
+    for module in modules:
+        if not all(residency[page] & 1 for page in pages_of(module)):
             continue
         signature = model_vbar.vbar_fault(module._v)
         if signature is not None:

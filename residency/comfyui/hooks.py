@@ -151,13 +151,31 @@ def unload(tell_before: Tell) -> Wrapper:
     return wrapper
 
 
-def pin(may_pin: Callable[[str], bool]) -> Wrapper:
+def cast(before_use: Callable[[Any], None]) -> Wrapper:
+    """Around cast_modules_with_vbar, which every module of a dynamic model goes through before its weights are used. What `before_use`
+    raises must stop the node: its weights have not arrived."""
+
+    def wrapper(original: Any) -> Any:
+        @functools.wraps(original)
+        def cast_modules_with_vbar(comfy_modules: Any, *args: Any, **kwargs: Any) -> Any:
+            before_use(comfy_modules)
+            return original(comfy_modules, *args, **kwargs)
+
+        return cast_modules_with_vbar
+
+    return wrapper
+
+
+def pin(before: Callable[[], None], may_pin: Callable[[str], bool]) -> Wrapper:
     """Around pin_memory: a copy that may not be made is not made; ComfyUI takes that as "no room"."""
 
     def wrapper(original: Any) -> Any:
         @functools.wraps(original)
         def pin_memory(module: Any, subset: str = "weights", *args: Any, **kwargs: Any) -> Any:
-            return original(module, subset, *args, **kwargs) if may_pin(subset) else None
+            if not may_pin(subset):
+                return None
+            before()
+            return original(module, subset, *args, **kwargs)
 
         return pin_memory
 

@@ -33,6 +33,7 @@ from ..events import (
 )
 from ..node_set import DEVICE, DEVICE_AND_HOST
 from ..runtime import Hold, Runtime
+from ..timeline import UseKind
 from ..transfers import ReadAhead, exclusive, memory
 from ..transfers.disk import THREADS_PER_DRIVE
 from ..user_settings import UserSettings
@@ -76,6 +77,7 @@ class ComfyHost:
         self.idle: IdleRelease | None = None
         self._queue = queue
         self._prompt: RunningPrompt | None = None
+        self._stepping: set[str] = set()  # classes of nodes that have reported steps
         # where the prompt is: moved by the executor's thread, looked at and replanned by the errands'; taken before the runtime's own
         self._lock = threading.RLock()
         self._look_ahead = LookAhead(self.runtime, self._lock, lambda: self._prompt, self._queued, self._guard)
@@ -95,6 +97,7 @@ class ComfyHost:
         self.runtime.movers = {Tier.HOST: self._read_ahead(), Tier.DEVICE: self.device}
         self._look_ahead.open(self._rates)
         self.fits = [seam.install(wrapper) for seam, wrapper in self._wrappers().items()]
+        self.device.gate.open = not self._fits(seams.CAST)
         self.installed = True
         self.failures = 0
 
@@ -190,7 +193,8 @@ class ComfyHost:
             seams.OUTPUTS: hooks.outputs(runs, tell(self._node_outputs)),
             seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, runtime.stalled),
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
-            seams.PIN: hooks.pin(device.may_pin),
+            seams.CAST: hooks.cast(device.gate.wait),
+            seams.PIN: hooks.pin(device.before_pin, device.may_pin),
             seams.QUEUE_PUT: queue,
             seams.QUEUE_DELETE: queue,
             seams.QUEUE_WIPE: queue,
@@ -222,6 +226,7 @@ class ComfyHost:
             interrupted = any(event == "execution_interrupted" for event, _ in executor.status_messages)
             outcome = Outcome.INTERRUPTED if interrupted else Outcome.ERROR
         trace = self.runtime.trace
+        self.runtime.crossed(*self.device.link.take())
         self.runtime.post(PromptEnded(self.runtime.clock(), prompt.prompt_id, outcome))
         if trace is None:
             return
@@ -265,10 +270,13 @@ class ComfyHost:
                 # the executor chose another node than its own rule says (a chained patch): follow it
                 prompt.position = next(i for i, visit in enumerate(prompt.timeline.visits) if visit.node_id == node_id)
             prompt.running = True
+            visit = prompt.timeline.visits[prompt.position]
+            self.device.expect(visit.working_set_bytes)
             self._look_at_device()
             started_s = self.runtime.clock()
             holds = self.runtime.post(NodeStarted(started_s, prompt.position))
-            self.device.advance()
+            used = [use.component for use in prompt.timeline.at(prompt.position) if use.kind is UseKind.COMPUTE]
+            self.device.node_starts(used, has_steps=visit.class_type in self._stepping)
             prompt.peaks.node_starts(started_s)
             return holds
 
@@ -280,6 +288,7 @@ class ComfyHost:
                 return
             if prompt.stepped != node_id:
                 prompt.stepped = node_id
+                self._stepping.add(prompt.timeline.visits[prompt.position].class_type)
                 self._look_at_device()
             self.device.advance()
 
@@ -299,7 +308,7 @@ class ComfyHost:
             return
         held = self.device.held()
         room_bytes = min(room_bytes, limit_bytes - sum(held.values()))
-        self.runtime.post(DeviceObserved(self.runtime.clock(), held, room_bytes))
+        self.runtime.post(DeviceObserved(self.runtime.clock(), held, room_bytes, self.device.in_host()))
 
     def _node_finishes(self) -> None:
         with self._lock:

@@ -17,7 +17,7 @@ from ..runtime import Runtime
 from ..trace import Trace
 from ..transfers import exclusive
 from .errands import Errands
-from .live import REPETITION, Ahead, Queued
+from .live import REPETITION, Ahead, Expected, Queued
 from .running import RunningPrompt
 from .teaching import Teacher
 
@@ -49,6 +49,7 @@ class LookAhead:
         self._teacher: Teacher | None = None
         self._rates: Callable[[], Mapping[str, float]] = dict
         self._ran: deque[frozenset[str]] = deque(maxlen=REMEMBERED_WORKFLOWS)
+        self._expected: dict[frozenset[str], Mapping[str, Expected]] = {}  # by workflow and node: what was foretold of it last
 
     def open(self, rates: Callable[[], Mapping[str, float]]) -> None:
         """`rates()` are the bytes per second that this session has measured, by drive."""
@@ -69,6 +70,10 @@ class LookAhead:
         """Give the prompt the timeline of what is left of it and of what is behind it now."""
         assert prompt.graph is not None
         prompt.ahead = self._ahead(prompt)
+        if prompt.prompt_id not in prompt.foresights:
+            # the profiles' own word comes a moment later, from the errands' thread: the first node would start without
+            known = self._expected.get(prompt.workflow, {})
+            prompt.graph.expected.update(((prompt.prompt_id, node_id), expected) for node_id, expected in known.items())
         prompt.take(prompt.graph.timeline(execution_list, prompt.ahead))
         prompt.changed = prompt.queue_may_differ = False
         if not prompt.first_order:
@@ -142,11 +147,19 @@ class LookAhead:
             for prompt_id, foresight in foretold.items():
                 graph.expected.update(((prompt_id, node_id), expected) for node_id, expected in foresight.expected.items())
             own = foretold.get(prompt.prompt_id)
+            if own is not None:
+                self._remember(prompt.workflow, own.expected)
             total = own.total(prompt.first_order) if own else None
             if total is not None:
                 self._runtime.foretold(total)
             if any(foresight.expected for foresight in foretold.values()):
                 self._replan_behind(prompt)
+
+    def _remember(self, workflow: frozenset[str], expected: Mapping[str, Expected]) -> None:
+        self._expected.pop(workflow, None)
+        self._expected[workflow] = expected
+        if len(self._expected) > REMEMBERED_WORKFLOWS:
+            del self._expected[next(iter(self._expected))]
 
     def _replan_behind(self, prompt: RunningPrompt) -> None:
         """The order of this prompt stands; what is behind it, or known of it, has changed. With the lock held."""
