@@ -33,7 +33,7 @@ from .snapshot import Snapshots
 
 try:
     from . import onload
-    from .exclusive import CHUNK_PAGES, PageStore
+    from .exclusive import PageStore
 except ImportError:  # a ComfyUI without comfy-aimdo has no dynamic models either
     onload = None  # type: ignore[assignment]
 
@@ -78,7 +78,7 @@ class DeviceMover:
         self.spared_bytes = 0  # device memory that the user wants left free
         self.exclusive = False  # weights lie on the device or in host memory, not in both
         self.victims: Callable[[], list[str]] = list  # components that may leave the device, best first
-        self.pages = None if onload is None else PageStore(_may_grow)
+        self.pages = None if onload is None else PageStore(_spare_bytes)
         self._pending: dict[str, _Pending] = {}
         device = model_management.get_torch_device()
         self._device = device if device.type == "cuda" else None  # asked once: this is looked at before every node
@@ -307,29 +307,15 @@ class DeviceMover:
         """Bring back what of the model was written back, in exchange for what is needed later."""
         if self.pages is None or not (self.exclusive or self.pages.held_bytes(patcher)):
             return
-        stream, chunk_bytes = self._copies(patcher.load_device), CHUNK_PAGES * onload.PAGE_BYTES
         leaving = [entry.model for key in self.victims() for entry in self.models.loaded(key)] if self.exclusive else []
         leaving = [other for other in leaving if other.is_dynamic() and other.model is not patcher.model]
-        margin_bytes = max(HEADROOM_BYTES, min(working_set_bytes, 2 * HEADROOM_BYTES))
-        started_s, brought_bytes, given_bytes = self._clock(), 0, dict.fromkeys(map(self._key_of, leaving), 0)
-        while True:
-            room_bytes = _free_bytes(patcher.load_device) - margin_bytes - self.spared_bytes
-            if self.pages.held_bytes(patcher):
-                moved_bytes = self.pages.bring_back(patcher, stream, min(room_bytes, chunk_bytes))
-                brought_bytes += moved_bytes
-                if moved_bytes:
-                    continue
-            short_bytes = patcher.model_size() - patcher.loaded_size() - room_bytes
-            if short_bytes <= 0 or not leaving:
-                break
-            moved_bytes = self.pages.write_back(leaving[0], stream, min(short_bytes, chunk_bytes))
-            given_bytes[self._key_of(leaving[0])] += moved_bytes
-            if not moved_bytes:
-                leaving.pop(0)
+        headroom_bytes = max(HEADROOM_BYTES, min(working_set_bytes, 2 * HEADROOM_BYTES)) + self.spared_bytes
+        started_s, stream = self._clock(), self._copies(patcher.load_device)
+        brought_bytes, gone = self.pages.exchange(patcher, leaving, stream, lambda: _free_bytes(patcher.load_device) - headroom_bytes)
         now_s = self._clock()
-        for key, size_bytes in given_bytes.items():
-            if size_bytes:
-                self._post(Evicted(now_s, key, Tier.DEVICE, size_bytes, "written back: host memory is too short for copies in both"))
+        for other, size_bytes in gone:
+            reason = "written back: host memory is too short for copies in both"
+            self._post(Evicted(now_s, self._key_of(other), Tier.DEVICE, size_bytes, reason))
         if brought_bytes:
             present_bytes, key = _device_bytes(patcher), self._key_of(patcher)
             self._post(TransferDone(now_s, key, Tier.DEVICE, brought_bytes, present_bytes, now_s - started_s))
@@ -387,9 +373,9 @@ class DeviceMover:
         pending.future.set_result(None)
 
 
-def _may_grow(size_bytes: int) -> bool:
+def _spare_bytes() -> int:
     # below its own headroom ComfyUI drops cached results and pins to get it back
-    return memory.available_bytes() - size_bytes > max(SNAPSHOT_HEADROOM_BYTES, int(memory_management.RAM_CACHE_HEADROOM))
+    return memory.available_bytes() - max(SNAPSHOT_HEADROOM_BYTES, int(memory_management.RAM_CACHE_HEADROOM))
 
 
 def _pinned_bytes(pins: Any, subset: str) -> int:

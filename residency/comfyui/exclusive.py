@@ -3,6 +3,9 @@
 With copies in both, two experts of 23.8 GB and an encoder of 9.8 GB need 57 GB of host memory, or are read from the disk again in each
 prompt. A model that leaves the device is written back instead, page by page, into the pinned slots that the model which comes in has just
 left. An image is good as long as nobody has changed the weights it was taken of; what has none, ComfyUI reads from the file.
+
+Where even one copy of each does not fit, what is needed last leaves without an image. So of models that take turns always the same bytes
+are missing, those of the one that is over soonest, and the page cache comes to hold them.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ CHUNK_PAGES = 32  # exchanged between two waits for the device
 
 
 class Slots:
-    """Pinned host memory in slots of one page. Grows while `may_grow(bytes)` says so; what was allocated is used again."""
+    """Pinned host memory in slots of one page. Takes as much as `spare_bytes()` gives; what was allocated is used again."""
 
-    def __init__(self, may_grow: Callable[[int], bool]) -> None:
-        self._may_grow = may_grow
+    def __init__(self, spare_bytes: Callable[[], int]) -> None:
+        self._spare_bytes = spare_bytes
         self._slabs: list[torch.Tensor] = []
         self._free: list[torch.Tensor] = []
 
@@ -34,9 +37,14 @@ class Slots:
     def total_bytes(self) -> int:
         return sum(slab.numel() for slab in self._slabs)
 
+    def room_bytes(self) -> int:
+        """What more images could be taken of: the slots that are free, and those that there is memory for."""
+        slab_bytes = SLAB_PAGES * PAGE_BYTES
+        return len(self._free) * PAGE_BYTES + max(0, self._spare_bytes()) // slab_bytes * slab_bytes
+
     def take(self) -> torch.Tensor | None:
         """A free slot; None where there is none and no memory for more."""
-        if not self._free and self._may_grow(SLAB_PAGES * PAGE_BYTES):
+        if not self._free and self._spare_bytes() >= SLAB_PAGES * PAGE_BYTES:
             try:
                 slab = self._allocate(SLAB_PAGES * PAGE_BYTES)
             except RuntimeError:  # the system gives no more memory that stays in place
@@ -81,8 +89,8 @@ class _Images:
 class PageStore:
     """The images of all models. Executor thread only."""
 
-    def __init__(self, may_grow: Callable[[int], bool]) -> None:
-        self.slots = Slots(may_grow)
+    def __init__(self, spare_bytes: Callable[[], int]) -> None:
+        self.slots = Slots(spare_bytes)
         self._images: weakref.WeakKeyDictionary[Any, _Images] = weakref.WeakKeyDictionary()
 
     def held_bytes(self, patcher: Any) -> int:
@@ -90,10 +98,40 @@ class PageStore:
         images = self._images.get(patcher.model)
         return len(images.pages) * PAGE_BYTES if images else 0
 
-    def write_back(self, patcher: Any, stream: torch.cuda.Stream, size_bytes: int) -> int:
+    def exchange(
+        self, patcher: Any, leaving: Iterable[Any], stream: torch.cuda.Stream, room_bytes: Callable[[], int]
+    ) -> tuple[int, list[tuple[Any, int]]]:
+        """Bring back what is in host memory of the model, and make room for the rest of it, in exchange for the last pages of those that
+        leave, the one needed last first. `room_bytes()` is what weights may take on the device. Returns the bytes brought back, and
+        (model, bytes) of what left."""
+        victims = [[victim, 0] for victim in leaving]
+        waiting = list(victims)
+
+        def give(size_bytes: int, *, keep: bool) -> bool:
+            while waiting:
+                moved_bytes = self.write_back(waiting[0][0], stream, size_bytes, keep=keep)
+                waiting[0][1] += moved_bytes
+                if moved_bytes:
+                    return True
+                waiting.pop(0)
+            return False
+
+        def short_bytes() -> int:
+            return int(patcher.model_size() - patcher.loaded_size() - room_bytes())
+
+        brought_bytes, chunk_bytes = 0, CHUNK_PAGES * PAGE_BYTES
+        while (lost_bytes := short_bytes() - self.held_bytes(patcher) - self.slots.room_bytes()) > 0 and give(lost_bytes, keep=False):
+            pass
+        while True:
+            moved_bytes = self.bring_back(patcher, stream, min(room_bytes(), chunk_bytes)) if self.held_bytes(patcher) else 0
+            brought_bytes += moved_bytes
+            if not moved_bytes and not ((short := short_bytes()) > 0 and give(min(short, chunk_bytes), keep=True)):
+                return brought_bytes, [(victim, given_bytes) for victim, given_bytes in victims if given_bytes]
+
+    def write_back(self, patcher: Any, stream: torch.cuda.Stream, size_bytes: int, *, keep: bool = True) -> int:
         """Device -> host: the last pages of the model, then their room is given back. Returns the bytes of room gained.
 
-        Pages for which there is no slot are given back without an image.
+        Pages for which there is no slot are given back without an image; all of them where they need not be kept.
         """
         buffer = patcher._vbar_get()
         residency = buffer.get_residency()
@@ -107,7 +145,7 @@ class PageStore:
         stream.wait_stream(torch.cuda.current_stream(patcher.load_device))
         with torch.cuda.stream(stream):
             for page in leaving:
-                slot = self.slots.take()
+                slot = self.slots.take() if keep else None
                 images.keep_good_only(page, None if slot is None else _serial(buffer, page), on_page.get(page, ()))
                 if slot is not None:
                     slot.copy_(_page(buffer, page, patcher.load_device), non_blocking=True)

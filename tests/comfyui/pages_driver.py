@@ -14,6 +14,7 @@ import ctypes
 import json
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,15 @@ def patcher(draw: random.Random, free: list[int]) -> Any:
         def _vbar_get(self) -> Buffer:
             return self.buffer
 
+        def model_size(self) -> int:
+            return self.size_bytes
+
+        def loaded_size(self) -> int:
+            return self.buffer.loaded_size()
+
     made: Any = Patcher()
     sizes = [draw.randint(10, 200) for _ in range(12)]
+    made.size_bytes = sum(-(-size // 8) * 8 for size in sizes)
     made.buffer = Buffer(sum(-(-size // 8) * 8 for size in sizes) // PAGE + 1, free)
     made.model = torch.nn.Module()
     made.model.parts = torch.nn.ModuleList()
@@ -108,7 +116,7 @@ def patcher(draw: random.Random, free: list[int]) -> Any:
     return made
 
 
-def compute(one: Any) -> tuple[int, int]:
+def compute(one: Any, before_use: Callable[[list[Any]], object] = bool) -> tuple[int, int]:
     """(modules filled from the file, modules that were resident with other bytes than theirs)."""
     import comfy_aimdo.model_vbar as model_vbar
     import torch
@@ -116,6 +124,7 @@ def compute(one: Any) -> tuple[int, int]:
     filled = wrong = 0
     one.buffer.set_watermark(one.buffer.max_size)
     for part in one.model.parts:
+        before_use([part])
         signature = model_vbar.vbar_fault(part._v)
         start = part._v[1] - one.buffer.base_addr
         place = one.buffer.memory[start : start + part._v[2]]
@@ -134,15 +143,15 @@ def trial(seed: int, store_of: Any) -> tuple[int, int]:
     draw = random.Random(seed)
     free = [draw.randint(6, 40)]
     limit_bytes = draw.randint(0, 80) * PAGE
-    store = store_of(lambda size_bytes: store.slots.total_bytes + size_bytes <= limit_bytes)
+    store = store_of(lambda: limit_bytes - store.slots.total_bytes)
     models = [patcher(draw, free) for _ in range(3)]
     stream, wrong = Stream(), 0
     for _ in range(25):
         one, act = draw.choice(models), draw.random()
         if act < 0.5:  # it is its turn: exchange, then compute
-            for _ in range(10):
-                if not store.bring_back(one, stream, min(free[0], 4) * PAGE):
-                    store.write_back(draw.choice([other for other in models if other is not one]), stream, draw.randint(1, 4) * PAGE)
+            others = [other for other in models if other is not one]
+            draw.shuffle(others)
+            store.exchange(one, others, stream, lambda: free[0] * PAGE)
             wrong += compute(one)[1]
         elif act < 0.6:  # pressure from outside
             one.buffer.free_memory(draw.randint(1, 5) * PAGE)
@@ -159,24 +168,18 @@ def trial(seed: int, store_of: Any) -> tuple[int, int]:
     return wrong, store.slots.total_bytes - used
 
 
-def cycle(store_of: Any) -> list[int]:
-    """Modules read from the file in each round, where device and host hold the three models only together."""
-    free, draw = [40], random.Random(7)
-    store = store_of(lambda size_bytes: store.slots.total_bytes + size_bytes <= 60 * PAGE)
+def cycle(store_of: Any, device_pages: int, host_pages: int) -> list[list[int]]:
+    """Modules of each of three models, of 20 pages each, that are read from the file in each round."""
+    free, draw = [device_pages], random.Random(7)
+    store = store_of(lambda: host_pages * PAGE - store.slots.total_bytes)
     models = [patcher(draw, free) for _ in range(3)]
     stream, rounds = Stream(), []
-    for _ in range(3):
-        filled = 0
-        for one in models:
-            others = [other for other in models if other is not one]
-            while True:
-                if store.held_bytes(one) and store.bring_back(one, stream, min(free[0], 4) * PAGE):
-                    continue
-                if one.buffer.max_size - one.buffer.loaded_size() <= free[0] * PAGE:
-                    break
-                if not store.write_back(max(others, key=lambda other: other.buffer.loaded_size()), stream, 4 * PAGE):
-                    break
-            filled += compute(one)[0]
+    for _ in range(5):
+        filled = []
+        for turn, one in enumerate(models):
+            soonest_last = [models[(turn + away) % 3] for away in (2, 1)]
+            store.exchange(one, soonest_last, stream, lambda: free[0] * PAGE)
+            filled.append(compute(one)[0])
         rounds.append(filled)
     return rounds
 
@@ -199,7 +202,7 @@ def main() -> None:
     from residency.comfyui import exclusive, onload
 
     exclusive.PAGE_BYTES = onload.PAGE_BYTES = PAGE
-    exclusive.SLAB_PAGES = 4
+    exclusive.SLAB_PAGES, exclusive.CHUNK_PAGES = 4, 4
     torch.cuda.stream = lambda stream: contextlib.nullcontext()
     torch.cuda.current_stream = lambda device=None: Stream()
 
@@ -209,7 +212,8 @@ def main() -> None:
     aimdo_torch.get_tensor_from_raw_ptr = at
     exclusive.Slots._allocate = staticmethod(lambda size_bytes: torch.empty(size_bytes, dtype=torch.uint8))
     found = [trial(seed, exclusive.PageStore) for seed in range(trials)]
-    answer = {"wrong": sum(wrong for wrong, _ in found), "lost": sum(lost for _, lost in found), "rounds": cycle(exclusive.PageStore)}
+    rounds = [cycle(exclusive.PageStore, *pages) for pages in ((40, 20), (22, 34))]
+    answer = {"wrong": sum(wrong for wrong, _ in found), "lost": sum(lost for _, lost in found), "rounds": rounds}
     print("ANSWER " + json.dumps(answer))
 
 

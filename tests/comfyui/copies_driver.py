@@ -1,0 +1,135 @@
+"""Runs inside ComfyUI's own Python: copies to the device that arrive late, drawn at random, under models that compute meanwhile.
+
+The device is pages_driver's plain memory. A copy announced on a stream happens only when somebody waits for an event behind it, or for
+the whole stream: whoever computes without having waited finds other bytes.
+
+<ComfyUI>/.venv/bin/python tests/comfyui/copies_driver.py <ComfyUI> <scratch folder> <trials>
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from inside import enter
+from pages_driver import PAGE, compute, patcher
+
+
+class LateStream:
+    """Copies wait here, oldest first."""
+
+    active: LateStream | None = None
+
+    def __init__(self) -> None:
+        self.copies: list[tuple[Any, Any]] = []
+        self.done = 0
+
+    def run(self, until: int) -> None:
+        while self.done < until:
+            target, source = self.copies[self.done]
+            COPY(target, source)
+            self.done += 1
+
+    def synchronize(self) -> None:
+        self.run(len(self.copies))
+
+    def query(self) -> bool:
+        return self.done == len(self.copies)
+
+
+class LateEvent:
+    def __init__(self, enable_timing: bool = False) -> None: ...
+
+    def record(self, stream: LateStream) -> None:
+        self.stream, self.behind = stream, len(stream.copies)
+
+    def wait(self) -> None:
+        self.stream.run(self.behind)
+
+
+@contextlib.contextmanager
+def on(stream: LateStream) -> Iterator[None]:
+    LateStream.active = stream
+    try:
+        yield
+    finally:
+        LateStream.active = None
+
+
+def copy_(target: Any, source: Any, non_blocking: bool = False) -> Any:
+    if LateStream.active is None:
+        return COPY(target, source)
+    LateStream.active.copies.append((target, source))
+    return target
+
+
+def trial(seed: int, gated: bool) -> tuple[int, int]:
+    """(modules computed with wrong bytes, modules that were resident when they were computed with)."""
+    from residency.comfyui.gate import Gate
+    from residency.comfyui.onload import onload
+
+    draw = random.Random(seed)
+    free = [draw.randint(10, 50)]
+    models = [patcher(draw, free) for _ in range(2)]
+    stream, gate = LateStream(), Gate()
+    gate.open = not gated
+    for model in models:
+        model.buffer.offset = model.size_bytes
+        for part in model.model.parts:
+            part.weight, part.bias = part.weight_bytes, None
+            if draw.random() < 0.9:
+                part._pins = {"weights": {"pin": part.weight_bytes.clone(), "registered": True}}
+    wrong = resident = 0
+    for _ in range(30):
+        one, act = draw.choice(models), draw.random()
+        if act < 0.5:
+            onload(one, stream, gate, draw.randint(0, free[0] + 2) * PAGE, draw.randint(0, one.size_bytes))
+        elif act < 0.6:
+            stream.synchronize()  # memory is given back only when the device stands still
+            one.buffer.free_memory(draw.randint(1, 12) * PAGE)
+        elif act < 0.7:
+            if stream.query():
+                gate.forget()
+        elif act < 0.8:  # ComfyUI wants every module anew
+            for part in one.model.parts:
+                part._v_signature = None
+        else:
+            filled, failed = compute(one, before_use=gate.wait)
+            wrong, resident = wrong + failed, resident + len(one.model.parts) - filled
+    return wrong, resident
+
+
+def main() -> None:
+    global COPY
+    trials = int(sys.argv[3])
+    enter(Path(sys.argv[1]), Path(sys.argv[2]))
+    import comfy.model_management  # noqa: F401
+    import comfy_aimdo.torch as aimdo_torch
+    import torch
+
+    from residency.comfyui import onload
+
+    onload.PAGE_BYTES = PAGE
+    COPY = torch.Tensor.copy_
+    torch.Tensor.copy_ = copy_
+    torch.cuda.stream, torch.cuda.Event = on, LateEvent
+
+    def at(address: int, size_bytes: int, device: object) -> Any:
+        return torch.frombuffer((ctypes.c_uint8 * size_bytes).from_address(address), dtype=torch.uint8)
+
+    aimdo_torch.get_tensor_from_raw_ptr = at
+    answer = {}
+    for name, gated in (("gated", True), ("open", False)):
+        found = [trial(seed, gated) for seed in range(trials)]
+        answer[name] = {"wrong": sum(wrong for wrong, _ in found), "resident": sum(resident for _, resident in found)}
+    print("ANSWER " + json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
