@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 from story import MB, components
@@ -19,8 +21,10 @@ def computing(order: str) -> Timeline:
     return Timeline.of(visits, [Use(index, key, UseKind.COMPUTE, False) for index, key in enumerate(order)])
 
 
-def at(position, order, parts, **more):
-    return View(computing(order), position, parts, frozenset(order[position]), **more)
+def at(position, order, parts, working_set_mb=0, **more):
+    timeline = computing(order)
+    visits = [replace(visit, working_set_bytes=working_set_mb * MB) for visit in timeline.visits]
+    return View(replace(timeline, visits=tuple(visits)), position, parts, frozenset(order[position]) - {"-"}, **more)
 
 
 def seen(room_mb, **held_mb):
@@ -61,6 +65,45 @@ def test_what_is_needed_later_leaves_for_what_is_needed_sooner():
 def test_what_is_needed_sooner_never_leaves_for_what_is_needed_later():
     tier = seen(0, a=12, b=12)
     assert tier.node_steps(at(0, "abc", components(a=12, b=12, c=12))) == []
+
+
+def test_a_node_whose_working_set_is_known_brings_the_next_one_over_from_its_start():
+    tier = seen(4, a=12, t=10)
+    decided = tier.node_starts(at(0, "abt", components(t=10, a=12, b=12), working_set_mb=3))
+    assert said(decided) == [("Evict", "t", 10), ("Prefetch", "b", 11)]
+
+
+def test_a_node_that_nothing_is_known_of_gets_its_own_room_and_no_more():
+    tier = seen(4, a=8, t=10)
+    assert said(tier.node_starts(at(0, "abt", components(t=10, a=12, b=12)))) == []
+    assert said(tier.node_steps(at(0, "abt", components(t=10, a=8, b=12)))) == [("Evict", "t", 8), ("Prefetch", "b", 12)]
+
+
+def test_a_node_without_weights_brings_the_next_ones_over():
+    tier = seen(1, b=12)
+    decided = tier.node_starts(at(0, "-tab", components(t=10, a=12, b=12)))
+    assert said(decided) == [("Evict", "b", 9), ("Prefetch", "t", 10), ("Evict", "b", 3), ("Prefetch", "a", 3)]
+
+
+def test_its_own_weights_and_working_set_come_before_what_is_next():
+    tier = seen(20)
+    decided = tier.node_starts(at(0, "ab", components(a=12, b=12), working_set_mb=3))
+    assert said(decided) == [("Prefetch", "b", 5)]
+
+
+def test_nothing_leaves_in_the_middle_of_a_node_that_has_looked_ahead():
+    """Giving room back waits for the device."""
+    tier = seen(2, a=12, t=10)
+    assert said(tier.node_steps(at(0, "abt", components(t=10, a=12, b=12), working_set_mb=3))) == [("Prefetch", "b", 2)]
+
+
+def test_what_was_told_to_stop_may_be_asked_for_again():
+    tier = seen(10, a=12)
+    view = at(0, "ab", components(a=12, b=12))
+    tier.node_steps(view)
+    tier.cancel(["b"], view, "its node has started")
+    tier.arrived("b", 0, refused=True)
+    assert said(tier.node_steps(view)) == [("Prefetch", "b", 10)]
 
 
 def test_a_lower_priority_leaves_before_a_later_use():

@@ -181,7 +181,7 @@ class DeviceMover:
     # --- safe points ---
 
     def expect(self, working_set_bytes: int) -> None:
-        """A node is about to start that needs so many bytes beside its weights; 0: nobody knows."""
+        """A node is about to start for which torch will hold so many bytes beside its weights; 0: nobody knows."""
         self._working_set_bytes = working_set_bytes
         self._headroom_bytes = KNOWN_HEADROOM_BYTES if working_set_bytes else HEADROOM_BYTES
 
@@ -197,16 +197,15 @@ class DeviceMover:
             for key in keys:
                 for loaded in self.models.loaded(key):
                     if loaded.model.is_dynamic() and not self.exclusive:
-                        complete = self._bring(loaded.model, self._working_set_bytes) and complete
+                        complete = self._bring(loaded.model) and complete
         if complete and not has_steps:
-            self._advance(None, self._working_set_bytes)
+            self._advance(None)
 
     def advance(self) -> None:
-        """Between two steps of a node: carry announced copies on as far as there is room, and no more than a step hides. What the node
-        computes with is part of what is there."""
-        self._advance(STEP_BYTES, 0)
+        """Between two steps of a node: carry announced copies on as far as there is room, and no more than a step hides."""
+        self._advance(STEP_BYTES)
 
-    def _advance(self, limit_bytes: int | None, working_set_bytes: int) -> None:
+    def _advance(self, limit_bytes: int | None) -> None:
         if not self._pending:
             return
         with self._busy:
@@ -217,7 +216,7 @@ class DeviceMover:
                 if loaded is None:
                     self._finish(self._pending.pop(key), onload.Stop.UNKNOWN.value)
                     continue
-                room_bytes = self._room_for_copies(loaded.model.load_device, working_set_bytes)
+                room_bytes = self._room_for_copies(loaded.model.load_device)
                 if left_bytes is not None:
                     room_bytes = min(left_bytes, room_bytes)
                 if room_bytes <= pending.retry_bytes:
@@ -231,11 +230,11 @@ class DeviceMover:
                     reason = "" if done.stop is onload.Stop.END else done.stop.value
                     self._finish(self._pending.pop(key), reason, done.resident_bytes)
 
-    def _bring(self, patcher: Any, working_set_bytes: int) -> bool:
+    def _bring(self, patcher: Any, asked_bytes: int = 0) -> bool:
         """Announce the copies of a model that is computed with now. Whether all of it is on the device or on its way."""
         if onload.is_complete(patcher):
             return True
-        room_bytes = self._room_for_copies(patcher.load_device, working_set_bytes)
+        room_bytes = self._room_for_copies(patcher.load_device, asked_bytes)
         if room_bytes <= 0:
             return False
         return bool(self._copy(patcher, room_bytes, patcher.model_size()).stop is onload.Stop.END)
@@ -247,12 +246,11 @@ class DeviceMover:
         self.link.end(began, stream, done.moved_bytes)
         return done
 
-    def _room_for_copies(self, device: torch.device, working_set_bytes: int) -> int:
-        """Device memory that copies may take beside what the node that runs has yet to allocate."""
-        free_bytes = _free_bytes(device)
-        if working_set_bytes:  # torch takes it from what it has kept, first
-            working_set_bytes -= int(model_management.get_free_memory(device)) - free_bytes
-        return free_bytes - max(0, working_set_bytes) - self._headroom_bytes - self.spared_bytes
+    def _room_for_copies(self, device: torch.device, asked_bytes: int = 0) -> int:
+        """Device memory that copies may take beside what the node that runs has yet to allocate: what is known of it, else what ComfyUI has
+        asked for."""
+        coming_bytes = self._working_set_bytes - torch.cuda.memory_reserved(device) if self._working_set_bytes else asked_bytes
+        return _free_bytes(device) - max(0, coming_bytes) - self._headroom_bytes - self.spared_bytes
 
     def _settle(self) -> None:
         """Nobody needs to wait for copies that have arrived."""
@@ -288,11 +286,11 @@ class DeviceMover:
         with self._busy:
             for patcher in patchers:
                 if patcher.is_dynamic() and patcher.load_device.type == "cuda":
-                    complete = self._bring(patcher, self._working_set_bytes or working_set_bytes) and complete
+                    complete = self._bring(patcher, working_set_bytes) and complete
             if self.gate.open:
                 self.wait_for_copies()
         if complete and not self._has_steps:
-            self._advance(None, self._working_set_bytes)
+            self._advance(None)
 
     def before_pin(self) -> None:
         """ComfyUI is about to pin a module's bytes, and may take another module's pinned memory for it: copies from there must be over."""

@@ -1,4 +1,6 @@
-"""What a node needs on the device beside weights, read from torch's allocator around it.
+"""What a node needs on the device beside weights, read from torch's allocator around it: the memory that the allocator held at the peak,
+which is gone for weights whether it was all in use or not. A sampler took another 1.2 GB after its first step (H100, flux, 1024 px), and
+weights that had come over by then were pushed out again.
 
 ComfyUI 0.26 to 0.33 never reads the allocator's peak (it asks memory_stats for active and reserved bytes alone), so starting it anew
 at each node disturbs nothing of its own. A pack that resets it inside a node only makes our number smaller: the profile keeps the largest.
@@ -40,5 +42,5 @@ class DevicePeaks:
             for loaded in list(model_management.current_loaded_models)
             if loaded.model is not None and not loaded.model.is_dynamic() and loaded.device == self._device
         )
-        needed_bytes = int(torch.cuda.max_memory_allocated(self._device)) - weights_bytes
+        needed_bytes = int(torch.cuda.max_memory_reserved(self._device)) - weights_bytes
         self.peaks[node_id] = max(self.peaks.get(node_id, 0), needed_bytes)
