@@ -44,9 +44,9 @@ def section(results: Data) -> str:
 
 
 _LEGEND = """\
-Medians of wall seconds as a client sees them, with the least, the most and the count. Compute: the same prompts with everything on the
-device. Bound: no schedule can be faster with this drive and link; a warm prompt's bound lets the tiers begin with whichever bytes suit it
-best. Stall: wall minus compute."""
+Medians of wall seconds as a client sees them, from posting the queue to the last prompt's `execution_success`, with the least, the most
+and the count. Compute: the same prompts with everything on the device. Bound: no schedule can be faster with this drive and link; a warm
+prompt's bound lets the tiers begin with whichever bytes suit it best. Stall: wall minus compute."""
 
 
 def table(results: Data) -> list[str]:

@@ -276,7 +276,7 @@ def _queue(bench: Bench, scenario: Scenario, server: Server, number: int) -> tup
 
 def _seen(ran: Ran, one: Prompt) -> dict[str, Any]:
     nodes = [(node_id, one.graph[node_id]["class_type"], round(start_s, 4), round(end_s, 4)) for node_id, start_s, end_s in ran.nodes]
-    return {"workflow": one.workflow.value, "nodes": nodes, "end_s": ran.end_s}
+    return {"workflow": one.workflow.value, "nodes": nodes, "end_s": ran.end_s, "free_s": ran.free_s}
 
 
 def _check_pack(server: Server) -> None:
