@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,10 +19,18 @@ USES = {"uses": {"4": ["clip"], "6": ["a"], "10": ["b"]}, "passes": {"4": 1, "6"
 NODES = [["4", "CLIPTextEncode", 0.0, 1.0], ["6", "KSampler", 1.0, 5.0], ["10", "KSampler", 5.0, 9.0]]
 
 
-def ran(side: str, seconds: float, number: int = 1, digest: str = "same", *, blank: bool = False) -> dict[str, Any]:
-    """One measured prompt; every node's times are those of NODES."""
+def copied(onloaded_bytes: int, onload_bytes_per_s: float | None) -> dict[str, Any]:
+    """What the pack tells of one prompt's copies over the link."""
+    return {"onloaded_bytes": onloaded_bytes, "onload_bytes_per_s": onload_bytes_per_s}
+
+
+def ran(
+    side: str, seconds: float, number: int = 1, digest: str = "same", *, blank: bool = False, pack: Sequence[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """One measured prompt; every node's times are those of NODES. `pack`: what the pack told of each prompt of the queue."""
     prompts = [{"workflow": Workflow.TWO.value, "nodes": NODES, "end_s": seconds}]
-    return {"side": side, "round": 0, "number": number, "seconds": seconds, "digest": digest, "blank": blank, "prompts": prompts}
+    told = {"side": side, "round": 0, "number": number, "seconds": seconds, "digest": digest, "blank": blank, "prompts": prompts}
+    return told if pack is None else {**told, "pack": list(pack)}
 
 
 def scenario(*runs: dict[str, Any], cold: bool = False, device_free_bytes: int | None = None, target: Target = GAIN) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from . import link
 from .bound import Lane, Step, bound_s
 from .scenarios import Target, Temperature, Workflow
 
@@ -70,6 +71,7 @@ def summary(raw: Mapping[str, Any], results: Mapping[str, Any]) -> Data:
     told["stall_pack_s"] = _less(pack_s, compute_s)
     told["ratio"] = stock_s / pack_s if stock_s and pack_s else None
     told["over_bound"] = pack_s / least_s if pack_s and least_s else None
+    told |= link.summary(raw)
     told["identical"] = identical(raw["runs"])
     told["reached"] = False if told["identical"] is False else reached(Target(**raw["target"]), told)
     return told
