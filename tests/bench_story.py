@@ -33,12 +33,17 @@ def ran(
     return told if pack is None else {**told, "pack": list(pack)}
 
 
+RUN = {"command": "python -m residency bench", "started": "2026-11-23 12:00:00 +0000"}
+DRIVE = {"direct, 4 threads": 2.0 * GB, "buffered, 1 thread": 1.0 * GB}
+
+
 def scenario(*runs: dict[str, Any], cold: bool = False, device_free_bytes: int | None = None, target: Target = GAIN) -> dict[str, Any]:
     """The raw part of one scenario on two experts of 20 GB, drive 2 GB/s, link 40 GB/s."""
     return {
         "what": "two experts",
         "machine": MACHINE | CUDA,
-        "drive": {"direct, 4 threads": 2.0 * GB, "buffered, 1 thread": 1.0 * GB},
+        "drive": DRIVE,
+        **RUN,
         "precision": "bf16",
         "queue": [Workflow.TWO.value],
         "limits": {"device_free_bytes": device_free_bytes, "host_free_bytes": None},
@@ -56,5 +61,5 @@ def scenario(*runs: dict[str, Any], cold: bool = False, device_free_bytes: int |
 
 
 def results(**scenarios: dict[str, Any]) -> dict[str, Any]:
-    head = {"version": VERSION, "size": "full", "command": "python -m residency bench", "started": "2026-11-23 12:00:00 +0000"}
-    return {**head, "rounds": 1, "prompts": 1, "machine": MACHINE | CUDA, "drive": {}, "scenarios": scenarios, "skipped": {}}
+    head = {"version": VERSION, "size": "full", **RUN, "rounds": 1, "prompts": 1, "machine": MACHINE | CUDA, "drive": DRIVE}
+    return {**head, "scenarios": scenarios, "skipped": {}}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import link
+from .origins import machines, runs
 from .results import SIDES
 from .scenarios import Target
 
@@ -33,8 +34,8 @@ def insert(path: Path, section: str) -> None:
 
 
 def section(results: Data) -> str:
-    """The command, the machine, the table and what was not run."""
-    head = [f"`{results['command']}`, {results['started']}, models of size {results['size']}.", "", machine(results), ""]
+    """The runs, the machines, the table and what was not run."""
+    head = [*runs(results), "", "\n\n".join(machines(results)), ""]
     if results["size"] != "full":
         head = [f"**Small random models ({results['size']}): these figures show that the bench runs, not what the pack gains.**", "", *head]
     notes = [f"{name} was not run to its end: {reason}." for name, reason in results["skipped"].items()]
@@ -109,27 +110,6 @@ def _target(raw: Data) -> str:
     return f"{Target(**raw['target'])}: " + {True: "reached", False: "**missed**", None: "–"}[raw["summary"]["reached"]]
 
 
-def machine(results: Data) -> str:
-    """One paragraph: device, processor, memory, drive and link."""
-    told = results["machine"]
-    parts = [f"{told.get('device', 'no CUDA device')}"]
-    if "device_bytes" in told:
-        parts[0] += f" ({told['device_bytes'] / 2**30:.0f} GiB), torch {told['torch']}"
-    parts.append(f"{told['cpus']} cores, {told['ram_bytes'] / 2**30:.0f} GiB of RAM, {told['system']}")
-    parts.append(f"ComfyUI {told['comfyui']}, pack {told['pack']}")
-    if results["drive"]:
-        kind, rate = max(results["drive"].items(), key=lambda item: float(item[1]))
-        one = [f"{name} {value / 1e9:.2f}" for name, value in results["drive"].items()]
-        parts.append(f"drive {rate / 1e9:.2f} GB/s at best ({kind}; all in GB/s: {', '.join(one)})")
-    if told.get("pinned_bytes_per_s"):
-        rates = [f"{told[key] / 1e9:.1f} GB/s {name}" for key, name in _LINK]
-        parts.append(f"link {', '.join(rates)}")
-    return "Machine: " + "; ".join(parts) + "."
-
-
-_LINK = (("pinned_bytes_per_s", "pinned"), ("pageable_bytes_per_s", "pageable"), ("pinned_back_bytes_per_s", "back to pinned"))
-
-
 def terminal(results: Data) -> str:
     """The same for people at a terminal."""
     first = ("", "stock s", "pack s", "ratio", "compute", "bound", "÷ bound", "stall s", "link, share of pinned", "images", "target")
@@ -144,5 +124,5 @@ def terminal(results: Data) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     counts = [sum(raw["summary"]["reached"] is wanted for raw in results["scenarios"].values()) for wanted in (True, False)]
     rate = link.line(results)
-    lines += ["", machine(results), *([rate] if rate else []), f"targets: {counts[0]} reached, {counts[1]} missed"]
+    lines += ["", *machines(results), *([rate] if rate else []), f"targets: {counts[0]} reached, {counts[1]} missed"]
     return "\n".join(lines)

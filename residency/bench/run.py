@@ -18,6 +18,7 @@ from ..locate import ComfyUI
 from ..transfers.memory import available_bytes
 from . import limits, models, rates, results, traces
 from .client import Ran, run_queue
+from .origins import OWN
 from .results import PACK, SIDES, STOCK
 from .scenarios import SCENARIOS, Scenario, Size, Temperature, references
 from .workflows import Prompt, prompt
@@ -185,8 +186,7 @@ def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
     mine = models.family(bench.plan.size, scenario.precision)
     prompts = {workflow.value: prompt(workflow, mine, bench.plan.size, 0) for workflow in scenario.queue}
     return {
-        "machine": bench.data["machine"],
-        "drive": bench.data["drive"],
+        **{key: bench.data[key] for key in OWN},
         "what": scenario.what,
         "precision": scenario.precision.value,
         "queue": [workflow.value for workflow in scenario.queue],
