@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,10 +19,22 @@ USES = {"uses": {"4": ["clip"], "6": ["a"], "10": ["b"]}, "passes": {"4": 1, "6"
 NODES = [["4", "CLIPTextEncode", 0.0, 1.0], ["6", "KSampler", 1.0, 5.0], ["10", "KSampler", 5.0, 9.0]]
 
 
-def ran(side: str, seconds: float, number: int = 1, digest: str = "same", *, blank: bool = False) -> dict[str, Any]:
-    """One measured prompt; every node's times are those of NODES."""
+def copied(onloaded_bytes: int, onload_bytes_per_s: float | None) -> dict[str, Any]:
+    """What the pack tells of one prompt's copies over the link."""
+    return {"onloaded_bytes": onloaded_bytes, "onload_bytes_per_s": onload_bytes_per_s}
+
+
+def ran(
+    side: str, seconds: float, number: int = 1, digest: str = "same", *, blank: bool = False, pack: Sequence[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """One measured prompt; every node's times are those of NODES. `pack`: what the pack told of each prompt of the queue."""
     prompts = [{"workflow": Workflow.TWO.value, "nodes": NODES, "end_s": seconds}]
-    return {"side": side, "round": 0, "number": number, "seconds": seconds, "digest": digest, "blank": blank, "prompts": prompts}
+    told = {"side": side, "round": 0, "number": number, "seconds": seconds, "digest": digest, "blank": blank, "prompts": prompts}
+    return told if pack is None else {**told, "pack": list(pack)}
+
+
+RUN = {"command": "python -m residency bench", "started": "2026-11-23 12:00:00 +0000"}
+DRIVE = {"direct, 4 threads": 2.0 * GB, "buffered, 1 thread": 1.0 * GB}
 
 
 def scenario(*runs: dict[str, Any], cold: bool = False, device_free_bytes: int | None = None, target: Target = GAIN) -> dict[str, Any]:
@@ -29,7 +42,8 @@ def scenario(*runs: dict[str, Any], cold: bool = False, device_free_bytes: int |
     return {
         "what": "two experts",
         "machine": MACHINE | CUDA,
-        "drive": {"direct, 4 threads": 2.0 * GB, "buffered, 1 thread": 1.0 * GB},
+        "drive": DRIVE,
+        **RUN,
         "precision": "bf16",
         "queue": [Workflow.TWO.value],
         "limits": {"device_free_bytes": device_free_bytes, "host_free_bytes": None},
@@ -47,5 +61,5 @@ def scenario(*runs: dict[str, Any], cold: bool = False, device_free_bytes: int |
 
 
 def results(**scenarios: dict[str, Any]) -> dict[str, Any]:
-    head = {"version": VERSION, "size": "full", "command": "python -m residency bench", "started": "2026-11-23 12:00:00 +0000"}
-    return {**head, "rounds": 1, "prompts": 1, "machine": MACHINE | CUDA, "drive": {}, "scenarios": scenarios, "skipped": {}}
+    head = {"version": VERSION, "size": "full", **RUN, "rounds": 1, "prompts": 1, "machine": MACHINE | CUDA, "drive": DRIVE}
+    return {**head, "scenarios": scenarios, "skipped": {}}

@@ -36,7 +36,12 @@ def register(commands: Any) -> None:
         "--models-directory", type=Path, metavar="DIR", help="where the models are made and kept (default: the demo's cache)"
     )
     parser.add_argument("--output-directory", type=Path, metavar="DIR", default=Path("out/bench"), help="for the results (%(default)s)")
-    parser.add_argument("--time-limit", type=float, metavar="S", help="begin nothing that would end later than this many seconds from now")
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="S",
+        help="begin nothing that would end later than this many seconds from now; measure fewer prompts where that makes it fit",
+    )
     parser.add_argument("--prompt-timeout", type=float, metavar="S", default=600.0, help="seconds for one prompt (%(default)s)")
     parser.add_argument("--no-references", action="store_true", help="do not run what only tells the compute time of the chosen scenarios")
     parser.add_argument(

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import link
+from .origins import machines, runs
 from .results import SIDES
 from .scenarios import Target
 
@@ -32,21 +34,24 @@ def insert(path: Path, section: str) -> None:
 
 
 def section(results: Data) -> str:
-    """The command, the machine, the table and what was not run."""
-    head = [f"`{results['command']}`, {results['started']}, models of size {results['size']}.", "", machine(results), ""]
+    """The runs, the machines, the table and what was not run."""
+    head = [*runs(results), "", "\n\n".join(machines(results)), ""]
     if results["size"] != "full":
         head = [f"**Small random models ({results['size']}): these figures show that the bench runs, not what the pack gains.**", "", *head]
     notes = [f"{name} was not run to its end: {reason}." for name, reason in results["skipped"].items()]
     for name, raw in results["scenarios"].items():
         if raw["error"]:
             notes.append(f"{name}: {raw['error'].splitlines()[0]}.")
-    return "\n".join([*head, *table(results), "", _LEGEND, *(["", *notes] if notes else [])])
+    rate = link.line(results)
+    told = ["", f"{rate[0].upper()}{rate[1:]}."] if rate else []
+    return "\n".join([*head, *table(results), *told, "", _LEGEND, *(["", *notes] if notes else [])])
 
 
 _LEGEND = """\
-Medians of wall seconds as a client sees them, with the least, the most and the count. Compute: the same prompts with everything on the
-device. Bound: no schedule can be faster with this drive and link; a warm prompt's bound lets the tiers begin with whichever bytes suit it
-best. Stall: wall minus compute."""
+Medians of wall seconds as a client sees them, from posting the queue to the last prompt's `execution_success`, with the least, the most
+and the count. Compute: the same prompts with everything on the device. Bound: no schedule can be faster with this drive and link; a warm
+prompt's bound lets the tiers begin with whichever bytes suit it best. Stall: wall minus compute. Link: the rate of the pack's bulk copies
+to the device, timed by the device's own events; a dash where nothing was copied."""
 
 
 def table(results: Data) -> list[str]:
@@ -60,10 +65,11 @@ def table(results: Data) -> list[str]:
         "bound s",
         "pack ÷ bound",
         "stall s, stock → pack",
+        "link, share of pinned",
         "images",
         "target",
     )
-    lines = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * 7 + " --- | --- |"]
+    lines = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * 8 + " --- | --- |"]
     for name, raw in results["scenarios"].items():
         told = raw["summary"]
         cells = [
@@ -76,6 +82,7 @@ def table(results: Data) -> list[str]:
             _number(told["bound_s"]),
             _number(told["over_bound"]),
             f"{_number(told['stall_stock_s'])} → {_number(told['stall_pack_s'])}",
+            link.cell(told),
         ]
         cells += [_images(raw), _target(raw)]
         lines.append("| " + " | ".join(cells) + " |")
@@ -103,38 +110,19 @@ def _target(raw: Data) -> str:
     return f"{Target(**raw['target'])}: " + {True: "reached", False: "**missed**", None: "–"}[raw["summary"]["reached"]]
 
 
-def machine(results: Data) -> str:
-    """One paragraph: device, processor, memory, drive and link."""
-    told = results["machine"]
-    parts = [f"{told.get('device', 'no CUDA device')}"]
-    if "device_bytes" in told:
-        parts[0] += f" ({told['device_bytes'] / 2**30:.0f} GiB), torch {told['torch']}"
-    parts.append(f"{told['cpus']} cores, {told['ram_bytes'] / 2**30:.0f} GiB of RAM, {told['system']}")
-    parts.append(f"ComfyUI {told['comfyui']}, pack {told['pack']}")
-    if results["drive"]:
-        kind, rate = max(results["drive"].items(), key=lambda item: float(item[1]))
-        one = [f"{name} {value / 1e9:.2f}" for name, value in results["drive"].items()]
-        parts.append(f"drive {rate / 1e9:.2f} GB/s at best ({kind}; all in GB/s: {', '.join(one)})")
-    if told.get("pinned_bytes_per_s"):
-        rates = [f"{told[key] / 1e9:.1f} GB/s {name}" for key, name in _LINK]
-        parts.append(f"link {', '.join(rates)}")
-    return "Machine: " + "; ".join(parts) + "."
-
-
-_LINK = (("pinned_bytes_per_s", "pinned"), ("pageable_bytes_per_s", "pageable"), ("pinned_back_bytes_per_s", "back to pinned"))
-
-
 def terminal(results: Data) -> str:
     """The same for people at a terminal."""
-    rows: list[Sequence[str]] = [("", "stock s", "pack s", "ratio", "compute", "bound", "÷ bound", "stall s", "images", "target")]
+    first = ("", "stock s", "pack s", "ratio", "compute", "bound", "÷ bound", "stall s", "link, share of pinned", "images", "target")
+    rows: list[Sequence[str]] = [first]
     for name, raw in results["scenarios"].items():
         told = raw["summary"]
         stalls = f"{_number(told['stall_stock_s'])} → {_number(told['stall_pack_s'])}"
         middle = (_number(told["stock_s"]), _number(told["pack_s"]), _number(told["ratio"], "×"), _number(told["compute_s"]))
-        last = (_number(told["bound_s"]), _number(told["over_bound"]), stalls, _images(raw).strip("*"), _target(raw).replace("*", ""))
-        rows.append((name, *middle, *last))
+        bounds = (_number(told["bound_s"]), _number(told["over_bound"]), stalls, link.cell(told))
+        rows.append((name, *middle, *bounds, _images(raw).strip("*"), _target(raw).replace("*", "")))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     counts = [sum(raw["summary"]["reached"] is wanted for raw in results["scenarios"].values()) for wanted in (True, False)]
-    lines += ["", machine(results), f"targets: {counts[0]} reached, {counts[1]} missed"]
+    rate = link.line(results)
+    lines += ["", *machines(results), *([rate] if rate else []), f"targets: {counts[0]} reached, {counts[1]} missed"]
     return "\n".join(lines)

@@ -12,7 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from . import link
 from .bound import Lane, Step, bound_s
+from .origins import OWN
 from .scenarios import Target, Temperature, Workflow
 
 VERSION = 1
@@ -27,7 +29,7 @@ class ResultsError(Exception):
 
 
 def read(paths: Iterable[Path]) -> Data:
-    """The results of these files as one; a scenario that is in several is taken from the last. Raises ResultsError."""
+    """The results of these files as one, which can be written and read again. Raises ResultsError."""
     merged: Data = {}
     for path in paths:
         try:
@@ -38,10 +40,19 @@ def read(paths: Iterable[Path]) -> Data:
             raise ResultsError(f"{path} is no results file of the bench, version {VERSION}")
         if merged and one["size"] != merged["size"]:
             raise ResultsError(f"{path} has models of size {one['size']}, the file before it {merged['size']}: they do not go together")
-        merged = {**one, "scenarios": {**merged.get("scenarios", {}), **one["scenarios"]}}
+        merged = _joined(merged, one)
     if not merged:
         raise ResultsError("no results file was given")
     return summarise(merged)
+
+
+def _joined(before: Data, one: Data) -> Data:
+    """A scenario that both have is taken from the second, with what it has of its run; nobody misses what only one of them has skipped."""
+    kept, skipped = before.get("scenarios", {}), before.get("skipped", {})
+    come = {name: {**{key: one[key] for key in OWN}, **raw} for name, raw in one["scenarios"].items()}
+    left = {name: why for name, why in skipped.items() if name not in come}
+    left |= {name: why for name, why in one["skipped"].items() if name in come or name not in kept}
+    return {**one, "scenarios": {**kept, **come}, "skipped": left}
 
 
 def write(results: Data, path: Path) -> None:
@@ -70,6 +81,7 @@ def summary(raw: Mapping[str, Any], results: Mapping[str, Any]) -> Data:
     told["stall_pack_s"] = _less(pack_s, compute_s)
     told["ratio"] = stock_s / pack_s if stock_s and pack_s else None
     told["over_bound"] = pack_s / least_s if pack_s and least_s else None
+    told |= link.summary(raw)
     told["identical"] = identical(raw["runs"])
     told["reached"] = False if told["identical"] is False else reached(Target(**raw["target"]), told)
     return told
@@ -110,7 +122,7 @@ def _bounds(raw: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[float |
     compute_s = least_s = 0.0
     lanes = _lanes(raw)
     for workflow in raw["queue"]:
-        reference = _reference(results, raw["precision"], Workflow(workflow).computes_like.value)
+        reference = _reference(results, raw, Workflow(workflow).computes_like.value)
         if reference is None:
             return None, None
         whole_s, nodes = reference
@@ -142,12 +154,16 @@ def _lanes(raw: Mapping[str, Any]) -> list[Lane]:
     return lanes
 
 
-def _reference(results: Mapping[str, Any], precision: str, workflow: str) -> tuple[float, list[tuple[str, float, float]]] | None:
-    """The quickest run of either side with everything resident: seconds, and nodes as (id, start, end). None without one."""
+def _reference(results: Mapping[str, Any], one: Mapping[str, Any], workflow: str) -> tuple[float, list[tuple[str, float, float]]] | None:
+    """The quickest run of either side with everything resident: seconds, and nodes as (id, start, end). None without one.
+
+    On the same kind of device: merged files can come from several, and none tells how long another computes.
+    """
     runs = [
         run
         for raw in results["scenarios"].values()
-        if raw["resident"] and raw["precision"] == precision and raw["queue"] == [workflow]
+        if raw["resident"] and raw["precision"] == one["precision"] and raw["queue"] == [workflow]
+        if raw["machine"].get("device") == one["machine"].get("device")
         for run in raw["runs"]
     ]
     if not runs:

@@ -18,19 +18,21 @@ from ..locate import ComfyUI
 from ..transfers.memory import available_bytes
 from . import limits, models, rates, results, traces
 from .client import Ran, run_queue
+from .origins import OWN
+from .pace import Kind, Pace, Rest, Seen, Side, kinds, least, one_more
 from .results import PACK, SIDES, STOCK
-from .scenarios import SCENARIOS, Scenario, Size, Temperature, references
+from .scenarios import SCENARIOS, Scenario, Size, references
+from .sessions import Work, sessions, works
 from .workflows import Prompt, prompt
 
 WARM_UP_NUMBER = 5000
 NUMBERS_APART = 100
-REFERENCE_PROMPTS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the user asked for. `prompts`: measured queues on each warm server; `time_limit_s`: no side is begun that would end later.
-    `warm_ups` replaces each warm scenario's own number."""
+    """What the user asked for. `prompts`: measured queues on each warm server, fewer where `time_limit_s` has no room for more; no side is
+    begun that would end later with one. `warm_ups` replaces each warm scenario's own number."""
 
     scenarios: tuple[Scenario, ...]
     size: Size
@@ -45,7 +47,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Bench:
-    """One run of the plan; `data` is what is written."""
+    """One run of the plan; `data` is what is written, without the summaries."""
 
     plan: Plan
     comfyui: ComfyUI
@@ -53,7 +55,8 @@ class Bench:
     folder: Path
     say: Callable[[str], None]
     started_s: float = field(default_factory=time.monotonic)
-    longest_side_s: float = 0.0
+    pace: Pace = field(default_factory=Pace)
+    references: frozenset[str] = frozenset()
     data: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -63,13 +66,21 @@ class Bench:
     def elapsed_s(self) -> float:
         return time.monotonic() - self.started_s
 
-    def out_of_time(self, sides: int) -> bool:
-        """Whether so many more sides, each as long as the longest so far, would end after the limit."""
-        return self.plan.time_limit_s is not None and self.elapsed_s() + sides * self.longest_side_s > self.plan.time_limit_s
+    def sides(self, scenarios: Sequence[Scenario], sides: Iterable[str], round_number: int) -> list[Side]:
+        """What these sides do in a round: what only tells compute times runs once, without the pack."""
+        told: list[Side] = []
+        for side in sides:
+            mine = [one for one in scenarios if one.name not in self.references or (side == STOCK and round_number == 0)]
+            told.append((side, works(mine, self.plan.prompts, self.references, self.plan.warm_ups)))
+        return told
+
+    def fits(self, rest: Rest) -> bool:
+        """Whether all this would end before the limit."""
+        limit_s = self.plan.time_limit_s
+        return limit_s is None or self.elapsed_s() + rest.seconds(self.pace) <= limit_s
 
     def write(self) -> None:
-        self.data = results.summarise(self.data)
-        results.write(self.data, self.path)
+        results.write(results.summarise(self.data), self.path)
 
 
 def run(plan: Plan, comfyui: ComfyUI, models_folder: Path, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -85,39 +96,19 @@ def run(plan: Plan, comfyui: ComfyUI, models_folder: Path, folder: Path, say: Ca
     bench.data = {**head, "started": now, "machine": machine, "drive": {}, "scenarios": {}, "skipped": {}}
     asked = _possible(bench, plan.scenarios, "device_bytes" in machine)
     extra = references(asked) if plan.with_references else ()
+    bench.references = frozenset(one.name for one in extra)
     shared = sessions(asked, extra)
-    for index, session in enumerate(shared):
-        later = [scenario for other in shared[index + 1 :] for scenario in other]
-        if bench.out_of_time(len(SIDES)):
-            _skip(bench, [*session, *later], "the time limit came first")
-            break
-        try:
-            _make_models(bench, session, later)
-            _session(bench, session, frozenset(one.name for one in extra))
-        finally:
+    try:
+        for index, session in enumerate(shared):
+            if not bench.fits(least(bench.sides(session, SIDES, 0))):
+                _skip(bench, session, "the time limit came first")
+                continue
+            _make_models(bench, session, [scenario for other in shared[index + 1 :] for scenario in other])
+            _session(bench, session)
             bench.write()
-    return bench.data
-
-
-def sessions(asked: Sequence[Scenario], extra: Sequence[Scenario]) -> list[tuple[Scenario, ...]]:
-    """Scenarios that one server of each side can run in turn: the same files, the same arguments, the same memory left free.
-
-    The cold one first, for it needs a fresh server, then those that tell what computing takes.
-    """
-    groups: dict[tuple[Any, ...], list[Scenario]] = {}
-    for one in [*asked, *extra]:
-        cold_alone = one.name if one.temperature is Temperature.COLD and _has_cold(groups, one) else ""
-        groups.setdefault((*_session_key(one), cold_alone), []).append(one)
-    order = {Temperature.COLD: 0, Temperature.WARM: 1}
-    return [tuple(sorted(group, key=lambda one: (order[one.temperature], not one.resident))) for group in groups.values()]
-
-
-def _session_key(one: Scenario) -> tuple[Any, ...]:
-    return (one.precision, one.arguments, one.limits)
-
-
-def _has_cold(groups: dict[tuple[Any, ...], list[Scenario]], one: Scenario) -> bool:
-    return any(other.temperature is Temperature.COLD for other in groups.get((*_session_key(one), ""), ()))
+    finally:
+        bench.write()
+    return results.summarise(bench.data)
 
 
 def _possible(bench: Bench, scenarios: Sequence[Scenario], cuda: bool) -> tuple[Scenario, ...]:
@@ -153,8 +144,11 @@ def _make_models(bench: Bench, session: Sequence[Scenario], later: Sequence[Scen
 # --- one session ---
 
 
-def _session(bench: Bench, session: Sequence[Scenario], stock_only: frozenset[str]) -> None:
-    """Its rounds: stock then pack, pack then stock, and so on. What fails is kept as the error of the scenario that ran."""
+def _session(bench: Bench, session: Sequence[Scenario]) -> None:
+    """Its rounds: stock then pack, pack then stock, and so on. What fails is kept as the error of the scenario that ran.
+
+    Where time is short, a side is begun when it and the other one of its round fit with one measured queue of each scenario.
+    """
     raws = {scenario.name: _head(bench, scenario) for scenario in session}
     seen = {scenario.name: traces.Traces(bench.folder / "traces" / f"{scenario.name}.json") for scenario in session}
     bench.data["scenarios"].update(raws)
@@ -164,19 +158,18 @@ def _session(bench: Bench, session: Sequence[Scenario], stock_only: frozenset[st
         for sentence in told:
             bench.say(f"{', '.join(raws)}: {sentence}")
         for number in range(bench.plan.rounds):
-            for side in SIDES if number % 2 == 0 else tuple(reversed(SIDES)):
-                mine = [one for one in session if side == STOCK or one.name not in stock_only]
-                mine = [one for one in mine if not raws[one.name]["error"] and (number == 0 or one.name not in stock_only)]
+            order = SIDES if number % 2 == 0 else tuple(reversed(SIDES))
+            for place, side in enumerate(order):
+                sound = [one for one in session if not raws[one.name]["error"]]
+                (_, mine), *coming = bench.sides(sound, order[place:], number)
                 if not mine:
                     continue
-                if any(raw["runs"] for raw in raws.values()) and bench.out_of_time(1):
-                    _skip(bench, session, "the time limit came before its last round")
+                if not bench.fits(least([(side, mine), *coming])):
+                    _skip(bench, session, f"the time limit came before round {number + 1}, {side}")
                     return
-                before_s = bench.elapsed_s()
-                _side(bench, mine, raws, seen, side, number)
-                bench.longest_side_s = max(bench.longest_side_s, bench.elapsed_s() - before_s)
-    for raw in raws.values():
-        raw["complete"] = raw["error"] is None
+                _side(bench, mine, raws, seen, side, number, coming)
+    for name, raw in raws.items():
+        raw["complete"] = raw["error"] is None and name not in bench.data["skipped"]
 
 
 def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
@@ -185,8 +178,7 @@ def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
     mine = models.family(bench.plan.size, scenario.precision)
     prompts = {workflow.value: prompt(workflow, mine, bench.plan.size, 0) for workflow in scenario.queue}
     return {
-        "machine": bench.data["machine"],
-        "drive": bench.data["drive"],
+        **{key: bench.data[key] for key in OWN},
         "what": scenario.what,
         "precision": scenario.precision.value,
         "queue": [workflow.value for workflow in scenario.queue],
@@ -206,65 +198,75 @@ def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
 
 def _side(
     bench: Bench,
-    session: Sequence[Scenario],
+    session: Sequence[Work],
     raws: dict[str, Any],
     seen: dict[str, traces.Traces],
     side: str,
     round_number: int,
+    coming: Sequence[Side],
 ) -> None:
-    """One server: each scenario's warm-ups, then its measured queues."""
-    arguments = [*(["--cpu"] if "device_bytes" not in bench.data["machine"] else []), *session[0].arguments]
-    current = session[0]
+    """One server: each scenario's warm-ups, then its measured queues, as many as leave time for as many of those coming after it."""
+    arguments = [*(["--cpu"] if "device_bytes" not in bench.data["machine"] else []), *session[0].scenario.arguments]
+    current = session[0].scenario.name
+    before_s, before = bench.elapsed_s(), len(bench.pace.queues)
     try:
         with serve(bench.comfyui, bench.models, arguments, PACK_FOLDER if side == PACK else None) as server:
+            bench.pace.around.append((side, bench.elapsed_s() - before_s))
             if side == PACK:
                 _check_pack(server)
-            fresh = True
-            for current in session:
-                _measure(bench, current, raws[current.name], seen[current.name], server, side, round_number, fresh=fresh)
-                fresh = False
+            for place, work in enumerate(session):
+                current = work.scenario.name
+                rest = Rest(side, session[place + 1 :], coming)
+                _measure(bench, work, raws[current], seen[current], server, side, round_number, rest)
+        queues_s = sum(one.seconds for one in bench.pace.queues[before:])
+        bench.pace.around[-1] = (side, bench.elapsed_s() - before_s - queues_s)  # with its end, too
     except ServerError as error:
-        raws[current.name]["error"] = str(error)
-        bench.say(f"{current.name} failed: {error}")
+        raws[current]["error"] = str(error)
+        bench.say(f"{current} failed: {error}")
+    finally:
+        bench.write()
 
 
 def _measure(
-    bench: Bench, scenario: Scenario, raw: dict[str, Any], seen: traces.Traces, server: Server, side: str, round_number: int, *, fresh: bool
+    bench: Bench, work: Work, raw: dict[str, Any], seen: traces.Traces, server: Server, side: str, round_number: int, rest: Rest
 ) -> None:
-    """One scenario on a server that runs. Raises ServerError."""
-    cold = scenario.temperature is Temperature.COLD
+    """One scenario on a server that runs. `rest`: what comes after it. Raises ServerError."""
+    scenario = work.scenario
     files = [one.at(bench.models) for one in models.files_of(scenario, bench.plan.size)]
-    measured = 1 if cold else bench.plan.prompts if scenario in bench.plan.scenarios else REFERENCE_PROMPTS
-    # a server that has run another scenario needs one prompt to settle under the new limits
-    warm_ups = 0 if cold else min(1, scenario.warm_ups) if not fresh else scenario.warm_ups
-    if bench.plan.warm_ups is not None and not cold:
-        warm_ups = bench.plan.warm_ups
     name = f"{scenario.name}, {side}, round {round_number + 1}"
     apart = NUMBERS_APART * SCENARIOS.index(scenario)  # no two scenarios draw the same: ComfyUI would answer from its cache
-    for index in range(warm_ups):
-        seconds, _, _ = _queue(bench, scenario, server, WARM_UP_NUMBER + apart + 10 * round_number + index)
-        bench.say(f"{name}: warm-up {index + 1}, {seconds:.2f} s")
-    for index in range(measured):
-        number = 1 + apart + round_number * measured + index
-        not_cached = limits.make_cold(files) if cold else demo.cold_bytes(files)
-        seconds, ran, prompts = _queue(bench, scenario, server, number)
-        images = [image for one in ran for image in server.images(one.prompt_id)]
-        told = {"side": side, "round": round_number, "number": number, "seconds": seconds, "cold_bytes": not_cached}
-        told |= {
-            "digest": demo.pixels(images),
-            "blank": _blank(images),
-            "prompts": [_seen(*pair) for pair in zip(ran, prompts, strict=True)],
-        }
-        if side == PACK:
-            found = [json.loads(server.get(f"/residency/trace?prompt_id={one.prompt_id}")) for one in ran]
-            told["pack"] = [one["summary"] for one in found]
-            seen.add(side, seconds, traces.joined(found))
+    for index, kind in enumerate(kinds(work)):
+        done = index - work.warm_ups
+        if done > 0 and not bench.fits(one_more(rest, work, done)):
+            _skip(bench, [scenario], f"the time limit left room for {done} of {work.measured} prompts in round {round_number + 1}, {side}")
+            return
+        began_s = bench.elapsed_s()
+        if done < 0:
+            seconds, _, _ = _queue(bench, scenario, server, WARM_UP_NUMBER + apart + 10 * round_number + index)
+            bench.say(f"{name}: warm-up {index + 1}, {seconds:.2f} s")
         else:
-            seen.add(side, seconds, traces.seen(seconds, ran, prompts))
-        raw["runs"].append(told)
-        bench.say(f"{name}: {seconds:.2f} s")
-        bench.write()
-        seen.write()
+            # by the number of the plan, not of this side: the same number is the same prompt on both sides, whichever measures less
+            number = 1 + apart + round_number * bench.plan.prompts + done
+            not_cached = limits.make_cold(files) if kind is Kind.COLD else demo.cold_bytes(files)
+            told, trace = _measured(bench, scenario, server, side, number)
+            raw["runs"].append({**told, "round": round_number, "cold_bytes": not_cached})
+            seen.add(side, told["seconds"], trace)
+            bench.say(f"{name}: {told['seconds']:.2f} s")
+            bench.write()
+            seen.write()
+        bench.pace.queues.append(Seen(side, scenario.name, kind, len(scenario.queue), bench.elapsed_s() - began_s))
+
+
+def _measured(bench: Bench, scenario: Scenario, server: Server, side: str, number: int) -> tuple[dict[str, Any], traces.Trace]:
+    """What one queue leaves in the results, and its trace."""
+    seconds, ran, prompts = _queue(bench, scenario, server, number)
+    images = [image for one in ran for image in server.images(one.prompt_id)]
+    told = {"side": side, "number": number, "seconds": seconds, "digest": demo.pixels(images), "blank": _blank(images)}
+    told["prompts"] = [_seen(*pair) for pair in zip(ran, prompts, strict=True)]
+    if side == STOCK:
+        return told, traces.seen(seconds, ran, prompts)
+    found = [json.loads(server.get(f"/residency/trace?prompt_id={one.prompt_id}")) for one in ran]
+    return {**told, "pack": [one["summary"] for one in found]}, traces.joined(found)
 
 
 def _queue(bench: Bench, scenario: Scenario, server: Server, number: int) -> tuple[float, list[Ran], list[Prompt]]:
@@ -276,7 +278,7 @@ def _queue(bench: Bench, scenario: Scenario, server: Server, number: int) -> tup
 
 def _seen(ran: Ran, one: Prompt) -> dict[str, Any]:
     nodes = [(node_id, one.graph[node_id]["class_type"], round(start_s, 4), round(end_s, 4)) for node_id, start_s, end_s in ran.nodes]
-    return {"workflow": one.workflow.value, "nodes": nodes, "end_s": ran.end_s}
+    return {"workflow": one.workflow.value, "nodes": nodes, "end_s": ran.end_s, "free_s": ran.free_s}
 
 
 def _check_pack(server: Server) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import link
 from .client import Ran
 from .results import PACK, STOCK
 from .workflows import Prompt
@@ -61,7 +62,10 @@ def seen(seconds: float, ran: Sequence[Ran], prompts: Sequence[Prompt]) -> Trace
 
 
 def joined(told: Sequence[Trace]) -> Trace:
-    """The traces of a queue as one: times count from the first prompt's start, bytes and seconds add up."""
+    """The traces of a queue as one: times count from the first prompt's start, bytes and seconds add up.
+
+    What one prompt does not know, the queue does not: None. A rate is no sum.
+    """
     if len(told) == 1:
         return told[0]
     first = told[0]
@@ -74,7 +78,10 @@ def joined(told: Sequence[Trace]) -> Trace:
             whole[kind] += [_later(record, shift_s) for record in one[kind]]
         whole["duration_s"] = shift_s + one["duration_s"]
         for key, value in one["summary"].items():
-            whole["summary"][key] = whole["summary"].get(key, 0) + value
+            before = whole["summary"].get(key, 0)
+            whole["summary"][key] = None if value is None or before is None else before + value
+    if any(link.RATE in one["summary"] for one in told):
+        whole["summary"][link.RATE] = link.rate(one["summary"] for one in told)
     return whole
 
 

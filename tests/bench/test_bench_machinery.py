@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,17 +131,25 @@ def test_a_holder_that_fails_is_quoted():
         pass
 
 
-def trace(started_unix_s: float, duration_s: float, component: str) -> traces.Trace:
+def trace(started_unix_s: float, duration_s: float, component: str, **summary: Any) -> traces.Trace:
     node = {"node_id": "6", "class_type": "KSampler", "start_s": 0.5, "end_s": duration_s, "loads": [], "computes": [component]}
     components = [{"key": component, "name": component, "kind": "MODEL", "size_bytes": 1}]
     head = {"prompt_id": "p", "started_unix_s": started_unix_s, "duration_s": duration_s, "components": components, "nodes": [node]}
-    return {**head, "transfers": [], "evictions": [], "decisions": [], "summary": {"stall_s": 1.0}}
+    return {**head, "transfers": [], "evictions": [], "decisions": [], "summary": {"stall_s": 1.0, **summary}}
 
 
 def test_a_queues_traces_are_one_on_the_first_ones_clock():
     whole = traces.joined([trace(100.0, 2.0, "a"), trace(103.0, 4.0, "b"), trace(108.0, 1.0, "a")])
     assert [(node["start_s"], node["end_s"]) for node in whole["nodes"]] == [(0.5, 2.0), (3.5, 7.0), (8.5, 9.0)]
     assert (whole["duration_s"], whole["summary"], len(whole["components"])) == (9.0, {"stall_s": 3.0}, 2)
+
+
+def test_a_queue_does_not_know_what_one_of_its_prompts_does_not_and_its_rate_is_no_sum():
+    first = trace(0.0, 2.0, "a", predicted_compute_s=None, onloaded_bytes=30, onload_bytes_per_s=10.0)
+    second = trace(3.0, 2.0, "a", predicted_compute_s=1.0, onloaded_bytes=30, onload_bytes_per_s=30.0)
+    third = trace(6.0, 2.0, "a", predicted_compute_s=1.0, onloaded_bytes=0, onload_bytes_per_s=None)
+    told = traces.joined([first, second, third])["summary"]
+    assert told == {"stall_s": 3.0, "predicted_compute_s": None, "onloaded_bytes": 60, "onload_bytes_per_s": 15.0}
 
 
 def test_stocks_nodes_take_the_colours_of_the_packs_components():

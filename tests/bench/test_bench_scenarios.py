@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from residency.bench.models import family, files_of
-from residency.bench.run import sessions
 from residency.bench.scenarios import SCENARIOS, Precision, Scenario, Size, Temperature, Workflow, choose, references
+from residency.bench.sessions import sessions
 from residency.bench.workflows import prompt
 
 

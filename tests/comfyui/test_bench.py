@@ -32,6 +32,8 @@ def test_one_run_measures_both_sides_and_leaves_results_traces_pictures_and_a_ta
     assert told["S8"]["bound_s"] > 0 and told["S1"]["bound_s"] is None
     cold = found["scenarios"]["S1"]["runs"]
     assert sorted(run["side"] for run in cold) == ["pack", "stock"] and all(len(run["prompts"][0]["nodes"]) == 10 for run in cold)
+    assert all(run["seconds"] == run["prompts"][-1]["end_s"] <= run["prompts"][-1]["free_s"] for run in cold)
+    assert [(raw["command"], raw["machine"]) for raw in found["scenarios"].values()] == [(found["command"], found["machine"])] * 2
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["S1.html", "S1.png", "S8.html", "S8.png"]
     traces = json.loads((tmp_path / "out" / "traces" / "S1.json").read_text())
     assert {node["class_type"] for node in traces["stock"]["nodes"]} == {node["class_type"] for node in traces["pack"]["nodes"]}

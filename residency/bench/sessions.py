@@ -1,0 +1,62 @@
+"""What one server runs: which scenarios share it, and how many queues of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .scenarios import Scenario, Temperature
+
+REFERENCE_PROMPTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One scenario on one server: queues that are not counted, then measured ones. `fresh`: the server has run nothing before."""
+
+    scenario: Scenario
+    warm_ups: int
+    measured: int
+    fresh: bool
+
+
+def works(scenarios: Iterable[Scenario], measured: int, references: frozenset[str], warm_ups: int | None = None) -> tuple[Work, ...]:
+    """What a server does for these in turn; references are measured twice. `warm_ups` replaces each warm scenario's own number."""
+    found: list[Work] = []
+    for one in scenarios:
+        fresh = not found
+        # a server that has run another scenario needs one prompt to settle under the new limits
+        before = one.warm_ups if fresh else min(1, one.warm_ups)
+        if one.temperature is Temperature.COLD:
+            found.append(Work(one, 0, 1, fresh))
+        else:
+            count = REFERENCE_PROMPTS if one.name in references else measured
+            found.append(Work(one, before if warm_ups is None else warm_ups, count, fresh))
+    return tuple(found)
+
+
+def fewer(works: Iterable[Work], most: int) -> tuple[Work, ...]:
+    """The same with at most so many measured queues of each."""
+    return tuple(replace(work, measured=min(work.measured, most)) for work in works)
+
+
+def sessions(asked: Sequence[Scenario], extra: Sequence[Scenario]) -> list[tuple[Scenario, ...]]:
+    """Scenarios that one server of each side can run in turn: the same files, the same arguments, the same memory left free.
+
+    The cold one first, for it needs a fresh server, then those that tell what computing takes.
+    """
+    groups: dict[tuple[Any, ...], list[Scenario]] = {}
+    for one in [*asked, *extra]:
+        cold_alone = one.name if one.temperature is Temperature.COLD and _has_cold(groups, one) else ""
+        groups.setdefault((*_session_key(one), cold_alone), []).append(one)
+    order = {Temperature.COLD: 0, Temperature.WARM: 1}
+    return [tuple(sorted(group, key=lambda one: (order[one.temperature], not one.resident))) for group in groups.values()]
+
+
+def _session_key(one: Scenario) -> tuple[Any, ...]:
+    return (one.precision, one.arguments, one.limits)
+
+
+def _has_cold(groups: dict[tuple[Any, ...], list[Scenario]], one: Scenario) -> bool:
+    return any(other.temperature is Temperature.COLD for other in groups.get((*_session_key(one), ""), ()))
