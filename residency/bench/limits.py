@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from ..demo import cold_bytes, drop
@@ -56,6 +57,35 @@ def held(limits: Limits, comfyui: ComfyUI) -> Iterator[list[str]]:
             got = stack.enter_context(holding([sys.executable, "-c", _HOST, str(surplus)], "locked RAM")) if surplus else 0
             told.append(f"another process holds {got / 1e9:.1f} GB of RAM, locked; {available_bytes() / 1e9:.1f} GB are available")
         yield told
+
+
+class Holder:
+    """What is held now; changed while a server runs, but only to leave more free: what the server has taken nobody else can hold.
+
+    Without `device` there is no device memory to hold.
+    """
+
+    def __init__(self, comfyui: ComfyUI, device: bool) -> None:
+        self._comfyui = comfyui
+        self._device = device
+        self._limits: Limits | None = None
+        self._stack = ExitStack()
+
+    def leave(self, limits: Limits) -> list[str] | None:
+        """Leave so much free from here on; a sentence for each thing held, None when that was so already. Raises ServerError."""
+        if not self._device:
+            limits = replace(limits, device_free_bytes=None)
+        if limits == self._limits:
+            return None
+        self._stack.close()
+        self._limits = limits
+        return self._stack.enter_context(held(limits, self._comfyui))
+
+    def __enter__(self) -> Holder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from .client import Ran, run_queue
 from .origins import OWN
 from .pace import Kind, Pace, Rest, Seen, Side, kinds, least, one_more
 from .results import PACK, SIDES, STOCK
-from .scenarios import SCENARIOS, Scenario, Size, references
+from .scenarios import SCENARIOS, Scenario, Size, Temperature, references
 from .sessions import Work, sessions, works
 from .workflows import Prompt, prompt
 
@@ -112,7 +113,8 @@ def run(plan: Plan, comfyui: ComfyUI, models_folder: Path, folder: Path, say: Ca
 
 
 def _possible(bench: Bench, scenarios: Sequence[Scenario], cuda: bool) -> tuple[Scenario, ...]:
-    on_device = [one for one in scenarios if one.limits.device_free_bytes is not None and not cuda]
+    # what is cold waits for the drive, however much the device holds
+    on_device = [one for one in scenarios if one.limits.device_free_bytes is not None and not cuda and one.temperature is Temperature.WARM]
     _skip(bench, on_device, "limits device memory, and there is no CUDA device")
     free_bytes = available_bytes()
     crowded = [one for one in scenarios if one not in on_device and (one.limits.host_free_bytes or 0) > free_bytes]
@@ -152,22 +154,17 @@ def _session(bench: Bench, session: Sequence[Scenario]) -> None:
     raws = {scenario.name: _head(bench, scenario) for scenario in session}
     seen = {scenario.name: traces.Traces(bench.folder / "traces" / f"{scenario.name}.json") for scenario in session}
     bench.data["scenarios"].update(raws)
-    with limits.held(session[0].limits, bench.comfyui) as told:
-        for raw in raws.values():
-            raw["held"] = told
-        for sentence in told:
-            bench.say(f"{', '.join(raws)}: {sentence}")
-        for number in range(bench.plan.rounds):
-            order = SIDES if number % 2 == 0 else tuple(reversed(SIDES))
-            for place, side in enumerate(order):
-                sound = [one for one in session if not raws[one.name]["error"]]
-                (_, mine), *coming = bench.sides(sound, order[place:], number)
-                if not mine:
-                    continue
-                if not bench.fits(least([(side, mine), *coming])):
-                    _skip(bench, session, f"the time limit came before round {number + 1}, {side}")
-                    return
-                _side(bench, mine, raws, seen, side, number, coming)
+    for number in range(bench.plan.rounds):
+        order = SIDES if number % 2 == 0 else tuple(reversed(SIDES))
+        for place, side in enumerate(order):
+            sound = [one for one in session if not raws[one.name]["error"]]
+            (_, mine), *coming = bench.sides(sound, order[place:], number)
+            if not mine:
+                continue
+            if not bench.fits(least([(side, mine), *coming])):
+                _skip(bench, session, f"the time limit came before round {number + 1}, {side}")
+                return
+            _side(bench, mine, raws, seen, side, number, coming)
     for name, raw in raws.items():
         raw["complete"] = raw["error"] is None and name not in bench.data["skipped"]
 
@@ -210,12 +207,16 @@ def _side(
     current = session[0].scenario.name
     before_s, before = bench.elapsed_s(), len(bench.pace.queues)
     try:
-        with serve(bench.comfyui, bench.models, arguments, PACK_FOLDER if side == PACK else None) as server:
+        with ExitStack() as stack:
+            holder = stack.enter_context(limits.Holder(bench.comfyui, "device_bytes" in bench.data["machine"]))
+            _leave(bench, holder, session[0], raws)
+            server = stack.enter_context(serve(bench.comfyui, bench.models, arguments, PACK_FOLDER if side == PACK else None))
             bench.pace.around.append((side, bench.elapsed_s() - before_s))
             if side == PACK:
                 _check_pack(server)
             for place, work in enumerate(session):
                 current = work.scenario.name
+                _leave(bench, holder, work, raws)
                 rest = Rest(side, session[place + 1 :], coming)
                 _measure(bench, work, raws[current], seen[current], server, side, round_number, rest)
         queues_s = sum(one.seconds for one in bench.pace.queues[before:])
@@ -225,6 +226,18 @@ def _side(
         bench.say(f"{current} failed: {error}")
     finally:
         bench.write()
+
+
+def _leave(bench: Bench, holder: limits.Holder, work: Work, raws: dict[str, Any]) -> None:
+    """Hold what the scenario shall not have. Raises ServerError."""
+    told = holder.leave(work.scenario.limits)
+    if told is None:
+        return
+    for name, raw in raws.items():
+        if raw["limits"] == asdict(work.scenario.limits):
+            raw["held"] = told
+            for sentence in told:
+                bench.say(f"{name}: {sentence}")
 
 
 def _measure(

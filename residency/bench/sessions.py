@@ -42,20 +42,33 @@ def fewer(works: Iterable[Work], most: int) -> tuple[Work, ...]:
 
 
 def sessions(asked: Sequence[Scenario], extra: Sequence[Scenario]) -> list[tuple[Scenario, ...]]:
-    """Scenarios that one server of each side can run in turn: the same files, the same arguments, the same memory left free.
+    """Scenarios that one server of each side can run in turn: the same files, the same arguments, the same RAM left free.
 
-    The cold one first, for it needs a fresh server, then those that tell what computing takes.
+    The cold one first, for it needs a fresh server; then the less device memory, the sooner: more can be left free while a server runs,
+    less cannot. Those that tell what computing takes come before others that have as much.
     """
     groups: dict[tuple[Any, ...], list[Scenario]] = {}
     for one in [*asked, *extra]:
         cold_alone = one.name if one.temperature is Temperature.COLD and _has_cold(groups, one) else ""
         groups.setdefault((*_session_key(one), cold_alone), []).append(one)
-    order = {Temperature.COLD: 0, Temperature.WARM: 1}
-    return [tuple(sorted(group, key=lambda one: (order[one.temperature], not one.resident))) for group in groups.values()]
+    return [in_turn for group in groups.values() for in_turn in _in_turn(group)]
+
+
+def _in_turn(group: Iterable[Scenario]) -> list[tuple[Scenario, ...]]:
+    """The group in the order in which one server can run it; a cold scenario that leaves more free than another has a server of its own."""
+    cold = [one for one in group if one.temperature is Temperature.COLD]
+    warm = sorted((one for one in group if one not in cold), key=lambda one: (_device_bytes(one), not one.resident))
+    if cold and warm and _device_bytes(cold[0]) > _device_bytes(warm[0]):
+        return [tuple(cold), tuple(warm)]
+    return [(*cold, *warm)]
+
+
+def _device_bytes(one: Scenario) -> float:
+    return float("inf") if one.limits.device_free_bytes is None else one.limits.device_free_bytes
 
 
 def _session_key(one: Scenario) -> tuple[Any, ...]:
-    return (one.precision, one.arguments, one.limits)
+    return (one.precision, one.arguments, one.limits.host_free_bytes)
 
 
 def _has_cold(groups: dict[tuple[Any, ...], list[Scenario]], one: Scenario) -> bool:
