@@ -15,6 +15,7 @@ from .events import Cancel, Evict, Instruction, Prefetch
 from .timeline import Timeline, UseKind
 
 NEVER = float("inf")
+LEAST_SHARE = 1 / 16  # of what is missing: a transfer that is under way is not made longer when more room is found
 LOOK_AHEAD = 64  # computing visits: what lies beyond cannot be brought over while this one computes
 
 
@@ -55,9 +56,11 @@ class DeviceTier:
             self.held[key] = kept_bytes
 
     def node_starts(self, view: View) -> list[Instruction]:
-        """For the node that starts now: all the room that its weights need, at once; and, where it is known what the node computes with
-        beside them, what the next ones need already. The device stands still between two nodes: giving room back costs least now. In the
-        middle of one it waits for all that is announced, and stood still for 0.1 s then (H100, a step of 0.22 s)."""
+        """For the node that starts now: all the room that its weights need, at once; and, where it is known how long the node takes and
+        what it computes with beside them, what the next ones need and can have by its end: ComfyUI waits for every copy there.
+
+        The device stands still between two nodes: giving room back costs least now. In the middle of one it waits for all that is
+        announced, and stood still for 0.1 s then (H100, a step of 0.22 s)."""
         if self.room_bytes is None:
             return []
         visit = view.timeline.visits[view.position]
@@ -66,19 +69,19 @@ class DeviceTier:
         # nothing comes in: what it computes with beside its weights is the allocator's to find
         short_bytes = needed_bytes + visit.working_set_bytes - self.room_bytes if needed_bytes else 0
         evictions = self._evict(short_bytes, view, NEVER, f"makes room for {visit.class_type} {visit.node_id}", held)
-        if visit.working_set_bytes == 0 and view.running:
+        if not view.looks_ahead:
             return list(evictions)
         freed_bytes = sum(one.size_bytes for one in evictions)
         spare_bytes = self.room_bytes + freed_bytes - needed_bytes - visit.working_set_bytes
-        return [*evictions, *self._bring_next(view, spare_bytes, held)]
+        comes_bytes = view.comes_bytes - needed_bytes  # its own come first
+        return [*evictions, *self._bring_next(replace(view, comes_bytes=comes_bytes), spare_bytes, held)]
 
     def node_steps(self, view: View) -> list[Instruction]:
         """While a node computes, its working set is part of what was seen: what the next ones compute with. Something leaves for it only
         where that was not done when the node started."""
         if self.room_bytes is None:
             return []
-        looked_ahead = view.timeline.visits[view.position].working_set_bytes > 0
-        return self._bring_next(view, self.room_bytes, dict(self.held), may_evict=not looked_ahead)
+        return self._bring_next(view, self.room_bytes, dict(self.held), may_evict=not view.looks_ahead)
 
     def _bring_next(self, view: View, room_bytes: int, held: dict[str, int], *, may_evict: bool = True) -> list[Instruction]:
         """What the next nodes compute with, in order, as far as there is room or something needed later can leave."""
@@ -89,14 +92,16 @@ class DeviceTier:
             missing_bytes = min(whole_bytes, whole_bytes if self.in_host is None else self.in_host.get(key, 0)) - held.get(key, 0)
             if missing_bytes <= 0 or key in self.in_flight or key in self.refused or not view.may_prefetch(key):
                 continue
-            if missing_bytes > room_bytes and may_evict:
+            wanted_bytes = int(min(missing_bytes, view.comes_bytes))
+            if wanted_bytes < LEAST_SHARE * missing_bytes:
+                break
+            if wanted_bytes > room_bytes and may_evict:
                 why = f"makes room for {view.components[key].name}"
-                short_bytes = int(min(missing_bytes, view.comes_bytes)) - room_bytes
-                evictions = self._evict(short_bytes, view, needed_at, why, held, spared=key)
+                evictions = self._evict(wanted_bytes - room_bytes, view, needed_at, why, held, spared=key)
                 instructions += evictions
                 room_bytes += sum(one.size_bytes for one in evictions)
-            size_bytes = min(missing_bytes, room_bytes)
-            if size_bytes <= 0:
+            size_bytes = min(wanted_bytes, room_bytes)
+            if size_bytes < LEAST_SHARE * missing_bytes:
                 break
             self.in_flight[key] = size_bytes
             room_bytes -= size_bytes
@@ -157,7 +162,7 @@ class DeviceTier:
 @dataclass(frozen=True, slots=True)
 class View:
     """What the device tier may know of the prompt. `running`: components of the node at `position`; `comes_bytes`: what can cross the link
-    while it runs, and no more than that leaves for it."""
+    while it runs, and no more than that leaves for it; infinite where nobody knows how long it runs, or how fast the link is."""
 
     timeline: Timeline
     position: int
@@ -167,6 +172,11 @@ class View:
     may_evict: Callable[[str], bool] = lambda key: True
     priority: Callable[[str], int] = lambda key: 0
     comes_bytes: float = NEVER
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether enough is known of the node to bring over what comes after it from its start on."""
+        return self.comes_bytes < NEVER and (not self.running or self.timeline.visits[self.position].working_set_bytes > 0)
 
 
 def _next_uses(view: View) -> Iterator[tuple[str, int]]:

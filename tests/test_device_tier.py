@@ -69,8 +69,17 @@ def test_what_is_needed_sooner_never_leaves_for_what_is_needed_later():
 
 def test_a_node_whose_working_set_is_known_brings_the_next_one_over_from_its_start():
     tier = seen(4, a=12, t=10)
-    decided = tier.node_starts(at(0, "abt", components(t=10, a=12, b=12), working_set_mb=3))
+    decided = tier.node_starts(at(0, "abt", components(t=10, a=12, b=12), working_set_mb=3, comes_bytes=99 * MB))
     assert said(decided) == [("Evict", "t", 10), ("Prefetch", "b", 11)]
+
+
+def test_no_more_is_brought_over_than_arrives_before_the_node_ends():
+    """ComfyUI waits for every copy at a node's end."""
+    tier = seen(20, a=12, t=10)
+    known = {"working_set_mb": 3, "comes_bytes": 5 * MB}
+    assert said(tier.node_starts(at(0, "abt", components(t=10, a=12, b=12), **known))) == [("Prefetch", "b", 5)]
+    tier = seen(20, a=8, t=10)
+    assert said(tier.node_starts(at(0, "abt", components(t=10, a=12, b=12), **known))) == [("Prefetch", "b", 1)]
 
 
 def test_a_node_that_nothing_is_known_of_gets_its_own_room_and_no_more():
@@ -81,20 +90,21 @@ def test_a_node_that_nothing_is_known_of_gets_its_own_room_and_no_more():
 
 def test_a_node_without_weights_brings_the_next_ones_over():
     tier = seen(1, b=12)
-    decided = tier.node_starts(at(0, "-tab", components(t=10, a=12, b=12)))
+    decided = tier.node_starts(at(0, "-tab", components(t=10, a=12, b=12), comes_bytes=99 * MB))
     assert said(decided) == [("Evict", "b", 9), ("Prefetch", "t", 10), ("Evict", "b", 3), ("Prefetch", "a", 3)]
 
 
 def test_its_own_weights_and_working_set_come_before_what_is_next():
     tier = seen(20)
-    decided = tier.node_starts(at(0, "ab", components(a=12, b=12), working_set_mb=3))
+    decided = tier.node_starts(at(0, "ab", components(a=12, b=12), working_set_mb=3, comes_bytes=99 * MB))
     assert said(decided) == [("Prefetch", "b", 5)]
 
 
 def test_nothing_leaves_in_the_middle_of_a_node_that_has_looked_ahead():
     """Giving room back waits for the device."""
     tier = seen(2, a=12, t=10)
-    assert said(tier.node_steps(at(0, "abt", components(t=10, a=12, b=12), working_set_mb=3))) == [("Prefetch", "b", 2)]
+    view = at(0, "abt", components(t=10, a=12, b=12), working_set_mb=3, comes_bytes=99 * MB)
+    assert said(tier.node_steps(view)) == [("Prefetch", "b", 2)]
 
 
 def test_what_was_told_to_stop_may_be_asked_for_again():

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -85,6 +86,9 @@ class DeviceMover:
         self._stream: torch.cuda.Stream | None = None
         self.gate = Gate()
         self.link = LinkRate()
+        # what lay on the device and in pins of a model when all that could come was there: a decoder never uses its encoder, and looking at
+        # each module takes 20 ms
+        self._in_vain: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
         self._headroom_bytes = HEADROOM_BYTES  # of the node that runs
         self._working_set_bytes = 0
         self._has_steps = False
@@ -231,13 +235,19 @@ class DeviceMover:
                     self._finish(self._pending.pop(key), reason, done.resident_bytes)
 
     def _bring(self, patcher: Any, asked_bytes: int = 0) -> bool:
-        """Announce the copies of a model that is computed with now. Whether all of it is on the device or on its way."""
+        """Announce the copies of a model that is computed with now. Whether that was all: nothing of it is left that could cross."""
         if onload.is_complete(patcher):
+            return True
+        there = (_device_bytes(patcher), _copied_bytes(patcher))
+        if self._in_vain.get(patcher.model) == there:
             return True
         room_bytes = self._room_for_copies(patcher.load_device, asked_bytes)
         if room_bytes <= 0:
             return False
-        return bool(self._copy(patcher, room_bytes, patcher.model_size()).stop is onload.Stop.END)
+        done = self._copy(patcher, room_bytes, patcher.model_size())
+        if not done.moved_bytes and done.stop is onload.Stop.UNPINNED:
+            self._in_vain[patcher.model] = there
+        return done.stop is not onload.Stop.ROOM
 
     def _copy(self, patcher: Any, room_bytes: int, size_bytes: int) -> onload.Progress:
         stream = self._copies(patcher.load_device)

@@ -226,7 +226,10 @@ class ComfyHost:
             interrupted = any(event == "execution_interrupted" for event, _ in executor.status_messages)
             outcome = Outcome.INTERRUPTED if interrupted else Outcome.ERROR
         trace = self.runtime.trace
-        self.runtime.crossed(*self.device.link.take())
+        crossed_bytes, crossing_s = self.device.link.take()
+        self.runtime.crossed(crossed_bytes, crossing_s)
+        if crossing_s > 0:
+            self._look_ahead.onload_bytes_per_s = crossed_bytes / crossing_s
         self.runtime.post(PromptEnded(self.runtime.clock(), prompt.prompt_id, outcome))
         if trace is None:
             return

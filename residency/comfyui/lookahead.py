@@ -48,6 +48,7 @@ class LookAhead:
         self._errands = Errands(THREAD)
         self._teacher: Teacher | None = None
         self._rates: Callable[[], Mapping[str, float]] = dict
+        self.onload_bytes_per_s: float | None = None  # as this session has measured it
         self._ran: deque[frozenset[str]] = deque(maxlen=REMEMBERED_WORKFLOWS)
         self._expected: dict[frozenset[str], Mapping[str, Expected]] = {}  # by workflow and node: what was foretold of it last
 
@@ -141,8 +142,8 @@ class LookAhead:
         with self._lock:
             if self._current() is not prompt:
                 return
-            if rates:
-                self._runtime.post(RatesMeasured(self._runtime.clock(), rates))
+            if rates or self.onload_bytes_per_s:
+                self._runtime.post(RatesMeasured(self._runtime.clock(), rates, self.onload_bytes_per_s))
             prompt.foresights.update(foretold)
             for prompt_id, foresight in foretold.items():
                 graph.expected.update(((prompt_id, node_id), expected) for node_id, expected in foresight.expected.items())

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _GIB = 1024**3
 
+# The system is asked so often, not at every chunk: asking opens ten files, and after each a thread waits for the interpreter, which a node
+# that computes gives away every 5 ms. Between two looks what was read counts as taken.
+LOOK_S = 0.1
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Backoff:
-    """`slow_percent` is the PSI "some avg10" above which every chunk first waits `pause_s`."""
+    """`slow_percent` is the PSI "some avg10" above which every chunk first waits `pause_s`. Threads may share one: what they race for is
+    a look more or less."""
 
     available: Callable[[], int]
     headroom_bytes: int
     pressure: Callable[[], float]
     slow_percent: float
     pause_s: float
+    look_s: float = LOOK_S
+    _looked_s: float = field(default=float("-inf"), init=False)
+    _available_bytes: int = field(default=0, init=False)
+    _pressure: float = field(default=0.0, init=False)
 
     def refusal(self, size_bytes: int) -> str | None:
         """Why a chunk of `size_bytes` must not be read now; None when it may."""
-        available = self.available()
-        if available - size_bytes >= self.headroom_bytes:
+        if time.perf_counter() - self._looked_s >= self.look_s:
+            self._look()
+        elif self._available_bytes - size_bytes < self.headroom_bytes:
+            self._look()  # an old look refuses nobody
+        available_bytes = self._available_bytes
+        if available_bytes - size_bytes >= self.headroom_bytes:
+            self._available_bytes = available_bytes - size_bytes
             return None
-        return f"only {available / _GIB:.2f} GiB of host memory are available and {self.headroom_bytes / _GIB:.2f} GiB must stay so"
+        return f"only {available_bytes / _GIB:.2f} GiB of host memory are available and {self.headroom_bytes / _GIB:.2f} GiB must stay so"
 
     def pause(self) -> float:
-        """Seconds to wait before the next chunk."""
-        return self.pause_s if self.pressure() > self.slow_percent else 0.0
+        """Seconds to wait before the next chunk, one that was not refused."""
+        return self.pause_s if self._pressure > self.slow_percent else 0.0
+
+    def _look(self) -> None:
+        self._looked_s = time.perf_counter()
+        self._available_bytes = self.available()
+        self._pressure = self.pressure()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..component import Component, Extent
 from . import pagecache
+
+BUFFER_BYTES = 2 * 1024**2  # what is read goes through it and is not looked at: it fits into a core's own cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,22 @@ def cut(component: Component, size_bytes: int, chunk_bytes: int, start_bytes: in
             start = stop
 
 
+def runs(chunks: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
+    """The chunks in their order, in stretches of one file without gaps."""
+    begin = 0
+    for index in range(1, len(chunks) + 1):
+        before = chunks[index - 1]
+        if index == len(chunks) or (chunks[index].path, chunks[index].start) != (before.path, before.start + before.size_bytes):
+            yield chunks[begin:index]
+            begin = index
+
+
+def joined(run: Sequence[Chunk]) -> Chunk:
+    """One chunk in place of a stretch without gaps."""
+    size_bytes = sum(chunk.size_bytes for chunk in run)
+    return Chunk(run[0].path, run[0].start, size_bytes, run[0].offset, max(chunk.needs_bytes for chunk in run))
+
+
 def overlap(one: Component, other: Component) -> bool:
     """Whether the two are read from bytes in common (one file under two keys: the same checkpoint with other options)."""
     return any(
@@ -54,8 +72,7 @@ def overlap(one: Component, other: Component) -> bool:
 class Reader:
     """One thread's buffer, made at the first read, and the file it has open. Every OSError it raises names the file."""
 
-    def __init__(self, buffer_bytes: int) -> None:
-        self._buffer_bytes = buffer_bytes
+    def __init__(self) -> None:
         self._buffer: bytearray | None = None
         self._path: str | None = None
         self._fd = -1
@@ -70,7 +87,7 @@ class Reader:
 
     def read(self, chunk: Chunk) -> None:
         if self._buffer is None:
-            self._buffer = bytearray(self._buffer_bytes)
+            self._buffer = bytearray(BUFFER_BYTES)
         try:
             count = pagecache.read_into_cache(self._open(chunk.path), chunk.start, chunk.size_bytes, self._buffer)
         except OSError as error:

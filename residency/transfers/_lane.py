@@ -7,14 +7,14 @@ up the interpreter's exit. All lanes share one condition: a chunk takes millisec
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
 from ..component import Component
 from ..events import TransferDone, TransferStopped
 from ._backoff import Backoff
-from ._chunks import Chunk, Reader
+from ._chunks import Chunk, Reader, joined, runs
 from ._rate import RateMeter
 
 
@@ -80,7 +80,6 @@ class Lane:
         self,
         drive: str,
         threads: int,
-        buffer_bytes: int,
         condition: threading.Condition,
         clock: Callable[[], float],
         backoff: Backoff,
@@ -90,7 +89,6 @@ class Lane:
         self.rate = RateMeter()
         self.threads: list[threading.Thread] = []
         self._max_threads = threads
-        self._buffer_bytes = buffer_bytes
         self._condition = condition
         self._clock = clock
         self._backoff = backoff
@@ -125,7 +123,7 @@ class Lane:
             self._workers += 1
 
     def _work(self) -> None:
-        reader = Reader(self._buffer_bytes)
+        reader = Reader()
         try:
             while (step := self._next()) is not None:
                 step(reader)
@@ -174,18 +172,16 @@ class Lane:
         cold: list[tuple[Chunk, int]] = []
         present = 0
         reason: str | None = None
-        for chunk in part.chunks:
+        for run in runs(part.chunks):
             if part.transfer.stop_reason is not None:
                 break
             try:
-                cached = reader.cached_bytes(chunk)
+                asked = _cached(run, reader)
             except Exception as error:
-                reason = _reason(chunk, error)
+                reason = _reason(run[0], error)
                 break
-            if cached == chunk.size_bytes:
-                present += cached
-            else:
-                cold.append((chunk, chunk.size_bytes - (cached or 0)))
+            present += sum(chunk.size_bytes for chunk, cached in asked if cached == chunk.size_bytes)
+            cold += [(chunk, chunk.size_bytes - cached) for chunk, cached in asked if cached < chunk.size_bytes]
         with self._condition:
             part.chunks = [chunk for chunk, _ in cold]
             part.cold_bytes = [cold_bytes for _, cold_bytes in cold]
@@ -250,6 +246,18 @@ class Lane:
         with self._condition:
             self._queue.remove(part)
             self._condition.notify_all()
+
+
+def _cached(run: Sequence[Chunk], reader: Reader) -> list[tuple[Chunk, int]]:
+    """Each chunk of the run with its bytes that are cached. Half of what is neither cached nor cold is asked anew: a file is mostly one of
+    the two, and each question waits for the interpreter."""
+    size_bytes, cached = sum(chunk.size_bytes for chunk in run), reader.cached_bytes(joined(run)) or 0
+    if cached in (0, size_bytes):
+        return [(chunk, chunk.size_bytes if cached else 0) for chunk in run]
+    if len(run) == 1:
+        return [(run[0], cached)]
+    half = len(run) // 2
+    return _cached(run[:half], reader) + _cached(run[half:], reader)
 
 
 def _reason(chunk: Chunk, error: Exception) -> str:

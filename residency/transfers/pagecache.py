@@ -77,11 +77,15 @@ def drop(extent: Extent) -> None:
 
 
 def read_into_cache(fd: int, start: int, size_bytes: int, buffer: bytearray) -> int:
-    """Read the range through `buffer`, of any size, so that its pages are cached. Returns the bytes read: fewer at the end of the file."""
+    """Read the range through `buffer`, of any size, so that its pages are cached. Returns the bytes read: fewer at the end of the file.
+
+    Where the system can, the range is read in one call that goes through the buffer again and again: a thread that comes back from a call
+    waits for the interpreter, 5 ms and more while another one computes.
+    """
     view = memoryview(buffer)
     done = 0
     while done < size_bytes:
-        count = _read_at(fd, view[: size_bytes - done], start + done)
+        count = _read_at(fd, view, start + done, size_bytes - done)
         if count == 0:
             break
         done += count
@@ -89,13 +93,19 @@ def read_into_cache(fd: int, start: int, size_bytes: int, buffer: bytearray) -> 
 
 
 if hasattr(os, "preadv"):
+    _MOST_VIEWS = 1024  # Linux and macOS take no more in one call (IOV_MAX)
 
-    def _read_at(fd: int, view: memoryview, offset: int) -> int:
-        return os.preadv(fd, [view], offset)
+    def _read_at(fd: int, view: memoryview, offset: int, size_bytes: int) -> int:
+        """At most `size_bytes`, into the same view over and over."""
+        whole, rest = divmod(size_bytes, len(view))
+        views = [view] * min(whole, _MOST_VIEWS)
+        if len(views) < _MOST_VIEWS and rest:
+            views.append(view[:rest])
+        return os.preadv(fd, views, offset)
 
 else:
 
-    def _read_at(fd: int, view: memoryview, offset: int) -> int:
+    def _read_at(fd: int, view: memoryview, offset: int, size_bytes: int) -> int:
         """Moves the descriptor's position: a descriptor belongs to one thread."""
         os.lseek(fd, offset, os.SEEK_SET)
-        return io.FileIO(fd, closefd=False).readinto(view) or 0
+        return io.FileIO(fd, closefd=False).readinto(view[:size_bytes]) or 0

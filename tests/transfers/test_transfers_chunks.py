@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from residency.component import Component, Extent
-from residency.transfers._chunks import cut, overlap
+from residency.transfers._chunks import cut, joined, overlap, runs
 
 EXTENTS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 100)), max_size=5)
 
@@ -35,3 +35,20 @@ def test_components_overlap_where_they_share_bytes() -> None:
     assert overlap(one, component(("/b", 99, 1)))
     assert not overlap(one, component(("/b", 0, 50), ("/c", 0, 100)))
     assert not overlap(one, component())
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), min_size=1, max_size=12), st.integers(1, 4))
+def test_runs_are_the_chunks_in_order_and_each_is_one_stretch_of_one_file(gaps_and_sizes: list[tuple[int, int]], chunk_bytes: int):
+    extents, at = [], 0
+    for gap, size_bytes in gaps_and_sizes:
+        at += gap
+        extents.append(Extent("a" if at < 15 else "b", at, size_bytes))
+        at += size_bytes
+    whole = Component("k", "k", "MODEL", sum(extent.size_bytes for extent in extents), tuple(extents))
+    chunks = list(cut(whole, whole.size_bytes, chunk_bytes))
+    found = list(runs(chunks))
+    assert [chunk for run in found for chunk in run] == chunks
+    for run in found:
+        one = joined(run)
+        assert one.size_bytes == sum(chunk.size_bytes for chunk in run) == run[-1].start + run[-1].size_bytes - run[0].start
+        assert {chunk.path for chunk in run} == {one.path}

@@ -64,7 +64,7 @@ def make(events: list[object]) -> Iterator[Callable[..., ReadAhead]]:
     made: list[ReadAhead] = []
 
     def build(**options: object) -> ReadAhead:
-        chosen = {"available": plenty, "pressure": lambda: 0.0, "chunk_bytes": MIB} | options
+        chosen = {"available": plenty, "pressure": lambda: 0.0, "chunk_bytes": MIB, "look_s": 0.0} | options
         made.append(ReadAhead(events.append, **chosen))  # type: ignore[arg-type]
         return made[-1]
 
@@ -490,9 +490,8 @@ def test_everything_is_answered_once_and_never_with_more_than_was_asked(
     events: list[object] = []
     calls = iter(range(10**9))
     available = (lambda: 0 if next(calls) % 7 == 6 else 100 * GIB) if short else plenty
-    mover = ReadAhead(
-        events.append, available=available, pressure=lambda: 0.0, chunk_bytes=CHUNK, threads_per_drive=threads_per_drive, headroom_bytes=0
-    )
+    options = {"chunk_bytes": CHUNK, "threads_per_drive": threads_per_drive, "headroom_bytes": 0, "look_s": 0.0}
+    mover = ReadAhead(events.append, available=available, pressure=lambda: 0.0, **options)
     announced, drops = play(mover, small, steps)
     mover.close()
     assert threads() == []
@@ -523,7 +522,8 @@ def test_one_drive_answers_in_order_and_reads_one_component_at_a_time(
 
     order = list(dict.fromkeys(order))
     keys = [small[index].key for index in order]
-    mover = ReadAhead(events.append, available=available, pressure=lambda: 0.0, chunk_bytes=CHUNK, threads_per_drive=threads_per_drive)
+    options = {"chunk_bytes": CHUNK, "threads_per_drive": threads_per_drive, "look_s": 0.0}
+    mover = ReadAhead(events.append, available=available, pressure=lambda: 0.0, **options)
     for index in order:
         mover.drop(small[index])
     for index in order:
