@@ -280,6 +280,9 @@ class ComfyHost:
             holds = self.runtime.post(NodeStarted(started_s, prompt.position))
             used = [use.component for use in prompt.timeline.at(prompt.position) if use.kind is UseKind.COMPUTE]
             self.device.node_starts(used, has_steps=visit.class_type in self._stepping)
+            if self._device_limit_bytes is not None:
+                # no part of what the node computes: else it would seem to take longer, and more would be brought over while it runs
+                self.runtime.stalled(self.runtime.clock() - started_s)
             prompt.peaks.node_starts(started_s)
             return holds
 
