@@ -18,7 +18,7 @@ NEVER = float("inf")
 # Of the time that a node is expected to take: announcing 10 GB takes 0.1 s of it, and a guess may be wrong. With all of it two nodes of
 # 0.2 s took 0.3 s longer each (H100, 24 GB on the device).
 HIDDEN_SHARE = 0.75
-LEAST_SHARE = 1 / 16  # of what is missing: a transfer that is under way is not made longer when more room is found
+LEAST_SHARE = 1 / 16  # of what is missing: less is not worth a look at each of its modules
 LOOK_AHEAD = 64  # computing visits: what lies beyond cannot be brought over while this one computes
 
 
@@ -92,9 +92,9 @@ class DeviceTier:
         instructions: list[Instruction] = []
         room_bytes -= sum(size_bytes for key, size_bytes in self.in_flight.items() if key not in view.running)
         for key, needed_at in _next_uses(view):
-            whole_bytes = view.components[key].size_bytes
-            missing_bytes = min(whole_bytes, whole_bytes if self.in_host is None else self.in_host.get(key, 0)) - held.get(key, 0)
-            if missing_bytes <= 0 or key in self.in_flight or key in self.refused or not view.may_prefetch(key):
+            whole_bytes, coming_bytes = view.components[key].size_bytes, held.get(key, 0) + self.in_flight.get(key, 0)
+            missing_bytes = min(whole_bytes, whole_bytes if self.in_host is None else self.in_host.get(key, 0)) - coming_bytes
+            if missing_bytes <= 0 or key in self.refused or not view.may_prefetch(key):
                 continue
             if missing_bytes > view.comes_bytes:
                 break
@@ -106,12 +106,12 @@ class DeviceTier:
             size_bytes = min(missing_bytes, room_bytes)
             if size_bytes < LEAST_SHARE * missing_bytes:
                 break
-            self.in_flight[key] = size_bytes
+            self.in_flight[key] = self.in_flight.get(key, 0) + size_bytes
             room_bytes -= size_bytes
             view = replace(view, comes_bytes=view.comes_bytes - size_bytes)
             visit = view.timeline.visits[needed_at]
             reason = f"{visit.class_type} {visit.node_id} computes with it, {_ahead(needed_at - view.position)}"
-            instructions.append(Prefetch(view.components[key], Tier.DEVICE, held.get(key, 0) + size_bytes, reason))
+            instructions.append(Prefetch(view.components[key], Tier.DEVICE, coming_bytes + size_bytes, reason))
             if size_bytes < missing_bytes:
                 break
         return instructions

@@ -208,7 +208,8 @@ Event = (
 class Prefetch:
     """Bring the first `size_bytes` of the component to the tier, but for the first `start_bytes`. Earlier Prefetches come first.
 
-    What the answer calls present counts from `start_bytes` on.
+    What the answer calls present counts from `start_bytes` on. To the device one that is not answered yet may be followed by a longer one:
+    there is one answer then.
     """
 
     component: Component

@@ -225,7 +225,7 @@ class Trace:
             self._unread[place] = self._unread.get(place, 0) + event.moved_bytes
 
     def _decided(self, instruction: Instruction) -> None:
-        if isinstance(instruction, Prefetch):
+        if isinstance(instruction, Prefetch) and (instruction.component.key, instruction.tier.value) not in self._open:
             record = TransferRecord(instruction.component.key, instruction.tier.value, self._now_s, reason=instruction.reason)
             self._open[(record.component, record.tier)] = record
             self._append(self._transfers, record)

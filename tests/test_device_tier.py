@@ -121,6 +121,17 @@ def test_a_lower_priority_leaves_before_a_later_use():
     assert said(decided) == [("Evict", "b", 10)]
 
 
+def test_what_is_on_its_way_comes_further_when_there_is_more_room():
+    tier = seen(2, a=12)
+    view = at(0, "ab", components(a=12, b=12))
+    assert said(tier.node_steps(view)) == [("Prefetch", "b", 2)]
+    tier.observe({"a": 12 * MB}, 7 * MB)
+    assert said(tier.node_steps(view)) == [("Prefetch", "b", 7)]
+    assert tier.node_steps(view) == []  # all the room is given away
+    tier.arrived("b", 7 * MB, refused=False)
+    assert tier.in_flight == {} and tier.held["b"] == 7 * MB
+
+
 def test_a_refused_transfer_is_not_asked_for_again():
     tier = seen(10, a=12)
     view = at(0, "ab", components(a=12, b=12))

@@ -138,7 +138,11 @@ class DeviceMover:
     # --- instructions ---
 
     def prefetch(self, instruction: Prefetch) -> Future[None]:
-        """Announce the copy; `advance` carries it out, step by step."""
+        """Announce the copy; `advance` carries it out, step by step. One that is announced already becomes longer."""
+        known = self._pending.get(instruction.component.key)
+        if known is not None:
+            known.size_bytes = max(known.size_bytes, instruction.size_bytes)
+            return known.future
         pending = _Pending(instruction.component, instruction.size_bytes, self._clock())
         pending.future.set_running_or_notify_cancel()
         refusal = self._refusal(instruction.component.key)

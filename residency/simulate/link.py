@@ -48,6 +48,10 @@ class Link:
     def prefetch(self, instruction: Prefetch) -> Future[None]:
         key = instruction.component.key
         held_bytes = self._device.held.get(key, 0)
+        known = next((copy for copy in self._queue if copy.key == key), None)
+        if known is not None:
+            known.instruction = instruction
+            return known.future
         copy = Copy(instruction, self._clock(), held_bytes, float(held_bytes))
         if self.can_prefetch:
             self._queue.append(copy)
