@@ -36,7 +36,8 @@ THREADS_PER_DRIVE = 8 if (os.cpu_count() or 1) >= 8 else 4
 # A chunk is read in one call. With read_ahead_kb 128, Linux's default, 4 threads read 8 MiB at a time 1.37 GB/s, 1 MiB at a time 0.79
 # (the kernel sizes its requests by the call then); with 8192 it was 1.58 and 1.78. While another thread kept the interpreter busy, as
 # nodes do, 4 threads of this mover read 8 MiB at a time 0.6 GB/s, 32 MiB 1.4, 64 MiB 1.7, 128 MiB 1.8 (2 cores, virtual disk, 6 GiB).
-CHUNK_BYTES = 64 * MIB
+# What is smaller is cut finer, so that every thread has its part.
+CHUNK_BYTES, LEAST_CHUNK_BYTES = 64 * MIB, 8 * MIB
 HEADROOM_BYTES = 1 * GIB
 SLOW_PERCENT = 10.0  # tasks waited for memory in one of the last ten seconds
 PAUSE_S = 0.1
@@ -82,7 +83,10 @@ class ReadAhead:
         """
         _check_tier(instruction)
         component = instruction.component
-        chunks = list(cut(component, instruction.size_bytes, self._chunk_bytes, instruction.start_bytes))
+        chunk_bytes = self._chunk_bytes
+        while chunk_bytes > LEAST_CHUNK_BYTES and chunk_bytes * self._threads_per_drive > instruction.size_bytes - instruction.start_bytes:
+            chunk_bytes //= 2
+        chunks = list(cut(component, instruction.size_bytes, chunk_bytes, instruction.start_bytes))
         drives = {path: drive_of(path) for path in {chunk.path: None for chunk in chunks}}
         by_drive: dict[str, list[Chunk]] = {}
         for chunk in chunks:
