@@ -189,7 +189,8 @@ class Lane:
             part.probing = False
             if reason is not None:
                 part.transfer.stop(reason)
-            self._staff(len(cold))
+            if part.transfer.stop_reason is None:  # whoever stopped it may be joining the threads that there are
+                self._staff(len(cold))
             self._condition.notify_all()
 
     def _read(self, part: Part, index: int, reader: Reader) -> None:
