@@ -5,7 +5,7 @@ prompt. A model that leaves the device is written back instead, page by page, in
 left. An image is good as long as nobody has changed the weights it was taken of; what has none, ComfyUI reads from the file.
 
 Where even one copy of each does not fit, what is needed last leaves without an image. So of models that take turns always the same bytes
-are missing, those of the one that is over soonest, and the page cache comes to hold them.
+are missing, those of the one that is over soonest, and the page cache can hold them.
 """
 
 from __future__ import annotations
