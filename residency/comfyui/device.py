@@ -20,7 +20,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-import comfy.memory_management as memory_management
 import comfy.model_management as model_management
 import torch
 
@@ -28,6 +27,7 @@ from ..component import Component, Tier
 from ..events import Cancel, Event, Evict, Evicted, Prefetch, TransferDone, TransferStopped
 from ..transfers import memory
 from .gate import Gate, LinkRate
+from .held import SNAPSHOT_HEADROOM_BYTES, copied_bytes, device_bytes, free_bytes, pinned_in_all, resident_bytes, spare_bytes
 from .lm import WholePatcher
 from .models import Models
 from .snapshot import Snapshots
@@ -44,11 +44,8 @@ log = logging.getLogger("residency")
 # where it is known what the node computes with beside its weights: that is left free as well.
 HEADROOM_BYTES = 1024**3
 KNOWN_HEADROOM_BYTES = 512 * 1024**2
-PINNED_SHARE = 0.98  # of a model's bytes: what is pinned by then counts as all of it; pages are rounded up, small tensors kept elsewhere
 # Copies announced per step: at the pinned rate of PCIe 5 (43 GB/s) one step of 0.2 s hides 8 GB; half of it leaves the link to the model.
 STEP_BYTES = 4 * 10**9
-# Host copies of models on the device are kept while this much memory is available beside them.
-SNAPSHOT_HEADROOM_BYTES = 4 * 1024**3
 RETRY_BYTES = 128 * 1024**2  # more than that has to come free before a copy that found no room is tried again
 
 
@@ -79,7 +76,7 @@ class DeviceMover:
         self.spared_bytes = 0  # device memory that the user wants left free
         self.exclusive = False  # weights lie on the device or in host memory, not in both
         self.victims: Callable[[], list[str]] = list  # components that may leave the device, best first
-        self.pages = None if onload is None else PageStore(_spare_bytes)
+        self.pages = None if onload is None else PageStore(spare_bytes)
         self._pending: dict[str, _Pending] = {}
         device = model_management.get_torch_device()
         self._device = device if device.type == "cuda" else None  # asked once: this is looked at before every node
@@ -97,23 +94,16 @@ class DeviceMover:
     # --- what is there ---
 
     def resident_bytes(self, key: str) -> int:
-        """Bytes of the component that need no reading: on a device of their own, or in the pinned host buffer of a dynamic model."""
-        resident_bytes = 0
-        for loaded in self.models.loaded(key):
-            patcher = loaded.model
-            if patcher.is_dynamic():
-                pins = patcher.model.dynamic_pins[patcher.load_device]
-                # "weights-loaded" pins are of weights that were on the device when they were pinned: the same bytes, counted once
-                both_bytes = max(patcher.loaded_size(), _pinned_bytes(pins, "weights-loaded"))
-                images_bytes = self.pages.held_bytes(patcher) if self.pages else 0
-                resident_bytes = max(resident_bytes, _pinned_bytes(pins, "weights") + both_bytes + images_bytes)
-            elif patcher.load_device != patcher.offload_device:
-                resident_bytes = max(resident_bytes, int(patcher.loaded_size()))
-        return resident_bytes
+        """Bytes of the component that need no reading."""
+        found = (resident_bytes(loaded.model, self._images_bytes(loaded.model)) for loaded in self.models.loaded(key))
+        return max(found, default=0)
+
+    def _images_bytes(self, patcher: Any) -> int:
+        return self.pages.held_bytes(patcher) if self.pages else 0
 
     def held(self) -> dict[str, int]:
         """Bytes on the device by component."""
-        found = {key: sum(_device_bytes(loaded.model) for loaded in self.models.loaded(key)) for key in self.models.alive()}
+        found = {key: sum(device_bytes(loaded.model) for loaded in self.models.loaded(key)) for key in self.models.alive()}
         return {key: size_bytes for key, size_bytes in found.items() if size_bytes > 0}
 
     def in_host(self) -> dict[str, int]:
@@ -121,13 +111,12 @@ class DeviceMover:
         found: dict[str, int] = {}
         for key in self.models.alive() if not self.exclusive else ():
             for loaded in self.models.loaded(key):
-                found[key] = found.get(key, 0) + _copied_bytes(loaded.model)
+                found[key] = found.get(key, 0) + copied_bytes(loaded.model)
         return found
 
     def host_capacity_bytes(self) -> int:
-        """What host copies of weights could take in all: what is available, and what ComfyUI's and our pinned copies hold already."""
-        pinned_bytes = int(model_management.TOTAL_PINNED_MEMORY) + (self.pages.slots.total_bytes if self.pages else 0)
-        return memory.available_bytes() + pinned_bytes - max(SNAPSHOT_HEADROOM_BYTES, int(memory_management.RAM_CACHE_HEADROOM))
+        """What host copies of weights could take in all: what is left for them, and what ComfyUI's and our pinned copies hold already."""
+        return spare_bytes() + pinned_in_all() + (self.pages.slots.total_bytes if self.pages else 0)
 
     def room_bytes(self) -> int | None:
         """What weights may take beside all that is on the device now; None where it has no memory of its own."""
@@ -166,7 +155,7 @@ class DeviceMover:
             if patcher.load_device == patcher.offload_device and not patcher.is_dynamic():
                 refusal = "its device shares the host's memory: leaving it would free nothing"
                 continue
-            before_bytes = _device_bytes(patcher)
+            before_bytes = device_bytes(patcher)
             if patcher.is_dynamic() and self.exclusive:
                 refusal = "its room is exchanged page by page when the next model loads"
             elif patcher.is_dynamic():
@@ -175,7 +164,7 @@ class DeviceMover:
                 patcher.partially_unload(patcher.offload_device, min(before_bytes, instruction.size_bytes - freed_bytes))
             elif loaded.model_unload():
                 model_management.current_loaded_models.remove(loaded)
-            freed_bytes += max(0, before_bytes - _device_bytes(patcher))
+            freed_bytes += max(0, before_bytes - device_bytes(patcher))
             if freed_bytes >= instruction.size_bytes:
                 break
         if freed_bytes:
@@ -242,7 +231,7 @@ class DeviceMover:
         """Announce the copies of a model that is computed with now. Whether that was all: nothing of it is left that could cross."""
         if onload.is_complete(patcher):
             return True
-        there = (_device_bytes(patcher), _copied_bytes(patcher))
+        there = (device_bytes(patcher), copied_bytes(patcher))
         if self._in_vain.get(patcher.model) == there:
             return True
         room_bytes = self._room_for_copies(patcher.load_device, asked_bytes)
@@ -264,7 +253,7 @@ class DeviceMover:
         """Device memory that copies may take beside what the node that runs has yet to allocate: what is known of it, else what ComfyUI has
         asked for."""
         coming_bytes = self._working_set_bytes - torch.cuda.memory_reserved(device) if self._working_set_bytes else asked_bytes
-        return _free_bytes(device) - max(0, coming_bytes) - self._headroom_bytes - self.spared_bytes
+        return free_bytes(device) - max(0, coming_bytes) - self._headroom_bytes - self.spared_bytes
 
     def _settle(self) -> None:
         """Nobody needs to wait for copies that have arrived."""
@@ -279,7 +268,7 @@ class DeviceMover:
             for patcher in patchers:
                 pending = self._pending.pop(self._key_of(patcher), None)
                 if pending is not None:
-                    self._finish(pending, "its node has started and loads the rest itself", _device_bytes(patcher))
+                    self._finish(pending, "its node has started and loads the rest itself", device_bytes(patcher))
                 if patcher.load_device.type != "cuda":
                     continue
                 if patcher.is_dynamic():
@@ -317,19 +306,19 @@ class DeviceMover:
 
     def _exchange(self, patcher: Any, working_set_bytes: int) -> None:
         """Bring back what of the model was written back, in exchange for what is needed later."""
-        if self.pages is None or not (self.exclusive or self.pages.held_bytes(patcher)):
+        if self.pages is None or not (self.exclusive or self._images_bytes(patcher)):
             return
         leaving = [entry.model for key in self.victims() for entry in self.models.loaded(key)] if self.exclusive else []
         leaving = [other for other in leaving if other.is_dynamic() and other.model is not patcher.model]
         headroom_bytes = max(HEADROOM_BYTES, min(working_set_bytes, 2 * HEADROOM_BYTES)) + self.spared_bytes
         started_s, stream = self._clock(), self._copies(patcher.load_device)
-        brought_bytes, gone = self.pages.exchange(patcher, leaving, stream, lambda: _free_bytes(patcher.load_device) - headroom_bytes)
+        brought_bytes, gone = self.pages.exchange(patcher, leaving, stream, lambda: free_bytes(patcher.load_device) - headroom_bytes)
         now_s = self._clock()
         for other, size_bytes in gone:
             reason = "written back: host memory is too short for copies in both"
             self._post(Evicted(now_s, self._key_of(other), Tier.DEVICE, size_bytes, reason))
         if brought_bytes:
-            present_bytes, key = _device_bytes(patcher), self._key_of(patcher)
+            present_bytes, key = device_bytes(patcher), self._key_of(patcher)
             self._post(TransferDone(now_s, key, Tier.DEVICE, brought_bytes, present_bytes, now_s - started_s))
 
     def _key_of(self, patcher: Any) -> str:
@@ -383,38 +372,3 @@ class DeviceMover:
         else:
             self._post(TransferDone(now_s, key, Tier.DEVICE, pending.moved_bytes, present_bytes, duration_s))
         pending.future.set_result(None)
-
-
-def _spare_bytes() -> int:
-    # below its own headroom ComfyUI drops cached results and pins to get it back
-    return memory.available_bytes() - max(SNAPSHOT_HEADROOM_BYTES, int(memory_management.RAM_CACHE_HEADROOM))
-
-
-def _pinned_bytes(pins: Any, subset: str) -> int:
-    """Bytes of one subset of a dynamic model's pinned host buffers; v0.26 has fewer subsets than v0.33."""
-    return int(pins[subset][0].size) if subset in pins else 0
-
-
-def _copied_bytes(patcher: Any) -> int:
-    """Bytes of the model's weights that have a copy in host memory: pinned ones of a dynamic model, all that a legacy one has on the device
-    (its host copy stays, or is made when it leaves)."""
-    device_bytes = _device_bytes(patcher)
-    if not patcher.is_dynamic():
-        return device_bytes
-    pins, buffer = patcher.model.dynamic_pins[patcher.load_device], patcher._vbar_get()
-    pinned_bytes = _pinned_bytes(pins, "weights") + _pinned_bytes(pins, "weights-loaded")
-    if buffer is not None and pinned_bytes >= PINNED_SHARE * buffer.offset:
-        return max(pinned_bytes, device_bytes)
-    return pinned_bytes
-
-
-def _device_bytes(patcher: Any) -> int:
-    """Bytes of the model's weights on a device of their own."""
-    if patcher.load_device == patcher.offload_device and not patcher.is_dynamic():
-        return 0
-    return int(patcher.loaded_size())
-
-
-def _free_bytes(device: torch.device) -> int:
-    """Device memory that nobody has: what torch has reserved is left to activations."""
-    return int(torch.cuda.mem_get_info(device)[0])
