@@ -193,7 +193,7 @@ class DeviceMover:
             self._settle()
             for key in keys:
                 for loaded in self.models.loaded(key):
-                    if loaded.model.is_dynamic() and not self.exclusive:
+                    if self._is_ours(loaded.model) and not self.exclusive:
                         complete = self._bring(loaded.model) and complete
         if complete and not has_steps:
             self._advance(None)
@@ -269,10 +269,9 @@ class DeviceMover:
                 pending = self._pending.pop(self._key_of(patcher), None)
                 if pending is not None:
                     self._finish(pending, "its node has started and loads the rest itself", device_bytes(patcher))
-                if patcher.load_device.type != "cuda":
-                    continue
-                if patcher.is_dynamic():
+                if self._is_ours(patcher):
                     self._exchange(patcher, working_set_bytes)
+                if patcher.load_device.type != "cuda" or patcher.is_dynamic():
                     continue
                 if isinstance(patcher, WholePatcher):
                     continue  # its host copy is the mapped file, which it keeps itself
@@ -288,7 +287,7 @@ class DeviceMover:
         complete = True
         with self._busy:
             for patcher in patchers:
-                if patcher.is_dynamic() and patcher.load_device.type == "cuda":
+                if self._is_ours(patcher):
                     complete = self._bring(patcher, working_set_bytes) and complete
             if self.gate.open:
                 self.wait_for_copies()
@@ -309,7 +308,7 @@ class DeviceMover:
         if self.pages is None or not (self.exclusive or self._images_bytes(patcher)):
             return
         leaving = [entry.model for key in self.victims() for entry in self.models.loaded(key)] if self.exclusive else []
-        leaving = [other for other in leaving if other.is_dynamic() and other.model is not patcher.model]
+        leaving = [other for other in leaving if self._is_ours(other) and other.model is not patcher.model]
         headroom_bytes = max(HEADROOM_BYTES, min(working_set_bytes, 2 * HEADROOM_BYTES)) + self.spared_bytes
         started_s, stream = self._clock(), self._copies(patcher.load_device)
         brought_bytes, gone = self.pages.exchange(patcher, leaving, stream, lambda: free_bytes(patcher.load_device) - headroom_bytes)
@@ -320,6 +319,10 @@ class DeviceMover:
         if brought_bytes:
             present_bytes, key = device_bytes(patcher), self._key_of(patcher)
             self._post(TransferDone(now_s, key, Tier.DEVICE, brought_bytes, present_bytes, now_s - started_s))
+
+    def _is_ours(self, patcher: Any) -> bool:
+        """Whether pages of the model can be filled here: a dynamic one on the device that the stream of copies belongs to."""
+        return onload is not None and self._device is not None and bool(patcher.is_dynamic()) and patcher.load_device == self._device
 
     def _key_of(self, patcher: Any) -> str:
         return self.models.key_of_model(patcher.model) or ""
@@ -360,8 +363,8 @@ class DeviceMover:
             return "ComfyUI has not loaded it yet"
         if not loaded.model.is_dynamic():
             return "its patcher moves weights only when it loads the model"
-        if loaded.model.load_device.type != "cuda" or onload is None:
-            return "its device shares the host's memory"
+        if not self._is_ours(loaded.model):
+            return "it lies on another device than the first, or on one that shares the host's memory"
         return ""
 
     def _finish(self, pending: _Pending, reason: str, present_bytes: int = 0) -> None:
