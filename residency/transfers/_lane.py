@@ -24,6 +24,7 @@ class Transfer:
     def __init__(self, component: Component, size_bytes: int, blockers: tuple[Future[None], ...]) -> None:
         self.component = component
         self.size_bytes = size_bytes
+        self.asked_bytes = 0  # of its chunks
         self.blockers = blockers
         self.parts: list[Part] = []
         self.open_parts = 0

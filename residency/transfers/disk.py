@@ -100,6 +100,7 @@ class ReadAhead:
                 transfer.stop(f"no file is known for {component.name}")
             self._live.append(transfer)
             self._latest[component.key] = transfer
+            transfer.asked_bytes = sum(chunk.size_bytes for chunk in chunks)
             transfer.parts = [Part(transfer, part) for part in by_drive.values()] or [Part(transfer, [])]
             transfer.open_parts = len(transfer.parts)
             lanes = [self._lane(drive) for drive in by_drive or ("none",)]
@@ -204,7 +205,8 @@ class ReadAhead:
         now_s = self._clock()
         duration_s = 0.0 if transfer.begun_s is None else now_s - transfer.begun_s
         key, moved_bytes, present_bytes = transfer.component.key, transfer.moved_bytes, transfer.present_bytes
-        if transfer.stop_reason is None:
+        # told to stop when all was there already: a node that has read a small component itself ends as soon as we do
+        if transfer.stop_reason is None or 0 < transfer.asked_bytes == present_bytes:
             transfer.answer = TransferDone(now_s, key, Tier.HOST, moved_bytes, present_bytes, duration_s)
         else:
             transfer.answer = TransferStopped(now_s, key, Tier.HOST, moved_bytes, present_bytes, duration_s, transfer.stop_reason)

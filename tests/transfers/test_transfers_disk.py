@@ -107,6 +107,23 @@ def test_a_cold_component_is_read_and_a_cached_one_only_probed(
     assert again.present_bytes == flux.size_bytes
 
 
+def test_what_is_told_to_stop_when_all_of_it_is_there_is_done(
+    make: Callable[..., ReadAhead], cold_file: MakeFile, component: MakeComponent
+) -> None:
+    flux, times = component("flux", cold_file("a", MIB)), iter(range(100))
+
+    def clock() -> float:
+        now = next(times)
+        if now == 2:  # begun, the read's start, its end
+            mover.stop("flux", "its node has read the rest itself")
+        return float(now)
+
+    mover = make(clock=clock)
+    mover.prefetch(prefetch(flux)).result()
+    done = mover.wait("flux")
+    assert isinstance(done, TransferDone) and done.present_bytes == MIB
+
+
 def test_what_is_cached_already_is_present_but_not_moved(
     make: Callable[..., ReadAhead], cold_file: MakeFile, component: MakeComponent
 ) -> None:
