@@ -69,10 +69,10 @@ def copy_(target: Any, source: Any, non_blocking: bool = False) -> Any:
     return target
 
 
-def trial(seed: int, gated: bool) -> tuple[int, int]:
-    """(modules computed with wrong bytes, modules that were resident when they were computed with)."""
+def trial(seed: int, gated: bool) -> tuple[int, int, int]:
+    """(modules computed with wrong bytes, modules that were resident when they were computed with, pins that were found)."""
     from residency.comfyui.gate import Gate
-    from residency.comfyui.onload import onload
+    from residency.comfyui.onload import onload, pin_of
 
     draw = random.Random(seed)
     free = [draw.randint(10, 50)]
@@ -102,7 +102,7 @@ def trial(seed: int, gated: bool) -> tuple[int, int]:
         else:
             filled, failed = compute(one, before_use=gate.wait)
             wrong, resident = wrong + failed, resident + len(one.model.parts) - filled
-    return wrong, resident
+    return wrong, resident, sum(pin_of(part) is not None for model in models for part in model.model.parts)
 
 
 def main() -> None:
@@ -127,7 +127,7 @@ def main() -> None:
     answer = {}
     for name, gated in (("gated", True), ("open", False)):
         found = [trial(seed, gated) for seed in range(trials)]
-        answer[name] = {"wrong": sum(wrong for wrong, _ in found), "resident": sum(resident for _, resident in found)}
+        answer[name] = dict(zip(("wrong", "resident", "pins"), map(sum, zip(*found, strict=True)), strict=True))
     print("ANSWER " + json.dumps(answer))
 
 
