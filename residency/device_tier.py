@@ -15,8 +15,8 @@ from .events import Cancel, Evict, Instruction, Prefetch
 from .timeline import Timeline, UseKind
 
 NEVER = float("inf")
-# Of the time that a node is expected to take: announcing 10 GB takes 0.1 s of it, and a guess may be wrong. With all of it two nodes of
-# 0.2 s took 0.3 s longer each (H100, 24 GB on the device).
+# Of the time that a node is expected to take: announcing 10 GB takes 0.1 s of it, and a guess may be wrong. With all of it nodes of 0.13
+# and 0.26 s took 0.3 s longer each (H100, 24 GB on the device).
 HIDDEN_SHARE = 0.75
 LEAST_SHARE = 1 / 16  # of what is missing: less is not worth a look at each of its modules
 LOOK_AHEAD = 64  # computing visits: what lies beyond cannot be brought over while this one computes

@@ -132,8 +132,8 @@ def pages_of(module: Any) -> range:
 class _Places:
     """The modules' bytes in a virtual device buffer as tensors, asked for in the order of their addresses.
 
-    Making a tensor of an address costs 20 us, cutting one out of it 2 us. It begins at the first module that is asked for: what lies before
-    that need not be mapped.
+    Making a tensor of an address asks the driver about it, cutting one out of a larger one does not. The large one begins at the first
+    module that is asked for: what lies before that need not be mapped.
     """
 
     def __init__(self, buffer: Any, device: torch.device) -> None:
