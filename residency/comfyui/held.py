@@ -44,6 +44,20 @@ def resident_bytes(patcher: Any, images_bytes: int) -> int:
     return device_bytes(patcher)
 
 
+def device_memory_bytes() -> int | None:
+    """All memory of the device; None where it has none of its own."""
+    device = model_management.get_torch_device()
+    if model_management.is_device_cpu(device) or model_management.is_device_mps(device):
+        return None
+    return int(model_management.get_total_memory(device))
+
+
+def device_limit_bytes(headroom_bytes: int = 0) -> int | None:
+    """Bytes of weights that the device may hold beside the headroom; None where the device has no memory of its own."""
+    total_bytes = device_memory_bytes()
+    return None if total_bytes is None else max(0, int(total_bytes - model_management.minimum_inference_memory()) - headroom_bytes)
+
+
 def free_bytes(device: torch.device) -> int:
     """Device memory that nobody has: what torch has reserved is left to activations."""
     return int(torch.cuda.mem_get_info(device)[0])

@@ -39,6 +39,7 @@ from ..transfers.disk import THREADS_PER_DRIVE
 from ..user_settings import UserSettings
 from . import hooks, seams, settings
 from .device import DeviceMover
+from .held import device_limit_bytes
 from .idle import IdleRelease
 from .live import QUEUE_DEPTH, LiveGraph, Queued, dynamic_vram, traits
 from .lookahead import LookAhead
@@ -61,7 +62,7 @@ class ComfyHost:
     """
 
     def __init__(self, queue: Callable[[], Iterable[Queued]] = tuple) -> None:
-        self._device_limit_bytes = _device_limit_bytes()
+        self._device_limit_bytes = device_limit_bytes()
         self.runtime = Runtime(device_limit_bytes=self._device_limit_bytes)
         self._memory_total_bytes = memory.host_memory().total_bytes
         self.device = DeviceMover(self.runtime.post, self.runtime.clock)
@@ -128,7 +129,7 @@ class ComfyHost:
         retry = chosen.mode is not Mode.OFF and not self.installed  # after failures the hooks are out: choosing again puts them back
         if retry or (chosen.mode, chosen.source) != (self.user.mode, self.user.source):
             self.set_user_mode(chosen.mode, chosen.source)
-        self._device_limit_bytes = _device_limit_bytes(wanted.vram_headroom_bytes)
+        self._device_limit_bytes = device_limit_bytes(wanted.vram_headroom_bytes)
         self.device.spared_bytes = wanted.vram_headroom_bytes
         self._set_device_budget(self.user.device_budget_bytes, self.runtime.clock())
         if wanted.read_threads != before.read_threads and self.installed and self._prompt is None:
@@ -387,17 +388,3 @@ class ComfyHost:
                 log.error("residency: %d failures, taking every hook out; choose a mode again to retry", self.failures)
                 self.uninstall()
             return None
-
-
-def device_memory_bytes() -> int | None:
-    """All memory of the device; None where it has none of its own."""
-    device = model_management.get_torch_device()
-    if model_management.is_device_cpu(device) or model_management.is_device_mps(device):
-        return None
-    return int(model_management.get_total_memory(device))
-
-
-def _device_limit_bytes(headroom_bytes: int = 0) -> int | None:
-    """Bytes of weights that the device may hold beside the headroom; None where the device has no memory of its own."""
-    total_bytes = device_memory_bytes()
-    return None if total_bytes is None else max(0, int(total_bytes - model_management.minimum_inference_memory()) - headroom_bytes)

@@ -8,7 +8,8 @@ from typing import Any
 from .. import user_settings
 from ..transfers import memory
 from . import hoist
-from .host import ComfyHost, device_memory_bytes
+from .held import device_memory_bytes
+from .host import ComfyHost
 from .settings import standing
 
 host: ComfyHost | None = None
