@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 _GIB = 1024**3
 
-# The system is asked so often, not at every chunk: asking opens ten files, and after each a thread waits for the interpreter, which a node
+# The system is asked so often, not at every chunk: asking opens six files, and after each a thread waits for the interpreter, which a node
 # that computes gives away every 5 ms. Between two looks what was read counts as taken.
 LOOK_S = 0.1
 

@@ -6,7 +6,8 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from residency.bench import limits, traces
 from residency.bench.client import Ran
 from residency.bench.messages import Messages
 from residency.bench.models import family
-from residency.bench.scenarios import Precision, Size, Workflow
+from residency.bench.scenarios import Limits, Precision, Size, Workflow
 from residency.bench.workflows import prompt
 from residency.launch import ServerError
+from residency.locate import ComfyUI
 
 GREETING = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 
@@ -165,3 +167,23 @@ def test_the_median_run_of_each_side_is_kept(tmp_path: Path):
         kept.add("pack", seconds, trace(0.0, seconds, "a"))
     kept.write()
     assert '"duration_s": 2.0' in (tmp_path / "S1.json").read_text() and "stock" not in (tmp_path / "S1.json").read_text()
+
+
+def test_what_is_held_changes_only_when_the_limits_do(monkeypatch: pytest.MonkeyPatch):
+    holding: list[Limits] = []
+
+    @contextmanager
+    def held(wanted: Limits, comfyui: ComfyUI) -> Iterator[list[str]]:
+        holding.append(wanted)
+        yield ["held"]
+        holding.remove(wanted)
+
+    monkeypatch.setattr(limits, "held", held)
+    comfyui, less, more = ComfyUI(Path(), Path(sys.executable), "a test"), Limits(24 * 2**30), Limits(48 * 2**30)
+    with limits.Holder(comfyui, device=True) as holder:
+        assert holder.leave(less) == ["held"] and holder.leave(less) is None
+        assert holder.leave(more) == ["held"] and holding == [more]
+    assert holding == []
+    with limits.Holder(comfyui, device=False) as holder:
+        assert holder.leave(less) == ["held"] and holding == [Limits()]  # there is no device memory to hold
+        assert holder.leave(more) is None
