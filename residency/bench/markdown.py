@@ -44,6 +44,8 @@ def section(results: Data) -> str:
             notes.append(f"{name}: {raw['error'].splitlines()[0]}.")
     rate = link.line(results)
     told = ["", f"{rate[0].upper()}{rate[1:]}."] if rate else []
+    clocks = _clocks(results)
+    told += ["", clocks] if clocks else []
     return "\n".join([*head, *table(results), *told, "", _LEGEND, *(["", *notes] if notes else [])])
 
 
@@ -87,6 +89,13 @@ def table(results: Data) -> list[str]:
         cells += [_images(raw), _target(raw)]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def _clocks(results: Data) -> str:
+    """The device's clock on both sides of each scenario: a difference of so much is none between the sides."""
+    seen = {name: raw["summary"]["device_mhz"] for name, raw in results["scenarios"].items()}
+    told = [f"{name} {stock:.0f} and {pack:.0f}" for name, both in seen.items() if (stock := both["stock"]) and (pack := both["pack"])]
+    return f"Clock of the device, MHz, stock and pack: {', '.join(told)}." if told else ""
 
 
 def _seconds(told: Data, side: str) -> str:

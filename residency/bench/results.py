@@ -79,12 +79,18 @@ def summary(raw: Mapping[str, Any], results: Mapping[str, Any]) -> Data:
     told |= {"compute_s": compute_s, "bound_s": least_s}
     told["stall_stock_s"] = _less(stock_s, compute_s)
     told["stall_pack_s"] = _less(pack_s, compute_s)
+    told["device_mhz"] = {side: _mhz(raw["runs"], side) for side in SIDES}
     told["ratio"] = stock_s / pack_s if stock_s and pack_s else None
     told["over_bound"] = pack_s / least_s if pack_s and least_s else None
     told |= link.summary(raw)
     told["identical"] = identical(raw["runs"])
     told["reached"] = False if told["identical"] is False else reached(Target(**raw["target"]), told)
     return told
+
+
+def _mhz(runs: Iterable[Mapping[str, Any]], side: str) -> float | None:
+    seen = [run["device_mhz"] for run in runs if run["side"] == side and run.get("device_mhz")]
+    return median(seen) if seen else None
 
 
 def _less(whole_s: float | None, part_s: float | None) -> float | None:

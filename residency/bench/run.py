@@ -19,6 +19,7 @@ from ..locate import ComfyUI
 from ..transfers.memory import available_bytes
 from . import limits, models, rates, results, traces
 from .client import Ran, run_queue
+from .clock import DeviceClock
 from .origins import OWN
 from .pace import Kind, Pace, Rest, Seen, Side, kinds, least, one_more
 from .results import PACK, SIDES, STOCK
@@ -57,6 +58,7 @@ class Bench:
     say: Callable[[str], None]
     started_s: float = field(default_factory=time.monotonic)
     pace: Pace = field(default_factory=Pace)
+    clock: DeviceClock = field(default_factory=DeviceClock)
     references: frozenset[str] = frozenset()
     data: dict[str, Any] = field(default_factory=dict)
 
@@ -100,13 +102,14 @@ def run(plan: Plan, comfyui: ComfyUI, models_folder: Path, folder: Path, say: Ca
     bench.references = frozenset(one.name for one in extra)
     shared = sessions(asked, extra)
     try:
-        for index, session in enumerate(shared):
-            if not bench.fits(least(bench.sides(session, SIDES, 0))):
-                _skip(bench, session, "the time limit came first")
-                continue
-            _make_models(bench, session, [scenario for other in shared[index + 1 :] for scenario in other])
-            _session(bench, session)
-            bench.write()
+        with bench.clock:
+            for index, session in enumerate(shared):
+                if not bench.fits(least(bench.sides(session, SIDES, 0))):
+                    _skip(bench, session, "the time limit came first")
+                    continue
+                _make_models(bench, session, [scenario for other in shared[index + 1 :] for scenario in other])
+                _session(bench, session)
+                bench.write()
     finally:
         bench.write()
     return results.summarise(bench.data)
@@ -272,9 +275,12 @@ def _measure(
 
 def _measured(bench: Bench, scenario: Scenario, server: Server, side: str, number: int) -> tuple[dict[str, Any], traces.Trace]:
     """What one queue leaves in the results, and its trace."""
+    began_s = time.monotonic()
     seconds, ran, prompts = _queue(bench, scenario, server, number)
+    mhz = bench.clock.mhz(began_s)
     images = [image for one in ran for image in server.images(one.prompt_id)]
-    told = {"side": side, "number": number, "seconds": seconds, "digest": demo.pixels(images), "blank": _blank(images)}
+    told: dict[str, Any] = {"side": side, "number": number, "seconds": seconds, "digest": demo.pixels(images), "blank": _blank(images)}
+    told["device_mhz"] = mhz
     told["prompts"] = [_seen(*pair) for pair in zip(ran, prompts, strict=True)]
     if side == STOCK:
         return told, traces.seen(seconds, ran, prompts)
