@@ -31,6 +31,7 @@ def machine(comfyui: ComfyUI, models: Path) -> dict[str, Any]:
     memory = host_memory()
     told = {
         "system": f"{platform.system()} {platform.release()}",
+        "boot": _boot(),
         "processor": platform.machine(),
         "cpus": os.cpu_count(),
         "ram_bytes": memory.total_bytes,
@@ -41,6 +42,14 @@ def machine(comfyui: ComfyUI, models: Path) -> dict[str, Any]:
         "pack": __version__,
     }
     return told | link(comfyui)
+
+
+def _boot() -> str:
+    """Another one for every machine, and for each of its starts where the system tells them apart."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return platform.node()  # not Linux
 
 
 def link(comfyui: ComfyUI) -> dict[str, Any]:

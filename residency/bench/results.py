@@ -46,6 +46,23 @@ def read(paths: Iterable[Path]) -> Data:
     return summarise(merged)
 
 
+def to_resume(path: Path, size: str, machine: Mapping[str, Any]) -> Data:
+    """What an earlier run has left there to go on with: "drive" and "scenarios"; nothing where it has left no file.
+
+    Raises ResultsError for a file that is none, or of models of another size, or of another machine: what ran here could not be compared.
+    """
+    if not path.exists():
+        return {"drive": {}, "scenarios": {}}
+    before = read([path])
+    if before["size"] != size:
+        raise ResultsError(f"{path} has models of size {before['size']}, not {size}: give another --output-directory")
+    for key in ("boot", "device", "comfyui", "pack"):
+        if before["machine"].get(key) != machine.get(key):
+            was = f"{key} {before['machine'].get(key)}, now {machine.get(key)}"
+            raise ResultsError(f"{path} cannot be resumed, it is of another machine or version ({was}): give another --output-directory")
+    return {key: before[key] for key in ("drive", "scenarios")}
+
+
 def _joined(before: Data, one: Data) -> Data:
     """A scenario that both have is taken from the second, with what it has of its run; nobody misses what only one of them has skipped."""
     kept, skipped = before.get("scenarios", {}), before.get("skipped", {})

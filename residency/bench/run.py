@@ -34,7 +34,8 @@ NUMBERS_APART = 100
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What the user asked for. `prompts`: measured queues on each warm server, fewer where `time_limit_s` has no room for more; no side is
-    begun that would end later with one. `warm_ups` replaces each warm scenario's own number."""
+    begun that would end later with one. `warm_ups` replaces each warm scenario's own number. `resume`: what the folder holds of an earlier
+    run on this machine stays, and only what it lacks is run; what comes after a side may then be left for the next time."""
 
     scenarios: tuple[Scenario, ...]
     size: Size
@@ -45,6 +46,7 @@ class Plan:
     with_references: bool = True
     warm_ups: int | None = None
     command: str = ""
+    resume: bool = False
 
 
 @dataclass(slots=True)
@@ -70,12 +72,22 @@ class Bench:
         return time.monotonic() - self.started_s
 
     def sides(self, scenarios: Sequence[Scenario], sides: Iterable[str], round_number: int) -> list[Side]:
-        """What these sides do in a round: what only tells compute times runs once, without the pack."""
+        """What these sides have yet to do in a round: what only tells compute times runs once, without the pack."""
         told: list[Side] = []
         for side in sides:
-            mine = [one for one in scenarios if one.name not in self.references or (side == STOCK and round_number == 0)]
+            wanted = [one for one in scenarios if one.name not in self.references or (side == STOCK and round_number == 0)]
+            mine = [one for one in wanted if not self.has(one, side, round_number)]
             told.append((side, works(mine, self.plan.prompts, self.references, self.plan.warm_ups)))
         return told
+
+    def has(self, scenario: Scenario, side: str, round_number: int) -> bool:
+        """Whether a prompt of it was measured there, now or by the run that this one resumes."""
+        runs = self.data["scenarios"].get(scenario.name, {}).get("runs", ())
+        return any((run["side"], run["round"]) == (side, round_number) for run in runs)
+
+    def is_over(self, session: Sequence[Scenario]) -> bool:
+        """Whether every side of every round has something of each of them."""
+        return not any(works for number in range(self.plan.rounds) for _, works in self.sides(session, SIDES, number))
 
     def fits(self, rest: Rest) -> bool:
         """Whether all this would end before the limit."""
@@ -89,18 +101,19 @@ class Bench:
 def run(plan: Plan, comfyui: ComfyUI, models_folder: Path, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """All scenarios of the plan; returns the results. A scenario whose server fails is left with its error, the others run.
 
-    Raises ServerError when the models cannot be made or the machine not be measured.
+    Raises ServerError when the models cannot be made or the machine not be measured, ResultsError for a run that cannot be resumed.
     """
     bench = Bench(plan, comfyui, models_folder, folder, say)
     say("looking at the machine")
     machine = rates.machine(comfyui, models_folder)
     head = {"version": results.VERSION, "size": plan.size.value, "command": plan.command, "rounds": plan.rounds, "prompts": plan.prompts}
     now = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    bench.data = {**head, "started": now, "machine": machine, "drive": {}, "scenarios": {}, "skipped": {}}
+    before = results.to_resume(bench.path, plan.size.value, machine) if plan.resume else {"drive": {}, "scenarios": {}}
+    bench.data = {**head, "started": now, "machine": machine, **before, "skipped": {}}
     asked = _possible(bench, plan.scenarios, "device_bytes" in machine)
     extra = references(asked) if plan.with_references else ()
     bench.references = frozenset(one.name for one in extra)
-    shared = sessions(asked, extra)
+    shared = [session for session in sessions(asked, extra) if not bench.is_over(session)]
     try:
         with bench.clock:
             for index, session in enumerate(shared):
@@ -154,20 +167,23 @@ def _session(bench: Bench, session: Sequence[Scenario]) -> None:
 
     Where time is short, a side is begun when it and the other one of its round fit with one measured queue of each scenario.
     """
-    raws = {scenario.name: _head(bench, scenario) for scenario in session}
-    seen = {scenario.name: traces.Traces(bench.folder / "traces" / f"{scenario.name}.json") for scenario in session}
+    before = bench.data["scenarios"]
+    raws = {one.name: {**before[one.name], "error": None} if one.name in before else _head(bench, one) for one in session}
+    seen = {one.name: traces.Traces(bench.folder / "traces" / f"{one.name}.json", keep=one.name in before) for one in session}
     bench.data["scenarios"].update(raws)
-    for number in range(bench.plan.rounds):
-        order = SIDES if number % 2 == 0 else tuple(reversed(SIDES))
-        for place, side in enumerate(order):
+    turns = [(number, side) for number in range(bench.plan.rounds) for side in (SIDES if number % 2 == 0 else reversed(SIDES))]
+    with limits.Holder(bench.comfyui, "device_bytes" in bench.data["machine"]) as holder:
+        for number, side in turns:
             sound = [one for one in session if not raws[one.name]["error"]]
-            (_, mine), *coming = bench.sides(sound, order[place:], number)
+            # the other side of a round that has just begun; where the next run can do it, it need not fit in here
+            after = (PACK if side == STOCK else STOCK,) if not bench.plan.resume and side == turns[2 * number][1] else ()
+            (_, mine), *coming = bench.sides(sound, (side, *after), number)
             if not mine:
                 continue
             if not bench.fits(least([(side, mine), *coming])):
                 _skip(bench, session, f"the time limit came before round {number + 1}, {side}")
                 return
-            _side(bench, mine, raws, seen, side, number, coming)
+            _side(bench, mine, raws, seen, holder, (side, number), coming)
     for name, raw in raws.items():
         raw["complete"] = raw["error"] is None and name not in bench.data["skipped"]
 
@@ -201,17 +217,17 @@ def _side(
     session: Sequence[Work],
     raws: dict[str, Any],
     seen: dict[str, traces.Traces],
-    side: str,
-    round_number: int,
+    holder: limits.Holder,
+    turn: tuple[str, int],
     coming: Sequence[Side],
 ) -> None:
     """One server: each scenario's warm-ups, then its measured queues, as many as leave time for as many of those coming after it."""
+    side, round_number = turn
     arguments = [*(["--cpu"] if "device_bytes" not in bench.data["machine"] else []), *session[0].scenario.arguments]
     current = session[0].scenario.name
     before_s, before = bench.elapsed_s(), len(bench.pace.queues)
     try:
         with ExitStack() as stack:
-            holder = stack.enter_context(limits.Holder(bench.comfyui, "device_bytes" in bench.data["machine"]))
             _leave(bench, holder, session[0], raws)
             server = stack.enter_context(serve(bench.comfyui, bench.models, arguments, PACK_FOLDER if side == PACK else None))
             bench.pace.around.append((side, bench.elapsed_s() - before_s))
@@ -267,9 +283,9 @@ def _measure(
             told, trace = _measured(bench, scenario, server, side, number)
             raw["runs"].append({**told, "round": round_number, "cold_bytes": not_cached})
             seen.add(side, told["seconds"], trace)
-            bench.say(f"{name}: {told['seconds']:.2f} s")
-            bench.write()
             seen.write()
+            bench.write()
+            bench.say(f"{name}: {told['seconds']:.2f} s")  # last: whoever reads it may end us
         bench.pace.queues.append(Seen(side, scenario.name, kind, len(scenario.queue), bench.elapsed_s() - began_s))
 
 

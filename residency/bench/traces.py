@@ -19,17 +19,19 @@ Trace = dict[str, Any]
 
 
 class Traces:
-    """Those of one scenario, as they come; `write` keeps the median one of each side."""
+    """Those of one scenario, as they come; `write` keeps the median one of each side. With `keep` a side of which none comes keeps what the
+    file has of it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, keep: bool = False) -> None:
         self.path = path
         self._runs: dict[str, list[tuple[float, Trace]]] = {STOCK: [], PACK: []}
+        self._before: dict[str, Trace] = json.loads(path.read_text(encoding="utf-8")) if keep and path.exists() else {}
 
     def add(self, side: str, seconds: float, trace: Trace) -> None:
         self._runs[side].append((seconds, trace))
 
     def write(self) -> None:
-        kept = {}
+        kept = dict(self._before)
         for side, runs in self._runs.items():
             if runs:
                 _, trace = sorted(runs, key=lambda run: run[0])[(len(runs) - 1) // 2]

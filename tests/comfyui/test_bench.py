@@ -12,11 +12,17 @@ from residency.bench.markdown import BEGIN, END
 from residency.locate import PACK, ComfyUI
 
 
-def bench(comfyui: ComfyUI, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def begin(comfyui: ComfyUI, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "COMFYUI_PATH": str(comfyui.path), "COMFYUI_PYTHON": str(comfyui.python), "RESIDENCY_CACHE": str(folder)}
     environment["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, "-m", "residency", "bench", "--output-directory", str(folder / "out"), *arguments]
-    return subprocess.run(command, cwd=PACK, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.Popen(command, cwd=PACK, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def bench(comfyui: ComfyUI, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    process = begin(comfyui, folder, *arguments)
+    output, errors = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def test_one_run_measures_both_sides_and_leaves_results_traces_pictures_and_a_table(comfyui: ComfyUI, tmp_path: Path):
@@ -38,6 +44,28 @@ def test_one_run_measures_both_sides_and_leaves_results_traces_pictures_and_a_ta
     traces = json.loads((tmp_path / "out" / "traces" / "S1.json").read_text())
     assert {node["class_type"] for node in traces["stock"]["nodes"]} == {node["class_type"] for node in traces["pack"]["nodes"]}
     assert "| S8: " in page.read_text() and "not what the pack gains" in page.read_text()
+
+
+def test_a_run_that_was_cut_short_goes_on_where_it_was(comfyui: ComfyUI, tmp_path: Path):
+    path, few = tmp_path / "out" / "results.json", ["--scenarios", "S8", "--rounds", "1", "--repeats", "1", "--warm-ups", "0"]
+    with begin(comfyui, tmp_path, *few) as cut:
+        assert cut.stderr is not None
+        for line in cut.stderr:
+            if line.startswith("S8, stock, round 1"):
+                break
+        cut.terminate()
+        cut.communicate()
+    before = json.loads(path.read_text())
+    assert [run["side"] for run in before["scenarios"]["S8"]["runs"]] == ["stock"]
+    ran = bench(comfyui, tmp_path, *few, "--resume")
+    assert ran.returncode == 0 and "S8, stock" not in ran.stderr, ran.stderr
+    found = json.loads(path.read_text())["scenarios"]["S8"]
+    assert found["runs"][:1] == before["scenarios"]["S8"]["runs"] and [run["side"] for run in found["runs"]] == ["stock", "pack"]
+    assert found["complete"] and found["summary"]["identical"]
+    assert set(json.loads((path.parent / "traces" / "S8.json").read_text())) == {"stock", "pack"}
+    path.write_text(json.dumps({**before, "machine": {**before["machine"], "boot": "another"}}))
+    refused = bench(comfyui, tmp_path, *few, "--resume")
+    assert refused.returncode == 2 and "another --output-directory" in refused.stderr
 
 
 def test_a_server_that_does_not_start_ends_its_scenario_at_once_with_its_log(comfyui: ComfyUI, tmp_path: Path):
