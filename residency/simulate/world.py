@@ -16,8 +16,9 @@ from .machine import Machine
 from .memory import Device, Host, Victim
 from .program import Program
 
-# The consumer is behind the reader by at least this: closer than a chunk, it takes bytes as they come.
-CHUNK_BYTES = 8 * 2**20
+# What the mover reads at once of a large file (transfers/disk.py). The consumer is behind the reader by at least this: closer, it takes
+# bytes as they come.
+CHUNK_BYTES = 64 * 2**20
 
 
 class Held(Protocol):
