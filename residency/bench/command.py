@@ -47,6 +47,7 @@ def register(commands: Any) -> None:
         action="store_true",
         help="keep what the output directory holds of an earlier run on this machine and run what it lacks: for a bench in several parts",
     )
+    parser.add_argument("--verbose", action="store_true", help="have the servers log everything; their logs lie beside the results")
     parser.add_argument("--prompt-timeout", type=float, metavar="S", default=600.0, help="seconds for one prompt (%(default)s)")
     parser.add_argument("--no-references", action="store_true", help="do not run what only tells the compute time of the chosen scenarios")
     parser.add_argument(
@@ -99,7 +100,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     models = (options.models_directory or demo.cache_folder() / f"bench-{size.value}").resolve()
     models.mkdir(parents=True, exist_ok=True)
     limits = (options.rounds, options.repeats, options.time_limit, options.prompt_timeout)
-    plan = Plan(scenarios, size, *limits, not options.no_references, options.warm_ups, _command_line(), options.resume)
+    plan = Plan(scenarios, size, *limits, not options.no_references, options.warm_ups, _command_line(), options.resume, options.verbose)
     # a server and the holders of memory end with their contexts: also when the bench is asked to end
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:

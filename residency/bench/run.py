@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -34,8 +35,11 @@ NUMBERS_APART = 100
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What the user asked for. `prompts`: measured queues on each warm server, fewer where `time_limit_s` has no room for more; no side is
-    begun that would end later with one. `warm_ups` replaces each warm scenario's own number. `resume`: what the folder holds of an earlier
-    run on this machine stays, and only what it lacks is run; what comes after a side may then be left for the next time."""
+    begun that would end later with one. `warm_ups` replaces each warm scenario's own number.
+
+    `resume`: what the folder holds of an earlier run on this machine stays, and only what it lacks is run; what comes after a side may then
+    be left for the next time. `verbose`: the servers' logs, which are kept beside the results, tell everything.
+    """
 
     scenarios: tuple[Scenario, ...]
     size: Size
@@ -47,6 +51,7 @@ class Plan:
     warm_ups: int | None = None
     command: str = ""
     resume: bool = False
+    verbose: bool = False
 
 
 @dataclass(slots=True)
@@ -223,13 +228,16 @@ def _side(
 ) -> None:
     """One server: each scenario's warm-ups, then its measured queues, as many as leave time for as many of those coming after it."""
     side, round_number = turn
-    arguments = [*(["--cpu"] if "device_bytes" not in bench.data["machine"] else []), *session[0].scenario.arguments]
+    arguments = ["--cpu"] if "device_bytes" not in bench.data["machine"] else []
+    arguments += ["--verbose", "DEBUG"] if bench.plan.verbose else []
+    arguments += session[0].scenario.arguments
     current = session[0].scenario.name
     before_s, before = bench.elapsed_s(), len(bench.pace.queues)
     try:
         with ExitStack() as stack:
             _leave(bench, holder, session[0], raws)
             server = stack.enter_context(serve(bench.comfyui, bench.models, arguments, PACK_FOLDER if side == PACK else None))
+            stack.callback(_keep, server.log, bench.folder / "logs" / f"{current}-{side}-{round_number + 1}.log")
             bench.pace.around.append((side, bench.elapsed_s() - before_s))
             if side == PACK:
                 _check_pack(server)
@@ -314,6 +322,11 @@ def _queue(bench: Bench, scenario: Scenario, server: Server, number: int) -> tup
 def _seen(ran: Ran, one: Prompt) -> dict[str, Any]:
     nodes = [(node_id, one.graph[node_id]["class_type"], round(start_s, 4), round(end_s, 4)) for node_id, start_s, end_s in ran.nodes]
     return {"workflow": one.workflow.value, "nodes": nodes, "end_s": ran.end_s, "free_s": ran.free_s}
+
+
+def _keep(log: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(log, place)
 
 
 def _check_pack(server: Server) -> None:

@@ -148,7 +148,7 @@ class DeviceMover:
 
     def evict(self, instruction: Evict) -> None:
         """Give `size_bytes` of the component back, the end of it first; a legacy model leaves as a whole."""
-        key = instruction.component.key
+        key, started_s = instruction.component.key, self._clock()
         freed_bytes, refusal = 0, ""
         for loaded in self.models.loaded(key):
             patcher = loaded.model
@@ -169,6 +169,7 @@ class DeviceMover:
                 break
         if freed_bytes:
             model_management.soft_empty_cache()
+        log.debug("residency: %s: %.0f MB given back in %.1f ms", key, freed_bytes / 1e6, 1e3 * (self._clock() - started_s))
         reason = instruction.reason if freed_bytes else refusal or "nothing of it is on the device"
         self._post(Evicted(self._clock(), key, Tier.DEVICE, freed_bytes, reason))
 
@@ -243,10 +244,12 @@ class DeviceMover:
         return done.stop is not onload.Stop.ROOM
 
     def _copy(self, patcher: Any, room_bytes: int, size_bytes: int) -> onload.Progress:
-        stream = self._copies(patcher.load_device)
+        started_s, stream = self._clock(), self._copies(patcher.load_device)
         began = self.link.begin(stream)
         done = onload.onload(patcher, stream, self.gate, room_bytes, size_bytes)
         self.link.end(began, stream, done.moved_bytes)
+        told = done.moved_bytes / 1e6, 1e3 * (self._clock() - started_s), done.stop.value
+        log.debug("residency: %s: %.0f MB announced in %.1f ms; %s", self._key_of(patcher), *told)
         return done
 
     def _room_for_copies(self, device: torch.device, asked_bytes: int = 0) -> int:

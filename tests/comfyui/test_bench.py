@@ -57,12 +57,14 @@ def test_a_run_that_was_cut_short_goes_on_where_it_was(comfyui: ComfyUI, tmp_pat
         cut.communicate()
     before = json.loads(path.read_text())
     assert [run["side"] for run in before["scenarios"]["S8"]["runs"]] == ["stock"]
-    ran = bench(comfyui, tmp_path, *few, "--resume")
+    ran = bench(comfyui, tmp_path, *few, "--resume", "--verbose")
     assert ran.returncode == 0 and "S8, stock" not in ran.stderr, ran.stderr
     found = json.loads(path.read_text())["scenarios"]["S8"]
     assert found["runs"][:1] == before["scenarios"]["S8"]["runs"] and [run["side"] for run in found["runs"]] == ["stock", "pack"]
     assert found["complete"] and found["summary"]["identical"]
     assert set(json.loads((path.parent / "traces" / "S8.json").read_text())) == {"stock", "pack"}
+    logs = {log.name: "DEBUG" in log.read_text() for log in (path.parent / "logs").iterdir()}
+    assert logs == {"S8-stock-1.log": False, "S8-pack-1.log": True}
     path.write_text(json.dumps({**before, "machine": {**before["machine"], "boot": "another"}}))
     refused = bench(comfyui, tmp_path, *few, "--resume")
     assert refused.returncode == 2 and "another --output-directory" in refused.stderr
