@@ -1,6 +1,6 @@
 """What goes into the manager (events) and what comes out (instructions). Plain frozen data; time is in the events.
 
-The life of a component in one prompt: PromptStarted -> Prefetch -> TransferDone | TransferStopped -> Wait (if a node is
+The life of a component in one prompt: PromptStarted -> Prefetch -> TransferMoved* -> TransferDone | TransferStopped -> Wait (if a node is
 early) -> NodeStarted -> NodeFinished -> Evict | Release (when the mode or pressure asks) -> PromptEnded.
 """
 
@@ -60,6 +60,19 @@ class NodeStarted:
 class NodeFinished:
     time_s: float
     position: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferMoved:
+    """A transfer has moved `moved_bytes` in `duration_s` so far and goes on; `present_bytes` are on the tier now. For the record: nothing
+    is decided by it."""
+
+    time_s: float
+    component: str
+    tier: Tier
+    moved_bytes: int
+    present_bytes: int
+    duration_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +200,7 @@ Event = (
     | Replanned
     | NodeStarted
     | NodeFinished
+    | TransferMoved
     | TransferDone
     | TransferStopped
     | Evicted

@@ -31,6 +31,7 @@ from .events import (
     ReleaseAsked,
     Replanned,
     TransferDone,
+    TransferMoved,
     TransferStopped,
     Wait,
 )
@@ -58,6 +59,7 @@ class Manager:
             Replanned: self._replanned,
             NodeStarted: self._node_started,
             NodeFinished: self._node_finished,
+            TransferMoved: lambda event: [],
             TransferDone: self._transfer_ended,
             TransferStopped: self._transfer_ended,
             Evicted: self._evicted,

@@ -25,6 +25,7 @@ from .events import (
     PromptStarted,
     Replanned,
     TransferDone,
+    TransferMoved,
     TransferStopped,
     Wait,
 )
@@ -108,6 +109,8 @@ class Trace:
                 self._node_started(event)
             case NodeFinished():
                 self._node_finished(event)
+            case TransferMoved():
+                self._transfer_moved(event)
             case TransferDone() | TransferStopped():
                 self._transfer_ended(event)
             case Evicted():
@@ -203,26 +206,33 @@ class Trace:
         self._running = None
 
     def _transfer_ended(self, event: TransferDone | TransferStopped) -> None:
-        record = self._open.pop((event.component, event.tier.value), None)
-        if record is None:
-            record = TransferRecord(event.component, event.tier.value, self._now_s)
-            self._append(self._transfers, record)
-        # the mover's own duration: an announced transfer queues behind others before it starts
-        record.start_s = max(0.0, self._now_s - event.duration_s)
+        record = self._transfer_moved(event)
+        del self._open[(event.component, event.tier.value)]
         record.end_s = self._now_s
-        record.moved_bytes, record.present_bytes = event.moved_bytes, event.present_bytes
         record.status = "done" if isinstance(event, TransferDone) else "stopped"
         if isinstance(event, TransferStopped):
             record.reason = event.reason
-        if event.tier is Tier.DEVICE:
-            self._onloaded_bytes += event.moved_bytes
-        else:
-            self._prefetched_bytes += event.moved_bytes
-        if event.tier is Tier.HOST and event.component in self._followed:
+        if event.tier is Tier.HOST:
             self._followed.discard(event.component)
-        elif event.moved_bytes:
-            place = (event.component, event.tier)
-            self._unread[place] = self._unread.get(place, 0) + event.moved_bytes
+
+    def _transfer_moved(self, event: TransferMoved | TransferDone | TransferStopped) -> TransferRecord:
+        """What has moved since the transfer was last heard of is counted; its record."""
+        place = (event.component, event.tier)
+        record = self._open.get((event.component, event.tier.value))
+        if record is None:
+            record = self._open[(event.component, event.tier.value)] = TransferRecord(event.component, event.tier.value, self._now_s)
+            self._append(self._transfers, record)
+        moved_bytes = event.moved_bytes - record.moved_bytes
+        # the mover's own duration: an announced transfer queues behind others before it starts
+        record.start_s = max(0.0, self._now_s - event.duration_s)
+        record.moved_bytes, record.present_bytes = event.moved_bytes, event.present_bytes
+        if event.tier is Tier.DEVICE:
+            self._onloaded_bytes += moved_bytes
+        else:
+            self._prefetched_bytes += moved_bytes
+        if moved_bytes and not (event.tier is Tier.HOST and event.component in self._followed):
+            self._unread[place] = self._unread.get(place, 0) + moved_bytes
+        return record
 
     def _decided(self, instruction: Instruction) -> None:
         if isinstance(instruction, Prefetch) and (instruction.component.key, instruction.tier.value) not in self._open:

@@ -58,6 +58,14 @@ def test_transfers_that_overlap_get_rows_of_their_own_and_later_ones_reuse_them(
     assert [box.row for box in lanes_of(trace)[1].boxes] == [0, 1, 0]
 
 
+def test_what_waited_for_room_on_the_device_to_its_end_is_not_drawn() -> None:
+    trace = deepcopy(TRACE)
+    waits = {**trace["transfers"][0], "tier": "device", "moved_bytes": 0, "end_s": None}
+    trace["transfers"] += [waits, {**waits, "moved_bytes": 5, "start_s": 2.0}]
+    device = next(lane for lane in lanes_of(trace) if lane.title == "host → device")
+    assert [(box.row, box.start_s) for box in device.boxes] == [(0, 2.0)]
+
+
 def test_what_has_not_ended_reaches_to_the_end() -> None:
     assert lanes_of(TRACE)[0].boxes[-1].end_s == TRACE["duration_s"]
 

@@ -16,6 +16,7 @@ from residency.events import (
     PromptStarted,
     Replanned,
     TransferDone,
+    TransferMoved,
     TransferStopped,
     Wait,
 )
@@ -69,6 +70,19 @@ def test_bytes_that_no_node_read_are_waste_whatever_way_the_transfer_ended():
     trace.record(NodeFinished(104.0, 0), [])
     trace.record(PromptEnded(105.0, "p", Outcome.ERROR), [])
     assert trace.summary()["wasted_bytes"] == 4 * MB
+
+
+def test_what_has_moved_counts_before_its_transfer_has_ended_and_once():
+    trace = trace_of(reads("a"), components(a=10))
+    trace.record(NodeStarted(101.0, 0), [Prefetch(components(a=10)["a"], Tier.DEVICE, 10 * MB, "next")])
+    trace.record(TransferMoved(103.0, "a", Tier.DEVICE, 4 * MB, 5 * MB, 1.0), [])
+    (moving,) = trace.as_dict()["transfers"]
+    assert (moving["start_s"], moving["end_s"], moving["moved_bytes"], moving["present_bytes"]) == (2.0, None, 4 * MB, 5 * MB)
+    assert trace.summary()["onloaded_bytes"] == 4 * MB
+    trace.record(TransferDone(105.0, "a", Tier.DEVICE, 9 * MB, 10 * MB, 3.0), [])
+    (done,) = trace.as_dict()["transfers"]
+    assert (done["start_s"], done["end_s"], done["moved_bytes"]) == (2.0, 5.0, 9 * MB)
+    assert trace.summary()["onloaded_bytes"] == 9 * MB
 
 
 def test_bytes_that_land_just_after_the_node_that_followed_them_are_not_waste():

@@ -86,9 +86,11 @@ function boxesOf(records, kind, scale, end_s) {
 
 /**
  * Transfers without an end are announced; the mover of a tier takes them one after the other. The first one has been moving
- * since the tier was last busy, the rest have not begun and take no room.
+ * since the tier was last busy, the rest have not begun and take no room. Those to the device wait for room there, and tell what
+ * they have moved.
  */
 function begun(transfers) {
+  if (transfers[0]?.tier === "device") return transfers.filter((transfer) => transfer.moved_bytes > 0);
   const ended = transfers.filter((transfer) => transfer.end_s !== null);
   const [moving] = transfers.filter((transfer) => transfer.end_s === null);
   if (!moving) return ended;

@@ -24,7 +24,7 @@ import comfy.model_management as model_management
 import torch
 
 from ..component import Component, Tier
-from ..events import Cancel, Event, Evict, Evicted, Prefetch, TransferDone, TransferStopped
+from ..events import Cancel, Event, Evict, Evicted, Prefetch, TransferDone, TransferMoved, TransferStopped
 from ..transfers import memory
 from .gate import Gate, LinkRate
 from .held import SNAPSHOT_HEADROOM_BYTES, copied_bytes, device_bytes, free_bytes, pinned_in_all, resident_bytes, spare_bytes
@@ -55,7 +55,7 @@ class _Pending:
 
     component: Component
     size_bytes: int
-    started_s: float
+    started_s: float | None = None  # when the first bytes were announced
     future: Future[None] = field(default_factory=Future)
     moved_bytes: int = 0
     retry_bytes: int = 0  # room at which it is worth another look: each one goes through every module of the model
@@ -132,7 +132,7 @@ class DeviceMover:
         if known is not None:
             known.size_bytes = max(known.size_bytes, instruction.size_bytes)
             return known.future
-        pending = _Pending(instruction.component, instruction.size_bytes, self._clock())
+        pending = _Pending(instruction.component, instruction.size_bytes)
         pending.future.set_running_or_notify_cancel()
         refusal = self._refusal(instruction.component.key)
         if refusal:
@@ -219,14 +219,20 @@ class DeviceMover:
                     room_bytes = min(left_bytes, room_bytes)
                 if room_bytes <= pending.retry_bytes:
                     break
+                started_s = self._clock()
                 done = self._copy(loaded.model, room_bytes, pending.size_bytes)
                 if left_bytes is not None:
                     left_bytes -= done.moved_bytes
+                if done.moved_bytes and pending.started_s is None:
+                    pending.started_s = started_s
                 pending.moved_bytes += done.moved_bytes
                 pending.retry_bytes = 0 if done.moved_bytes else room_bytes + RETRY_BYTES
                 if done.stop is not onload.Stop.ROOM:
                     reason = "" if done.stop is onload.Stop.END else done.stop.value
                     self._finish(self._pending.pop(key), reason, done.resident_bytes)
+                elif done.moved_bytes:
+                    now_s, moved = self._clock(), (pending.moved_bytes, done.resident_bytes)
+                    self._post(TransferMoved(now_s, key, Tier.DEVICE, *moved, now_s - (pending.started_s or now_s)))
 
     def _bring(self, patcher: Any, asked_bytes: int = 0) -> bool:
         """Announce the copies of a model that is computed with now. Whether that was all: nothing of it is left that could cross."""
@@ -372,7 +378,7 @@ class DeviceMover:
 
     def _finish(self, pending: _Pending, reason: str, present_bytes: int = 0) -> None:
         now_s, key = self._clock(), pending.component.key
-        duration_s = now_s - pending.started_s
+        duration_s = now_s - (pending.started_s or now_s)
         if reason:
             self._post(TransferStopped(now_s, key, Tier.DEVICE, pending.moved_bytes, present_bytes, duration_s, reason))
         else:

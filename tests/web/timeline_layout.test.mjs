@@ -38,6 +38,13 @@ test("of the announced transfers only the first is moving, since the tier was la
   assert.deepEqual(items.map((item) => [item.x, item.width]), [[0, 300], [300, 700]]);
 });
 
+test("to the device goes what has moved, when it moved", () => {
+  const waits = { tier: "device", moved_bytes: 0 };
+  const transfers = [transfer("te", 2, null, waits), transfer("te", 3, 3, waits), transfer("unet", 4, null, { tier: "device" })];
+  const { items } = lane(layoutTimeline(trace({ transfers, outcome: "running" }), WHOLE, 1000), "tier-device");
+  assert.deepEqual(items.map((item) => [item.x, item.width]), [[400, 600]]);
+});
+
 test("a tier with nothing but evictions has a lane, and marks on one spot become one", () => {
   const evictions = [eviction("te", 5, { tier: "device" }), eviction("unet", 5.01, { tier: "device" }), eviction("te", 9, { tier: "device" })];
   const layout = layoutTimeline(trace({ evictions, transfers: [transfer("te", 0, 1)] }), WHOLE, 1000);
