@@ -34,7 +34,7 @@ from .snapshot import Snapshots
 
 try:
     from . import onload
-    from .exclusive import PageStore
+    from .exclusive import PageStore, Streams
 except ImportError:  # a ComfyUI without comfy-aimdo has no dynamic models either
     onload = None  # type: ignore[assignment]
 
@@ -80,7 +80,8 @@ class DeviceMover:
         self._pending: dict[str, _Pending] = {}
         device = model_management.get_torch_device()
         self._device = device if device.type == "cuda" else None  # asked once: this is looked at before every node
-        self._stream: torch.cuda.Stream | None = None
+        self._stream: torch.cuda.Stream | None = None  # into the device
+        self._out: torch.cuda.Stream | None = None
         self.gate = Gate()
         self.link = LinkRate()
         # what lay on the device and in pins of a model when all that could come was there: a decoder never uses its encoder, and looking at
@@ -319,8 +320,10 @@ class DeviceMover:
         leaving = [entry.model for key in self.victims() for entry in self.models.loaded(key)] if self.exclusive else []
         leaving = [other for other in leaving if self._is_ours(other) and other.model is not patcher.model]
         headroom_bytes = max(HEADROOM_BYTES, min(working_set_bytes, 2 * HEADROOM_BYTES)) + self.spared_bytes
-        started_s, stream = self._clock(), self._copies(patcher.load_device)
-        brought_bytes, gone = self.pages.exchange(patcher, leaving, stream, lambda: free_bytes(patcher.load_device) - headroom_bytes)
+        if self._out is None:
+            self._out = torch.cuda.Stream(patcher.load_device)  # type: ignore[no-untyped-call]
+        started_s, streams = self._clock(), Streams(self._copies(patcher.load_device), self._out)
+        brought_bytes, gone = self.pages.exchange(patcher, leaving, streams, lambda: free_bytes(patcher.load_device) - headroom_bytes)
         now_s = self._clock()
         for other, size_bytes in gone:
             reason = "written back: host memory is too short for copies in both"

@@ -4,15 +4,17 @@ With copies in both, two experts of 23.8 GB and an encoder of 9.8 GB need 57 GB 
 prompt. A model that leaves the device is written back instead, page by page, into the pinned slots that the model which comes in has just
 left. An image is good as long as nobody has changed the weights it was taken of; what has none, ComfyUI reads from the file.
 
-Where even one copy of each does not fit, what is needed last leaves without an image. So of models that take turns always the same bytes
-are missing, those of the one that is over soonest, and the page cache can hold them.
+Where even one copy of each does not fit, what is needed last leaves without an image (Belady 1966). So of models that take turns the ends
+are missing in turn, always the same bytes of each, and the page cache can hold them.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import comfy_aimdo.model_vbar as model_vbar
@@ -22,7 +24,10 @@ import torch
 from .onload import PAGE_BYTES, pages_of, weight_modules
 
 SLAB_PAGES = 16  # slots are allocated 0.5 GiB at a time: registering memory costs 0.2 s of it
-CHUNK_PAGES = 32  # exchanged between two waits for the device
+CHUNK_PAGES = 8  # cross in each direction between two waits for the device: 5 ms of the link
+# Of the device's headroom, lent while nothing computes. Both tiers are full: what comes needs the room of pages that have left, what leaves
+# the slots of pages that have come. Two chunks of room, and both directions are busy at once.
+TRANSIT_PAGES = 2 * CHUNK_PAGES
 
 
 class Slots:
@@ -37,10 +42,9 @@ class Slots:
     def total_bytes(self) -> int:
         return sum(slab.numel() for slab in self._slabs)
 
-    def room_bytes(self) -> int:
-        """What more images could be taken of: the slots that are free, and those that there is memory for."""
-        slab_bytes = SLAB_PAGES * PAGE_BYTES
-        return len(self._free) * PAGE_BYTES + max(0, self._spare_bytes()) // slab_bytes * slab_bytes
+    def room_pages(self) -> int:
+        """Pages that more images could be taken of: the slots that are free, and those that there is memory for."""
+        return len(self._free) + max(0, self._spare_bytes()) // (SLAB_PAGES * PAGE_BYTES) * SLAB_PAGES
 
     def take(self) -> torch.Tensor | None:
         """A free slot; None where there is none and no memory for more."""
@@ -99,90 +103,49 @@ class PageStore:
         return len(images.pages) * PAGE_BYTES if images else 0
 
     def exchange(
-        self, patcher: Any, leaving: Iterable[Any], stream: torch.cuda.Stream, room_bytes: Callable[[], int]
+        self, patcher: Any, leaving: Iterable[Any], streams: Streams, room_bytes: Callable[[], int]
     ) -> tuple[int, list[tuple[Any, int]]]:
         """Bring back what is in host memory of the model, and make room for the rest of it, in exchange for the last pages of those that
         leave, the one needed last first. `room_bytes()` is what weights may take on the device. Returns the bytes brought back, and
         (model, bytes) of what left."""
-        victims = [[victim, 0] for victim in leaving]
-        waiting = list(victims)
+        coming, victims = _Coming(self._side(patcher)), [_Leaving(self._side(victim)) for victim in leaving]
+        streams.out.wait_stream(torch.cuda.current_stream(patcher.load_device))
 
-        def give(size_bytes: int, *, keep: bool) -> bool:
-            while waiting:
-                moved_bytes = self.write_back(waiting[0][0], stream, size_bytes, keep=keep)
-                waiting[0][1] += moved_bytes
-                if moved_bytes:
-                    return True
-                waiting.pop(0)
-            return False
+        def short_pages() -> int:
+            return -(-int(patcher.model_size() - patcher.loaded_size() - room_bytes()) // PAGE_BYTES)
 
-        def short_bytes() -> int:
-            return int(patcher.model_size() - patcher.loaded_size() - room_bytes())
+        def announce(pages: int, *, keep: bool) -> _Leaving | None:
+            return next((victim for victim in victims if victim.announce(pages, self.slots if keep else None, streams.out)), None)
 
-        brought_bytes, chunk_bytes = 0, CHUNK_PAGES * PAGE_BYTES
-        while (lost_bytes := short_bytes() - self.held_bytes(patcher) - self.slots.room_bytes()) > 0 and give(lost_bytes, keep=False):
-            pass
+        while (lost_pages := short_pages() - len(coming.images.pages) - self.slots.room_pages()) > 0:
+            gone = announce(lost_pages, keep=False)
+            if gone is None:
+                break
+            gone.leave()
         while True:
-            moved_bytes = self.bring_back(patcher, stream, min(room_bytes(), chunk_bytes)) if self.held_bytes(patcher) else 0
-            brought_bytes += moved_bytes
-            if not moved_bytes and not ((short := short_bytes()) > 0 and give(min(short, chunk_bytes), keep=True)):
-                return brought_bytes, [(victim, given_bytes) for victim, given_bytes in victims if given_bytes]
-
-    def write_back(self, patcher: Any, stream: torch.cuda.Stream, size_bytes: int, *, keep: bool = True) -> int:
-        """Device -> host: the last pages of the model, then their room is given back. Returns the bytes of room gained.
-
-        Pages for which there is no slot are given back without an image; all of them where they need not be kept.
-        """
-        buffer = patcher._vbar_get()
-        residency = buffer.get_residency()
-        leaving = [page for page in reversed(range(len(residency))) if residency[page] == 1][: -(-size_bytes // PAGE_BYTES)]
-        if not leaving:
-            return 0
-        images = self._images_of(patcher.model)
-        self._drop_stale(patcher, images)
-        on_page = _by_page(patcher)
-        images.good.update(_good_modules(patcher, {module for page in leaving for module in on_page.get(page, ())}))
-        stream.wait_stream(torch.cuda.current_stream(patcher.load_device))
-        with torch.cuda.stream(stream):
-            for page in leaving:
-                slot = self.slots.take() if keep else None
-                images.keep_good_only(page, None if slot is None else _serial(buffer, page), on_page.get(page, ()))
-                if slot is not None:
-                    slot.copy_(_page(buffer, page, patcher.load_device), non_blocking=True)
-                    images.pages[page] = slot
-        stream.synchronize()
-        return int(buffer.free_memory(len(leaving) * PAGE_BYTES))
-
-    def bring_back(self, patcher: Any, stream: torch.cuda.Stream, room_bytes: int) -> int:
-        """Host -> device: the model's first pages that are in host memory, as far as there is room. Returns the bytes brought back."""
-        images = self._images.get(patcher.model)
-        buffer = patcher._vbar_get()
-        if images is None or buffer is None:
-            return 0
-        if buffer.get_watermark() < buffer.get_nr_pages():
-            buffer.set_watermark(buffer.max_size)
-        self._drop_stale(patcher, images)
-        brought: list[int] = []
-        with torch.cuda.stream(stream):
-            for page in sorted(images.pages):
-                if (len(brought) + 1) * PAGE_BYTES > room_bytes:
-                    break
-                address = buffer.base_addr + page * PAGE_BYTES
-                signature = buffer.fault(address, PAGE_BYTES)
-                if signature is None:
-                    break
-                images.serials[page] = signature[0]
-                _page(buffer, page, patcher.load_device).copy_(images.pages[page], non_blocking=True)
-                buffer.unpin(address, PAGE_BYTES)
-                brought.append(page)
-        stream.synchronize()
-        self.slots.give([images.pages.pop(page) for page in brought])
-        self._sign(patcher, images, set(brought))
-        return len(brought) * PAGE_BYTES
+            lent_pages = min(TRANSIT_PAGES, sum(victim.device_pages() for victim in victims))
+            coming.announce(min(CHUNK_PAGES, room_bytes() // PAGE_BYTES + lent_pages), streams.into)
+            pages = min(CHUNK_PAGES, short_pages())
+            if coming.announced:  # which will have given its slots by the next time
+                pages = min(pages, self.slots.room_pages())
+            gone = announce(pages, keep=True)
+            if not coming.announced and gone is None:
+                return coming.brought_pages * PAGE_BYTES, [(victim.patcher, victim.left_bytes) for victim in victims if victim.left_bytes]
+            streams.into.synchronize()
+            self.slots.give(coming.arrive())
+            if gone is not None:
+                streams.out.synchronize()
+                gone.leave()
 
     def clear(self) -> None:
         self._images.clear()
         self.slots.clear()
+
+    def _side(self, patcher: Any) -> _Side:
+        images = self._images_of(patcher.model)
+        if patcher._vbar_get() is not None:
+            self._drop_stale(patcher, images)
+        return _Side(patcher, images)
 
     def _images_of(self, model: Any) -> _Images:
         images = self._images.get(model)
@@ -207,38 +170,134 @@ class PageStore:
             self._forget(images)
             images.serials.clear()
 
-    def _sign(self, patcher: Any, images: _Images, brought: set[int]) -> None:
-        """The modules whose bytes are all back are resident again: ComfyUI compares these signatures before it computes."""
-        residency = patcher._vbar_get().get_residency()
-        on_page = _by_page(patcher)
-        for module in dict.fromkeys(module for page in sorted(brought) for module in on_page.get(page, ())):
-            pages = pages_of(module)
-            if module not in images.good or not all(residency[page] & 1 for page in pages):
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Of copies: `into` the device and `out` of it."""
+
+    into: torch.cuda.Stream
+    out: torch.cuda.Stream
+
+
+class _Side:
+    """A model in one exchange. Which modules lie on which page is asked once: ComfyUI does nothing meanwhile."""
+
+    def __init__(self, patcher: Any, images: _Images) -> None:
+        self.patcher, self.images = patcher, images
+        self.buffer = patcher._vbar_get()
+
+    @cached_property
+    def on_page(self) -> dict[int, list[Any]]:
+        """The model's modules by the pages that they lie on."""
+        found: dict[int, list[Any]] = {}
+        for module in weight_modules(self.patcher):
+            for page in pages_of(module):
+                found.setdefault(page, []).append(module)
+        return found
+
+    def modules_on(self, pages: Iterable[int]) -> dict[Any, None]:
+        """In the order of the pages, each once."""
+        return dict.fromkeys(module for page in pages for module in self.on_page.get(page, ()))
+
+    def bytes_of(self, page: int) -> torch.Tensor:
+        """A page that is mapped."""
+        address = self.buffer.base_addr + page * PAGE_BYTES
+        tensor: torch.Tensor = aimdo_torch.get_tensor_from_raw_ptr(address, PAGE_BYTES, self.patcher.load_device)
+        return tensor
+
+    def serial(self, page: int) -> int | None:
+        """Maps the page where it is not; its serial, or None where there is no room for it."""
+        address = self.buffer.base_addr + page * PAGE_BYTES
+        signature = self.buffer.fault(address, PAGE_BYTES)
+        if signature is None:
+            return None
+        self.buffer.unpin(address, PAGE_BYTES)
+        return int(signature[0])
+
+
+class _Leaving:
+    """Device -> host: the last pages of a model, then their room is given back."""
+
+    def __init__(self, side: _Side) -> None:
+        self.patcher, self._side = side.patcher, side
+        self.left_bytes = self._announced_pages = 0
+        self._stays = side.buffer is None
+
+    def device_pages(self) -> int:
+        """Pages that may still leave."""
+        return 0 if self._stays else int(self._side.buffer.loaded_size()) // PAGE_BYTES
+
+    def announce(self, count: int, slots: Slots | None, stream: torch.cuda.Stream) -> int:
+        """Begin with the copies of its last pages. Those for which there is no slot leave without an image. Returns how many leave."""
+        side, images = self._side, self._side.images
+        if count <= 0 or self._stays:
+            return 0
+        residency = side.buffer.get_residency()
+        pages = [page for page in reversed(range(len(residency))) if residency[page] == 1][:count]
+        images.good.update(_good_modules(residency, side.modules_on(pages)))
+        with torch.cuda.stream(stream):
+            for page in pages:
+                slot = None if slots is None else slots.take()
+                images.keep_good_only(page, None if slot is None else side.serial(page), side.on_page.get(page, ()))
+                if slot is not None:
+                    slot.copy_(side.bytes_of(page), non_blocking=True)
+                    images.pages[page] = slot
+        self._announced_pages = len(pages)
+        return len(pages)
+
+    def leave(self) -> None:
+        """Their copies are over."""
+        left_bytes = int(self._side.buffer.free_memory(self._announced_pages * PAGE_BYTES))
+        self.left_bytes += left_bytes
+        self._stays = not left_bytes
+
+
+class _Coming:
+    """Host -> device: the pages of a model that are in host memory, the first ones first."""
+
+    def __init__(self, side: _Side) -> None:
+        self.images, self._side = side.images, side
+        self.brought_pages = 0
+        self.announced: list[int] = []
+        self._waiting = deque(sorted(side.images.pages) if side.buffer is not None else ())
+        if self._waiting and side.buffer.get_watermark() < side.buffer.get_nr_pages():
+            side.buffer.set_watermark(side.buffer.max_size)
+
+    def announce(self, count: int, stream: torch.cuda.Stream) -> None:
+        """Begin with the copies of the next pages, as far as there is room on the device."""
+        side = self._side
+        with torch.cuda.stream(stream):
+            while self._waiting and len(self.announced) < count and (serial := side.serial(self._waiting[0])) is not None:
+                page = self._waiting.popleft()
+                self.images.serials[page] = serial
+                side.bytes_of(page).copy_(self.images.pages[page], non_blocking=True)
+                self.announced.append(page)
+
+    def arrive(self) -> list[torch.Tensor]:
+        """Their copies are over: the slots that they leave. The modules whose bytes are all back are resident again: ComfyUI compares these
+        signatures before it computes."""
+        pages, self.announced = self.announced, []
+        self.brought_pages += len(pages)
+        images, residency = self.images, self._side.buffer.get_residency() if pages else []
+        for module in self._side.modules_on(pages):
+            own = pages_of(module)
+            if module not in images.good or not all(residency[page] & 1 for page in own):
                 continue
             signature = model_vbar.vbar_fault(module._v)
             if signature is None:
                 continue
             # a page that was neither brought back by us nor kept since the image was taken holds other bytes by now
-            expected = [images.serials.get(page, module._v_signature[index]) for index, page in enumerate(pages)]
-            if expected == list(signature[: len(pages)]):
+            expected = [images.serials.get(page, module._v_signature[index]) for index, page in enumerate(own)]
+            if expected == list(signature[: len(own)]):
                 module._v_signature = images.good[module] = signature
             else:
                 del images.good[module]
             model_vbar.vbar_unpin(module._v)
+        return [images.pages.pop(page) for page in pages]
 
 
-def _by_page(patcher: Any) -> dict[int, list[Any]]:
-    """The model's modules by the pages that they lie on."""
-    found: dict[int, list[Any]] = {}
-    for module in weight_modules(patcher):
-        for page in pages_of(module):
-            found.setdefault(page, []).append(module)
-    return found
-
-
-def _good_modules(patcher: Any, modules: Iterable[Any]) -> dict[Any, Any]:
+def _good_modules(residency: Sequence[int], modules: Iterable[Any]) -> dict[Any, Any]:
     """Signatures of those of the modules whose weights on the device are what ComfyUI would compute with."""
-    residency = patcher._vbar_get().get_residency()
     found = {}
     for module in modules:
         if not all(residency[page] & 1 for page in pages_of(module)):
@@ -249,16 +308,3 @@ def _good_modules(patcher: Any, modules: Iterable[Any]) -> dict[Any, Any]:
                 found[module] = module._v_signature
             model_vbar.vbar_unpin(module._v)
     return found
-
-
-def _serial(buffer: Any, page: int) -> int:
-    """The serial of a mapped page."""
-    address = buffer.base_addr + page * PAGE_BYTES
-    signature = buffer.fault(address, PAGE_BYTES)
-    buffer.unpin(address, PAGE_BYTES)
-    return int(signature[0])
-
-
-def _page(buffer: Any, page: int, device: torch.device) -> torch.Tensor:
-    tensor: torch.Tensor = aimdo_torch.get_tensor_from_raw_ptr(buffer.base_addr + page * PAGE_BYTES, PAGE_BYTES, device)
-    return tensor

@@ -8,39 +8,15 @@ the whole stream: whoever computes without having waited finds other bytes.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from inside import enter
-from pages_driver import PAGE, compute, patcher
-
-
-class LateStream:
-    """Copies wait here, oldest first."""
-
-    active: LateStream | None = None
-
-    def __init__(self) -> None:
-        self.copies: list[tuple[Any, Any]] = []
-        self.done = 0
-
-    def run(self, until: int) -> None:
-        while self.done < until:
-            target, source = self.copies[self.done]
-            COPY(target, source)
-            self.done += 1
-
-    def synchronize(self) -> None:
-        self.run(len(self.copies))
-
-    def query(self) -> bool:
-        return self.done == len(self.copies)
+from pages_driver import PAGE, LateStream, compute, copies_come_late, patcher
 
 
 class LateEvent:
@@ -51,22 +27,6 @@ class LateEvent:
 
     def wait(self) -> None:
         self.stream.run(self.behind)
-
-
-@contextlib.contextmanager
-def on(stream: LateStream) -> Iterator[None]:
-    LateStream.active = stream
-    try:
-        yield
-    finally:
-        LateStream.active = None
-
-
-def copy_(target: Any, source: Any, non_blocking: bool = False) -> Any:
-    if LateStream.active is None:
-        return COPY(target, source)
-    LateStream.active.copies.append((target, source))
-    return target
 
 
 def trial(seed: int, gated: bool) -> tuple[int, int, int]:
@@ -106,7 +66,6 @@ def trial(seed: int, gated: bool) -> tuple[int, int, int]:
 
 
 def main() -> None:
-    global COPY
     trials = int(sys.argv[3])
     enter(Path(sys.argv[1]), Path(sys.argv[2]))
     import comfy.model_management  # noqa: F401
@@ -116,9 +75,8 @@ def main() -> None:
     from residency.comfyui import onload
 
     onload.PAGE_BYTES = PAGE
-    COPY = torch.Tensor.copy_
-    torch.Tensor.copy_ = copy_
-    torch.cuda.stream, torch.cuda.Event = on, LateEvent
+    copies_come_late()
+    torch.cuda.Event = LateEvent
 
     def at(address: int, size_bytes: int, device: object) -> Any:
         return torch.frombuffer((ctypes.c_uint8 * size_bytes).from_address(address), dtype=torch.uint8)
