@@ -115,6 +115,12 @@ class Runtime:
             if self.trace is not None:
                 self.trace.foretold(prediction)
 
+    def copied(self, component: str, size_bytes: int, present_bytes: int, ahead: bool, start_s: float, end_s: float) -> None:
+        """Write into the running trace when bytes of a component crossed the link to the device; `ahead`: its node was not running yet."""
+        with self._lock:
+            if self.trace is not None:
+                self.trace.copied(component, size_bytes, present_bytes, ahead, start_s, end_s)
+
     def crossed(self, size_bytes: int, seconds: float) -> None:
         """Write into the running trace that so many bytes crossed the link to the device in so long, at its full pace."""
         with self._lock:

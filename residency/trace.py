@@ -34,6 +34,8 @@ from .timeline import Timeline, UseKind
 # Bounds: a trace stays small however long a loop in the graph runs. 10,000 node records are 1.2 MB of JSON.
 MAX_RECORDS = 10_000
 
+OWN = "its node computes with it"  # of bytes that crossed the link while their node ran
+
 _KINDS = {Prefetch: "prefetch", Cancel: "cancel", Wait: "wait", Evict: "evict"}
 
 
@@ -149,6 +151,22 @@ class Trace:
     def foretold(self, prediction: Prediction) -> None:
         """Keep what earlier runs say of this prompt, to be held against what it takes."""
         self._prediction = prediction
+
+    def copied(self, component: str, size_bytes: int, present_bytes: int, ahead: bool, start_s: float, end_s: float) -> None:
+        """Keep when bytes crossed the link to the device. Those brought over ahead are part of a transfer, which ends when they have
+        crossed, not when that was announced."""
+        start_s, end_s = max(0.0, start_s - self._zero_s), max(0.0, end_s - self._zero_s)
+        if not ahead:
+            self._append(
+                self._transfers, TransferRecord(component, Tier.DEVICE.value, start_s, end_s, size_bytes, present_bytes, "done", OWN)
+            )
+            self._onloaded_bytes += size_bytes
+            return
+        place = component, Tier.DEVICE.value
+        theirs = (one for one in reversed(self._transfers) if (one.component, one.tier) == place and one.moved_bytes and one.reason != OWN)
+        record = next(theirs, None)
+        if record is not None and record.end_s is not None:
+            record.end_s = max(record.end_s, end_s)
 
     def crossed(self, size_bytes: int, seconds: float) -> None:
         """Keep how fast bytes crossed the link to the device while they were crossing."""

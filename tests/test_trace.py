@@ -85,6 +85,18 @@ def test_what_has_moved_counts_before_its_transfer_has_ended_and_once():
     assert trace.summary()["onloaded_bytes"] == 9 * MB
 
 
+def test_what_crossed_the_link_is_drawn_when_it_crossed():
+    trace = trace_of(reads("ab"), components(a=10, b=10))
+    trace.record(NodeStarted(101.0, 0), [Prefetch(components(b=10)["b"], Tier.DEVICE, 10 * MB, "next")])
+    trace.record(TransferDone(101.5, "b", Tier.DEVICE, 10 * MB, 10 * MB, 0.1), [])  # announced
+    trace.copied("a", 8 * MB, 9 * MB, False, 101.0, 102.0)
+    trace.copied("b", 10 * MB, 10 * MB, True, 102.0, 103.0)
+    ahead, own = trace.as_dict()["transfers"]
+    assert (ahead["component"], ahead["end_s"], ahead["moved_bytes"]) == ("b", 3.0, 10 * MB)
+    assert (own["component"], own["start_s"], own["end_s"], own["moved_bytes"], own["status"]) == ("a", 1.0, 2.0, 8 * MB, "done")
+    assert trace.summary()["onloaded_bytes"] == 18 * MB and trace.summary()["wasted_bytes"] == 0
+
+
 def test_bytes_that_land_just_after_the_node_that_followed_them_are_not_waste():
     parts = components(a=10)
     trace = trace_of(reads("a"), parts)

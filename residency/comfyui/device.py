@@ -26,8 +26,9 @@ import torch
 from ..component import Component, Tier
 from ..events import Cancel, Event, Evict, Evicted, Prefetch, TransferDone, TransferMoved, TransferStopped
 from ..transfers import memory
-from .gate import Gate, LinkRate
+from .gate import Gate
 from .held import SNAPSHOT_HEADROOM_BYTES, copied_bytes, device_bytes, free_bytes, pinned_in_all, resident_bytes, spare_bytes
+from .link import Link
 from .lm import WholePatcher
 from .models import Models
 from .snapshot import Snapshots
@@ -83,7 +84,7 @@ class DeviceMover:
         self._stream: torch.cuda.Stream | None = None  # into the device
         self._out: torch.cuda.Stream | None = None
         self.gate = Gate()
-        self.link = LinkRate()
+        self.link = Link(clock)
         # what lay on the device and in pins of a model when all that could come was there: a decoder never uses its encoder, and looking at
         # each module takes 20 ms
         self._in_vain: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
@@ -221,7 +222,7 @@ class DeviceMover:
                 if room_bytes <= pending.retry_bytes:
                     break
                 started_s = self._clock()
-                done = self._copy(loaded.model, room_bytes, pending.size_bytes)
+                done = self._copy(loaded.model, room_bytes, pending.size_bytes, ahead=True)
                 if left_bytes is not None:
                     left_bytes -= done.moved_bytes
                 if done.moved_bytes and pending.started_s is None:
@@ -245,18 +246,18 @@ class DeviceMover:
         room_bytes = self._room_for_copies(patcher.load_device, asked_bytes)
         if room_bytes <= 0:
             return False
-        done = self._copy(patcher, room_bytes, patcher.model_size())
+        done = self._copy(patcher, room_bytes, patcher.model_size(), ahead=False)
         if not done.moved_bytes and done.stop is onload.Stop.UNPINNED:
             self._in_vain[patcher.model] = there
         return done.stop is not onload.Stop.ROOM
 
-    def _copy(self, patcher: Any, room_bytes: int, size_bytes: int) -> onload.Progress:
-        started_s, stream = self._clock(), self._copies(patcher.load_device)
-        began = self.link.begin(stream)
+    def _copy(self, patcher: Any, room_bytes: int, size_bytes: int, *, ahead: bool) -> onload.Progress:
+        started_s, stream, key = self._clock(), self._copies(patcher.load_device), self._key_of(patcher)
+        begun = self.link.begin(stream)
         done = onload.onload(patcher, stream, self.gate, room_bytes, size_bytes)
-        self.link.end(began, stream, done.moved_bytes)
+        self.link.end(begun, stream, key, done.moved_bytes, done.resident_bytes, ahead=ahead)
         told = done.moved_bytes / 1e6, 1e3 * (self._clock() - started_s), done.stop.value
-        log.debug("residency: %s: %.0f MB announced in %.1f ms; %s", self._key_of(patcher), *told)
+        log.debug("residency: %s: %.0f MB announced in %.1f ms; %s", key, *told)
         return done
 
     def _room_for_copies(self, device: torch.device, asked_bytes: int = 0) -> int:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial
 from typing import Any
 
@@ -227,7 +227,8 @@ class ComfyHost:
             interrupted = any(event == "execution_interrupted" for event, _ in executor.status_messages)
             outcome = Outcome.INTERRUPTED if interrupted else Outcome.ERROR
         trace = self.runtime.trace
-        crossed_bytes, crossing_s = self.device.link.take()
+        self._tell_copies()
+        crossed_bytes, crossing_s = self.device.link.crossed()
         self.runtime.crossed(crossed_bytes, crossing_s)
         if crossing_s > 0:
             self._look_ahead.onload_bytes_per_s = crossed_bytes / crossing_s
@@ -274,6 +275,7 @@ class ComfyHost:
                 # the executor chose another node than its own rule says (a chained patch): follow it
                 prompt.position = next(i for i, visit in enumerate(prompt.timeline.visits) if visit.node_id == node_id)
             prompt.running = True
+            self._tell_copies()
             visit = prompt.timeline.visits[prompt.position]
             self.device.expect(visit.working_set_bytes)
             self._look_at_device()
@@ -316,6 +318,11 @@ class ComfyHost:
         held = self.device.held()
         room_bytes = min(room_bytes, limit_bytes - sum(held.values()))
         self.runtime.post(DeviceObserved(self.runtime.clock(), held, room_bytes, self.device.in_host()))
+
+    def _tell_copies(self) -> None:
+        """Into the trace: what has crossed the link to the device since the last time."""
+        for copied in self.device.link.take():
+            self.runtime.copied(*astuple(copied))
 
     def _node_finishes(self) -> None:
         with self._lock:
