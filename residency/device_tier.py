@@ -17,7 +17,7 @@ from .timeline import Timeline, UseKind
 NEVER = float("inf")
 # Of the time that a node is expected to take: announcing 10 GB takes 0.1 s of it, and a guess may be wrong. With all of it nodes of 0.13
 # and 0.26 s took 0.3 s longer each (H100, 24 GB on the device). With nothing begun that would not arrive whole, the link lay idle in front
-# of the largest models, the ones that are waited for: 1.96 s of stall instead of 1.36 s.
+# of the largest models, the ones that are waited for: 1.96 s of stall, on another card with an earlier version 1.36 s.
 HIDDEN_SHARE = 0.75
 LEAST_SHARE = 1 / 16  # of what is missing: less is not worth a look at each of its modules
 LOOK_AHEAD = 64  # computing visits: what lies beyond cannot be brought over while this one computes
