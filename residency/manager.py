@@ -306,6 +306,24 @@ class Manager:
             return device + self._host.cancel(list(self._host.budget.in_flight), "the mode is off")
         return self._replan()
 
+    # --- models that the running prompt does not use ---
+
+    def needed_again(self, key: str) -> str | None:
+        """Why a loaded component that this prompt may not even use should stay loaded: something in the queue needs it, and all that is
+        read before that fits into the host memory that is left. None: it may go."""
+        timeline, after = self._host.place.timeline, self._host.place.position
+        use = timeline.next_use(key, after)
+        if use is None or self._placements.off:
+            return None
+        before = timeline.reads[timeline.first_read_number(after + 1) : timeline.first_read_number(use.position)]
+        coming = {read.component for read in before} - {key}
+        coming_bytes = sum(self._host.components[one].size_bytes for one in coming if one in self._host.components)
+        if coming_bytes > self.host.limit_bytes:
+            return None
+        computed_at = timeline.next_compute_at(key, after)
+        visit = timeline.visits[use.position if computed_at is None else computed_at]
+        return f"{visit.class_type} {visit.node_id}, which is queued, needs it again"
+
     # --- deciding ---
 
     def _set_mode(self, mode: Mode) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from .component import Tier
+from .component import Component, Tier
 from .events import BudgetChanged, Cancel, Event, Evict, Evicted, Instruction, Prefetch, PromptEnded, PromptStarted, TransferStopped, Wait
 from .manager import Manager
 from .trace import Prediction, Trace
@@ -120,6 +120,12 @@ class Runtime:
         with self._lock:
             if self.trace is not None:
                 self.trace.copied(component, size_bytes, present_bytes, ahead, start_s, end_s)
+
+    def kept(self, component: Component, reason: str) -> None:
+        """Write into the running trace that a component stays loaded which its prompt does not use."""
+        with self._lock:
+            if self.trace is not None:
+                self.trace.kept(self.clock(), component, reason)
 
     def crossed(self, size_bytes: int, seconds: float) -> None:
         """Write into the running trace that so many bytes crossed the link to the device in so long, at its full pace."""

@@ -148,6 +148,12 @@ class Trace:
         if self._running is not None:
             self._running.stall_s += seconds
 
+    def kept(self, time_s: float, component: Component, reason: str) -> None:
+        """A component that this prompt does not use stays loaded."""
+        self._now_s = max(self._now_s, time_s - self._zero_s)
+        self._components.setdefault(component.key, component)
+        self._decide("keep", component, Tier.HOST, component.size_bytes, reason)
+
     def foretold(self, prediction: Prediction) -> None:
         """Keep what earlier runs say of this prompt, to be held against what it takes."""
         self._prediction = prediction
@@ -257,17 +263,12 @@ class Trace:
             record = TransferRecord(instruction.component.key, instruction.tier.value, self._now_s, reason=instruction.reason)
             self._open[(record.component, record.tier)] = record
             self._append(self._transfers, record)
-        self._append(
-            self._decisions,
-            {
-                "time_s": self._now_s,
-                "kind": _KINDS[type(instruction)],
-                "component": instruction.component.key,
-                "tier": instruction.tier.value,
-                "size_bytes": 0 if isinstance(instruction, Cancel) else instruction.size_bytes,
-                "reason": instruction.reason,
-            },
-        )
+        size_bytes = 0 if isinstance(instruction, Cancel) else instruction.size_bytes
+        self._decide(_KINDS[type(instruction)], instruction.component, instruction.tier, size_bytes, instruction.reason)
+
+    def _decide(self, kind: str, component: Component, tier: Tier, size_bytes: int, reason: str) -> None:
+        told = {"time_s": self._now_s, "kind": kind, "component": component.key, "tier": tier.value}
+        self._append(self._decisions, {**told, "size_bytes": size_bytes, "reason": reason})
 
     def _ended(self, outcome: Outcome) -> None:
         self.outcome = outcome

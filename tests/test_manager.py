@@ -19,6 +19,7 @@ from residency.events import (
     Wait,
 )
 from residency.manager import Manager
+from residency.timeline import Timeline
 
 
 def said(instructions):
@@ -242,3 +243,29 @@ def test_after_an_interrupt_nothing_of_the_prompt_is_read_ahead_again():
     host.start(0)
     host.give(PromptEnded(1.0, "p", Outcome.INTERRUPTED))
     assert not host.flight and not host.manager.host.in_flight
+
+
+def turns(limit_mb: int, order: str = "abcab", **sizes_mb: int) -> VirtualHost:
+    """The first node has run."""
+    host = VirtualHost(reads(order), components(**(sizes_mb or {"a": 60, "b": 60, "c": 60})), limit_mb)
+    host.start(0)
+    host.finish(0)
+    return host
+
+
+def test_a_component_that_is_needed_again_stays_loaded_while_all_that_is_read_before_fits():
+    assert turns(limit_mb=120).manager.needed_again("a") == "Node 3, which is queued, needs it again"
+    assert turns(limit_mb=119).manager.needed_again("a") is None
+    # only what is read before its own next use counts
+    assert turns(limit_mb=119).manager.needed_again("b") is not None
+
+
+def test_what_nothing_needs_again_or_only_a_repetition_may_go():
+    host = turns(limit_mb=500, order="abc")
+    assert host.manager.needed_again("a") is None and host.manager.needed_again("nobody knows it") is None
+    once = reads("aba")
+    host.give(Replanned(1.0, Timeline(once.visits, once.uses, expected_from=2), components(a=60, b=60)))
+    host.start(0)
+    assert host.manager.needed_again("a") is None
+    host.give(ModeChanged(2.0, Mode.OFF, "a test"))
+    assert host.manager.needed_again("b") is None

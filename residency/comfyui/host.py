@@ -16,6 +16,7 @@ from dataclasses import astuple, replace
 from functools import partial
 from typing import Any
 
+import comfy.memory_management as memory_management
 import comfy.model_management as model_management
 
 from .. import report
@@ -37,7 +38,7 @@ from ..timeline import UseKind
 from ..transfers import ReadAhead, exclusive, memory
 from ..transfers.disk import THREADS_PER_DRIVE
 from ..user_settings import UserSettings
-from . import hooks, seams, settings
+from . import cached, hooks, seams, settings
 from .device import DeviceMover
 from .held import device_limit_bytes
 from .idle import IdleRelease
@@ -196,6 +197,7 @@ class ComfyHost:
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
             seams.CAST: hooks.cast(device.gate.wait),
             seams.PIN: hooks.pin(device.before_pin, device.may_pin),
+            seams.CACHED: hooks.cached(runs, tell(self._spared), cached.as_if_used),
             seams.QUEUE_PUT: queue,
             seams.QUEUE_DELETE: queue,
             seams.QUEUE_WIPE: queue,
@@ -238,8 +240,8 @@ class ComfyHost:
         if self.standing.console_line:
             log.info("%s", report.line(trace.head()))
         if outcome is Outcome.SUCCESS:
-            cached = {node_id for event, data in executor.status_messages if event == "execution_cached" for node_id in data["nodes"]}
-            self._look_ahead.ran_well(prompt, trace, cached)
+            had = {node_id for event, data in executor.status_messages if event == "execution_cached" for node_id in data["nodes"]}
+            self._look_ahead.ran_well(prompt, trace, had)
 
     def _choose_node(self, execution_list: Any, node_list: list[str], own: str) -> str:
         with self._lock:
@@ -354,6 +356,27 @@ class ComfyHost:
         if loads and value is not None and value.outputs is not None:
             node_traits = traits(prompt.graph.class_type(node_id))
             self.device.models.learn(loads, value.outputs, node_traits.outputs if node_traits else ())
+
+    def _spared(self, cache: Any) -> list[Any]:
+        """Keys of results that ComfyUI is about to drop and that hold models which something in the queue needs again."""
+        with self._lock:
+            prompt = self._prompt
+            if prompt is None or prompt.graph is None or not prompt.ahead.queue:
+                return []
+            # asked while there is memory; with a budget of the user's, which says nothing of what is held already, ComfyUI decides
+            short = memory.available_bytes() < memory_management.RAM_CACHE_HEADROOM
+            if short or prompt.settings.host_budget_bytes is not None:
+                return []
+            spared = []
+            for entry, models in cached.unused_models(cache):
+                keys = filter(None, map(self.device.models.key_of_model, models))
+                needed = {key: reason for key in keys if (reason := self.runtime.manager.needed_again(key))}
+                if needed:
+                    spared.append(entry)
+                for key in needed.keys() - prompt.kept:
+                    prompt.kept.add(key)
+                    self.runtime.kept(prompt.graph.components[key], needed[key])
+            return spared
 
     def _refresh_budget(self, prompt: RunningPrompt, now_s: float) -> None:
         if now_s < prompt.next_budget_s:

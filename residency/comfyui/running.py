@@ -36,6 +36,7 @@ class RunningPrompt:
         self.ahead = Ahead()
         self.queue_may_differ = False
         self.look_pending = False
+        self.kept: set[str] = set()  # components that stay loaded for a queued prompt
         self.foresights: dict[str, Foresight] = {}  # by prompt id
         self.peaks = DevicePeaks()
         self.next_budget_s = 0.0

@@ -1,0 +1,95 @@
+"""Models that take turns from prompt to prompt: what the queue needs again stays loaded, where ComfyUI alone would drop it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from comfy_story import mode, pixels, two_experts
+
+from residency.launch import Server
+
+A, B = "1", "7"  # the loader nodes of the two experts
+
+
+def one_expert(seed: int, loader: str) -> dict[str, Any]:
+    """CLIP-L, one of the experts, the VAE."""
+    prompt = two_experts(seed)
+    del prompt["8"], prompt[B if loader == A else A]
+    prompt["6"]["inputs"]["model"] = [loader, 0]
+    prompt["9"]["inputs"]["samples"] = ["6", 0]
+    return prompt
+
+
+def run_queue(server: Server, prompts: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
+    """All of them queued at once behind one that keeps the executor busy until they are; what the server remembers of each."""
+    busy = two_experts(seed=prompts[0]["6"]["inputs"]["seed"] + 1000, size=256, steps=6)
+    asked = [json.loads(server.post("/prompt", {"prompt": prompt, **options}))["prompt_id"] for prompt in (busy, *prompts)]
+    deadline_s = time.monotonic() + 120
+    while not (history := server.get_json(f"/history/{asked[-1]}")):
+        assert time.monotonic() < deadline_s, "the queue has not ended"
+        time.sleep(0.05)
+    assert history
+    return [{"prompt_id": one, **server.get_json(f"/history/{one}")[one]} for one in asked[1:]]
+
+
+def cached(told: dict[str, Any]) -> set[str]:
+    return {node_id for event, data in told["status"]["messages"] if event == "execution_cached" for node_id in data["nodes"]}
+
+
+def images(server: Server, told: dict[str, Any]) -> list[bytes]:
+    return [pixels(image) for image in server.images(told["prompt_id"])]
+
+
+def keeps(server: Server, told: dict[str, Any]) -> list[tuple[str, str]]:
+    trace = server.get_json(f"/residency/trace?prompt_id={told['prompt_id']}")
+    names = {component["key"]: component["name"] for component in trace["components"]}
+    return [(names[one["component"]], one["reason"]) for one in trace["decisions"] if one["kind"] == "keep"]
+
+
+@pytest.fixture
+def turns(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """Expert a, b, a, b, with seeds of this story alone: no result is cached."""
+    first = 100_000 + sum(map(ord, request.node.name)) * 10
+    return [one_expert(first + index, loader) for index, loader in enumerate((A, B, A, B))]
+
+
+def test_a_model_that_the_queue_needs_again_stays_loaded_and_draws_the_same(server: Server, turns: list[dict[str, Any]]):
+    told = run_queue(server, turns)
+    _, second, third, fourth = told
+    assert A in cached(third) and B in cached(fourth)
+    assert [name for name, _ in keeps(server, second)] == ["residency_expert_a"]
+    assert "KSampler 6, which is queued, needs it again" in keeps(server, second)[0][1]
+    drawn = [images(server, one) for one in told]
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    stock = run_queue(server, turns, extra_data=mode("off"))
+    assert [images(server, one) for one in stock] == drawn and all(drawn)
+
+
+def test_without_the_pack_the_same_queue_loads_each_time(server: Server, turns: list[dict[str, Any]]):
+    """What the story above rests on: were it not so, it would prove nothing."""
+    _, _, third, fourth = run_queue(server, turns, extra_data=mode("off"))
+    assert A not in cached(third) and B not in cached(fourth)
+
+
+def test_what_no_queued_prompt_needs_is_dropped_as_ever(server: Server, turns: list[dict[str, Any]]):
+    _, second, third = run_queue(server, [turns[0], turns[1], turns[3]])
+    assert keeps(server, second) == keeps(server, third) == [] and B in cached(third)
+
+
+def test_while_memory_is_short_comfyui_decides_alone(start: Callable[..., Server], turns: list[dict[str, Any]]):
+    server = start("--cache-ram", "100000")  # GB that it wants to have left: it never has
+    _, second, third, _ = run_queue(server, turns)
+    assert keeps(server, second) == [] and A not in cached(third)
+
+
+def test_with_a_ram_budget_comfyui_decides_alone(server: Server, turns: list[dict[str, Any]]):
+    server.post("/residency/settings", {"ram_budget_gib": 4})
+    try:
+        _, second, third, _ = run_queue(server, turns)
+    finally:
+        server.post("/residency/settings", {"ram_budget_gib": 0})
+    assert keeps(server, second) == [] and A not in cached(third)
