@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .budget import Budget
-from .component import Mode, Strategy, Tier
+from .component import Component, Mode, Strategy, Tier
 from .device_tier import DeviceTier, View
 from .events import (
     BudgetChanged,
@@ -53,6 +53,7 @@ class Manager:
         self._on_device: set[str] = set()
         self._used: set[str] = set()  # on the device, and may have been used for the last time
         self._observed = False  # the host looks at what its page cache holds, nothing has to be asked again
+        self.kept: dict[str, Component] = {}  # what the last prompt that knew them asked to keep when it has ended
         self._releases: list[ReleaseAsked] = []  # of components in use: they leave when their node has ended
         self._handlers: dict[type[Any], Callable[[Any], list[Instruction]]] = {
             PromptStarted: self._prompt_started,
@@ -102,6 +103,9 @@ class Manager:
         host.components = {key: component for key, component in host.components.items() if key in kept}
         host.components.update(event.components)
         self._placements.set_policies(event.policies)
+        self.kept = {key: component for key, component in self.kept.items() if key not in event.policies}
+        asked = [key for key, policy in event.policies.items() if policy.keep and key in host.components]
+        self.kept.update((key, host.components[key]) for key in asked)
         if not self._observed:
             host.forget()
         host.refused.clear()
@@ -309,17 +313,19 @@ class Manager:
     # --- models that the running prompt does not use ---
 
     def needed_again(self, key: str) -> str | None:
-        """Why a loaded component that this prompt may not even use should stay loaded: something in the queue needs it, and all that is
-        read before that fits into the host memory that is left. None: it may go."""
+        """Why a loaded component that this prompt may not even use should stay loaded: something in the queue needs it or a node has asked
+        for it, and all that is read before its turn fits into the host memory that is left. None: it may go."""
         timeline, after = self._host.place.timeline, self._host.place.position
         use = timeline.next_use(key, after)
-        if use is None or self._placements.off:
+        if self._placements.off or (use is None and key not in self.kept):
             return None
-        before = timeline.reads[timeline.first_read_number(after + 1) : timeline.first_read_number(use.position)]
+        before = timeline.reads[timeline.first_read_number(after + 1) : None if use is None else timeline.first_read_number(use.position)]
         coming = {read.component for read in before} - {key}
         coming_bytes = sum(self._host.components[one].size_bytes for one in coming if one in self._host.components)
         if coming_bytes > self.host.limit_bytes:
             return None
+        if use is None:
+            return "the last prompt that used it asked to keep it"
         computed_at = timeline.next_compute_at(key, after)
         visit = timeline.visits[use.position if computed_at is None else computed_at]
         return f"{visit.class_type} {visit.node_id}, which is queued, needs it again"

@@ -269,3 +269,16 @@ def test_what_nothing_needs_again_or_only_a_repetition_may_go():
     assert host.manager.needed_again("a") is None
     host.give(ModeChanged(2.0, Mode.OFF, "a test"))
     assert host.manager.needed_again("b") is None
+
+
+def test_what_a_node_asked_to_keep_stays_loaded_in_prompts_that_do_not_know_it():
+    host = VirtualHost(reads("a"), components(a=60), limit_mb=100)
+    keep = {"a": Policy(keep=True)}
+    host.give(PromptStarted(1.0, "p", reads("a"), components(a=60), Mode.BALANCED, keep))
+    host.give(PromptStarted(2.0, "q", reads("b"), components(b=60), Mode.BALANCED, {"b": Policy()}))
+    assert host.manager.needed_again("a") == "the last prompt that used it asked to keep it"
+    host.give(PromptStarted(3.0, "r", reads("bc"), components(b=60, c=60), Mode.BALANCED, {"b": Policy(), "c": Policy()}))
+    assert host.manager.needed_again("a") is None  # what comes needs the room
+    host.give(PromptStarted(4.0, "s", reads("a"), components(a=60), Mode.BALANCED, {"a": Policy()}))
+    host.give(PromptStarted(5.0, "q", reads("b"), components(b=60), Mode.BALANCED, {"b": Policy()}))
+    assert host.manager.needed_again("a") is None  # nobody asks for it any more

@@ -361,7 +361,8 @@ class ComfyHost:
         """Keys of results that ComfyUI is about to drop and that hold models which something in the queue needs again."""
         with self._lock:
             prompt = self._prompt
-            if prompt is None or prompt.graph is None or not prompt.ahead.queue:
+            manager = self.runtime.manager
+            if prompt is None or prompt.graph is None or not (prompt.ahead.queue or manager.kept):
                 return []
             # asked while there is memory; with a budget of the user's, which says nothing of what is held already, ComfyUI decides
             short = memory.available_bytes() < memory_management.RAM_CACHE_HEADROOM
@@ -370,12 +371,12 @@ class ComfyHost:
             spared = []
             for entry, models in cached.unused_models(cache):
                 keys = filter(None, map(self.device.models.key_of_model, models))
-                needed = {key: reason for key in keys if (reason := self.runtime.manager.needed_again(key))}
+                needed = {key: reason for key in keys if (reason := manager.needed_again(key))}
                 if needed:
                     spared.append(entry)
                 for key in needed.keys() - prompt.kept:
                     prompt.kept.add(key)
-                    self.runtime.kept(prompt.graph.components[key], needed[key])
+                    self.runtime.kept(prompt.graph.components.get(key) or manager.kept[key], needed[key])
             return spared
 
     def _refresh_budget(self, prompt: RunningPrompt, now_s: float) -> None:

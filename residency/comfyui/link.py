@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-LEAST_BURST_BYTES = 256 * 1024**2  # less is over before its own start has been paid for, and tells nothing of the rate
+LEAST_BURST_BYTES = 512 * 1024**2  # less is over before its own start has been paid for, and tells nothing of the rate
 
 
 @dataclass(frozen=True, slots=True)

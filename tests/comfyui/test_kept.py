@@ -45,7 +45,11 @@ def images(server: Server, told: dict[str, Any]) -> list[bytes]:
 
 
 def keeps(server: Server, told: dict[str, Any]) -> list[tuple[str, str]]:
-    trace = server.get_json(f"/residency/trace?prompt_id={told['prompt_id']}")
+    return kept_in(server, told["prompt_id"])
+
+
+def kept_in(server: Server, prompt_id: str) -> list[tuple[str, str]]:
+    trace = server.get_json(f"/residency/trace?prompt_id={prompt_id}")
     names = {component["key"]: component["name"] for component in trace["components"]}
     return [(names[one["component"]], one["reason"]) for one in trace["decisions"] if one["kind"] == "keep"]
 
@@ -78,6 +82,18 @@ def test_without_the_pack_the_same_queue_loads_each_time(server: Server, turns: 
 def test_what_no_queued_prompt_needs_is_dropped_as_ever(server: Server, turns: list[dict[str, Any]]):
     _, second, third = run_queue(server, [turns[0], turns[1], turns[3]])
     assert keeps(server, second) == keeps(server, third) == [] and B in cached(third)
+
+
+def test_a_keep_node_holds_its_model_while_another_workflow_runs(server: Server, turns: list[dict[str, Any]]):
+    first, other, again, last = turns
+    first["20"] = {"class_type": "ResidencyKeep", "inputs": {"value": [A, 0]}}
+    first["6"]["inputs"]["model"] = ["20", 0]
+    server.run(first)
+    meanwhile = server.run(other)
+    assert kept_in(server, meanwhile.prompt_id) == [("residency_expert_a", "the last prompt that used it asked to keep it")]
+    back = server.run(again)  # without the node: nothing asks to keep it from here on
+    assert cached(server.get_json(f"/history/{back.prompt_id}")[back.prompt_id]) >= {A}
+    assert kept_in(server, server.run(last).prompt_id) == []
 
 
 def test_while_memory_is_short_comfyui_decides_alone(start: Callable[..., Server], turns: list[dict[str, Any]]):
