@@ -90,6 +90,8 @@ class Trace:
         self._running: NodeRecord | None = None
         self._transfers: list[TransferRecord] = []
         self._open: dict[tuple[str, str], TransferRecord] = {}
+        self._moved: dict[tuple[str, Tier], int] = {}  # by those, in all
+        self._announced: dict[str, TransferRecord] = {}  # the last one to the device
         self._evictions: list[dict[str, Any]] = []
         self._decisions: list[dict[str, Any]] = []
         self._dropped_records = 0
@@ -159,20 +161,18 @@ class Trace:
         self._prediction = prediction
 
     def copied(self, component: str, size_bytes: int, present_bytes: int, ahead: bool, start_s: float, end_s: float) -> None:
-        """Keep when bytes crossed the link to the device. Those brought over ahead are part of a transfer, which ends when they have
-        crossed, not when that was announced."""
-        start_s, end_s = max(0.0, start_s - self._zero_s), max(0.0, end_s - self._zero_s)
-        if not ahead:
-            self._append(
-                self._transfers, TransferRecord(component, Tier.DEVICE.value, start_s, end_s, size_bytes, present_bytes, "done", OWN)
-            )
+        """Keep when bytes crossed the link to the device. Those brought over ahead were announced: what is told here of a transfer is no
+        longer told there."""
+        reason = OWN
+        if ahead:
+            announced = self._announced.get(component)
+            if announced is None:
+                return  # by an earlier prompt
+            reason, announced.moved_bytes = announced.reason, max(0, announced.moved_bytes - size_bytes)
+        else:
             self._onloaded_bytes += size_bytes
-            return
-        place = component, Tier.DEVICE.value
-        theirs = (one for one in reversed(self._transfers) if (one.component, one.tier) == place and one.moved_bytes and one.reason != OWN)
-        record = next(theirs, None)
-        if record is not None and record.end_s is not None:
-            record.end_s = max(record.end_s, end_s)
+        times = max(0.0, start_s - self._zero_s), max(0.0, end_s - self._zero_s)
+        self._append(self._transfers, TransferRecord(component, Tier.DEVICE.value, *times, size_bytes, present_bytes, "done", reason))
 
     def crossed(self, size_bytes: int, seconds: float) -> None:
         """Keep how fast bytes crossed the link to the device while they were crossing."""
@@ -232,6 +232,7 @@ class Trace:
     def _transfer_ended(self, event: TransferDone | TransferStopped) -> None:
         record = self._transfer_moved(event)
         del self._open[(event.component, event.tier.value)]
+        self._moved.pop((event.component, event.tier), None)
         record.end_s = self._now_s
         record.status = "done" if isinstance(event, TransferDone) else "stopped"
         if isinstance(event, TransferStopped):
@@ -244,12 +245,13 @@ class Trace:
         place = (event.component, event.tier)
         record = self._open.get((event.component, event.tier.value))
         if record is None:
-            record = self._open[(event.component, event.tier.value)] = TransferRecord(event.component, event.tier.value, self._now_s)
-            self._append(self._transfers, record)
-        moved_bytes = event.moved_bytes - record.moved_bytes
+            record = self._announce(event.component, event.tier, "")
+        moved_bytes = event.moved_bytes - self._moved.get(place, 0)
+        self._moved[place] = event.moved_bytes
         # the mover's own duration: an announced transfer queues behind others before it starts
         record.start_s = max(0.0, self._now_s - event.duration_s)
-        record.moved_bytes, record.present_bytes = event.moved_bytes, event.present_bytes
+        record.moved_bytes += moved_bytes
+        record.present_bytes = event.present_bytes
         if event.tier is Tier.DEVICE:
             self._onloaded_bytes += moved_bytes
         else:
@@ -258,11 +260,16 @@ class Trace:
             self._unread[place] = self._unread.get(place, 0) + moved_bytes
         return record
 
+    def _announce(self, component: str, tier: Tier, reason: str) -> TransferRecord:
+        record = self._open[(component, tier.value)] = TransferRecord(component, tier.value, self._now_s, reason=reason)
+        if tier is Tier.DEVICE:
+            self._announced[component] = record
+        self._append(self._transfers, record)
+        return record
+
     def _decided(self, instruction: Instruction) -> None:
         if isinstance(instruction, Prefetch) and (instruction.component.key, instruction.tier.value) not in self._open:
-            record = TransferRecord(instruction.component.key, instruction.tier.value, self._now_s, reason=instruction.reason)
-            self._open[(record.component, record.tier)] = record
-            self._append(self._transfers, record)
+            self._announce(instruction.component.key, instruction.tier, instruction.reason)
         size_bytes = 0 if isinstance(instruction, Cancel) else instruction.size_bytes
         self._decide(_KINDS[type(instruction)], instruction.component, instruction.tier, size_bytes, instruction.reason)
 

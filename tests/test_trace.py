@@ -21,7 +21,7 @@ from residency.events import (
     Wait,
 )
 from residency.timeline import Timeline, Use, UseKind, Visit
-from residency.trace import MAX_RECORDS, Prediction, Trace, chrome
+from residency.trace import MAX_RECORDS, OWN, Prediction, Trace, chrome
 
 
 def trace_of(timeline, parts, start_s=100.0):
@@ -88,12 +88,17 @@ def test_what_has_moved_counts_before_its_transfer_has_ended_and_once():
 def test_what_crossed_the_link_is_drawn_when_it_crossed():
     trace = trace_of(reads("ab"), components(a=10, b=10))
     trace.record(NodeStarted(101.0, 0), [Prefetch(components(b=10)["b"], Tier.DEVICE, 10 * MB, "next")])
-    trace.record(TransferDone(101.5, "b", Tier.DEVICE, 10 * MB, 10 * MB, 0.1), [])  # announced
+    trace.copied("c", 5 * MB, 5 * MB, True, 99.0, 101.0)  # announced by the prompt before
+    trace.record(TransferMoved(101.2, "b", Tier.DEVICE, 4 * MB, 4 * MB, 0.1), [])
     trace.copied("a", 8 * MB, 9 * MB, False, 101.0, 102.0)
-    trace.copied("b", 10 * MB, 10 * MB, True, 102.0, 103.0)
-    ahead, own = trace.as_dict()["transfers"]
-    assert (ahead["component"], ahead["end_s"], ahead["moved_bytes"]) == ("b", 3.0, 10 * MB)
-    assert (own["component"], own["start_s"], own["end_s"], own["moved_bytes"], own["status"]) == ("a", 1.0, 2.0, 8 * MB, "done")
+    trace.copied("b", 4 * MB, 4 * MB, True, 102.0, 102.4)
+    trace.record(TransferDone(104.5, "b", Tier.DEVICE, 10 * MB, 10 * MB, 3.4), [])
+    trace.copied("b", 6 * MB, 10 * MB, True, 104.5, 105.0)
+    announced, *crossed = [
+        (one["component"], one["start_s"], one["end_s"], one["moved_bytes"] / MB, one["reason"]) for one in trace.as_dict()["transfers"]
+    ]
+    assert crossed == [("a", 1.0, 2.0, 8, OWN), ("b", 2.0, pytest.approx(2.4), 4, "next"), ("b", 4.5, 5.0, 6, "next")]
+    assert (announced[0], announced[3]) == ("b", 0)
     assert trace.summary()["onloaded_bytes"] == 18 * MB and trace.summary()["wasted_bytes"] == 0
 
 

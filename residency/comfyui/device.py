@@ -59,6 +59,7 @@ class _Pending:
     started_s: float | None = None  # when the first bytes were announced
     future: Future[None] = field(default_factory=Future)
     moved_bytes: int = 0
+    present_bytes: int = 0
     retry_bytes: int = 0  # room at which it is worth another look: each one goes through every module of the model
 
 
@@ -228,12 +229,13 @@ class DeviceMover:
                 if done.moved_bytes and pending.started_s is None:
                     pending.started_s = started_s
                 pending.moved_bytes += done.moved_bytes
+                pending.present_bytes = done.resident_bytes
                 pending.retry_bytes = 0 if done.moved_bytes else room_bytes + RETRY_BYTES
                 if done.stop is not onload.Stop.ROOM:
                     reason = "" if done.stop is onload.Stop.END else done.stop.value
-                    self._finish(self._pending.pop(key), reason, done.resident_bytes)
+                    self._finish(self._pending.pop(key), reason)
                 elif done.moved_bytes:
-                    now_s, moved = self._clock(), (pending.moved_bytes, done.resident_bytes)
+                    now_s, moved = self._clock(), (pending.moved_bytes, pending.present_bytes)
                     self._post(TransferMoved(now_s, key, Tier.DEVICE, *moved, now_s - (pending.started_s or now_s)))
 
     def _bring(self, patcher: Any, asked_bytes: int = 0) -> bool:
@@ -279,7 +281,8 @@ class DeviceMover:
             for patcher in patchers:
                 pending = self._pending.pop(self._key_of(patcher), None)
                 if pending is not None:
-                    self._finish(pending, "its node has started and loads the rest itself", device_bytes(patcher))
+                    pending.present_bytes = device_bytes(patcher)
+                    self._finish(pending, "its node has started and loads the rest itself")
                 if self._is_ours(patcher):
                     self._exchange(patcher, working_set_bytes)
                 if patcher.load_device.type != "cuda" or patcher.is_dynamic():
@@ -380,11 +383,11 @@ class DeviceMover:
             return "it lies on another device than the first, or on one that shares the host's memory"
         return ""
 
-    def _finish(self, pending: _Pending, reason: str, present_bytes: int = 0) -> None:
+    def _finish(self, pending: _Pending, reason: str) -> None:
         now_s, key = self._clock(), pending.component.key
         duration_s = now_s - (pending.started_s or now_s)
         if reason:
-            self._post(TransferStopped(now_s, key, Tier.DEVICE, pending.moved_bytes, present_bytes, duration_s, reason))
+            self._post(TransferStopped(now_s, key, Tier.DEVICE, pending.moved_bytes, pending.present_bytes, duration_s, reason))
         else:
-            self._post(TransferDone(now_s, key, Tier.DEVICE, pending.moved_bytes, present_bytes, duration_s))
+            self._post(TransferDone(now_s, key, Tier.DEVICE, pending.moved_bytes, pending.present_bytes, duration_s))
         pending.future.set_result(None)
