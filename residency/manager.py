@@ -319,6 +319,8 @@ class Manager:
         use = timeline.next_use(key, after)
         if self._placements.off or (use is None and key not in self.kept):
             return None
+        if use is not None and timeline.visits[use.position].prompt_id == timeline.visits[max(0, after)].prompt_id:
+            return None  # this prompt loads it anew
         before = timeline.reads[timeline.first_read_number(after + 1) : None if use is None else timeline.first_read_number(use.position)]
         coming = {read.component for read in before} - {key}
         coming_bytes = sum(self._host.components[one].size_bytes for one in coming if one in self._host.components)

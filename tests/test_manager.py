@@ -19,7 +19,7 @@ from residency.events import (
     Wait,
 )
 from residency.manager import Manager
-from residency.timeline import Timeline
+from residency.timeline import Timeline, Use, UseKind, Visit
 
 
 def said(instructions):
@@ -245,28 +245,36 @@ def test_after_an_interrupt_nothing_of_the_prompt_is_read_ahead_again():
     assert not host.flight and not host.manager.host.in_flight
 
 
-def turns(limit_mb: int, order: str = "abcab", **sizes_mb: int) -> VirtualHost:
-    """The first node has run."""
-    host = VirtualHost(reads(order), components(**(sizes_mb or {"a": 60, "b": 60, "c": 60})), limit_mb)
+def turns(limit_mb: int, *prompts: str) -> VirtualHost:
+    """Prompts of one letter a node; the first node of the first has run."""
+    visits = [Visit(str(number), str(index), "Node") for number, prompt in enumerate(prompts) for index in range(len(prompt))]
+    uses = [Use(position, key, UseKind.COMPUTE, True) for position, key in enumerate("".join(prompts))]
+    host = VirtualHost(Timeline.of(visits, uses), components(a=60, b=60, c=60), limit_mb)
     host.start(0)
     host.finish(0)
     return host
 
 
-def test_a_component_that_is_needed_again_stays_loaded_while_all_that_is_read_before_fits():
-    assert turns(limit_mb=120).manager.needed_again("a") == "Node 3, which is queued, needs it again"
-    assert turns(limit_mb=119).manager.needed_again("a") is None
-    # only what is read before its own next use counts
-    assert turns(limit_mb=119).manager.needed_again("b") is not None
+def test_a_component_that_the_queue_needs_again_stays_loaded_while_all_that_is_read_before_fits():
+    assert turns(120, "a", "bc", "a").manager.needed_again("a") == "Node 0, which is queued, needs it again"
+    assert turns(119, "a", "bc", "a").manager.needed_again("a") is None
+    # only what is read before its own turn counts
+    assert turns(119, "a", "b", "ca").manager.needed_again("b") is not None
 
 
-def test_what_nothing_needs_again_or_only_a_repetition_may_go():
-    host = turns(limit_mb=500, order="abc")
-    assert host.manager.needed_again("a") is None and host.manager.needed_again("nobody knows it") is None
-    once = reads("aba")
-    host.give(Replanned(1.0, Timeline(once.visits, once.uses, expected_from=2), components(a=60, b=60)))
+def test_what_the_running_prompt_loads_anew_or_nothing_needs_or_only_a_repetition_may_go():
+    host = turns(500, "ab", "b", "c")
+    assert host.manager.needed_again("a") is host.manager.needed_again("b") is host.manager.needed_again("nobody knows it") is None
+    assert host.manager.needed_again("c") is not None
+    timeline = host.manager._host.place.timeline
+    host.give(Replanned(1.0, Timeline(timeline.visits, timeline.uses, expected_from=3)))
     host.start(0)
-    assert host.manager.needed_again("a") is None
+    assert host.manager.needed_again("c") is None
+
+
+def test_while_the_mode_is_off_nothing_stays_for_the_queue():
+    host = turns(500, "a", "b")
+    assert host.manager.needed_again("b") is not None
     host.give(ModeChanged(2.0, Mode.OFF, "a test"))
     assert host.manager.needed_again("b") is None
 

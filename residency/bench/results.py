@@ -81,8 +81,8 @@ def write(results: Data, path: Path) -> None:
 
 
 def summarise(results: Data) -> Data:
-    """The same results with a fresh "summary" in every scenario."""
-    scenarios = {name: {**raw, "summary": summary(raw, results)} for name, raw in results["scenarios"].items()}
+    """The same results, scenarios by name, with a fresh "summary" in each."""
+    scenarios = {name: {**raw, "summary": summary(raw, results)} for name, raw in sorted(results["scenarios"].items())}
     return {**results, "scenarios": scenarios}
 
 

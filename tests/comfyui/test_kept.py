@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from comfy_story import mode, pixels, two_experts
+from comfy_story import mode, pixels, two_experts, with_ours
 
 from residency.launch import Server
 
@@ -25,7 +25,8 @@ def one_expert(seed: int, loader: str) -> dict[str, Any]:
 
 
 def run_queue(server: Server, prompts: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
-    """All of them queued at once behind one that keeps the executor busy until they are; what the server remembers of each."""
+    """All of them queued at once behind one that keeps the executor busy until they are; what the server remembers of each,
+    of that one first."""
     busy = two_experts(seed=prompts[0]["6"]["inputs"]["seed"] + 1000, size=256, steps=6)
     asked = [json.loads(server.post("/prompt", {"prompt": prompt, **options}))["prompt_id"] for prompt in (busy, *prompts)]
     deadline_s = time.monotonic() + 120
@@ -33,7 +34,7 @@ def run_queue(server: Server, prompts: list[dict[str, Any]], **options: Any) -> 
         assert time.monotonic() < deadline_s, "the queue has not ended"
         time.sleep(0.05)
     assert history
-    return [{"prompt_id": one, **server.get_json(f"/history/{one}")[one]} for one in asked[1:]]
+    return [{"prompt_id": one, **server.get_json(f"/history/{one}")[one]} for one in asked]
 
 
 def cached(told: dict[str, Any]) -> set[str]:
@@ -63,7 +64,7 @@ def turns(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 def test_a_model_that_the_queue_needs_again_stays_loaded_and_draws_the_same(server: Server, turns: list[dict[str, Any]]):
     told = run_queue(server, turns)
-    _, second, third, fourth = told
+    _, _, second, third, fourth = told
     assert A in cached(third) and B in cached(fourth)
     assert [name for name, _ in keeps(server, second)] == ["residency_expert_a"]
     assert "KSampler 6, which is queued, needs it again" in keeps(server, second)[0][1]
@@ -75,13 +76,20 @@ def test_a_model_that_the_queue_needs_again_stays_loaded_and_draws_the_same(serv
 
 def test_without_the_pack_the_same_queue_loads_each_time(server: Server, turns: list[dict[str, Any]]):
     """What the story above rests on: were it not so, it would prove nothing."""
-    _, _, third, fourth = run_queue(server, turns, extra_data=mode("off"))
+    _, _, _, third, fourth = run_queue(server, turns, extra_data=mode("off"))
     assert A not in cached(third) and B not in cached(fourth)
 
 
 def test_what_no_queued_prompt_needs_is_dropped_as_ever(server: Server, turns: list[dict[str, Any]]):
-    _, second, third = run_queue(server, [turns[0], turns[1], turns[3]])
+    _, _, second, third = run_queue(server, [turns[0], turns[1], turns[3]])
     assert keeps(server, second) == keeps(server, third) == [] and B in cached(third)
+
+
+def test_what_a_prompt_loads_anew_by_another_node_does_not_stay_twice(server: Server, turns: list[dict[str, Any]]):
+    server.run(with_ours(turns[0]))  # expert a, CLIP-L and the VAE by loader nodes of ours
+    busy, other, last = run_queue(server, [turns[1], turns[2]])
+    assert keeps(server, busy) == []  # it has loaded each anew
+    assert [name for name, _ in keeps(server, other)] == ["residency_expert_a"] and A in cached(last)
 
 
 def test_a_keep_node_holds_its_model_while_another_workflow_runs(server: Server, turns: list[dict[str, Any]]):
@@ -98,14 +106,14 @@ def test_a_keep_node_holds_its_model_while_another_workflow_runs(server: Server,
 
 def test_while_memory_is_short_comfyui_decides_alone(start: Callable[..., Server], turns: list[dict[str, Any]]):
     server = start("--cache-ram", "100000")  # GB that it wants to have left: it never has
-    _, second, third, _ = run_queue(server, turns)
+    _, _, second, third, _ = run_queue(server, turns)
     assert keeps(server, second) == [] and A not in cached(third)
 
 
 def test_with_a_ram_budget_comfyui_decides_alone(server: Server, turns: list[dict[str, Any]]):
     server.post("/residency/settings", {"ram_budget_gib": 4})
     try:
-        _, second, third, _ = run_queue(server, turns)
+        _, _, second, third, _ = run_queue(server, turns)
     finally:
         server.post("/residency/settings", {"ram_budget_gib": 0})
     assert keeps(server, second) == [] and A not in cached(third)
