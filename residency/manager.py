@@ -198,8 +198,11 @@ class Manager:
         # Only the device is given back. Host copies cost nothing while RAM is not short (the planner sees to that), and the next prompt
         # would read them again: dropping them too made it take 50.5 s instead of 8.4 s on an H100.
         instructions: list[Instruction] = []
+        timeline = self._host.place.timeline
         for key in sorted(self._used & self._on_device):
-            if self._placements.of(key) is Strategy.RELEASE and self._host.place.timeline.next_use(key, position) is None:
+            # whoever did not ask for it shall not wait for it either when the same workflow runs again
+            again = self._placements.is_auto(key) and timeline.next_compute_at(key, position) is not None
+            if self._placements.of(key) is Strategy.RELEASE and timeline.next_use(key, position) is None and not again:
                 component = self._host.components[key]
                 reason = "nothing in this prompt or the queue needs it any more"
                 instructions.append(Evict(component, Tier.DEVICE, component.size_bytes, reason))

@@ -84,6 +84,11 @@ class Placements:
             self._found[key] = self._find(key)
         return self._found[key]
 
+    def is_auto(self, key: str) -> bool:
+        """Whether the component's strategy is what auto has found, and nobody's word."""
+        policy = self.policies.get(key)
+        return self.asked is Mode.AUTO and (policy is None or (policy.strategy is None and policy.mode in (None, Mode.AUTO)))
+
     def _find(self, key: str) -> Strategy | None:
         if self.off:
             return None

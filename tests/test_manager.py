@@ -104,6 +104,21 @@ def test_low_vram_releases_after_the_last_use_and_not_before():
         assert [(i.tier, i.component.key) for i in released] == expected
 
 
+@pytest.mark.parametrize(
+    ("mode", "asked", "left"), [(Mode.AUTO, None, []), (Mode.LOW_VRAM, None, ["a"]), (Mode.AUTO, Mode.LOW_VRAM, ["a"])]
+)
+def test_what_nobody_asked_to_release_stays_for_the_same_workflow_again(mode, asked, left):
+    """A model larger than the device: what fits of it stays, as ComfyUI leaves it, unless somebody chose low-vram."""
+    manager = Manager(host_limit_bytes=100 * MB, device_limit_bytes=5 * MB)
+    once = reads("aa")
+    timeline = Timeline(once.visits, once.uses, expected_from=1)
+    manager.handle(PromptStarted(0.0, "p", timeline, components(a=10), mode, {"a": Policy(asked)}))
+    assert manager.mode.mode is Mode.LOW_VRAM
+    manager.handle(NodeStarted(1.0, 0))
+    instructions = manager.handle(NodeFinished(2.0, 0))
+    assert [i.component.key for i in instructions if isinstance(i, Evict) and i.tier is Tier.DEVICE] == left
+
+
 def test_one_nodes_setting_holds_for_its_component_alone():
     manager = Manager(host_limit_bytes=100 * MB)
     started = PromptStarted(0.0, "p", reads("ab"), components(a=10, b=10), Mode.BALANCED, {"a": Policy(Mode.LOW_VRAM)})

@@ -93,13 +93,14 @@ class Scenario:
 
 _BF16, _FP8, _COLD, _WARM = Precision.BF16, Precision.FP8, Temperature.COLD, Temperature.WARM
 _TWO = (Workflow.TWO,)
-_ALL, _SHORT, _SCARCE = Limits(), Limits(24 * GIB), Limits(24 * GIB, 42 * GB)
+_ALL, _SHORT, _SCARCE, _TIGHT = Limits(), Limits(24 * GIB), Limits(24 * GIB, 42 * GB), Limits(16 * GIB)
 _NO_COST = Target(0.99)
 
 # In an order in which the fp8 files come last: 58 GB of bf16 files and they do not fit a small disk together.
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario("S4", "all fits, warm, new text", _BF16, _TWO, _ALL, _WARM, _NO_COST),
     Scenario("S8", "one model that fits, warm, new text", _BF16, (Workflow.ONE_A,), _ALL, _WARM, _NO_COST),
+    Scenario("S9", "one model larger than the device, 16 GB of VRAM, warm, new text", _BF16, (Workflow.ONE_A,), _TIGHT, _WARM, _NO_COST),
     Scenario("S3", "24 GB of VRAM, warm, new text", _BF16, _TWO, _SHORT, _WARM, Target(0.99, stall_gone=0.4)),
     Scenario("S6", "a LoRA's strength changes from prompt to prompt, warm", _BF16, (Workflow.LORA,), _ALL, _WARM, _NO_COST),
     Scenario(

@@ -36,8 +36,8 @@ def test_one_run_on_one_machine_is_told_in_one_line_and_one_paragraph():
 def test_every_run_and_every_machine_is_named_with_its_scenarios():
     found = results(S4=both(), S1=both(cold=True, **OTHER, command="bench --scenarios S1"), S3=both(started="later"))
     told = [line.partition(",")[0] for line in head(found)[:3]]
-    assert told == ["- S4: `python -m residency bench`", "- S1: `bench --scenarios S1`", "- S3: `python -m residency bench`"]
-    assert [line.partition(" (")[0] for line in head(found)[3:]] == ["Machine of S4, S3: H100", "Machine of S1: A100"]
+    assert told == ["- S1: `bench --scenarios S1`", "- S3: `python -m residency bench`", "- S4: `python -m residency bench`"]
+    assert [line.partition(" (")[0] for line in head(found)[3:]] == ["Machine of S1: A100", "Machine of S3, S4: H100"]
     assert "Machine of S1: A100" in markdown.terminal(summarise(found))
 
 

@@ -28,8 +28,8 @@ def test_only_warm_scenarios_have_warm_ups_that_count_for_something():
 
 def test_choosing_keeps_the_tables_order_and_refuses_what_it_does_not_know():
     assert [scenario.name for scenario in choose(["S1", "S4"])] == ["S4", "S1"]
-    with pytest.raises(ValueError, match="no scenario 'S9'; choose from S4, S8"):
-        choose(["S9"])
+    with pytest.raises(ValueError, match="no scenario 'S99'; choose from S4, S8"):
+        choose(["S99"])
 
 
 @pytest.mark.parametrize("size", Size)

@@ -58,7 +58,7 @@ def test_a_file_is_shown_again_without_measuring(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--scenarios", "S9"], "no scenario 'S9'"),
+        (["--scenarios", "S99"], "no scenario 'S99'"),
         (["--rounds", "0"], "--rounds is 0"),
         (["--repeats", "-1"], "--repeats is -1"),
         (["--warm-ups", "-1"], "--warm-ups is -1"),
