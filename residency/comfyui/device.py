@@ -91,7 +91,7 @@ class DeviceMover:
         self._in_vain: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
         self._headroom_bytes = HEADROOM_BYTES  # of the node that runs
         self._working_set_bytes = 0
-        self._has_steps = False
+        self._has_steps = self._single_pass = False
         self._busy = threading.RLock()
 
     # --- what is there ---
@@ -186,12 +186,13 @@ class DeviceMover:
         self._working_set_bytes = working_set_bytes
         self._headroom_bytes = KNOWN_HEADROOM_BYTES if working_set_bytes else HEADROOM_BYTES
 
-    def node_starts(self, keys: Iterable[str], *, has_steps: bool) -> None:
+    def node_starts(self, keys: Iterable[str], *, has_steps: bool, single_pass: bool) -> None:
         """The node that starts computes with these: what is pinned of them crosses at once, beside ComfyUI's own preparations. What was
-        announced for later nodes follows; where the node `has_steps`, between two of them, which hides the announcing as well."""
+        announced for later nodes follows; where the node `has_steps`, between two of them, which hides the announcing as well.
+        `single_pass`: it goes through its models once."""
         if self._device is None or onload is None:
             return
-        self._has_steps = has_steps
+        self._has_steps, self._single_pass = has_steps, single_pass
         complete = True
         with self._busy:
             self._settle()
@@ -303,6 +304,8 @@ class DeviceMover:
             for patcher in patchers:
                 if self._is_ours(patcher):
                     complete = self._bring(patcher, working_set_bytes) and complete
+                    if self.pages is not None and self.exclusive and self._single_pass:
+                        self.pages.leave_out(patcher)
             if self.gate.open:
                 self.wait_for_copies()
         if complete and not self._has_steps:
@@ -315,7 +318,7 @@ class DeviceMover:
 
     def may_pin(self, subset: str) -> bool:
         """Whether ComfyUI may make a host copy of weights; what is streamed at each step needs one in any case."""
-        return not (self.exclusive and subset.endswith("-loaded"))
+        return not (self.exclusive and (self._single_pass or subset.endswith("-loaded")))
 
     def _exchange(self, patcher: Any, working_set_bytes: int) -> None:
         """Bring back what of the model was written back, in exchange for what is needed later."""
@@ -327,7 +330,9 @@ class DeviceMover:
         if self._out is None:
             self._out = torch.cuda.Stream(patcher.load_device)  # type: ignore[no-untyped-call]
         started_s, streams = self._clock(), Streams(self._copies(patcher.load_device), self._out)
-        brought_bytes, gone = self.pages.exchange(patcher, leaving, streams, lambda: free_bytes(patcher.load_device) - headroom_bytes)
+        brought_bytes, gone = self.pages.exchange(
+            patcher, leaving, streams, lambda: free_bytes(patcher.load_device) - headroom_bytes, passed_once=self._single_pass
+        )
         now_s = self._clock()
         for other, size_bytes in gone:
             reason = "written back: host memory is too short for copies in both"

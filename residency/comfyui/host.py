@@ -284,7 +284,10 @@ class ComfyHost:
             started_s = self.runtime.clock()
             holds = self.runtime.post(NodeStarted(started_s, prompt.position))
             used = [use.component for use in prompt.timeline.at(prompt.position) if use.kind is UseKind.COMPUTE]
-            self.device.node_starts(used, has_steps=visit.class_type in self._stepping)
+            own = traits(visit.class_type)
+            # what only makes conditioning encodes: one pass through each model
+            encodes = own is not None and bool(own.outputs) and all(output == "CONDITIONING" for output in own.outputs)
+            self.device.node_starts(used, has_steps=visit.class_type in self._stepping, single_pass=encodes)
             if self._device_limit_bytes is not None:
                 # no part of what the node computes: else it would seem to take longer, and more would be brought over while it runs
                 self.runtime.stalled(self.runtime.clock() - started_s)
