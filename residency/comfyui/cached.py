@@ -14,13 +14,17 @@ from typing import Any
 from .models import model_of
 
 
-def unused_models(cache: Any) -> Iterator[tuple[Any, list[Any]]]:
-    """(key, models) of each result in an LRU cache of ComfyUI's that the running prompt does not use and that holds models."""
+def models_in(cache: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """(key, models) of each result in a cache of ComfyUI's that holds models."""
     for key, entry in cache.cache.items():
-        if cache.used_generation.get(key) != cache.generation:
-            models = list(_models(entry.outputs or ()))
-            if models:
-                yield key, models
+        models = list(_models(entry.outputs or ()))
+        if models:
+            yield key, models
+
+
+def is_used(cache: Any, key: Any) -> bool:
+    """Whether the running prompt uses that result of an LRU cache."""
+    return bool(cache.used_generation.get(key) == cache.generation)
 
 
 def _models(values: Iterable[Any]) -> Iterator[Any]:

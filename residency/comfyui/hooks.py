@@ -183,18 +183,19 @@ def pin(before: Callable[[], None], may_pin: Callable[[str], bool]) -> Wrapper:
     return wrapper
 
 
-def cached(runs: Runs, tell_spared: Tell, as_if_used: Callable[[Any, Any], AbstractContextManager[None]]) -> Wrapper:
-    """Around ram_release, which drops results that the running prompt does not use: not those that `tell_spared(cache)` gives the keys of.
-    Not asked where active ones may go as well: then memory is short, and ComfyUI decides alone."""
+def cached(runs: Runs, tell_spared: Tell, tell_dropped: Tell, as_if_used: Callable[[Any, Any], AbstractContextManager[None]]) -> Wrapper:
+    """Around ram_release, which drops results that the running prompt does not use: not those that `tell_spared(cache)` gives the keys of;
+    `tell_dropped(cache)` afterwards. Not asked where active ones may go as well: then memory is short, and ComfyUI decides alone."""
 
     def wrapper(original: Any) -> Any:
         @functools.wraps(original)
         def ram_release(cache: Any, target: Any, free_active: bool = False, *args: Any, **kwargs: Any) -> Any:
-            spared = tell_spared(cache) if runs() and not free_active else None
-            if not spared:
+            if free_active or not runs():
                 return original(cache, target, free_active, *args, **kwargs)
-            with as_if_used(cache, spared):
-                return original(cache, target, free_active, *args, **kwargs)
+            with as_if_used(cache, tell_spared(cache) or ()):
+                result = original(cache, target, free_active, *args, **kwargs)
+            tell_dropped(cache)
+            return result
 
         return ram_release
 

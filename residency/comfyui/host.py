@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import comfy.memory_management as memory_management
@@ -197,7 +198,7 @@ class ComfyHost:
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
             seams.CAST: hooks.cast(device.gate.wait),
             seams.PIN: hooks.pin(device.before_pin, device.may_pin),
-            seams.CACHED: hooks.cached(runs, tell(self._spared), cached.as_if_used),
+            seams.CACHED: hooks.cached(runs, tell(self._spared), tell(self._dropped), cached.as_if_used),
             seams.QUEUE_PUT: queue,
             seams.QUEUE_DELETE: queue,
             seams.QUEUE_WIPE: queue,
@@ -262,7 +263,10 @@ class ComfyHost:
                 # what the seam cannot enact must not be foretold
                 reorders = self.reorder and self._fits(seams.PICK)
                 within_bytes = self.runtime.manager.device_limit_bytes if reorders else None
-                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, self.device.resident_bytes, within_bytes)
+                device = self.device
+                prompt.graph = LiveGraph(
+                    prompt.prompt_id, execution_list.dynprompt, device.resident_bytes, within_bytes, device.models.is_alive
+                )
                 self._look_ahead.plan(prompt, execution_list)
                 self.runtime.post(self._started(prompt, now_s))
                 self.steps.watch()
@@ -359,21 +363,21 @@ class ComfyHost:
         if loads and value is not None and value.outputs is not None:
             node_traits = traits(prompt.graph.class_type(node_id))
             self.device.models.learn(loads, value.outputs, node_traits.outputs if node_traits else ())
+            prompt.graph.dropped.difference_update(component.key for component, _ in loads)
 
     def _spared(self, cache: Any) -> list[Any]:
         """Keys of results that ComfyUI is about to drop and that hold models which something in the queue needs again."""
         with self._lock:
-            prompt = self._prompt
-            manager = self.runtime.manager
+            prompt, manager = self._prompt, self.runtime.manager
             if prompt is None or prompt.graph is None or not (prompt.ahead.queue or manager.kept):
                 return []
+            prompt.unused = {entry: keys for entry, keys in self._results(cache).items() if not cached.is_used(cache, entry)}
             # asked while there is memory; with a budget of the user's, which says nothing of what is held already, ComfyUI decides
             short = memory.available_bytes() < memory_management.RAM_CACHE_HEADROOM
             if short or prompt.settings.host_budget_bytes is not None:
                 return []
             spared = []
-            for entry, models in cached.unused_models(cache):
-                keys = filter(None, map(self.device.models.key_of_model, models))
+            for entry, keys in prompt.unused.items():
                 needed = {key: reason for key in keys if (reason := manager.needed_again(key))}
                 if needed:
                     spared.append(entry)
@@ -381,6 +385,24 @@ class ComfyHost:
                     prompt.kept.add(key)
                     self.runtime.kept(prompt.graph.components.get(key) or manager.kept[key], needed[key])
             return spared
+
+    def _dropped(self, cache: Any) -> None:
+        """ComfyUI has dropped what it wanted of those results: what went with them is read again at its next use."""
+        with self._lock:
+            prompt = self._prompt
+            if prompt is None or prompt.graph is None or not prompt.unused:
+                return
+            before, prompt.unused = prompt.unused, {}
+            left = set(chain.from_iterable(self._results(cache).values()))
+            gone = set(chain.from_iterable(before.values())) - left - prompt.graph.dropped
+            prompt.graph.dropped |= gone
+            if any(prompt.timeline.next_use(key, prompt.position) is not None for key in gone):
+                prompt.changed = True  # a new plan at the next node
+
+    def _results(self, cache: Any) -> dict[Any, list[str]]:
+        """Components by the key of the result that holds their models."""
+        found = {entry: map(self.device.models.key_of_model, models) for entry, models in cached.models_in(cache)}
+        return {entry: [key for key in keys if key is not None] for entry, keys in found.items()}
 
     def _refresh_budget(self, prompt: RunningPrompt, now_s: float) -> None:
         if now_s < prompt.next_budget_s:

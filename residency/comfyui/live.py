@@ -187,11 +187,14 @@ class LiveGraph:
         dynprompt: Any,
         resident_bytes: Callable[[str], int] = lambda key: 0,
         group_within_bytes: int | None = None,
+        is_loaded: Callable[[str], bool] = lambda key: False,
     ) -> None:
         self.prompt_id = prompt_id
         self.components: dict[str, Component] = {}  # of the queued prompts as well
         self.node_components: dict[str, frozenset[str]] = {}  # node id -> what it loads or computes with
         self.expected: dict[tuple[str, str], Expected] = {}
+        self.dropped: set[str] = set()  # components that were loaded when this prompt began, and are no longer
+        self._is_loaded = is_loaded
         self._resident_bytes = resident_bytes
         self._resident: dict[str, int] = {}
         self._executor_thread = threading.get_ident()
@@ -281,7 +284,7 @@ class LiveGraph:
         for prompt_id, prompt, outputs in ahead.queue:
             later = self._uses_of(prompt_id, prompt, outputs, len(visits))
             # the earlier prompt leaves it loaded: its loader nodes are cached by then
-            uses += [replace(use, reads=use.reads and use.component not in seen) for use in later]
+            uses += [replace(use, reads=use.reads and use.component not in seen and not self._stays(use)) for use in later]
             visits += self._visits_of(prompt_id, prompt)
             seen |= {use.component for use in later}
         if ahead.repetition is None:
@@ -290,6 +293,10 @@ class LiveGraph:
         # whatever is gone by then is read again: that is what keeping it saves
         again = [replace(use, reads=use.kind is self._reads_at) for use in self._uses_of(prompt_id, prompt, outputs, len(visits))]
         return Timeline((*visits, *self._visits_of(prompt_id, prompt)), (*uses, *again), expected_from=len(visits))
+
+    def _stays(self, use: Use) -> bool:
+        """Whether an earlier prompt has loaded it, so that its loader node will not run."""
+        return use.kind is UseKind.LOAD and use.component not in self.dropped and self._is_loaded(use.component)
 
     def _visit(self, prompt_id: str, node_id: str, class_type: str) -> Visit:
         expected = self.expected.get((prompt_id, node_id), _UNKNOWN)
@@ -309,7 +316,7 @@ class LiveGraph:
         if threading.get_ident() == self._executor_thread:
             # asking a dynamic model is a call into its allocator, which promises nothing to other threads: they get the last answer
             self._resident[key] = self._resident_bytes(key)
-        return self._resident.get(key, 0) < LOADED_SHARE * self.components[key].size_bytes
+        return key in self.dropped or self._resident.get(key, 0) < LOADED_SHARE * self.components[key].size_bytes
 
     def _is_language(self, key: str) -> bool:
         return key in self.components and self.components[key].kind == LANGUAGE_MODEL

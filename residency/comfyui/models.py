@@ -39,6 +39,10 @@ class Models:
         """Components of which a model is still alive."""
         return [key for key, models in self._models.items() if len(models)]
 
+    def is_alive(self, key: str) -> bool:
+        """Whether a model of the component is still alive. On any thread."""
+        return len(self._models.get(key, ())) > 0
+
     def key_of(self, value: Any) -> str | None:
         """The component behind a MODEL, CLIP, VAE or ControlNet value, or behind ComfyUI's model itself; None for an unknown one."""
         model = model_of(value)

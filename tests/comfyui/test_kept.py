@@ -50,9 +50,18 @@ def keeps(server: Server, told: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def kept_in(server: Server, prompt_id: str) -> list[tuple[str, str]]:
+    return decided(server, prompt_id, "keep")
+
+
+def read_ahead(server: Server, told: dict[str, Any]) -> set[str]:
+    return {name for name, _ in decided(server, told["prompt_id"], "prefetch")}
+
+
+def decided(server: Server, prompt_id: str, kind: str) -> list[tuple[str, str]]:
+    """(component, reason) of each decision of the kind."""
     trace = server.get_json(f"/residency/trace?prompt_id={prompt_id}")
     names = {component["key"]: component["name"] for component in trace["components"]}
-    return [(names[one["component"]], one["reason"]) for one in trace["decisions"] if one["kind"] == "keep"]
+    return [(names[one["component"]], one["reason"]) for one in trace["decisions"] if one["kind"] == kind]
 
 
 @pytest.fixture
@@ -67,6 +76,7 @@ def test_a_model_that_the_queue_needs_again_stays_loaded_and_draws_the_same(serv
     _, _, second, third, fourth = told
     assert A in cached(third) and B in cached(fourth)
     assert [name for name, _ in keeps(server, second)] == ["residency_expert_a"]
+    assert "residency_expert_a" not in read_ahead(server, second)  # it is there
     assert "KSampler 6, which is queued, needs it again" in keeps(server, second)[0][1]
     drawn = [images(server, one) for one in told]
     server.post("/free", {"unload_models": True, "free_memory": True})
@@ -108,6 +118,7 @@ def test_while_memory_is_short_comfyui_decides_alone(start: Callable[..., Server
     server = start("--cache-ram", "100000")  # GB that it wants to have left: it never has
     _, _, second, third, _ = run_queue(server, turns)
     assert keeps(server, second) == [] and A not in cached(third)
+    assert "residency_expert_a" in read_ahead(server, second)  # as soon as it was dropped
 
 
 def test_with_a_ram_budget_comfyui_decides_alone(server: Server, turns: list[dict[str, Any]]):
