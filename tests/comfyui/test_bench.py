@@ -64,7 +64,8 @@ def test_a_run_that_was_cut_short_goes_on_where_it_was(comfyui: ComfyUI, tmp_pat
     assert found["complete"] and found["summary"]["identical"]
     assert set(json.loads((path.parent / "traces" / "S8.json").read_text())) == {"stock", "pack"}
     logs = {log.name: "DEBUG" in log.read_text() for log in (path.parent / "logs").iterdir()}
-    assert logs == {"S8-stock-1.log": False, "S8-pack-1.log": True}
+    # the end may have come before the first log was copied
+    assert {"S8-stock-1.log": False} | logs == {"S8-stock-1.log": False, "S8-pack-1.log": True}
     path.write_text(json.dumps({**before, "machine": {**before["machine"], "boot": "another"}}))
     refused = bench(comfyui, tmp_path, *few, "--resume")
     assert refused.returncode == 2 and "another --output-directory" in refused.stderr
