@@ -315,9 +315,12 @@ class Manager:
 
     # --- models that the running prompt does not use ---
 
-    def needed_again(self, key: str) -> str | None:
+    def needed_again(self, key: str, *, one_copy: bool = False) -> str | None:
         """Why a loaded component that this prompt may not even use should stay loaded: something in the queue needs it or a node has asked
-        for it, and all that is read before its turn fits into the host memory that is left. None: it may go."""
+        for it, and all that is read before its turn fits into the host memory that is left. None: it may go.
+
+        `one_copy`: weights lie on the device or in host memory, so what is read takes no room there but what others leave.
+        """
         timeline, after = self._host.place.timeline, self._host.place.position
         use = timeline.next_use(key, after)
         if self._placements.off or (use is None and key not in self.kept):
@@ -327,7 +330,7 @@ class Manager:
         before = timeline.reads[timeline.first_read_number(after + 1) : None if use is None else timeline.first_read_number(use.position)]
         coming = {read.component for read in before} - {key}
         coming_bytes = sum(self._host.components[one].size_bytes for one in coming if one in self._host.components)
-        if coming_bytes > self.host.limit_bytes:
+        if coming_bytes > self.host.limit_bytes and not one_copy:
             return None
         if use is None:
             return "the last prompt that used it asked to keep it"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from .seams import Wrapper
@@ -192,7 +192,8 @@ def cached(runs: Runs, tell_spared: Tell, tell_dropped: Tell, as_if_used: Callab
         def ram_release(cache: Any, target: Any, free_active: bool = False, *args: Any, **kwargs: Any) -> Any:
             if free_active or not runs():
                 return original(cache, target, free_active, *args, **kwargs)
-            with as_if_used(cache, tell_spared(cache) or ()):
+            spared = tell_spared(cache)
+            with as_if_used(cache, spared) if spared else nullcontext():
                 result = original(cache, target, free_active, *args, **kwargs)
             tell_dropped(cache)
             return result

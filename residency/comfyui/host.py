@@ -14,10 +14,8 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, replace
 from functools import partial
-from itertools import chain
 from typing import Any
 
-import comfy.memory_management as memory_management
 import comfy.model_management as model_management
 
 from .. import report
@@ -39,7 +37,8 @@ from ..timeline import UseKind
 from ..transfers import ReadAhead, exclusive, memory
 from ..transfers.disk import THREADS_PER_DRIVE
 from ..user_settings import UserSettings
-from . import cached, hooks, seams, settings
+from . import hooks, seams, settings
+from .cached import CachedResults, as_if_used
 from .device import DeviceMover
 from .held import device_limit_bytes
 from .idle import IdleRelease
@@ -68,6 +67,7 @@ class ComfyHost:
         self.runtime = Runtime(device_limit_bytes=self._device_limit_bytes)
         self._memory_total_bytes = memory.host_memory().total_bytes
         self.device = DeviceMover(self.runtime.post, self.runtime.clock)
+        self._cached = CachedResults(self.runtime, self.device.models, lambda: self.device.exclusive)
         self.steps = Steps(lambda node_id: self._guard(self._step, node_id))
         self.user = settings.Settings(Mode.AUTO, "the default")
         self.fits: list[seams.Fit] = []
@@ -198,7 +198,7 @@ class ComfyHost:
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
             seams.CAST: hooks.cast(device.gate.wait),
             seams.PIN: hooks.pin(device.before_pin, device.may_pin),
-            seams.CACHED: hooks.cached(runs, tell(self._spared), tell(self._dropped), cached.as_if_used),
+            seams.CACHED: hooks.cached(runs, tell(self._spared), tell(self._dropped), as_if_used),
             seams.QUEUE_PUT: queue,
             seams.QUEUE_DELETE: queue,
             seams.QUEUE_WIPE: queue,
@@ -366,43 +366,13 @@ class ComfyHost:
             prompt.graph.dropped.difference_update(component.key for component, _ in loads)
 
     def _spared(self, cache: Any) -> list[Any]:
-        """Keys of results that ComfyUI is about to drop and that hold models which something in the queue needs again."""
         with self._lock:
-            prompt, manager = self._prompt, self.runtime.manager
-            if prompt is None or prompt.graph is None or not (prompt.ahead.queue or manager.kept):
-                return []
-            prompt.unused = {entry: keys for entry, keys in self._results(cache).items() if not cached.is_used(cache, entry)}
-            # asked while there is memory; with a budget of the user's, which says nothing of what is held already, ComfyUI decides
-            short = memory.available_bytes() < memory_management.RAM_CACHE_HEADROOM
-            if short or prompt.settings.host_budget_bytes is not None:
-                return []
-            spared = []
-            for entry, keys in prompt.unused.items():
-                needed = {key: reason for key in keys if (reason := manager.needed_again(key))}
-                if needed:
-                    spared.append(entry)
-                for key in needed.keys() - prompt.kept:
-                    prompt.kept.add(key)
-                    self.runtime.kept(prompt.graph.components.get(key) or manager.kept[key], needed[key])
-            return spared
+            return self._cached.spared(self._prompt, cache) if self._prompt is not None else []
 
     def _dropped(self, cache: Any) -> None:
-        """ComfyUI has dropped what it wanted of those results: what went with them is read again at its next use."""
         with self._lock:
-            prompt = self._prompt
-            if prompt is None or prompt.graph is None or not prompt.unused:
-                return
-            before, prompt.unused = prompt.unused, {}
-            left = set(chain.from_iterable(self._results(cache).values()))
-            gone = set(chain.from_iterable(before.values())) - left - prompt.graph.dropped
-            prompt.graph.dropped |= gone
-            if any(prompt.timeline.next_use(key, prompt.position) is not None for key in gone):
-                prompt.changed = True  # a new plan at the next node
-
-    def _results(self, cache: Any) -> dict[Any, list[str]]:
-        """Components by the key of the result that holds their models."""
-        found = {entry: map(self.device.models.key_of_model, models) for entry, models in cached.models_in(cache)}
-        return {entry: [key for key in keys if key is not None] for entry, keys in found.items()}
+            if self._prompt is not None:
+                self._cached.dropped(self._prompt, cache)
 
     def _refresh_budget(self, prompt: RunningPrompt, now_s: float) -> None:
         if now_s < prompt.next_budget_s:
