@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import link
-from .origins import machines, runs
+from .origins import machines, measured, runs
 from .results import SIDES
 from .scenarios import Target
 
@@ -35,7 +35,7 @@ def insert(path: Path, section: str) -> None:
 
 def section(results: Data) -> str:
     """The runs, the machines, the table and what was not run."""
-    head = [*runs(results), "", "\n\n".join(machines(results)), ""]
+    head = [*runs(results), "", "\n\n".join(machines(results)), "", "\n\n".join(measured(results)), ""]
     if results["size"] != "full":
         head = [f"**Small random models ({results['size']}): these figures show that the bench runs, not what the pack gains.**", "", *head]
     notes = [f"{name} was not run to its end: {reason}." for name, reason in results["skipped"].items()]
@@ -133,5 +133,5 @@ def terminal(results: Data) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     counts = [sum(raw["summary"]["reached"] is wanted for raw in results["scenarios"].values()) for wanted in (True, False)]
     rate = link.line(results)
-    lines += ["", *machines(results), *([rate] if rate else []), f"targets: {counts[0]} reached, {counts[1]} missed"]
+    lines += ["", *machines(results), *measured(results), *([rate] if rate else []), f"targets: {counts[0]} reached, {counts[1]} missed"]
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 OWN = ("machine", "drive", "command", "started")  # what each scenario keeps of the run that it comes from
@@ -20,8 +20,17 @@ def runs(results: Data) -> list[str]:
 
 def machines(results: Data) -> list[str]:
     """One paragraph, or one for each machine with the names of its scenarios. What they do not tell makes no two machines of one."""
-    found = _grouped(results, paragraph)
-    return [f"Machine: {text}." for text in found] if len(found) == 1 else [f"Machine of {names}: {text}." for text, names in found.items()]
+    return _told("Machine", "of", _grouped(results, machine))
+
+
+def measured(results: Data) -> list[str]:
+    """What the runs have measured of drive and link: one line, or one for each run; none where nothing was."""
+    found = _grouped(results, rates)
+    return _told("Measured", "with", {text: names for text, names in found.items() if text})
+
+
+def _told(what: str, link: str, found: Mapping[str, str]) -> list[str]:
+    return [f"{what}: {text}." if len(found) == 1 else f"{what} {link} {names}: {text}." for text, names in found.items()]
 
 
 def _grouped(results: Data, tell: Callable[[Data], str]) -> dict[str, str]:
@@ -32,24 +41,23 @@ def _grouped(results: Data, tell: Callable[[Data], str]) -> dict[str, str]:
     return {text: ", ".join(found) for text, found in names.items()} or {tell(results): ""}
 
 
-def paragraph(one: Data) -> str:
-    """Device, processor, memory, drive and link."""
+def machine(one: Data) -> str:
+    """Device, processor, memory, software."""
     told = one["machine"]
     parts = [f"{told.get('device', 'no CUDA device')}"]
     if "device_bytes" in told:
         parts[0] += f" ({told['device_bytes'] / 2**30:.0f} GiB), torch {told['torch']}"
     parts.append(f"{told['cpus']} cores, {told['ram_bytes'] / 2**30:.0f} GiB of RAM, {told['system']}")
     parts.append(f"ComfyUI {told['comfyui']}, pack {told['pack']}")
-    if one["drive"]:
-        parts.append(_drive(one["drive"].items()))
-    if told.get("pinned_bytes_per_s"):
-        rates = [f"{told[key] / 1e9:.1f} GB/s {name}" for key, name in _LINK]
-        parts.append(f"link {', '.join(rates)}")
     return "; ".join(parts)
 
 
-def _drive(rates: Iterable[tuple[str, float]]) -> str:
-    measured = list(rates)
-    kind, rate = max(measured, key=lambda item: item[1])
-    every = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in measured)
-    return f"drive {rate / 1e9:.2f} GB/s at best ({kind}; all in GB/s: {every})"
+def rates(one: Data) -> str:
+    """The drive at its best, and the link."""
+    told, parts = one["machine"], []
+    if one["drive"]:
+        kind, best = max(one["drive"].items(), key=lambda item: float(item[1]))
+        parts.append(f"drive {best / 1e9:.2f} GB/s at best ({kind})")
+    if told.get("pinned_bytes_per_s"):
+        parts.append(f"link {', '.join(f'{told[key] / 1e9:.1f} GB/s {name}' for key, name in _LINK)}")
+    return "; ".join(parts)

@@ -25,19 +25,18 @@ def head(found: dict[str, Any]) -> list[str]:
 
 
 def test_one_run_on_one_machine_is_told_in_one_line_and_one_paragraph():
-    run, machine = head(results(S4=both(), S1=both(cold=True)))
+    run, machine, measured = head(results(S4=both(), S1=both(cold=True)))
     assert run == "`python -m residency bench`, 2026-11-23 12:00:00 +0000, models of size full."
-    assert (
-        machine.startswith("Machine: H100 (75 GiB), torch 2.13; 4 cores, ")
-        and "; drive 2.00 GB/s at best (direct, 4 threads; all" in machine
-    )
+    assert machine.startswith("Machine: H100 (75 GiB), torch 2.13; 4 cores, ")
+    assert measured.startswith("Measured: drive 2.00 GB/s at best (direct, 4 threads); link ")
 
 
 def test_every_run_and_every_machine_is_named_with_its_scenarios():
     found = results(S4=both(), S1=both(cold=True, **OTHER, command="bench --scenarios S1"), S3=both(started="later"))
     told = [line.partition(",")[0] for line in head(found)[:3]]
     assert told == ["- S1: `bench --scenarios S1`", "- S3: `python -m residency bench`", "- S4: `python -m residency bench`"]
-    assert [line.partition(" (")[0] for line in head(found)[3:]] == ["Machine of S1: A100", "Machine of S3, S4: H100"]
+    assert [line.partition(" (")[0] for line in head(found)[3:5]] == ["Machine of S1: A100", "Machine of S3, S4: H100"]
+    assert [line.partition(" GB/s")[0] for line in head(found)[5:]] == ["Measured with S1: drive 3.00", "Measured with S3, S4: drive 2.00"]
     assert "Machine of S1: A100" in markdown.terminal(summarise(found))
 
 
@@ -47,7 +46,7 @@ def test_what_the_page_does_not_tell_makes_no_two_machines_of_one():
 
 
 def test_where_nothing_has_run_the_run_and_the_machine_are_told_all_the_same():
-    run, machine = head({**results(), "skipped": {"S4": "the time limit came first"}})
+    run, machine, _ = head({**results(), "skipped": {"S4": "the time limit came first"}})
     assert run.startswith("`python -m residency bench`") and machine.startswith("Machine: H100")
 
 
