@@ -127,6 +127,13 @@ class DeviceMover:
             return None
         return int(model_management.get_free_memory(self._device)) - self._headroom_bytes - self.spared_bytes
 
+    def limit_bytes(self) -> int | None:
+        """What weights may take in all, beside what other programs hold by now; None where the device has no memory of its own."""
+        if self._device is None:
+            return None
+        there_bytes = int(model_management.get_free_memory(self._device)) + sum(self.held().values())
+        return max(0, there_bytes - int(model_management.minimum_inference_memory()) - self.spared_bytes)
+
     # --- instructions ---
 
     def prefetch(self, instruction: Prefetch) -> Future[None]:

@@ -259,7 +259,7 @@ class ComfyHost:
             now_s = self.runtime.clock()
             if prompt.graph is None:
                 self._refresh_budget(prompt, now_s)
-                self._set_device_budget(prompt.settings.device_budget_bytes, now_s)
+                self._set_device_budget(prompt.settings.device_budget_bytes, now_s, self.device.limit_bytes())
                 # what the seam cannot enact must not be foretold
                 reorders = self.reorder and self._fits(seams.PICK)
                 within_bytes = self.runtime.manager.device_limit_bytes if reorders else None
@@ -321,11 +321,12 @@ class ComfyHost:
         return any(fit.name == seam.name and fit.fits for fit in self.fits)
 
     def _look_at_device(self) -> None:
-        room_bytes, limit_bytes = self.device.room_bytes(), self.runtime.manager.device_limit_bytes
-        if room_bytes is None or limit_bytes is None:
+        room_bytes = self.device.room_bytes()
+        if room_bytes is None or self._prompt is None:
             return
-        held = self.device.held()
-        room_bytes = min(room_bytes, limit_bytes - sum(held.values()))
+        held, budget_bytes = self.device.held(), self._prompt.settings.device_budget_bytes
+        if budget_bytes is not None:
+            room_bytes = min(room_bytes, budget_bytes - sum(held.values()))
         self.runtime.post(DeviceObserved(self.runtime.clock(), held, room_bytes, self.device.in_host()))
 
     def _tell_copies(self) -> None:
@@ -384,9 +385,11 @@ class ComfyHost:
             limit_bytes, reserve_bytes = prompt.settings.host_budget_bytes, 0
         self.runtime.post(BudgetChanged(now_s, Tier.HOST, limit_bytes, reserve_bytes))
 
-    def _set_device_budget(self, budget_bytes: int | None, now_s: float) -> None:
+    def _set_device_budget(self, budget_bytes: int | None, now_s: float, left_bytes: int | None = None) -> None:
+        """`left_bytes`: what other programs leave of the device."""
         if self._device_limit_bytes is not None:
-            limit_bytes = min(self._device_limit_bytes, budget_bytes or self._device_limit_bytes)
+            whole_bytes = self._device_limit_bytes
+            limit_bytes = min(whole_bytes, budget_bytes or whole_bytes, whole_bytes if left_bytes is None else left_bytes)
             if limit_bytes != self.runtime.manager.device_limit_bytes:
                 self.runtime.post(BudgetChanged(now_s, Tier.DEVICE, limit_bytes))
 
