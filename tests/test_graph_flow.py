@@ -206,3 +206,8 @@ def test_what_arrives_at_an_input_is_told_by_name_and_an_input_aside_leads_nowhe
     loads = {"1": (("unet", "MODEL"), ("text", "CLIP"))}
     assert arrives(prompt, ["3", "4"], table.get, loads) == {"3": {"component": ("text",)}, "4": {"value": ("unet",)}}
     assert computes(prompt, list(prompt), table.get, loads) == {"2": ("text",), "5": ("unet",)}
+
+
+def test_a_node_that_makes_only_conditioning_encodes():
+    assert NodeTraits(outputs=("CONDITIONING", "CONDITIONING")).encodes
+    assert not any(NodeTraits(outputs=outputs).encodes for outputs in ((), ("LATENT",), ("CONDITIONING", "LATENT")))

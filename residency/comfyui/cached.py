@@ -34,7 +34,9 @@ class CachedResults:
         manager = self._runtime.manager
         if prompt.graph is None or not (prompt.ahead.queue or manager.kept):
             return []
-        prompt.unused = {key: components for key, components in self._components(cache).items() if not _is_used(cache, key)}
+        if prompt.unused is None:  # while a prompt runs it only gets fewer: a thousand results are not gone through at each of its nodes
+            prompt.unused = self._components((key, entry) for key, entry in cache.cache.items() if not _is_used(cache, key))
+        unused = {key: found for key, found in prompt.unused.items() if key in cache.cache and not _is_used(cache, key)}
         # asked while there is memory; with a budget of the user's, which says nothing of what is held already, ComfyUI decides.
         # images of pages fill host memory down to that headroom: what they hold is worth no less for it
         one_copy = self._one_copy()
@@ -42,7 +44,7 @@ class CachedResults:
         if short or prompt.settings.host_budget_bytes is not None:
             return []
         spared = []
-        for key, components in prompt.unused.items():
+        for key, components in unused.items():
             needed = {component: reason for component in components if (reason := manager.needed_again(component, one_copy=one_copy))}
             if needed:
                 spared.append(key)
@@ -55,16 +57,17 @@ class CachedResults:
         """ComfyUI has dropped what it wanted: what went with it is read again at its next use."""
         if prompt.graph is None or not prompt.unused:
             return
-        before, prompt.unused = prompt.unused, {}
-        left = set(chain.from_iterable(self._components(cache).values()))
-        gone = set(chain.from_iterable(before.values())) - left - prompt.graph.dropped
+        gone = set(chain.from_iterable([prompt.unused.pop(key) for key in [*prompt.unused] if key not in cache.cache]))
+        if not gone:
+            return
+        gone -= set(chain.from_iterable(self._components(cache.cache.items()).values()))
         prompt.graph.dropped |= gone
         if any(prompt.timeline.next_use(component, prompt.position) is not None for component in gone):
             prompt.changed = True  # a new plan at the next node
 
-    def _components(self, cache: Any) -> dict[Any, list[str]]:
+    def _components(self, results: Iterable[tuple[Any, Any]]) -> dict[Any, list[str]]:
         """Of each result that holds models: their components, by its key."""
-        found = {key: [self._models.key_of_model(model) for model in _models(entry.outputs or ())] for key, entry in cache.cache.items()}
+        found = {key: [self._models.key_of_model(model) for model in _models(entry.outputs or ())] for key, entry in results}
         return {key: known for key, components in found.items() if (known := [one for one in components if one is not None])}
 
 

@@ -263,10 +263,8 @@ class ComfyHost:
                 # what the seam cannot enact must not be foretold
                 reorders = self.reorder and self._fits(seams.PICK)
                 within_bytes = self.runtime.manager.device_limit_bytes if reorders else None
-                device = self.device
-                prompt.graph = LiveGraph(
-                    prompt.prompt_id, execution_list.dynprompt, device.resident_bytes, within_bytes, device.models.is_alive
-                )
+                known = self.device.resident_bytes, within_bytes, self.device.models.is_alive
+                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known)
                 self._look_ahead.plan(prompt, execution_list)
                 self.runtime.post(self._started(prompt, now_s))
                 self.steps.watch()
@@ -289,8 +287,7 @@ class ComfyHost:
             holds = self.runtime.post(NodeStarted(started_s, prompt.position))
             used = [use.component for use in prompt.timeline.at(prompt.position) if use.kind is UseKind.COMPUTE]
             own = traits(visit.class_type)
-            # what only makes conditioning encodes: one pass through each model
-            encodes = own is not None and bool(own.outputs) and all(output == "CONDITIONING" for output in own.outputs)
+            encodes = own is not None and own.encodes
             self.device.node_starts(used, has_steps=visit.class_type in self._stepping, single_pass=encodes)
             if self._device_limit_bytes is not None:
                 # no part of what the node computes: else it would seem to take longer, and more would be brought over while it runs

@@ -37,7 +37,7 @@ class Models:
 
     def alive(self) -> list[str]:
         """Components of which a model is still alive."""
-        return [key for key, models in self._models.items() if len(models)]
+        return [key for key in self._models if self.is_alive(key)]
 
     def is_alive(self, key: str) -> bool:
         """Whether a model of the component is still alive. On any thread."""

@@ -37,7 +37,7 @@ class RunningPrompt:
         self.queue_may_differ = False
         self.look_pending = False
         self.kept: set[str] = set()  # components that stay loaded for a queued prompt
-        self.unused: dict[Any, list[str]] = {}  # ComfyUI's cached results of earlier prompts that may go: components by cache key
+        self.unused: dict[Any, list[str]] | None = None  # ComfyUI's cached results of earlier prompts that may go: components by cache key
         self.foresights: dict[str, Foresight] = {}  # by prompt id
         self.peaks = DevicePeaks()
         self.next_budget_s = 0.0

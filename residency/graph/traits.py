@@ -24,6 +24,11 @@ class NodeTraits:
     lazy: frozenset[str] = frozenset()
     aside: frozenset[str] = frozenset()
 
+    @property
+    def encodes(self) -> bool:
+        """Whether it makes nothing but conditioning: such a node goes through its models once."""
+        return bool(self.outputs) and all(output == "CONDITIONING" for output in self.outputs)
+
 
 TraitsOf = Callable[[str], NodeTraits | None]  # class_type -> traits; None for an unknown class
 
