@@ -101,8 +101,8 @@ def _transfers(transfers: Sequence[Trace], end: float, name: Any, colours: Mappi
     free_at: list[float] = []
     for transfer in sorted(transfers, key=lambda transfer: float(transfer["start_s"])):
         start_s, end_s = transfer["start_s"], end if transfer["end_s"] is None else transfer["end_s"]
-        if not transfer["moved_bytes"] and (transfer["tier"] == "device" or end_s - start_s < 0.001):
-            continue  # found in place, or waited for room to its end: nothing to see
+        if not transfer["moved_bytes"] and (transfer["tier"] == "device" or transfer["end_s"] is None or end_s - start_s < 0.001):
+            continue  # found in place, or waited for room or for its turn to the end: nothing to see
         row = next((index for index, time_s in enumerate(free_at) if time_s <= start_s + 1e-6), len(free_at))
         free_at[row : row + 1] = [end_s]
         label = name(transfer["component"])

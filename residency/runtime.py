@@ -18,9 +18,23 @@ from functools import partial
 from typing import Protocol
 
 from .component import Component, Tier
-from .events import BudgetChanged, Cancel, Event, Evict, Evicted, Instruction, Prefetch, PromptEnded, PromptStarted, TransferStopped, Wait
+from .events import (
+    BudgetChanged,
+    Cancel,
+    Event,
+    Evict,
+    Evicted,
+    Instruction,
+    Prefetch,
+    PromptEnded,
+    PromptStarted,
+    TransferDone,
+    TransferMoved,
+    TransferStopped,
+    Wait,
+)
 from .manager import Manager
-from .trace import Prediction, Trace
+from .trace import Prediction, Trace, UnderWay
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +56,9 @@ class Mover(Protocol):
 
     def progress(self, key: str) -> int:
         """Bytes of the component's last Prefetch that are there by now."""
+
+    def so_far(self, key: str) -> TransferMoved | None:
+        """How far the component's unanswered Prefetch is; None before it has begun, and where it is not told."""
 
     def close(self) -> None:
         """Stop everything and join every thread."""
@@ -83,6 +100,7 @@ class Runtime:
         self._queue: deque[Event] = deque()
         self._draining = False
         self._futures: dict[tuple[str, Tier], Future[None]] = {}
+        self._under_way: dict[tuple[str, Tier], UnderWay] = {}  # between two prompts
 
     def post(self, event: Event) -> list[Hold]:
         """Handle one event. Returns what the node that has just started must wait for (empty for every other event)."""
@@ -102,6 +120,14 @@ class Runtime:
     def locked(self) -> AbstractContextManager[object]:
         """Hold this to read a running trace from another thread."""
         return self._lock
+
+    def look(self) -> None:
+        """Write into the running trace how far its transfers have come, and tell whoever follows it. Else that is done at each event."""
+        with self._lock:
+            if self.trace is not None:
+                self._look_at_transfers(self.trace)
+                if self.on_update is not None:
+                    self.on_update(self.trace, False)
 
     def stalled(self, seconds: float, *, waited: bool = False) -> None:
         """Add stall time to the running node of the running trace."""
@@ -146,11 +172,14 @@ class Runtime:
     def _handle(self, event: Event) -> list[Hold]:
         instructions = self.manager.handle(event)
         if isinstance(event, PromptStarted):
-            self.trace = Trace(event, self._unix_clock())
+            self.trace = Trace(event, self._unix_clock(), self._under_way.values())
             self.traces.append(self.trace)
+        elif isinstance(event, TransferDone | TransferStopped):
+            self._under_way.pop((event.component, event.tier), None)
         trace = self.trace
         if trace is not None:
             trace.mode, trace.mode_reason = self.manager.mode.mode, self.manager.mode.reason
+            self._look_at_transfers(trace)
             trace.record(event, instructions)
         waits = self._dispatch(instructions)
         if trace is not None:
@@ -158,8 +187,17 @@ class Runtime:
             if self.on_update is not None:
                 self.on_update(trace, ended)
             if ended:
+                self._under_way = {(one.component.key, one.tier): one for one in trace.under_way()}
                 self.trace = None
         return waits
+
+    def _look_at_transfers(self, trace: Trace) -> None:
+        """A transfer that reads a whole model may outlast its prompt."""
+        for one in trace.under_way():
+            mover = self.movers.get(one.tier)
+            moved = mover.so_far(one.component.key) if mover is not None else None
+            if moved is not None:
+                trace.record(moved, ())
 
     def _dispatch(self, instructions: Sequence[Instruction]) -> list[Hold]:
         waits: list[Hold] = []

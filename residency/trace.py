@@ -6,7 +6,7 @@ report and the pictures read; `chrome` is the trace-event format (opens in Perfe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -72,10 +72,21 @@ class Prediction:
     nodes: int
 
 
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A transfer that a prompt leaves unanswered, and what of it that prompt's trace has told."""
+
+    component: Component
+    tier: Tier
+    moved_bytes: int
+    reason: str
+
+
 class Trace:
     """The story of one prompt. Times are seconds since `PromptStarted`."""
 
-    def __init__(self, started: PromptStarted, started_unix_s: float) -> None:
+    def __init__(self, started: PromptStarted, started_unix_s: float, under_way: Iterable[UnderWay] = ()) -> None:
+        """`under_way`: transfers of the prompt before; this one tells what they move from now on."""
         self.prompt_id = started.prompt_id
         self.mode: Mode = started.mode
         self.mode_reason = ""
@@ -102,6 +113,10 @@ class Trace:
         self._crossed_bytes = 0
         self._replans = 0
         self._prediction: Prediction | None = None
+        for one in under_way:
+            self._components.setdefault(one.component.key, one.component)
+            self._announce(one.component.key, one.tier, one.reason)
+            self._moved[one.component.key, one.tier] = one.moved_bytes
 
     def record(self, event: Event, instructions: Sequence[Instruction]) -> None:
         """Take one event and what the manager answered."""
@@ -140,6 +155,14 @@ class Trace:
     def duration_s(self) -> float:
         """Seconds from the start of the prompt to the last event."""
         return self._now_s
+
+    def under_way(self) -> list[UnderWay]:
+        """Transfers that have not been answered yet."""
+        return [
+            UnderWay(self._components[key], Tier(tier), self._moved.get((key, Tier(tier)), 0), record.reason)
+            for (key, tier), record in self._open.items()
+            if key in self._components
+        ]
 
     def stalled(self, seconds: float, *, waited: bool = False) -> None:
         """Add time in which the running node waited for weights; `waited` when it was held for a read-ahead."""
@@ -270,8 +293,16 @@ class Trace:
     def _decided(self, instruction: Instruction) -> None:
         if isinstance(instruction, Prefetch) and (instruction.component.key, instruction.tier.value) not in self._open:
             self._announce(instruction.component.key, instruction.tier, instruction.reason)
+        elif isinstance(instruction, Cancel) and self.outcome is not None:
+            self._stop(instruction)
         size_bytes = 0 if isinstance(instruction, Cancel) else instruction.size_bytes
         self._decide(_KINDS[type(instruction)], instruction.component, instruction.tier, size_bytes, instruction.reason)
+
+    def _stop(self, instruction: Cancel) -> None:
+        """Cancelled because this prompt has ended: the answer will come too late for it."""
+        record = self._open.get((instruction.component.key, instruction.tier.value))
+        if record is not None:
+            record.end_s, record.status, record.reason = self._now_s, "stopped", instruction.reason
 
     def _decide(self, kind: str, component: Component, tier: Tier, size_bytes: int, reason: str) -> None:
         told = {"time_s": self._now_s, "kind": kind, "component": component.key, "tier": tier.value}

@@ -52,6 +52,15 @@ def test_lanes_hold_every_record_in_the_colour_of_its_component() -> None:
     assert len({box.colour for box in compute.boxes}) == 4
 
 
+def test_a_transfer_that_has_moved_nothing_yet_is_not_drawn() -> None:
+    trace = deepcopy(TRACE)
+    trace["transfers"] += [
+        {**trace["transfers"][0], "start_s": 2.2, "end_s": None, "moved_bytes": 0},
+        {**trace["transfers"][0], "start_s": 2.2, "end_s": None, "moved_bytes": 1 << 20},
+    ]
+    assert [(box.start_s, box.end_s) for box in lanes_of(trace)[1].boxes] == [(0.4, 1.2), (1.0, 2.1), (2.2, 4.2)]
+
+
 def test_transfers_that_overlap_get_rows_of_their_own_and_later_ones_reuse_them() -> None:
     trace = deepcopy(TRACE)
     trace["transfers"].append({**trace["transfers"][0], "start_s": 2.0, "end_s": 2.4})

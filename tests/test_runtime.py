@@ -6,18 +6,31 @@ from concurrent.futures import Future
 from story import MB, components, reads
 
 from residency.component import Mode, Tier
-from residency.events import BudgetChanged, Evicted, NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStarted, TransferDone
+from residency.events import (
+    BudgetChanged,
+    Evicted,
+    NodeFinished,
+    NodeStarted,
+    Outcome,
+    PromptEnded,
+    PromptStarted,
+    TransferDone,
+    TransferMoved,
+    TransferStopped,
+)
 from residency.runtime import Runtime
+from residency.timeline import Timeline, Use, UseKind, Visit
 
 
 class ThreadMover:
     """Answers each prefetch from a thread of its own, once the gate is open."""
 
     def __init__(self, runtime):
-        self.runtime, self.gate, self.seen = runtime, threading.Event(), []
+        self.runtime, self.gate, self.seen, self.futures = runtime, threading.Event(), [], []
 
     def prefetch(self, instruction):
         future = Future()
+        self.futures.append(future)
 
         def move():
             self.gate.wait()
@@ -25,7 +38,7 @@ class ThreadMover:
             self.runtime.post(TransferDone(self.runtime.clock(), key, Tier.HOST, size, size, 0.1))
             future.set_result(None)
 
-        threading.Thread(target=move).start()
+        threading.Thread(target=move, daemon=True).start()
         return future
 
     def cancel(self, instruction):
@@ -37,6 +50,9 @@ class ThreadMover:
 
     def progress(self, key):
         return 0
+
+    def so_far(self, key):
+        return None
 
     def close(self):
         self.gate.set()
@@ -86,6 +102,56 @@ def test_a_tier_without_a_mover_refuses_by_name():
     runtime.post(PromptEnded(runtime.clock(), "p", Outcome.SUCCESS))
     device = [e["reason"] for e in runtime.traces[-1].as_dict()["evictions"] if e["tier"] == "device"]
     assert device == ["refused: this host has no mover for the device tier"]
+
+
+def test_a_read_that_goes_on_from_one_prompt_into_the_next_is_followed():
+    class Slow(ThreadMover):
+        moved_bytes = 0
+
+        def so_far(self, key):
+            return TransferMoved(self.runtime.clock(), key, Tier.HOST, self.moved_bytes, self.moved_bytes, 0.01)
+
+    def queued(*prompt_ids):
+        visits = [Visit(prompt_id, "1", "Node") for prompt_id in prompt_ids]
+        return Timeline.of(visits, [Use(len(visits) - 1, "a", UseKind.COMPUTE, True)])
+
+    def in_trace(prompt_id, bytes_mb):
+        trace = next(trace for trace in runtime.traces if trace.prompt_id == prompt_id)
+        return [transfer["moved_bytes"] for transfer in trace.as_dict()["transfers"]] == [bytes_mb * MB]
+
+    runtime = Runtime()
+    mover = Slow(runtime)
+    runtime.movers = {Tier.HOST: mover}
+    runtime.post(BudgetChanged(runtime.clock(), Tier.HOST, 100 * MB))
+    runtime.post(PromptStarted(runtime.clock(), "p", queued("p", "q"), components(a=10), Mode.BALANCED))
+    runtime.post(NodeStarted(runtime.clock(), 0))
+    mover.moved_bytes = 3 * MB
+    updates = []
+    runtime.on_update = lambda trace, ended: updates.append(trace.summary()["prefetched_bytes"])
+    runtime.look()  # in the middle of the node
+    assert updates == [3 * MB] and in_trace("p", 3)
+    runtime.post(NodeFinished(runtime.clock(), 0))
+    mover.moved_bytes = 4 * MB
+    runtime.post(PromptEnded(runtime.clock(), "p", Outcome.SUCCESS))
+    runtime.post(PromptStarted(runtime.clock(), "q", queued("q"), components(a=10), Mode.BALANCED))
+    runtime.post(NodeStarted(runtime.clock(), 0))
+    mover.gate.set()
+    mover.futures[-1].result(timeout=10)
+    runtime.post(NodeFinished(runtime.clock(), 0))
+    runtime.post(PromptEnded(runtime.clock(), "q", Outcome.SUCCESS))
+    assert in_trace("p", 4) and in_trace("q", 6)
+
+
+def test_a_read_that_ends_between_two_prompts_is_none_of_the_seconds():
+    runtime = Runtime()
+    mover = ThreadMover(runtime)
+    start(runtime, mover)
+    runtime.post(PromptEnded(runtime.clock(), "p", Outcome.INTERRUPTED))
+    reads_left = [one["component"] for one in runtime.traces[-1].as_dict()["transfers"]]
+    for key in reads_left:
+        runtime.post(TransferStopped(runtime.clock(), key, Tier.HOST, 2 * MB, 2 * MB, 0.1, "asked"))
+    runtime.post(PromptStarted(runtime.clock(), "q", reads("-"), {}, Mode.BALANCED))
+    assert reads_left and runtime.traces[-1].as_dict()["transfers"] == []
 
 
 def test_events_from_many_threads_are_handled_one_at_a_time():

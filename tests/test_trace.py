@@ -6,6 +6,7 @@ from story import MB, components, reads
 from residency import report
 from residency.component import Mode, Tier
 from residency.events import (
+    Cancel,
     Evict,
     Evicted,
     NodeFinished,
@@ -83,6 +84,34 @@ def test_what_has_moved_counts_before_its_transfer_has_ended_and_once():
     (done,) = trace.as_dict()["transfers"]
     assert (done["start_s"], done["end_s"], done["moved_bytes"]) == (2.0, 5.0, 9 * MB)
     assert trace.summary()["onloaded_bytes"] == 9 * MB
+
+
+def test_a_transfer_that_outlasts_its_prompt_is_told_in_both_each_byte_once():
+    parts = components(a=10, b=10)
+    visits = [Visit("p", "1", "Node"), Visit("q", "1", "Node")]
+    first = trace_of(Timeline.of(visits, [Use(1, "a", UseKind.COMPUTE, True)]), parts)
+    first.record(NodeStarted(101.0, 0), [Prefetch(parts["a"], Tier.HOST, 10 * MB, "next but one")])
+    first.record(TransferMoved(103.0, "a", Tier.HOST, 4 * MB, 5 * MB, 2.0), [])
+    first.record(PromptEnded(103.0, "p", Outcome.SUCCESS), [])
+    second = Trace(PromptStarted(103.5, "q", reads("b"), components(b=10), Mode.BALANCED), 4.5, first.under_way())
+    second.record(TransferDone(105.0, "a", Tier.HOST, 9 * MB, 10 * MB, 4.0), [])
+    told = [trace.as_dict()["transfers"][0] for trace in (first, second)]
+    assert [(one["start_s"], one["end_s"], one["moved_bytes"] / MB, one["status"]) for one in told] == [
+        (1.0, None, 4, "announced"),
+        (0.0, 1.5, 5, "done"),
+    ]
+    assert [one["reason"] for one in told] == ["next but one"] * 2
+    assert "a" in {component["key"] for component in second.as_dict()["components"]} and not second.under_way()
+    assert [trace.summary()["prefetched_bytes"] / MB for trace in (first, second)] == [4, 5]
+
+
+def test_what_the_end_of_its_prompt_stops_has_ended():
+    parts = components(a=10)
+    trace = trace_of(reads("a"), parts)
+    trace.record(NodeStarted(101.0, 0), [Prefetch(parts["a"], Tier.HOST, 10 * MB, "next")])
+    trace.record(PromptEnded(103.0, "p", Outcome.INTERRUPTED), [Cancel(parts["a"], Tier.HOST, "the prompt has ended: interrupted")])
+    (stopped,) = trace.as_dict()["transfers"]
+    assert (stopped["end_s"], stopped["status"], stopped["reason"]) == (3.0, "stopped", "the prompt has ended: interrupted")
 
 
 def test_what_crossed_the_link_is_drawn_when_it_crossed():

@@ -77,7 +77,7 @@ def joined(told: Sequence[Trace]) -> Trace:
         known = {component["key"] for component in whole["components"]}
         whole["components"] += [component for component in one["components"] if component["key"] not in known]
         for kind in ("nodes", "transfers", "evictions", "decisions"):
-            whole[kind] += [_later(record, shift_s) for record in one[kind]]
+            whole[kind] += [_later(record, shift_s, one["duration_s"]) for record in one[kind]]
         whole["duration_s"] = shift_s + one["duration_s"]
         for key, value in one["summary"].items():
             before = whole["summary"].get(key, 0)
@@ -87,8 +87,9 @@ def joined(told: Sequence[Trace]) -> Trace:
     return whole
 
 
-def _later(record: Mapping[str, Any], shift_s: float) -> Trace:
-    times = {key: record[key] + shift_s for key in ("start_s", "end_s", "time_s") if record.get(key) is not None}
+def _later(record: Mapping[str, Any], shift_s: float, end_s: float) -> Trace:
+    """A record of a prompt that took `end_s`; what had not ended by then has another one in the next prompt."""
+    times = {key: (end_s if record[key] is None else record[key]) + shift_s for key in ("start_s", "end_s", "time_s") if key in record}
     return {**record, **times}
 
 

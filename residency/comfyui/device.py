@@ -186,6 +186,10 @@ class DeviceMover:
     def progress(self, key: str) -> int:
         return self.held().get(key, 0)
 
+    def so_far(self, key: str) -> TransferMoved | None:
+        """It posts what has moved after each copy."""
+        return None
+
     # --- safe points ---
 
     def expect(self, working_set_bytes: int) -> None:

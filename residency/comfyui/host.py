@@ -263,7 +263,8 @@ class ComfyHost:
                 # what the seam cannot enact must not be foretold
                 reorders = self.reorder and self._fits(seams.PICK)
                 within_bytes = self.runtime.manager.device_limit_bytes if reorders else None
-                known = self.device.resident_bytes, within_bytes, self.device.models.is_alive
+                device, models = self.device, self.device.models
+                known = device.resident_bytes, within_bytes, models.is_alive, models.alive()
                 prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known)
                 self._look_ahead.plan(prompt, execution_list)
                 self.runtime.post(self._started(prompt, now_s))
@@ -306,6 +307,7 @@ class ComfyHost:
                 self._stepping.add(prompt.timeline.visits[prompt.position].class_type)
                 self._look_at_device()
             self.device.advance()
+            self.runtime.look()
 
     def _choose_tiers(self, prompt: RunningPrompt) -> None:
         """Host copies of everything, or one copy of each: the second where the prompt's weights do not fit into host memory."""

@@ -188,7 +188,10 @@ class LiveGraph:
         resident_bytes: Callable[[str], int] = lambda key: 0,
         group_within_bytes: int | None = None,
         is_loaded: Callable[[str], bool] = lambda key: False,
+        loaded: Iterable[str] = (),
     ) -> None:
+        """`resident_bytes(key)`: what of the component needs no reading. `loaded`: those of which a model is alive now, as `is_loaded(key)`
+        says later."""
         self.prompt_id = prompt_id
         self.components: dict[str, Component] = {}  # of the queued prompts as well
         self.node_components: dict[str, frozenset[str]] = {}  # node id -> what it loads or computes with
@@ -196,7 +199,8 @@ class LiveGraph:
         self.dropped: set[str] = set()  # components that were loaded when this prompt began, and are no longer
         self._is_loaded = is_loaded
         self._resident_bytes = resident_bytes
-        self._resident: dict[str, int] = {}
+        # of what only queued prompts use as well: those are looked at by another thread, which must not ask
+        self._resident = {key: resident_bytes(key) for key in loaded}
         self._executor_thread = threading.get_ident()
         self._dynprompt = dynprompt
         self._folders = Folders()

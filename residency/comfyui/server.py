@@ -140,10 +140,12 @@ def add_routes(host: ComfyHost) -> None:
     @routes.get("/residency/trace")
     async def get_trace(request: web.Request) -> web.Response:
         prompt_id = request.query.get("prompt_id")
-        traces = [trace for trace in host.runtime.traces if prompt_id in (None, trace.prompt_id)]
-        if not traces:
+        with host.runtime.locked():
+            host.runtime.look()
+            traces = [trace for trace in host.runtime.traces if prompt_id in (None, trace.prompt_id)]
+            data = traces[-1].as_dict() if traces else None
+        if data is None:
             return _error(404, f"no trace of prompt {prompt_id}" if prompt_id else "no prompt has run yet")
-        data = traces[-1].as_dict()
         if request.query.get("format") == "chrome":
             headers = {"Content-Disposition": 'attachment; filename="residency-trace.json"'}
             return web.json_response(chrome(data), headers=headers)

@@ -18,7 +18,7 @@ from concurrent import futures
 from concurrent.futures import Future
 
 from ..component import Component, Tier
-from ..events import Cancel, Evict, Evicted, Prefetch, TransferDone, TransferStopped
+from ..events import Cancel, Evict, Evicted, Prefetch, TransferDone, TransferMoved, TransferStopped
 from . import memory
 from ._backoff import LOOK_S, Backoff
 from ._chunks import Chunk, cut, overlap
@@ -167,6 +167,15 @@ class ReadAhead:
         with self._condition:
             transfer = self._latest.get(key)
             return 0 if transfer is None else transfer.present_bytes
+
+    def so_far(self, key: str) -> TransferMoved | None:
+        """How far the component's newest Prefetch is; None for one that is unknown, has not begun or is being answered."""
+        now_s = self._clock()
+        with self._condition:
+            transfer = self._latest.get(key)
+            if transfer is None or transfer.begun_s is None or transfer.ending:
+                return None
+            return TransferMoved(now_s, key, Tier.HOST, transfer.moved_bytes, transfer.present_bytes, now_s - transfer.begun_s)
 
     def rates(self) -> dict[str, float]:
         """Bytes per second by drive, averaged over what was really read; drives that have read nothing are missing.

@@ -146,6 +146,13 @@ def test_a_queues_traces_are_one_on_the_first_ones_clock():
     assert (whole["duration_s"], whole["summary"], len(whole["components"])) == (9.0, {"stall_s": 3.0}, 2)
 
 
+def test_a_transfer_that_goes_on_in_the_next_prompt_is_drawn_in_both_and_not_to_the_end_of_the_queue():
+    first, second = trace(100.0, 2.0, "a"), trace(103.0, 4.0, "a")
+    first["transfers"] = [{"component": "a", "start_s": 0.5, "end_s": None}]
+    second["transfers"] = [{"component": "a", "start_s": 0.0, "end_s": 1.0}]
+    assert [(one["start_s"], one["end_s"]) for one in traces.joined([first, second])["transfers"]] == [(0.5, 2.0), (3.0, 4.0)]
+
+
 def test_a_queue_does_not_know_what_one_of_its_prompts_does_not_and_its_rate_is_no_sum():
     first = trace(0.0, 2.0, "a", predicted_compute_s=None, onloaded_bytes=30, onload_bytes_per_s=10.0)
     second = trace(3.0, 2.0, "a", predicted_compute_s=1.0, onloaded_bytes=30, onload_bytes_per_s=30.0)

@@ -108,6 +108,22 @@ def test_what_is_queued_and_deleted_during_a_long_node_is_read_ahead_and_stopped
     assert running_node(server) == "6"
 
 
+def test_a_long_read_is_followed_while_the_node_runs(long_sampler: Server, huge: str):
+    """No node begins or ends meanwhile: what has come by now is in the trace all the same."""
+    server = long_sampler
+    queue(server, checkpoint(huge, "d"))
+
+    def moved_bytes() -> int:
+        trace = server.get_json("/residency/trace")
+        keys = {component["key"] for component in trace["components"] if component["name"] == "residency_huge"}
+        return sum(one["moved_bytes"] for one in trace["transfers"] if one["component"] in keys)
+
+    wait(lambda: moved_bytes() > 0)
+    before_bytes = moved_bytes()
+    wait(lambda: moved_bytes() > before_bytes)
+    assert running_node(server) == "6"
+
+
 def test_a_queue_that_is_cleared_stops_everything_that_was_read_for_it(long_sampler: Server, huge: str):
     server = long_sampler
     queue(server, checkpoint(huge, "b"))

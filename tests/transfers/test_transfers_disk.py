@@ -97,6 +97,7 @@ def test_a_cold_component_is_read_and_a_cached_one_only_probed(
     assert isinstance(first, TransferDone)
     assert (first.component, first.tier) == ("flux", Tier.HOST)
     assert first.moved_bytes == first.present_bytes == flux.size_bytes == mover.progress("flux")
+    assert mover.so_far("flux") is None  # it has been answered
     assert in_cache(flux) == nearly(flux.size_bytes)
     rates = mover.rates()
     assert list(rates) == [drive_of(flux.extents[0].path)] and rates.popitem()[1] > 0
@@ -176,6 +177,9 @@ def test_the_running_transfer_stops_within_a_chunk_and_the_next_one_goes_on(
     announced = [mover.prefetch(prefetch(first)), mover.prefetch(prefetch(second))]
     assert gate.reached.wait(60)
     assert mover.progress("first") == 3 * MIB
+    so_far = mover.so_far("first")
+    assert so_far is not None and (so_far.moved_bytes, so_far.present_bytes) == (3 * MIB, 3 * MIB) and so_far.duration_s > 0
+    assert mover.so_far("second") is None  # it waits for its turn
     mover.cancel(Cancel(first, Tier.HOST, "the queue was cleared"))
     gate.open.set()
     futures.wait(announced)
@@ -389,7 +393,7 @@ def test_waiting_knows_unknown_late_and_answered_transfers(
     flux = component("flux", cold_file("a", 4 * MIB))
     gate = Gate(open_after=0)
     mover = make(available=gate)
-    assert mover.wait("flux") is None and mover.progress("flux") == 0
+    assert mover.wait("flux") is None and mover.progress("flux") == 0 and mover.so_far("flux") is None
     mover.prefetch(prefetch(flux))
     assert mover.wait("flux", timeout_s=0.01) is None
     gate.open.set()
