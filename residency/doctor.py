@@ -13,8 +13,8 @@ from typing import Any
 
 from .component import Mode
 from .locate import PACK, ComfyUI
-from .picture import size
 from .transfers import drive_of, host_memory, is_rotational, measure_read_rate, pressure
+from .words import size
 
 PROBE_TIMEOUT_S = 120.0
 RATE_BYTES = 256 << 20

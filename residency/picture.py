@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from .words import size
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -45,15 +47,6 @@ class Lane:
     @property
     def rows(self) -> int:
         return 1 + max((box.row for box in self.boxes), default=0)
-
-
-def size(size_bytes: float) -> str:
-    """Bytes for people, in binary units."""
-    for unit in ("B", "KiB", "MiB"):
-        if abs(size_bytes) < 1024:
-            return f"{size_bytes:.0f} {unit}"
-        size_bytes /= 1024
-    return f"{size_bytes:.1f} GiB"
 
 
 def lanes_of(trace: Trace) -> list[Lane]:

@@ -14,6 +14,7 @@ from .component import Component
 from .ranking import NEVER, Rank, rank
 from .timeline import Timeline
 from .view import Move, Plan, Terms, TierView
+from .words import size as in_words
 
 NO_TERMS = Terms()
 
@@ -133,7 +134,7 @@ class _Draft:
             if key not in terms.stopping and key not in self.busy
         )
         while self.free < 0 and (flights or self._victim):
-            reason = f"memory is short: {-self.free} bytes over the limit"
+            reason = f"memory is short: {in_words(-self.free)} over the limit"
             if flights and (self._victim is None or flights[0] < self._victim):
                 found, key = flights.pop(0)
                 self.cancels.append(Move(key, host.in_flight[key], f"{reason}; {_describe(found)}"))
@@ -237,7 +238,7 @@ class _Draft:
             visit = self.timeline.visits[at]
             reason = f"read by {visit.class_type} {visit.node_id}, {_nodes_ahead(at - self.position)}"
         if size < missing:
-            reason += f"; {missing - size} bytes of it do not fit the budget"
+            reason += f"; {in_words(missing - size)} of it do not fit the budget"
         self.prefetches.append((at, Move(key, held_bytes + size, reason)))
         self.free -= size
         return size == missing

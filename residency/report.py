@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from .words import size
+
 
 def line(trace: dict[str, Any]) -> str:
     """One line: seconds, bytes, mode and why."""
     summary = trace["summary"]
     return (
         f"Residency: {trace['duration_s']:.2f} s = {summary['compute_s']:.2f} s compute + {summary['stall_s']:.2f} s stall; "
-        f"read ahead {gib(summary['prefetched_bytes'])}, unused {gib(summary['wasted_bytes'])}, "
-        f"evicted {gib(summary['evicted_bytes'])}; mode {trace['mode']} ({trace['mode_reason']})"
+        f"read ahead {size(summary['prefetched_bytes'])}, unused {size(summary['wasted_bytes'])}, "
+        f"evicted {size(summary['evicted_bytes'])}; mode {trace['mode']} ({trace['mode_reason']})"
     )
 
 
@@ -43,7 +45,7 @@ def text(trace: dict[str, Any]) -> str:
     if trace["decisions"]:
         lines += ["", "Decisions:"]
         lines += [
-            f"  {decision['time_s']:8.2f} s  {decision['kind']:<8} {gib(decision['size_bytes']):>10}  "
+            f"  {decision['time_s']:8.2f} s  {decision['kind']:<8} {size(decision['size_bytes']):>10}  "
             f"{names.get(decision['component'], decision['component'])}: {decision['reason']}"
             for decision in trace["decisions"][-50:]
         ]
@@ -58,8 +60,3 @@ def placed(policy: dict[str, Any], mode: str) -> str:
     words += [] if policy["prefetch"] else ["not read ahead"]
     words += ["kept in RAM"] if policy["keep"] else []
     return ", ".join(words) + (f" ({policy['source']})" if policy["source"] else "")
-
-
-def gib(size_bytes: int) -> str:
-    """Bytes for people: MiB below one GiB."""
-    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.1f} MiB"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .component import Component, Mode, Policy, Strategy
+from .words import size
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +32,12 @@ def resolve(mode: Mode, components: Iterable[Component], device_limit_bytes: int
     if device_limit_bytes is None:
         return ResolvedMode(Mode.BALANCED, "the device shares the host's memory")
     total, largest = sum(sizes), max(sizes, default=0)
-    fits = f"of {device_limit_bytes / 2**30:.1f} GiB on the device"
+    fits = f"of {size(device_limit_bytes)} on the device"
     if total <= device_limit_bytes:
-        return ResolvedMode(Mode.HIGH_VRAM, f"all components, {total / 2**30:.1f} GiB, fit {fits}")
+        return ResolvedMode(Mode.HIGH_VRAM, f"all components, {size(total)}, fit {fits}")
     if largest <= device_limit_bytes:
-        return ResolvedMode(
-            Mode.BALANCED, f"the largest component, {largest / 2**30:.1f} GiB, fits {fits}, all {total / 2**30:.1f} GiB do not"
-        )
-    return ResolvedMode(Mode.LOW_VRAM, f"the largest component, {largest / 2**30:.1f} GiB, does not fit {fits}")
+        return ResolvedMode(Mode.BALANCED, f"the largest component, {size(largest)}, fits {fits}, all {size(total)} do not")
+    return ResolvedMode(Mode.LOW_VRAM, f"the largest component, {size(largest)}, does not fit {fits}")
 
 
 _BY_MODE = {

@@ -14,8 +14,8 @@ COMFYUI = {"comfy", "comfy_api", "comfy_execution", "execution", "folder_paths",
 
 # a module may import from the core only what stands before it
 CORE = [
-    "component", "timeline", "budget", "events", "strategies", "ranking", "view", "plan", "host_tier", "device_tier", "manager", "forecast",
-    "trace", "runtime",
+    "words", "component", "timeline", "budget", "events", "strategies", "ranking", "view", "plan", "host_tier", "device_tier", "manager",
+    "forecast", "trace", "runtime",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from residency.picture import headline, html, lanes_of, png, size
+from residency.picture import headline, html, lanes_of, png
 
 DONE = {"status": "done", "reason": ""}
 TRACE: dict[str, Any] = {
@@ -113,8 +113,3 @@ def test_the_headline_leaves_out_what_was_not_measured() -> None:
     assert headline(TRACE) == "mode auto  ·  4.20 s  ·  stall 0.70 s  ·  read ahead 600 MiB"
     assert headline({**TRACE, "mode": "off"}) == "mode off  ·  4.20 s"
     assert headline({**TRACE, "outcome": "interrupted"}).endswith("interrupted")
-
-
-@pytest.mark.parametrize(("value", "text"), [(0, "0 B"), (1023, "1023 B"), (2048, "2 KiB"), (300 << 20, "300 MiB"), (3 << 30, "3.0 GiB")])
-def test_sizes_for_people(value: int, text: str) -> None:
-    assert size(value) == text

@@ -22,7 +22,7 @@ def test_prefetches_come_in_order_of_next_read():
 def test_what_does_not_fit_is_read_in_part_and_nothing_behind_it():
     decided = plan(reads("abc"), -1, components(a=60, b=60, c=10), view(100))
     assert moved(decided.prefetches) == [("a", 60), ("b", 40)]
-    assert "20000000 bytes of it do not fit" in decided.prefetches[1].reason
+    assert "19.1 MiB of it do not fit" in decided.prefetches[1].reason
 
 
 def test_room_is_made_by_what_is_read_last():

@@ -639,7 +639,7 @@ def test_the_command_shows_and_clears(profiles: Profiles, path: Path, capsys: py
     profiles.close()
     assert ask("--database", str(path)) == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("KSampler", "12 s ±", "18.6 GiB", "flux-1", "nvme0n1", "2.8 GiB", "inside margin", "exact"))
+    assert all(word in shown for word in ("KSampler", "12 s ±", "18.6 GiB", "flux-1", "nvme0n1", "2.79 GiB", "inside margin", "exact"))
     assert ask("--database", str(path), "--json") == 0
     assert json.loads(capsys.readouterr().out)["classes"][0]["duration"]["value"] == 12.0
     assert ask("--database", str(path), "--clear") == 0

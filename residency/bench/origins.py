@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..words import size
+
 OWN = ("machine", "drive", "command", "started")  # what each scenario keeps of the run that it comes from
 
 Data = Mapping[str, Any]
@@ -46,8 +48,8 @@ def machine(one: Data) -> str:
     told = one["machine"]
     parts = [f"{told.get('device', 'no CUDA device')}"]
     if "device_bytes" in told:
-        parts[0] += f" ({told['device_bytes'] / 2**30:.0f} GiB), torch {told['torch']}"
-    parts.append(f"{told['cpus']} cores, {told['ram_bytes'] / 2**30:.0f} GiB of RAM, {told['system']}")
+        parts[0] += f" ({size(told['device_bytes'])}), torch {told['torch']}"
+    parts.append(f"{told['cpus']} cores, {size(told['ram_bytes'])} of RAM, {told['system']}")
     parts.append(f"ComfyUI {told['comfyui']}, pack {told['pack']}")
     return "; ".join(parts)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..component import Mode
 from ..locate import HOW_TO_GET_ONE, ComfyUI, find_comfyui
-from ..picture import size
+from ..words import size
 from .units import UsageError
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..component import Mode
-from ..picture import size
 from ..predict import Prediction
 from ..simulate import OURS, STOCK, Machine, Outcome, Policy, Program, Step, run
 from ..timeline import UseKind
+from ..words import size
 from . import machines, pictures, programs
 from .tables import seconds, table
 from .units import written

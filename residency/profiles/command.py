@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..locate import find_comfyui
-from ..picture import size
+from ..words import size
 from . import Profiles, database_in
 
 _SQLITE = b"SQLite format 3\0"

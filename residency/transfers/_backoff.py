@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-_GIB = 1024**3
+from ..words import size
 
 # The system is asked so often, not at every chunk: asking opens six files, and after each a thread waits for the interpreter, which a node
 # that computes gives away every 5 ms. Between two looks what was read counts as taken.
@@ -38,7 +38,7 @@ class Backoff:
         if available_bytes - size_bytes >= self.headroom_bytes:
             self._available_bytes = available_bytes - size_bytes
             return None
-        return f"only {available_bytes / _GIB:.2f} GiB of host memory are available and {self.headroom_bytes / _GIB:.2f} GiB must stay so"
+        return f"only {size(available_bytes)} of host memory are available and {size(self.headroom_bytes)} must stay so"
 
     def pause(self) -> float:
         """Seconds to wait before the next chunk, one that was not refused."""

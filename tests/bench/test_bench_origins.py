@@ -27,7 +27,7 @@ def head(found: dict[str, Any]) -> list[str]:
 def test_one_run_on_one_machine_is_told_in_one_line_and_one_paragraph():
     run, machine, measured = head(results(S4=both(), S1=both(cold=True)))
     assert run == "`python -m residency bench`, 2026-11-23 12:00:00 +0000, models of size full."
-    assert machine.startswith("Machine: H100 (75 GiB), torch 2.13; 4 cores, ")
+    assert machine.startswith("Machine: H100 (74.5 GiB), torch 2.13; 4 cores, ")
     assert measured.startswith("Measured: drive 2.00 GB/s at best (direct, 4 threads); link ")
 
 
