@@ -169,10 +169,11 @@ class ReadAhead:
             return 0 if transfer is None else transfer.present_bytes
 
     def so_far(self, key: str) -> TransferMoved | None:
-        """How far the component's newest Prefetch is; None for one that is unknown, has not begun or is being answered."""
+        """How far the component's unanswered Prefetch is, the first of several; None where there is none, or it has not begun
+        or is being answered."""
         now_s = self._clock()
         with self._condition:
-            transfer = self._latest.get(key)
+            transfer = next((one for one in self._live if one.component.key == key), None)
             if transfer is None or transfer.begun_s is None or transfer.ending:
                 return None
             return TransferMoved(now_s, key, Tier.HOST, transfer.moved_bytes, transfer.present_bytes, now_s - transfer.begun_s)

@@ -181,9 +181,12 @@ def test_the_running_transfer_stops_within_a_chunk_and_the_next_one_goes_on(
     assert so_far is not None and (so_far.moved_bytes, so_far.present_bytes) == (3 * MIB, 3 * MIB) and so_far.duration_s > 0
     assert mover.so_far("second") is None  # it waits for its turn
     mover.cancel(Cancel(first, Tier.HOST, "the queue was cleared"))
+    announced.append(mover.prefetch(prefetch(first, 3 * MIB)))
+    so_far = mover.so_far("first")
+    assert so_far is not None and so_far.moved_bytes == 3 * MIB  # of the one that will be answered next
     gate.open.set()
     futures.wait(announced)
-    stopped, done = events
+    stopped, done, _ = events
     assert isinstance(stopped, TransferStopped) and isinstance(done, TransferDone)
     assert (stopped.component, stopped.reason, stopped.moved_bytes) == ("first", "the queue was cleared", 3 * MIB)
     assert (done.component, done.moved_bytes) == ("second", 4 * MIB)
