@@ -4,6 +4,7 @@ import pytest
 from story import MB, components, reads
 
 from residency import report
+from residency.chrome import chrome
 from residency.component import Mode, Tier
 from residency.events import (
     Cancel,
@@ -22,7 +23,7 @@ from residency.events import (
     Wait,
 )
 from residency.timeline import Timeline, Use, UseKind, Visit
-from residency.trace import MAX_RECORDS, OWN, Prediction, Trace, chrome
+from residency.trace import MAX_RECORDS, OWN, Prediction, Trace
 
 
 def trace_of(timeline, parts, start_s=100.0):

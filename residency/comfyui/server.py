@@ -20,8 +20,9 @@ from aiohttp import web
 from server import PromptServer
 
 from .. import __version__, user_settings
+from ..chrome import chrome
 from ..component import Mode
-from ..trace import Trace, chrome
+from ..trace import Trace
 from .host import ComfyHost
 from .idle import IdleRelease
 from .settings import parse_mode
