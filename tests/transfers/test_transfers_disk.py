@@ -157,6 +157,14 @@ def test_nothing_to_read_is_done_at_once(make: Callable[..., ReadAhead], events:
     assert isinstance(events[0], TransferDone) and events[0].present_bytes == 0
 
 
+def test_a_transfer_that_is_being_answered_is_told_by_its_answer_alone(cold_file: MakeFile, component: MakeComponent) -> None:
+    told: list[object] = []
+    mover = ReadAhead(lambda event: told.append(mover.so_far("flux")))
+    mover.prefetch(prefetch(component("flux", cold_file("a", 4 * MIB)))).result()
+    mover.close()
+    assert told == [None]
+
+
 def test_no_thread_lives_before_or_after_the_work(make: Callable[..., ReadAhead], cold_file: MakeFile, component: MakeComponent) -> None:
     flux = component("flux", cold_file("a", 4 * MIB))
     mover = make()
