@@ -16,8 +16,19 @@ AUDIO_VAE = "AUDIO_VAE"  # travels as a VAE
 PROJECTION = "TEXT_PROJECTION"  # from a text encoder of another file into the width of this diffusion model; travels inside a CLIP
 
 PREFIXES: Mapping[str, tuple[str, ...]] = {
-    # the last ones are small embedders that ComfyUI puts into the diffusion model, and a detector that has no common prefix
-    "MODEL": ("model.diffusion_model.", "model.model.", "net.", "cc_projection.", "conditioner.conditioners.", "detector.", "tracker."),
+    "MODEL": (
+        "model.diffusion_model.",
+        "model.model.",
+        "net.",
+        # small ones that ComfyUI puts beside the diffusion model
+        "cc_projection.",
+        "conditioner.conditioners.prompt.padding_embedding",
+        "conditioner.conditioners.seconds_start.",
+        "conditioner.conditioners.seconds_total.",
+        # a detector without a common prefix
+        "detector.",
+        "tracker.",
+    ),
     "CLIP": (
         "cond_stage_model.",
         "conditioner.embedders.0.model.",
