@@ -85,6 +85,17 @@ def test_three_loaders_of_one_file_are_parts_that_share_no_byte_and_each_node_re
     }
 
 
+def test_a_checkpoint_of_which_only_the_size_is_known_counts_as_its_diffusion_model(tmp_path: Path) -> None:
+    sizes = {CKPT: 27 * GIB, GEMMA: 9 * GIB, "up.safetensors": GIB}
+    found = predict(parse_workflow(LTX), tmp_path, UseKind.COMPUTE, sizes=sizes)
+    reads: dict[str, str] = {}
+    for use in found.timeline.uses:
+        if use.reads:
+            reads.setdefault(found.components[use.component].name, found.timeline.visits[use.position].node_id)
+    assert reads == {"gemma": "text", "ltx": "sample", "up": "bigger"}
+    assert distinct_bytes(found.components.values()) == sum(sizes.values())
+
+
 def test_the_text_encoder_of_the_first_ltx2_files_shares_its_connectors_with_the_diffusion_model(tmp_path: Path) -> None:
     blocks = [f"model.diffusion_model.{kind}_embeddings_connector.transformer_1d_blocks.0.attn1.to_q.bias" for kind in ("audio", "video")]
     others = {"model.diffusion_model.x": 100, "text_embedding_projection.aggregate_embed.weight": 40, "vae.x": 7}
