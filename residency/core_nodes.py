@@ -68,16 +68,17 @@ LANGUAGE_NODES: Mapping[str, CoreNode] = {
 def core_nodes() -> Mapping[str, CoreNode]:
     """class_type -> facts, this pack's nodes included; read once, on first use."""
     table = json.loads((Path(__file__).parent / "data" / "core_nodes.json").read_text(encoding="utf-8"))
-    found = {name: _core_node(facts) for name, facts in table["nodes"].items()}
+    found = {name: _core_node(name, facts) for name, facts in table["nodes"].items()}
     return {**found, **_own_nodes(found), **LANGUAGE_NODES}
 
 
-def _core_node(facts: Mapping[str, Any]) -> CoreNode:
+def _core_node(name: str, facts: Mapping[str, Any]) -> CoreNode:
     traits = NodeTraits(
         tuple(facts.get("out", "").split()),
         facts.get("is_output", False),
         facts.get("is_async", False),
         frozenset(facts.get("lazy", ())),
+        node_set.ASIDE.get(name, frozenset()),
     )
     sockets = dict(socket.split(":", 1) for socket in facts.get("sockets", "").split())
     return CoreNode(traits, sockets, tuple(facts.get("widgets", ())), facts.get("folders", {}))

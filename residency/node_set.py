@@ -119,8 +119,16 @@ PASSING: Mapping[str, Family] = {
     PREFETCH_NODE: Family.PREFETCH,
 }
 
-# Inputs that only name a component: what arrives there does not flow on through the node.
-ASIDE: Mapping[str, frozenset[str]] = {RELEASE_NODE: frozenset({"component"}), PREFETCH_NODE: frozenset({"component"})}
+# Inputs that only name a component, or of which ComfyUI's own node asks numbers and no more: what arrives there does not flow on
+# through the node, and the node does not compute with it.
+ASIDE: Mapping[str, frozenset[str]] = {
+    RELEASE_NODE: frozenset({"component"}),
+    PREFETCH_NODE: frozenset({"component"}),
+    "AddNoise": frozenset({"model"}),
+    "LTXVEmptyLatentAudio": frozenset({"audio_vae"}),
+    "LTXVLatentUpsampler": frozenset({"vae"}),
+    "SeedVR2Conditioning": frozenset({"model"}),
+}
 
 _CODED = frozenset({"LATENT", "IMAGE", "AUDIO", "VIDEO"})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,13 +78,13 @@ def predict(
     loads: dict[str, tuple[tuple[str, str | None], ...]] = {}
     missing: list[tuple[str, str, str]] = []
     warnings = list(workflow.warnings)
+    diffusion_models = _declared_models(workflow, sizes)
     for node_id, node in workflow.prompt.items():
         class_type = node["class_type"]
         folder = ModelFolder(models)
-        traits = workflow.traits(class_type)
-        types = workflow.output_types.get(node_id) or (traits.outputs if traits else ())
+        types = _types(workflow, node_id)
         found = components_of_node(class_type, core_inputs(class_type, node["inputs"]), types, folder.resolve)
-        carried = found.components + _declared(node, types, [name for name in folder.missing if name in sizes], sizes)
+        carried = found.components + _declared(node, types, [name for name in folder.missing if name in sizes], sizes, diffusion_models)
         components.update((component.key, component) for component, _ in carried)
         loads[node_id] = tuple((component.key, kind) for component, kind in carried)
         missing += [(node_id, class_type, name) for name in folder.missing if name not in sizes]
@@ -107,16 +107,39 @@ def predict(
     return Prediction(Timeline.of(visits, uses), components, tuple(missing), tuple(warnings))
 
 
+def _types(workflow: Workflow, node_id: str) -> tuple[str, ...]:
+    traits = workflow.traits(workflow.prompt[node_id]["class_type"])
+    return workflow.output_types.get(node_id) or (traits.outputs if traits else ())
+
+
+def _declared_models(workflow: Workflow, sizes: Mapping[str, int]) -> frozenset[str]:
+    """Of the files that are only known by name and size, those that a loader makes a diffusion model of."""
+    return frozenset(
+        value
+        for node_id, node in workflow.prompt.items()
+        if "MODEL" in _types(workflow, node_id) and "model" not in {name for name, _, _ in links(node)}
+        for value in node["inputs"].values()
+        if isinstance(value, str) and value in sizes
+    )
+
+
 def _declared(
-    node: Mapping[str, Any], types: Sequence[str], names: Sequence[str], sizes: Mapping[str, int]
+    node: Mapping[str, Any], types: Sequence[str], names: Sequence[str], sizes: Mapping[str, int], diffusion_models: Collection[str]
 ) -> tuple[tuple[Component, str | None], ...]:
-    """What a node would load from files that are only known by name and size, by the same rules as from real ones."""
+    """What a node would load from files that are only known by name and size, by the same rules as from real ones.
+
+    A size tells no parts: a file that holds a diffusion model counts as that, and what else is taken from it as nothing. Else all of it
+    would be read for the first node that needs a sliver.
+    """
     handles = tuple(dict.fromkeys(kind for kind in types if kind not in DATA_TYPES))
     linked = {name for name, _, _ in links(node)}
     patches = any(kind.lower() in linked for kind in handles)  # takes what it gives: a LoRA, not a loader
     found: list[tuple[Component, str | None]] = []
     for name in names:
-        kind = "LORA" if patches else handles[0] if handles else "WEIGHTS"
+        carriers = tuple(kind for kind in handles if kind == "MODEL" or name not in diffusion_models)
+        if handles and not carriers:
+            continue
+        kind = "LORA" if patches else carriers[0] if carriers else "WEIGHTS"
         component = Component(f"{name} (declared)", Path(name).stem, kind, sizes[name])
-        found += [(component, handle) for handle in handles] or [(component, None)]
+        found += [(component, carrier) for carrier in carriers] or [(component, None)]
     return tuple(found)

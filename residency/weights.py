@@ -1,7 +1,7 @@
 """Components from files: which bytes a loader node will read, told from widget values and file headers alone.
 
 Nothing here knows a node class by name. A node loads weights when a widget names a file in a model folder; what the file
-is for follows from the node's output types and, where one file feeds several outputs, from the tensors' name prefixes.
+is for follows from the node's output types and, where a file holds several models, from the tensors' name prefixes.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ import hashlib
 import json
 import os
 import re
-import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from . import pretrained
 from .component import Component, Extent
-
-MAX_HEADER_BYTES = 100_000_000  # the safetensors crate's own cap
-MERGE_GAP_BYTES = 1 << 20  # below this, reading through the gap is cheaper than a second read
+from .graph import wraps_models
+from .safetensors_header import Tensor, WeightsError, read_header
+from .weights_parts import taken
 
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 WHOLE_FILE_SUFFIXES = (".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx", ".msgpack", ".h5")
@@ -32,52 +30,10 @@ DATA_TYPES = frozenset(
 
 LANGUAGE_MODEL = "LM"  # component kind of what a RESIDENCY_LM output carries
 _KINDS = {"RESIDENCY_LM": LANGUAGE_MODEL}
-
-# How checkpoints name their parts (ComfyUI's supported_models and the files people share).
-PREFIXES: Mapping[str, tuple[str, ...]] = {
-    "MODEL": ("model.diffusion_model.", "diffusion_model."),
-    "CLIP_VISION": ("conditioner.embedders.0.open_clip.model.visual.", "embedder.model.visual.", "image_encoder."),
-    "VAE": ("first_stage_model.", "vae.", "audio_vae.", "vocoder."),
-    "CLIP": ("cond_stage_model.", "conditioner.", "text_encoders.", "text_encoder."),
-}
-
-# Bits of one element. Names as in the safetensors crate; a dtype that is not here is accepted unchecked.
-_DTYPE_BITS = {
-    **dict.fromkeys(("F4",), 4),
-    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
-    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
-    **dict.fromkeys(("I32", "U32", "F32"), 32),
-    **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
-}
+_NEVER_PATCHED = frozenset({"VAE", "CLIP_VISION"})  # by a LoRA
 
 Resolve = Callable[[str, str], str | None]
 """(input name, widget value) -> absolute path of the file or folder it names in a model folder, None when it names none."""
-
-
-class WeightsError(Exception):
-    """A weights file cannot be used. The message names the file, the value that is wrong and the way out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """One tensor's bytes: `start` is absolute in the file, `size_bytes` its length."""
-
-    name: str
-    dtype: str
-    start: int
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """A safetensors header. `tensors` are ordered by `start`; the data section begins at byte `data_start`."""
-
-    path: str
-    file_bytes: int
-    data_start: int
-    tensors: tuple[Tensor, ...]
-    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,110 +48,34 @@ class NodeLoads:
     warnings: tuple[str, ...] = ()
 
 
-def read_header(path: str) -> Header:
-    """Parse and check the header of a safetensors file; cheap when the file has not changed since the last call.
-
-    Raises WeightsError when the file cannot be read or the safetensors library would refuse it.
-    """
-    try:
-        stat = os.stat(path)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-    return _read_header(path, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _read_header(path: str, file_bytes: int, mtime_ns: int) -> Header:
-    """Keyed by size and time so that a replaced file is read again; errors are not cached."""
-    try:
-        with open(path, "rb") as file:
-            prefix = file.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            raw = file.read(length) if 0 < length <= min(MAX_HEADER_BYTES, file_bytes - 8) else b""
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-    if len(prefix) < 8:
-        raise WeightsError(f"{path}: {file_bytes} bytes is too short for a safetensors file (at least 8); download it again")
-    if length > MAX_HEADER_BYTES:
-        raise WeightsError(
-            f"{path}: header length {length} is over the limit of {MAX_HEADER_BYTES} bytes; this is not a safetensors file, "
-            "give it the suffix of its real format or download it again"
-        )
-    if len(raw) < length or not raw:
-        raise WeightsError(f"{path}: header length {length} does not fit a file of {file_bytes} bytes; download it again")
-    return _parse(path, file_bytes, raw)
-
-
-def _parse(path: str, file_bytes: int, raw: bytes) -> Header:
-    def bad(what: str) -> WeightsError:
-        return WeightsError(f"{path}: {what}; download it again or save it anew with the safetensors library")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise bad(f"the header names {twice!r} twice")
-        return found
-
-    try:
-        entries = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise bad(f"the header of {len(raw)} bytes is not JSON ({error})") from error
-    if not isinstance(entries, dict):
-        raise bad(f"the header is a JSON {type(entries).__name__}, not an object")
-
-    metadata = entries.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise bad("__metadata__ is not a map of text to text")
-
-    data_start = 8 + len(raw)
-    tensors = sorted((_tensor(name, entry, data_start, bad) for name, entry in entries.items()), key=lambda t: (t.start, t.size_bytes))
-    end = data_start
-    for tensor in tensors:
-        if tensor.start + tensor.size_bytes > file_bytes:
-            raise bad(f"tensor {tensor.name!r} ends at byte {tensor.start + tensor.size_bytes}, the file has {file_bytes} (cut short?)")
-        if tensor.start != end:
-            what = "overlaps the one before it" if tensor.start < end else "leaves a gap before it"
-            raise bad(f"tensor {tensor.name!r} at byte {tensor.start} {what}, which ends at {end}")
-        end = tensor.start + tensor.size_bytes
-    if end != file_bytes:
-        raise bad(f"the tensors end at byte {end}, the file at {file_bytes}")
-    return Header(path, file_bytes, data_start, tuple(tensors), metadata)
-
-
-def _tensor(name: str, entry: Any, data_start: int, bad: Callable[[str], WeightsError]) -> Tensor:
-    try:
-        dtype, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise bad(f"tensor {name!r} lacks dtype, shape or two data_offsets ({str(entry)[:80]})") from error
-    numbers = [first, last, *(shape if isinstance(shape, list) else [None])]
-    if not isinstance(dtype, str) or not all(type(number) is int and number >= 0 for number in numbers):
-        raise bad(f"tensor {name!r} has dtype {dtype!r}, shape {shape!r}, data_offsets [{first!r}, {last!r}]: not sizes")
-    if last < first:
-        raise bad(f"tensor {name!r} ends before it starts: data_offsets [{first}, {last}]")
-    bits = _DTYPE_BITS.get(dtype)
-    if bits is not None:
-        count = 1
-        for side in shape:
-            count *= side
-        if count * bits != (last - first) * 8:
-            takes = f"takes {count * bits / 8:g} bytes, data_offsets give {last - first}"
-            raise bad(f"tensor {name!r} of dtype {dtype} and shape {shape} {takes}")
-    return Tensor(name, dtype, data_start + first, last - first)
-
-
-def merge_extents(path: str, tensors: Iterable[Tensor], gap_bytes: int = MERGE_GAP_BYTES) -> tuple[Extent, ...]:
-    """Byte ranges that cover `tensors` (ordered by start), neighbours at most `gap_bytes` apart joined into one."""
+def merge_extents(path: str, tensors: Iterable[Tensor]) -> tuple[Extent, ...]:
+    """Byte ranges that cover `tensors` (ordered by start) and nothing else, so that parts of one file share no byte."""
     ranges: list[list[int]] = []
     for tensor in tensors:
         if not tensor.size_bytes:
             continue
-        if ranges and tensor.start - ranges[-1][1] <= gap_bytes:
-            ranges[-1][1] = max(ranges[-1][1], tensor.start + tensor.size_bytes)
+        if ranges and tensor.start == ranges[-1][1]:
+            ranges[-1][1] += tensor.size_bytes
         else:
             ranges.append([tensor.start, tensor.start + tensor.size_bytes])
     return tuple(Extent(path, start, end - start) for start, end in ranges)
+
+
+def distinct_bytes(components: Iterable[Component]) -> int:
+    """Bytes to read for all of them together: what several read of one file counts once."""
+    total_bytes = 0
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for component in components:
+        if not component.extents:
+            total_bytes += component.size_bytes
+        for extent in component.extents:
+            ranges.setdefault(extent.path, []).append((extent.start, extent.start + extent.size_bytes))
+    for found in ranges.values():
+        reached = 0
+        for start, end in sorted(found):
+            total_bytes += max(0, end - max(start, reached))
+            reached = max(reached, end)
+    return total_bytes
 
 
 def component_key(name: str, paths: Sequence[str], options: Mapping[str, object], part: str = "") -> str:
@@ -219,40 +99,59 @@ def components_of_node(class_type: str, inputs: Mapping[str, Any], output_types:
     gives a warning and no component, so that ComfyUI reports it in its own way.
     """
     handles = tuple(dict.fromkeys(kind for kind in output_types if kind not in DATA_TYPES))
-    files = _files(inputs, resolve)
-    if not files:
-        return NodeLoads()
-    options = _options(inputs, {value for _, value, _ in files}) if handles else {}
+    named = _files(inputs, resolve)
+    options = _options(inputs, {value for _, value, _ in named}) if handles else {}
     patches = any(_is_link(inputs.get(kind.lower())) for kind in handles)  # takes what it gives: a LoRA, not a loader
-
-    found: list[tuple[Component, str | None]] = []
     warnings: list[str] = []
-    groups: list[list[tuple[str, str]]] = [[(name, path) for name, _, path in files]]
-    if patches or len(handles) != 1:
-        groups = [[file] for file in groups[0]]
-    for group in groups:
+    files: list[_File] = []
+    for name, _, path in named:
         try:
-            if patches:
-                found.extend((_component(group, "LORA", {}), kind) for kind in handles)
+            files.append(_File(name, path, {} if patches else _divided(path, class_type, handles)))
+        except (WeightsError, OSError) as error:
+            warnings.append(f"{class_type}: {error}")
+    apart = patches or len(handles) != 1 or (wraps_models(handles[0]) and any(file.parts for file in files))
+    found: list[tuple[Component, str | None]] = []
+    for group in [[file] for file in files] if apart else [files] if files else []:
+        try:
+            if patches or (len(handles) > 1 and "lora" in group[0].input_name.lower()):
+                found.extend((_component(group, "LORA", {}), kind) for kind in handles if patches or kind not in _NEVER_PATCHED)
             else:
-                found.extend(_loads(group, handles, options))
+                found.extend(_loads(group, handles, options, vae_elsewhere=any("vae" in f.input_name for f in files if f not in group)))
         except (WeightsError, pretrained.FolderError, OSError) as error:
             warnings.append(f"{class_type}: {error}")
     return NodeLoads(tuple(found), tuple(warnings))
 
 
-def _loads(group: list[tuple[str, str]], handles: tuple[str, ...], options: Mapping[str, object]) -> list[tuple[Component, str | None]]:
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file or folder that an input names; `parts` by link type, each with its name, when the node takes parts of it and not the whole."""
+
+    input_name: str
+    path: str
+    parts: Mapping[str, tuple[str, Sequence[Tensor]]]
+
+
+def _divided(path: str, class_type: str, handles: Collection[str]) -> dict[str, tuple[str, Sequence[Tensor]]]:
+    if not handles or os.path.isdir(path) or _suffix(path) not in SAFETENSORS_SUFFIXES:
+        return {}
+    tensors = read_header(path).tensors
+    found = taken([tensor.name for tensor in tensors], class_type, handles)
+    members = {kind: (part, set(names)) for kind, (part, names) in found.items()}
+    return {kind: (part, [tensor for tensor in tensors if tensor.name in names]) for kind, (part, names) in members.items()}
+
+
+def _loads(
+    group: list[_File], handles: tuple[str, ...], options: Mapping[str, object], *, vae_elsewhere: bool
+) -> list[tuple[Component, str | None]]:
     if not handles:
         return [(_component(group, "WEIGHTS", options), None)]
-    named = tuple(kind for kind in handles if _named_for(group[0][0], kind))
-    if len(group) == 1 and _suffix(group[0][1]) in SAFETENSORS_SUFFIXES:
-        parts = _parts(read_header(group[0][1]), handles)
-        if parts:
-            path = group[0][1]
-            return [(_part(path, kind, parts[kind], options), kind) for kind in handles if parts.get(kind)]
-    kinds = named if len(handles) > 1 and len(named) == 1 else handles
-    shared = _component(group, kinds[0], options)
-    return [(shared, kind) for kind in kinds]
+    if len(group) == 1 and group[0].parts:
+        kinds = [kind for kind in group[0].parts if not (kind == "VAE" and vae_elsewhere)]
+        return [(_component(group, kind, options), kind) for kind in kinds]
+    named = tuple(kind for kind in handles if _named_for(group[0].input_name, kind))
+    kinds_of_it = named if len(handles) > 1 and len(named) == 1 else handles
+    shared = _component(group, kinds_of_it[0], options)
+    return [(shared, kind) for kind in kinds_of_it]
 
 
 def _named_for(input_name: str, kind: str) -> bool:
@@ -261,32 +160,23 @@ def _named_for(input_name: str, kind: str) -> bool:
     return any(word in input_name.lower() for word in words)
 
 
-def _parts(header: Header, handles: tuple[str, ...]) -> dict[str, list[Tensor]]:
-    """Tensors by output type; empty when the names do not tell this node's outputs apart from something else in the file."""
-    rest = "MODEL" if "MODEL" in handles or len(handles) == 1 else handles[0]
-    parts: dict[str, list[Tensor]] = {}
-    for tensor in header.tensors:
-        kind = next((kind for kind, prefixes in PREFIXES.items() if tensor.name.startswith(prefixes)), rest)
-        if kind == "CLIP" and "CLIP" not in handles and "CLIP_VISION" in handles:
-            kind = "CLIP_VISION"
-        parts.setdefault(kind, []).append(tensor)
-    return parts if len(parts) > 1 and any(kind in parts for kind in handles) else {}
-
-
-def _part(path: str, kind: str, tensors: list[Tensor], options: Mapping[str, object]) -> Component:
-    extents = merge_extents(path, tensors)
-    name = f"{_stem(path)} [{kind}]"
-    return Component(component_key(name, [path], options, kind), name, kind, sum(extent.size_bytes for extent in extents), extents)
-
-
-def _component(group: list[tuple[str, str]], kind: str, options: Mapping[str, object]) -> Component:
-    paths = list(dict.fromkeys(path for _, path in group))
-    files = [file for path in paths for file in _weights_of(path)]
-    extents = tuple(extent for file in files for extent in _whole(file))
-    name = " + ".join(os.path.basename(os.path.normpath(path)) if os.path.isdir(path) else _stem(path) for path in paths)
-    return Component(
-        component_key(name, files, options), name, _KINDS.get(kind, kind), sum(extent.size_bytes for extent in extents), extents
-    )
+def _component(group: Sequence[_File], kind: str, options: Mapping[str, object]) -> Component:
+    extents: list[Extent] = []
+    files: list[str] = []
+    part = ""
+    for file in group:
+        if kind in file.parts:
+            part, tensors = file.parts[kind]
+            files.append(file.path)
+            extents += merge_extents(file.path, tensors)
+        else:
+            inside = _weights_of(file.path)
+            files += inside
+            extents += [extent for path in inside for extent in _whole(path)]
+    name = " + ".join(os.path.basename(os.path.normpath(f.path)) if os.path.isdir(f.path) else _stem(f.path) for f in group)
+    name += f" [{part}]" if part else ""
+    size_bytes = sum(extent.size_bytes for extent in extents)
+    return Component(component_key(name, files, options, part), name, _KINDS.get(kind, kind), size_bytes, tuple(extents))
 
 
 def _weights_of(path: str) -> list[str]:

@@ -211,3 +211,34 @@ def test_what_arrives_at_an_input_is_told_by_name_and_an_input_aside_leads_nowhe
 def test_a_node_that_makes_only_conditioning_encodes():
     assert NodeTraits(outputs=("CONDITIONING", "CONDITIONING")).encodes
     assert not any(NodeTraits(outputs=outputs).encodes for outputs in ((), ("LATENT",), ("CONDITIONING", "LATENT")))
+
+
+def test_a_node_that_asks_a_model_for_numbers_computes_with_nothing() -> None:
+    prompt = {
+        "load": node("CheckpointLoaderSimple"),
+        "up": node("LatentUpscaleModelLoader"),
+        "sound": node("LTXVEmptyLatentAudio", audio_vae="load.2"),
+        "frames": node("PrimitiveInt"),
+        "sized": node("SomeEmptyLatent", vae="load.2", length="frames"),
+        "like": node("EmptyLatentLike", model="load"),
+        "noised": node("AddNoise", model="load", latent_image="sized"),
+        "bigger": node("LTXVLatentUpsampler", samples="noised", upscale_model="up", vae="load.2"),
+        "decoded": node("VAEDecode", samples="bigger", vae="load.2"),
+    }
+    others = {"SomeEmptyLatent": NodeTraits(("LATENT", "INT")), "EmptyLatentLike": NodeTraits(("LATENT",))}
+    loads = {"load": CHECKPOINT, "up": (("up", "LATENT_UPSCALE_MODEL"),)}
+    found = flow(prompt, loads, traits=lambda name: others.get(name) or core_traits(name))
+    assert found == {"bigger": ("up",), "decoded": ("vae",)}
+
+
+def test_a_vae_that_gets_something_to_code_is_computed_with_even_where_a_latent_is_all_that_is_made() -> None:
+    prompt = {
+        "vae": node("VAELoader"),
+        "empty": node("EmptyLatentImage"),
+        "image": node("LoadImage"),
+        "scaled": node("ScaleLatentInPixels", samples="empty", vae="vae"),
+        "encoded": node("VAEEncode", pixels="image", vae="vae"),
+    }
+    table = {"ScaleLatentInPixels": NodeTraits(("LATENT",))}
+    found = flow(prompt, {"vae": (("vae", "VAE"),)}, traits=lambda name: table.get(name) or core_traits(name))
+    assert found == {"scaled": ("vae",), "encoded": ("vae",)}

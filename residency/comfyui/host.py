@@ -362,7 +362,8 @@ class ComfyHost:
         loads = prompt.graph.loads_of(node_id)
         if loads and value is not None and value.outputs is not None:
             node_traits = traits(prompt.graph.class_type(node_id))
-            self.device.models.learn(loads, value.outputs, node_traits.outputs if node_traits else ())
+            not_made = self.device.models.learn(loads, value.outputs, node_traits.outputs if node_traits else ())
+            prompt.graph.makes_none(node_id, not_made)
             prompt.graph.dropped.difference_update(component.key for component, _ in loads)
 
     def _spared(self, cache: Any) -> list[Any]:

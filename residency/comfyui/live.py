@@ -51,6 +51,8 @@ def dynamic_vram() -> bool:
 
 
 _traits: dict[type, NodeTraits] = {}
+# class -> link types that its files hold, that it could make, and that a run has shown it does not make
+_not_made: dict[str, frozenset[str]] = {}
 
 
 def traits(class_type: str) -> NodeTraits | None:
@@ -217,6 +219,12 @@ class LiveGraph:
         loads = self._loads.get(node_id)
         return loads.components if loads else ()
 
+    def makes_none(self, node_id: str, kinds: frozenset[str]) -> None:
+        """A loader that could have made models of these link types has made none: from now on its class is not expected to."""
+        if kinds:
+            class_type = self.class_type(node_id)
+            _not_made[class_type] = _not_made.get(class_type, frozenset()) | kinds
+
     def class_type(self, node_id: str) -> str:
         """The class of a node of this prompt, expanded subgraphs included."""
         return str(self._dynprompt.get_node(node_id)["class_type"])
@@ -366,6 +374,9 @@ class LiveGraph:
             loads = components_of_node(node["class_type"], inputs, class_traits.outputs, self._folders.resolver(node["class_type"]))
             for warning in loads.warnings:
                 log.warning("residency: node %s (%s): %s; it is left to ComfyUI", node_id, node["class_type"], warning)
+            unmade = _not_made.get(node["class_type"], frozenset())
+            if unmade:
+                loads = replace(loads, components=tuple((one, kind) for one, kind in loads.components if kind not in unmade))
             if loads.components:
                 self.components.update((component.key, component) for component, _ in loads.components)
             found[node_id] = loads

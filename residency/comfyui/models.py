@@ -6,11 +6,12 @@ Models are held by weak reference: a strong one would keep ComfyUI from freeing 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import comfy.model_management as model_management
 from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
 
 from ..component import Component
 
@@ -21,19 +22,31 @@ class Models:
     def __init__(self) -> None:
         self._models: dict[str, weakref.WeakSet[Any]] = {}
 
-    def learn(self, loads: Iterable[tuple[Component, str | None]], outputs: Iterable[Any], output_types: Iterable[str]) -> None:
-        """Remember which models a loader node made: `outputs` has one list of values per output slot."""
+    def learn(self, loads: Iterable[tuple[Component, str | None]], outputs: Iterable[Any], output_types: Collection[str]) -> frozenset[str]:
+        """Remember which models a loader node made: `outputs` has one list of values per output slot.
+
+        Returns the link types of which it was taken to make a model, in a pipe that can be looked into, and has made none.
+        """
         by_type: dict[str, list[Any]] = {}
+        in_pipes: dict[str, list[Any]] = {}
         for values, made_type in zip(outputs, output_types, strict=False):
             for value in values if isinstance(values, list | tuple) else (values,):
-                model = model_of(value)
-                if model is not None:
+                for kind, model in _models_in(value, made_type):
                     by_type.setdefault(made_type, []).append(model)
+                    if kind != made_type:
+                        in_pipes.setdefault(kind, []).append(model)
+        not_made = set()
         for component, output_type in loads:
             if component.kind == "LORA":
                 continue  # lives inside the models it patches
-            models = by_type.get(output_type, []) if output_type else [model for found in by_type.values() for model in found]
+            if output_type is None:
+                models = [model for found in by_type.values() for model in found]
+            else:
+                models = by_type.get(output_type) or in_pipes.get(output_type, [])
+                if not models and in_pipes and output_type not in output_types:
+                    not_made.add(output_type)
             self._models.setdefault(component.key, weakref.WeakSet()).update(models)
+        return frozenset(not_made)
 
     def alive(self) -> list[str]:
         """Components of which a model is still alive."""
@@ -60,6 +73,23 @@ class Models:
 
     def clear(self) -> None:
         self._models.clear()
+
+
+_PIPE_DEPTH = 3  # pipes are dictionaries or tuples, with dictionaries of settings inside
+
+
+def _models_in(value: Any, made_type: str, depth: int = _PIPE_DEPTH) -> Iterator[tuple[str, Any]]:
+    """(link type, model) of the value itself, or of the values of core's types that a pipe holds."""
+    model = model_of(value)
+    if model is not None:
+        yield made_type if depth == _PIPE_DEPTH else _type_of(value), model
+    elif depth and isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _models_in(inner, made_type, depth - 1)
+
+
+def _type_of(value: Any) -> str:
+    return "CLIP" if isinstance(value, CLIP) else "VAE" if isinstance(value, VAE) else "MODEL" if isinstance(value, ModelPatcher) else ""
 
 
 def model_of(value: Any) -> Any | None:

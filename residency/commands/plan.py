@@ -17,6 +17,7 @@ from ..component import Mode
 from ..predict import Prediction
 from ..simulate import OURS, STOCK, Machine, Outcome, Policy, Program, Step, run
 from ..timeline import UseKind
+from ..weights import distinct_bytes
 from ..words import size
 from . import machines, pictures, programs
 from .tables import seconds, table
@@ -161,7 +162,7 @@ def timeline_text(prediction: Prediction) -> str:
             if use.reads:
                 read.add(use.component)
         lines.append(f"{position + 1:>4}  {visit.class_type} {visit.node_id}".ljust(40) + ("; ".join(told) or "-"))
-    total_bytes = sum(prediction.components[key].size_bytes for key in read)
+    total_bytes = distinct_bytes(prediction.components[key] for key in read)
     lines += ["", f"{len(read)} components, {size(total_bytes)} to read"]
     lines += [
         f"missing: {name} ({class_type} {node_id}) is in no model folder; it counts as nothing below, or give its size with --sizes"

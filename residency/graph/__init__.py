@@ -1,7 +1,7 @@
 """What a ComfyUI graph will do, predicted from its text: the order of its nodes, and which node computes with which component."""
 
 from .choice import Grouping
-from .flow import Loads, arrives, computes, is_handle
+from .flow import Loads, arrives, computes, is_handle, wraps_models
 from .lazy import all_lazy, likely
 from .order import Wanted, predict_order, predict_pending
 from .traits import Node, NodeOf, NodeTraits, TraitsOf, is_link, links
@@ -23,4 +23,5 @@ __all__ = [
     "links",
     "predict_order",
     "predict_pending",
+    "wraps_models",
 ]

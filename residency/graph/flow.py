@@ -9,8 +9,9 @@ looks at link types only, so that it also holds for node packs nobody has seen:
    CONDITIONING wraps CONTROL_NET, GLIGEN and HOOKS, which are applied in the sampler, and the VAE that such a ControlNet encodes with.
 4. Else into wildcard outputs (switches, reroutes).
 5. A node that a component does not leave computes with it if it makes a result, takes CONDITIONING, or makes nothing (saving a model).
-   SIGMAS, SAMPLER, NOISE, numbers are settings read off a model without its weights: no result. A VAE or another encoder that goes into
-   a model patch is used while the patch is made.
+   SIGMAS, SAMPLER, NOISE, numbers are settings read off a model without its weights: no result. Nor is a LATENT that is made of
+   nothing but a VAE and numbers (of a model, where the class says so): an empty one. A VAE or another encoder that goes into a model
+   patch is used while the patch is made.
 6. A node that a component leaves, or that gets it in a pipe, computes with it if it makes what such a component makes of what the node
    gets: LATENT from LATENT with a model, CONDITIONING with a text encoder, IMAGE from LATENT or LATENT from IMAGE with a VAE.
 7. What CONDITIONING carries is computed with beside a model.
@@ -87,6 +88,8 @@ _ENCODERS = frozenset({"CLIP", "VAE", "CLIP_VISION", "AUDIO_ENCODER", "STYLE_MOD
 _CORE_HANDLES = frozenset({"MODEL", "CLIP", "VAE", "GUIDER", "CONTROL_NET", "CLIP_VISION", "HOOKS", "STYLE_MODEL", "GLIGEN", "MODEL_PATCH"})
 
 _SAMPLED = frozenset({"MODEL", "GUIDER"})
+_CODER = frozenset({"VAE"})
+_SIZES = frozenset({"VAE", "MODEL"})
 
 _Carried = dict[tuple[str, str], None]  # (type that the component was loaded as, key): an ordered set, for one output slot
 
@@ -162,14 +165,16 @@ class _Flow:
 
     def _settle(self, node_id: str) -> None:
         node = self._prompt[node_id]
-        traits = self._traits(node.get("class_type", "")) or UNKNOWN
+        class_type = node.get("class_type", "")
+        traits = self._traits(class_type) or UNKNOWN
         outputs = self._types_of(node_id) or traits.outputs
         self._outputs[node_id] = outputs
         slots: tuple[_Carried, ...] = tuple({} for _ in outputs)
         self._carried[node_id] = slots
         arriving = {kind for _, source, slot in links(node) if (kind := self._link_type(source, slot)) is not None}
         made = {kind for kind in outputs if _is_result(kind)}
-        works = not outputs or bool(made) or "CONDITIONING" in arriving
+        is_empty = made == {"LATENT"} and arriving <= (_SIZES if "empty" in class_type.lower() else _CODER) | SETTINGS
+        works = not outputs or (bool(made) and not is_empty) or "CONDITIONING" in arriving
         computed: dict[str, None] = {}
         beside_model: list[str] = []
         for link, kind, key in self._arrivals(node_id, node, traits):
@@ -213,11 +218,16 @@ class _Flow:
         """What a loader node hands out; a node that loads a component and has no handle for it computes with it."""
         wild = [slot for slot, type_ in enumerate(outputs) if type_ in WILDCARDS]
         handles = [slot for slot, type_ in enumerate(outputs) if is_handle(type_)]
-        targets = (handles if kind is None else [slot for slot, type_ in enumerate(outputs) if type_ == kind] or handles) or wild
-        for slot in targets:
+        targets = handles
+        if kind is not None:
+            same = [slot for slot, type_ in enumerate(outputs) if type_ == kind]
+            # a pipe that a loader makes beside its models holds them too
+            pipes = [slot for slot in handles if wraps_models(outputs[slot])] if kind in _CORE_HANDLES | _ENCODERS else []
+            targets = list(dict.fromkeys(same + pipes)) or handles
+        for slot in targets or wild:
             own = kind if kind is not None else outputs[slot]
             slots[slot][(own, key)] = None
-        if not targets:
+        if not targets and not wild:
             computed[key] = None
 
 
@@ -228,6 +238,11 @@ def _is_result(kind: str) -> bool:
 def is_handle(kind: str) -> bool:
     """Whether values of this link type carry weights, wrapped or not."""
     return kind not in SETTINGS and kind not in WILDCARDS and not _is_result(kind)
+
+
+def wraps_models(kind: str) -> bool:
+    """Whether values of this link type may hold several models of core's types: a pipe."""
+    return is_handle(kind) and kind not in _CORE_HANDLES and kind not in _ENCODERS
 
 
 def _targets(link: str, kind: str, outputs: tuple[str, ...], arriving: set[str]) -> list[int]:

@@ -9,9 +9,10 @@ import pytest
 from residency.component import Component, Mode
 from residency.local.host import LocalHost
 from residency.local.models import LAYER_BYTES, load, make_weights
+from residency.safetensors_header import read_header
 from residency.timeline import Timeline, Use, UseKind, Visit
 from residency.transfers import pagecache
-from residency.weights import components_of_node, read_header
+from residency.weights import components_of_node
 
 
 def component(path: Path, layers: int, seed: int) -> Component:
