@@ -1,18 +1,22 @@
 """What a ComfyUI graph will do, predicted from its text: the order of its nodes, and which node computes with which component."""
 
+from .allowance import Allowance, TooDear
 from .choice import Grouping
 from .flow import Loads, arrives, computes, is_handle
 from .lazy import all_lazy, likely
-from .order import Wanted, predict_order, predict_pending
+from .order import Turn, Wanted, predict_order, predict_pending, predict_turns
 from .traits import Node, NodeOf, NodeTraits, TraitsOf, is_link, links
 
 __all__ = [
+    "Allowance",
     "Grouping",
     "Loads",
     "Node",
     "NodeOf",
     "NodeTraits",
+    "TooDear",
     "TraitsOf",
+    "Turn",
     "Wanted",
     "all_lazy",
     "arrives",
@@ -23,4 +27,5 @@ __all__ = [
     "links",
     "predict_order",
     "predict_pending",
+    "predict_turns",
 ]
