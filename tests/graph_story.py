@@ -87,10 +87,8 @@ class SlowExecutor:
         if node_id in self._asked:
             return False
         self._asked.add(node_id)
-        inputs = self._prompt[node_id]["inputs"]
-        names = [
-            name for name in wanted(node_id, self._prompt[node_id]) if name in self._traits[node_id].lazy and isinstance(inputs.get(name), list)
-        ]
+        inputs, lazy = self._prompt[node_id]["inputs"], self._traits[node_id].lazy
+        names = [name for name in wanted(node_id, self._prompt[node_id]) if name in lazy and isinstance(inputs.get(name), list)]
         for name in names:
             if not self._has_run(inputs[name][0]):
                 self.add(inputs[name][0])

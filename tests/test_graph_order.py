@@ -13,7 +13,7 @@ from residency.graph import (
     Allowance,
     Grouping,
     NodeTraits,
-    TooDear,
+    AllowanceError,
     all_lazy,
     likely,
     links,
@@ -288,7 +288,7 @@ def test_a_prediction_that_takes_more_than_it_may_ends_and_says_so() -> None:
     needed = Allowance()
     predict_order(prompt, listed(prompt), TRAITS.get, wanted=all_lazy, allowance=needed)
     predict_order(prompt, listed(prompt), TRAITS.get, wanted=all_lazy, allowance=Allowance(needed.spent))
-    with pytest.raises(TooDear, match=f"{needed.spent} operations"):
+    with pytest.raises(AllowanceError, match=f"{needed.spent} operations"):
         predict_order(prompt, listed(prompt), TRAITS.get, wanted=all_lazy, allowance=Allowance(needed.spent - 1))
 
 

@@ -1,6 +1,6 @@
 """What a ComfyUI graph will do, predicted from its text: the order of its nodes, and which node computes with which component."""
 
-from .allowance import Allowance, TooDear
+from .allowance import Allowance, AllowanceError
 from .choice import Grouping
 from .flow import Loads, arrives, computes, is_handle
 from .lazy import all_lazy, likely
@@ -14,7 +14,7 @@ __all__ = [
     "Node",
     "NodeOf",
     "NodeTraits",
-    "TooDear",
+    "AllowanceError",
     "TraitsOf",
     "Turn",
     "Wanted",

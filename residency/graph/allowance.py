@@ -7,7 +7,7 @@ links; what an allowance stops is a graph that makes it be done again and again,
 from __future__ import annotations
 
 
-class TooDear(Exception):
+class AllowanceError(Exception):
     """A prediction took more operations than it was allowed."""
 
 
@@ -19,12 +19,12 @@ class Allowance:
         self.spent = 0
 
     def spend(self, operations: int = 1) -> None:
-        """Raises TooDear when there are not so many left."""
+        """Raises AllowanceError when there are not so many left."""
         self.spent += operations
         if self.left is not None:
             self.left -= operations
             if self.left < 0:
-                raise TooDear(f"predicting the order took {self.spent} operations, more than it may")
+                raise AllowanceError(f"predicting the order took {self.spent} operations, more than it may")
 
     def grant(self, operations: int) -> None:
         """More may be taken: nodes have been added."""

@@ -2,8 +2,8 @@
 
 The executor (comfy_execution/graph.py) picks, each time, the first ready node in insertion order among: output and async nodes; else nodes
 that feed an output node; else nodes that feed such a feeder; else any. What a pending node feeds cannot leave before it does, so its class
-only ever rises, and only when a link is added near it: the choice is a heap keyed by (class, insertion index), a node is queued anew when its
-class has risen, and older entries are dropped when they come up. O((nodes + links) log nodes), lazy inputs included.
+only ever rises, and only when a link is added near it. The choice is a heap keyed by (class, insertion index): a node is queued anew when
+its class has risen, and older entries are dropped when they come up. O((nodes + links) log nodes), lazy inputs included.
 
 Lazy inputs are followed only when a node asks for them. `wanted` guesses the answer (see lazy.py); without it they are not followed, and
 the order lacks what is behind them, as the executor's own list does at that moment. A node that asks has two turns: it is started, asks and
@@ -46,7 +46,7 @@ def predict_order(
     `outputs` are the output nodes in the order in which ComfyUI queues them (item 4 of a queue entry): it makes that list from a set of
     strings, so it differs between processes and is not a function of the prompt. `cached` are the nodes whose results are kept; an output
     node is visited even then. Links to nodes that do not exist are ignored; nodes of a cycle, and what is behind it, are left out.
-    Raises TooDear when the allowance is used up.
+    Raises AllowanceError when the allowance is used up.
     """
     schedule = _Schedule(prompt.get, traits, cached, wanted, grouping, allowance)
     for node_id in outputs:
@@ -70,7 +70,7 @@ def predict_turns(
 
     A node that runs now is still pending and comes first. A node that waits for something outside the graph (an async node's task) is
     taken as late as possible: when nothing else is ready. The arguments are not changed. `cached` matters only together with `wanted`;
-    `asked` are the nodes that have asked for their lazy inputs already. Raises TooDear when the allowance is used up.
+    `asked` are the nodes that have asked for their lazy inputs already. Raises AllowanceError when the allowance is used up.
     """
     schedule = _Schedule(node_of, traits, cached, wanted, grouping, allowance, asked)
     schedule.resume(pending, block_count, blocking)
