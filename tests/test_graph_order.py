@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from residency.graph import (
     Allowance,
+    AllowanceError,
     Grouping,
     NodeTraits,
-    AllowanceError,
     all_lazy,
     likely,
     links,

@@ -2,19 +2,20 @@
 
 from .allowance import Allowance, AllowanceError
 from .choice import Grouping
-from .flow import Loads, arrives, computes, is_handle
+from .flow import Flow, Loads, arrives, computes, is_handle
 from .lazy import all_lazy, likely
 from .order import Turn, Wanted, predict_order, predict_pending, predict_turns
 from .traits import Node, NodeOf, NodeTraits, TraitsOf, is_link, links
 
 __all__ = [
     "Allowance",
+    "AllowanceError",
+    "Flow",
     "Grouping",
     "Loads",
     "Node",
     "NodeOf",
     "NodeTraits",
-    "AllowanceError",
     "TraitsOf",
     "Turn",
     "Wanted",

@@ -70,10 +70,9 @@ class Grouping:
         self._recent = OrderedDict.fromkeys(recent)  # the last used one last
         self._recent_bytes = sum(map(size_bytes, self._recent))
 
-    @property
-    def pays(self) -> bool:
-        """Whether the components of the prompt do not all fit on the device; if they do the rule would change nothing."""
-        return not self._fit({key for keys in self._computes.values() for key in keys})
+    def pays(self, keys: Iterable[str]) -> bool:
+        """Whether these components, all that the prompt computes with, do not fit on the device; if they do the rule changes nothing."""
+        return not self._fit(set(keys))
 
     @property
     def recent(self) -> tuple[str, ...]:
