@@ -22,7 +22,20 @@ import folder_paths
 import nodes
 
 from ..component import Component
-from ..graph import Allowance, AllowanceError, Flow, Grouping, NodeTraits, Turn, computes, likely, predict_order, predict_turns
+from ..graph import (
+    NODE_OPERATIONS,
+    OPERATIONS,
+    Allowance,
+    AllowanceError,
+    Flow,
+    Grouping,
+    NodeTraits,
+    Turn,
+    computes,
+    likely,
+    predict_order,
+    predict_turns,
+)
 from ..graph.choice import FEEDS_OUTPUT, REST, URGENT
 from ..node_set import ASIDE, NOT_WEIGHTS, PASSING, core_inputs
 from ..pretrained import subfolders
@@ -182,14 +195,10 @@ def _keyed(loads: NodeLoads) -> tuple[tuple[str, str | None], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What predicting one prompt may cost: so much, and so much more for each of its nodes. Past either the pack stands aside.
+    """What predicting one prompt may cost: so much, and so much more for each of its nodes. Past either the pack stands aside."""
 
-    An operation takes 1.3 us on two old cores; a first prediction takes 7 to 19 for each node, the carrying of 128 components over each link
-    of a chain of LoRAs 140. The official workflow with the most switches (24 among 193 nodes) takes 1,627 in all.
-    """
-
-    operations: int = 100_000
-    node_operations: int = 2_000
+    operations: int = OPERATIONS
+    node_operations: int = NODE_OPERATIONS
     floor_s: float = 0.5
     node_s: float = 0.004
 

@@ -10,11 +10,11 @@ Answer: {"outputs", "cached", "stages": [[node, picked first in the prediction m
 "done": nodes in the order in which they completed, "predicted", "predicted_lazy": from the prompt alone, "error"}
 
 A request {"prompt", "outputs", "models": models folder, "hosted": {"device_limit_bytes": bytes or null, "reorder": true or false,
-"other_pick": true if ComfyUI's choice of a node is to be a function with other parameters, "operations": what predicting may take, null for
-the usual} or null} runs the prompt anew, with the pack's host around the executor unless "hosted" is null. Answer: {"done", "announced": the
-order that the host foretold when the prompt began, "asks": nodes that were to ask for lazy inputs, "plans": how often an order was foretold,
-"traces": heads of the host's traces, "results": digests by node of what the nodes made, "unfit": names of the seams that do not fit,
-"error", "failures": of the host}
+"other_pick": true if ComfyUI's choice of a node is to be a function with other parameters, "operations": what predicting may take, null
+for the usual} or null} runs the prompt anew, with the pack's host around the executor unless "hosted" is null. Answer: {"done",
+"announced": the order that the host foretold when the prompt began, "asks": nodes that were to ask for lazy inputs, "plans": how often an
+order was foretold, "traces": heads of the host's traces, "results": digests by node of what the nodes made, "unfit": names of the seams
+that do not fit, "error", "failures": of the host}
 """
 
 from __future__ import annotations
