@@ -6,12 +6,17 @@ CPU time of manager and driver, so that a busy machine counts less; of single ev
 1,000-node prompt, timeline included. `replan_ms_1000`: the dearest single event of its run. `plan_s_100000`: all events of 100,000 uses,
 timeline included. 40 components, half of which fit, on a drive that brings 20 GB a second beside nodes of one second: every second use
 moves something. `fits` is the same with room for all. `exponent` is the growth of the time between the two largest sizes: 1 is linear.
+
+`graphs`: predicting a prompt of each shape of graph_shapes.py at 100 to 10,000 nodes: its order with ready nodes grouped by model, with
+what each node computes, the timeline, its plan. "expansion" adds ten nodes at a time and predicts what is pending anew each time. Of it
+`operations` are counted, the same on every machine; `s` is CPU time.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import math
 import random
@@ -24,7 +29,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from graph_shapes import SHAPES, Prompt, image, loads, node, outputs
+
 from residency.component import Component, Mode, Tier
+from residency.core_nodes import core_traits
 from residency.events import (
     BudgetChanged,
     Cancel,
@@ -41,6 +49,7 @@ from residency.events import (
     TransferDone,
     TransferStopped,
 )
+from residency.graph import Allowance, Flow, Grouping, computes, likely, predict_order, predict_turns
 from residency.manager import Manager
 from residency.timeline import Timeline, Use, UseKind, Visit
 
@@ -144,6 +153,59 @@ def once(count: int, share: float) -> tuple[float, float, float]:
     return all_s, planned_s, max(drive.event_s[behind:])
 
 
+GRAPH_SIZES = (100, 1_000, 10_000)
+
+
+def predicted(prompt: Prompt) -> tuple[int, float]:
+    """Operations and seconds of everything that is foretold of one prompt before its first node."""
+    files, allowance = loads(prompt), Allowance()
+    parts = {key: Component(key, key, str(kind), GB) for found in files.values() for key, kind in found}
+    begun_s = time.thread_time()
+    wanted = likely(prompt.get, core_traits)
+    used = computes(prompt, list(prompt), core_traits, files, wanted=wanted, allowance=allowance)
+    grouping = Grouping(used, lambda key: parts[key].size_bytes, max(4, len(parts) // 2) * GB)
+    order = predict_order(prompt, outputs(prompt), core_traits, wanted=wanted, grouping=grouping, allowance=allowance)
+    visits = [Visit("p", node_id, prompt[node_id]["class_type"], COMPUTE_S) for node_id in order]
+    uses = [Use(position, key, UseKind.COMPUTE, True) for position, node_id in enumerate(order) for key in used.get(node_id, ())]
+    drive = Drive(max(4, len(parts) // 2) * GB, parts)
+    drive.give(PromptStarted(0.0, "p", Timeline(tuple(visits), tuple(uses)), parts, Mode.BALANCED))
+    return allowance.spent, time.thread_time() - begun_s
+
+
+def expanded(count: int) -> tuple[int, float]:
+    """The same for a loop: every ten nodes that have run add ten more, and what is pending is predicted anew."""
+    prompt: Prompt = {}
+    allowance = Allowance()
+    begun_s = time.thread_time()
+    flow = Flow(prompt, core_traits, {}, allowance=allowance)
+    for first in range(0, count, 10):
+        ids = [f"n{i}" for i in range(first, first + 10)]
+        source = f"n{first - 1}" if first else None
+        for node_id in ids:
+            prompt[node_id] = image() if source is None else node("ImageInvert", image=source)
+            source = node_id
+            flow.computed_by(node_id)
+        blocking = {one: [after] for one, after in itertools.pairwise(ids)}
+        waits = {node_id: int(node_id != ids[0]) for node_id in ids}
+        predict_turns(ids, waits, blocking, prompt.get, core_traits, allowance=allowance)
+    return allowance.spent, time.thread_time() - begun_s
+
+
+def graphs() -> dict[str, Any]:
+    """Each shape's curve, and how its operations and seconds grow between the two largest sizes."""
+    found = {}
+    for name in (*SHAPES, "expansion"):
+        curve = []
+        for count in GRAPH_SIZES:
+            runs = [expanded(count) if name == "expansion" else predicted(SHAPES[name](count)) for _ in range(3)]
+            curve.append({"nodes": count, "operations": runs[0][0], "s": round(min(seconds for _, seconds in runs), 5)})
+        before, last = curve[-2:]
+        step = math.log(last["nodes"] / before["nodes"])
+        exponents = {f"{key}_exponent": round(math.log(last[key] / before[key]) / step, 3) for key in ("operations", "s")}
+        found[name] = {**exponents, "curve": curve}
+    return found
+
+
 def measure() -> dict[str, Any]:
     """Medians of several runs; of the largest size one run."""
     curve = []
@@ -168,6 +230,7 @@ def measure() -> dict[str, Any]:
         "exponent": round(math.log(last["all_s"] / before["all_s"]) / math.log(last["uses"] / before["uses"]), 3),
         "targets": TARGETS,
         "curve": curve,
+        "graphs": graphs(),
     }
 
 
@@ -183,6 +246,10 @@ def main() -> None:
         print(f"{key:<16} {result[key]:>8}  target {TARGETS.get(key, '-')}")
     for point in result["curve"]:
         print("  ".join(f"{key} {value}" for key, value in point.items()))
+    for name, told in result["graphs"].items():
+        last = told["curve"][-1]
+        grows = f"operations^{told['operations_exponent']}  time^{told['s_exponent']}"
+        print(f"{name:<22} {grows}  {last['nodes']} nodes: {last['operations']} operations, {last['s']} s")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ class Outcome(Enum):
     SUCCESS = "success"
     ERROR = "error"
     INTERRUPTED = "interrupted"
+    STOOD_ASIDE = "stood aside"  # the prompt goes on without the pack
 
 
 # --- events: all times are seconds on one monotonic clock, chosen by the host ---
@@ -193,6 +194,7 @@ class PromptEnded:
     time_s: float
     prompt_id: str
     outcome: Outcome
+    reason: str = ""  # why the pack stood aside
 
 
 Event = (

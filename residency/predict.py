@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .component import Component
-from .graph import computes, likely, links, predict_order
+from .graph import NODE_OPERATIONS, OPERATIONS, Allowance, computes, likely, links, predict_order
 from .node_set import core_inputs
 from .pretrained import subfolders
 from .timeline import Timeline, Use, UseKind, Visit
@@ -71,7 +71,8 @@ def predict(
 ) -> Prediction:
     """The timeline of a workflow. `reads_at` is LOAD with ComfyUI's legacy patcher, COMPUTE under dynamic VRAM.
 
-    `sizes` are bytes by file name for weights that are not there; each such file is one component.
+    `sizes` are bytes by file name for weights that are not there; each such file is one component. Raises AllowanceError for a graph that
+    takes longer than any that people draw.
     """
     sizes = sizes or {}
     components: dict[str, Component] = {}
@@ -91,8 +92,9 @@ def predict(
         warnings += [f"node {node_id}: {warning}" for warning in found.warnings]
 
     wanted = likely(workflow.prompt.get, workflow.traits)
-    order = predict_order(workflow.prompt, workflow.outputs, workflow.traits, wanted=wanted)
-    used = computes(workflow.prompt, order, workflow.traits, loads, workflow.output_types.get, wanted)
+    allowance = Allowance(OPERATIONS + NODE_OPERATIONS * len(workflow.prompt))
+    order = predict_order(workflow.prompt, workflow.outputs, workflow.traits, wanted=wanted, allowance=allowance)
+    used = computes(workflow.prompt, order, workflow.traits, loads, workflow.output_types.get, wanted, allowance)
 
     def reads(key: str) -> UseKind:
         # the node that loads a language model maps its files and reads them, whichever patcher the other models have

@@ -10,9 +10,11 @@ from .words import size
 def line(trace: dict[str, Any]) -> str:
     """One line: seconds, bytes, mode and why."""
     summary = trace["summary"]
+    own_s = summary.get("own_s")  # traces of older versions have none
     return (
         f"Residency: {trace['duration_s']:.2f} s = {summary['compute_s']:.2f} s compute + {summary['stall_s']:.2f} s stall; "
-        f"read ahead {size(summary['prefetched_bytes'])}, unused {size(summary['wasted_bytes'])}, "
+        + ("" if own_s is None else f"the pack took {own_s:.2f} s; ")
+        + f"read ahead {size(summary['prefetched_bytes'])}, unused {size(summary['wasted_bytes'])}, "
         f"evicted {size(summary['evicted_bytes'])}; mode {trace['mode']} ({trace['mode_reason']})"
     )
 

@@ -10,9 +10,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -95,6 +95,7 @@ class Runtime:
         self.traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
         self.trace: Trace | None = None  # of the running prompt
         self.on_update: Callable[[Trace, bool], None] | None = None
+        self.stalled_s = 0.0  # of all prompts
         self._unix_clock = unix_clock
         self._lock = threading.RLock()
         self._queue: deque[Event] = deque()
@@ -132,8 +133,21 @@ class Runtime:
     def stalled(self, seconds: float, *, waited: bool = False) -> None:
         """Add stall time to the running node of the running trace."""
         with self._lock:
+            self.stalled_s += seconds
             if self.trace is not None:
                 self.trace.stalled(seconds, waited=waited)
+
+    @contextmanager
+    def own_time(self) -> Iterator[None]:
+        """Around what the host does on the thread that runs the nodes: the pack's own time in the running trace, less what is stall."""
+        trace, start_s, stalled_s = self.trace, self.clock(), self.stalled_s
+        try:
+            yield
+        finally:
+            with self._lock:
+                trace = self.trace or trace  # the prompt may have begun or ended within
+                if trace is not None:
+                    trace.spent(start_s, self.clock(), self.stalled_s - stalled_s)
 
     def foretold(self, prediction: Prediction) -> None:
         """Write into the running trace what earlier runs say of its prompt."""

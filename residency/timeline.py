@@ -18,7 +18,8 @@ class Visit:
     """One node in the predicted order of execution.
 
     `compute_s` is the time it is expected to take without waiting for weights, 0.0 where nothing is known. `working_set_bytes` is what it
-    is expected to need on the device beside the weights.
+    is expected to need on the device beside the weights. A node that will ask for lazy inputs has a visit for that before its own: it is
+    started, asks, is put back and waits for `asks` nodes. None: it runs.
     """
 
     prompt_id: str
@@ -26,6 +27,7 @@ class Visit:
     class_type: str
     compute_s: float = 0.0
     working_set_bytes: int = 0
+    asks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

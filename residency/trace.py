@@ -46,6 +46,7 @@ class NodeRecord:
     start_s: float
     end_s: float | None = None
     stall_s: float = 0.0
+    own_s: float = 0.0  # the pack's, between start and end; no compute
     predicted_s: float = 0.0  # of computing, by earlier runs; 0.0 where nothing is known
     loads: list[str] = field(default_factory=list)
     computes: list[str] = field(default_factory=list)
@@ -91,6 +92,7 @@ class Trace:
         self.mode: Mode = started.mode
         self.mode_reason = ""
         self.outcome: Outcome | None = None
+        self.outcome_reason = ""
         self.started_unix_s = started_unix_s
         self._zero_s = started.time_s
         self._now_s = 0.0
@@ -109,7 +111,7 @@ class Trace:
         self._unread: dict[tuple[str, Tier], int] = {}  # bytes moved ahead and not used by a node yet
         self._followed: set[str] = set()  # in flight while a node read them: what lands later is not waste
         self._prefetched_bytes = self._onloaded_bytes = self._wasted_bytes = self._evicted_bytes = 0
-        self._compute_s = self._stall_s = self._wait_s = self._crossing_s = 0.0
+        self._compute_s = self._stall_s = self._wait_s = self._own_s = self._crossing_s = 0.0
         self._crossed_bytes = 0
         self._replans = 0
         self._prediction: Prediction | None = None
@@ -145,6 +147,7 @@ class Trace:
                     },
                 )
             case PromptEnded():
+                self.outcome_reason = event.reason
                 self._ended(event.outcome)
             case _:
                 pass
@@ -172,6 +175,13 @@ class Trace:
             self._wait_s += seconds
         if self._running is not None:
             self._running.stall_s += seconds
+
+    def spent(self, start_s: float, end_s: float, stalled_s: float = 0.0) -> None:
+        """Add time that the pack itself took on the thread that runs the nodes, by the events' clock; `stalled_s` of it counts as stall."""
+        self._own_s += max(0.0, end_s - start_s - stalled_s)
+        if self._running is not None:
+            since_s = max(start_s - self._zero_s, self._running.start_s)
+            self._running.own_s += max(0.0, end_s - self._zero_s - since_s - stalled_s)
 
     def kept(self, time_s: float, component: Component, reason: str) -> None:
         """A component that this prompt does not use stays loaded."""
@@ -236,7 +246,7 @@ class Trace:
         uses = self._timeline.at(event.position)
         if any(use.reads and use.kind is UseKind.LOAD for use in uses):
             # a loader that reads weights does nothing else: all its time is stall
-            self.stalled(self._now_s - self._running.start_s - self._running.stall_s)
+            self.stalled(self._now_s - self._running.start_s - self._running.stall_s - self._running.own_s)
         self._close_node()
         for use in uses:
             if use.kind is UseKind.COMPUTE:
@@ -249,7 +259,7 @@ class Trace:
     def _close_node(self) -> None:
         assert self._running is not None
         self._running.end_s = self._now_s
-        self._compute_s += max(0.0, self._now_s - self._running.start_s - self._running.stall_s)
+        self._compute_s += max(0.0, self._now_s - self._running.start_s - self._running.stall_s - self._running.own_s)
         self._running = None
 
     def _transfer_ended(self, event: TransferDone | TransferStopped) -> None:
@@ -330,6 +340,7 @@ class Trace:
             "compute_s": self._compute_s,
             "stall_s": self._stall_s,
             "wait_s": self._wait_s,
+            "own_s": self._own_s,
             "prefetched_bytes": self._prefetched_bytes,
             "onloaded_bytes": self._onloaded_bytes,
             "onload_bytes_per_s": self._crossed_bytes / self._crossing_s if self._crossing_s > 0 else None,
@@ -350,6 +361,7 @@ class Trace:
             "mode": self.mode.value,
             "mode_reason": self.mode_reason,
             "outcome": self.outcome.value if self.outcome else "running",
+            "outcome_reason": self.outcome_reason,
             "started_unix_s": self.started_unix_s,
             "duration_s": self._now_s,
             "summary": self.summary(),

@@ -134,6 +134,17 @@ def test_pictures_of_what_was_simulated_are_written_and_named(capsys: pytest.Cap
     assert page.count("<svg") == 4 and "residency_expert_a" in page
 
 
+def test_a_graph_that_would_keep_plan_busy_for_ever_is_refused_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, sizes: list[str]
+) -> None:
+    links = {f"image{i}": ["1", 0] for i in range(60_000)}
+    prompt = {"1": {"class_type": "EmptyImage", "inputs": {}}, "2": {"class_type": "PreviewImage", "inputs": links}}
+    path = tmp_path / "knot.json"
+    path.write_text(json.dumps(prompt))
+    line = refused(capsys, "plan", str(path), *sizes)
+    assert "knot.json" in line and "operations, more than it may" in line
+
+
 def test_our_own_nodes_are_planned_like_those_they_wrap(capsys: pytest.CaptureFixture[str], tmp_path: Path, sizes: list[str]) -> None:
     prompt = two_experts()
     for node_id in ("1", "2", "3", "6", "7", "8"):

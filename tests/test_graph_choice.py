@@ -30,6 +30,10 @@ def grouping(computes: Computes, limit_bytes: int = 8, recent: tuple[str, ...] =
     return Grouping(computes, SIZES.__getitem__, limit_bytes, recent)
 
 
+def used(computes: Computes) -> set[str]:
+    return {key for keys in computes.values() for key in keys}
+
+
 def order(prompt: dict[str, Any], computes: Computes, limit_bytes: int | None = 8) -> list[str]:
     listed = [node_id for node_id, each in prompt.items() if each["class_type"] == "Output"]
     return predict_order(prompt, listed, TRAITS.get, grouping=None if limit_bytes is None else grouping(computes, limit_bytes))
@@ -54,7 +58,7 @@ def test_independent_samplers_of_two_models_are_grouped_by_model() -> None:
 
 def test_when_everything_fits_nothing_changes() -> None:
     prompt, computes = alternating()
-    assert not grouping(computes, 12).pays and grouping(computes, 11).pays
+    assert not grouping(computes, 12).pays(used(computes)) and grouping(computes, 11).pays(used(computes))
     assert order(prompt, computes, 12) == order(prompt, computes, None)
 
 
@@ -161,7 +165,7 @@ def test_every_node_runs_once_and_after_its_inputs(story: tuple[dict[str, Any], 
     assert sorted(found) == sorted(order(prompt, computes, None))
     place = {node_id: position for position, node_id in enumerate(found)}
     assert all(place[value[0]] < place[node_id] for node_id in found for value in prompt[node_id]["inputs"].values())
-    if not grouping(computes, limit).pays:
+    if not grouping(computes, limit).pays(used(computes)):
         assert found == order(prompt, computes, None)
 
 

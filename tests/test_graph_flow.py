@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residency.core_nodes import core_traits
-from residency.graph import NodeTraits, arrives, computes, likely
+from residency.graph import Allowance, Flow, NodeTraits, arrives, computes, likely
+from residency.graph.flow import MOST_CARRIED
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -242,3 +243,43 @@ def test_a_vae_that_gets_something_to_code_is_computed_with_even_where_a_latent_
     table = {"ScaleLatentInPixels": NodeTraits(("LATENT",))}
     found = flow(prompt, {"vae": (("vae", "VAE"),)}, traits=lambda name: table.get(name) or core_traits(name))
     assert found == {"scaled": ("vae",), "encoded": ("vae",)}
+
+
+def test_a_long_chain_of_loras_is_followed_in_proportion_to_its_length_and_the_model_is_not_lost() -> None:
+    """Each link carries what is before it, up to a bound: the first of it, the model itself among them."""
+
+    def chain(count: int) -> tuple[tuple[str, ...], int]:
+        prompt, last = text_to_image(), "load"
+        for i in range(count):
+            prompt[f"lora{i}"] = node("LoraLoaderModelOnly", model=last)
+            last = f"lora{i}"
+        prompt["sample"]["inputs"]["model"] = [last, 0]
+        loads = {"load": CHECKPOINT} | {f"lora{i}": ((f"file {i}", None),) for i in range(count)}
+        allowance = Allowance()
+        return flow(prompt, loads, allowance=allowance)["sample"], allowance.spent
+
+    used, _ = chain(50)
+    assert used == ("model", *(f"file {i}" for i in range(50)))
+    used, twice = chain(2000)
+    assert used[:2] == ("model", "file 0") and len(used) == MOST_CARRIED + 1  # what the last node loads itself
+    assert twice <= 2.2 * chain(1000)[1]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_nodes_that_come_later_change_nothing_of_those_before(data: st.DataObject) -> None:
+    """A flow that grows with its prompt says what one of the whole prompt says, and looks at each node once."""
+    prompt = text_to_image() | {f"again {node_id}": each for node_id, each in text_to_image().items()}
+    for node_id in [one for one in prompt if one.startswith("again")]:
+        for value in prompt[node_id]["inputs"].values():
+            value[0] = data.draw(st.sampled_from([value[0], f"again {value[0]}"]))
+    loads = {"load": CHECKPOINT, "again load": (("b", "MODEL"), ("c", "CLIP"), ("v", "VAE"))}
+    growing: Prompt = {}
+    allowance, whole = Allowance(), Allowance()
+    live = Flow(growing, core_traits, loads, allowance=allowance)
+    found = {}
+    for node_id, each in prompt.items():
+        growing[node_id] = each
+        found[node_id] = live.computed_by(node_id)
+    assert {node_id: keys for node_id, keys in found.items() if keys} == flow(prompt, loads, allowance=whole)
+    assert allowance.spent <= whole.spent + len(prompt)

@@ -5,11 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from graph_story import live_list
+from graph_story import SlowExecutor, live_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residency.graph import NodeTraits, all_lazy, likely, links, predict_order, predict_pending
+from residency.graph import (
+    Allowance,
+    AllowanceError,
+    Grouping,
+    NodeTraits,
+    all_lazy,
+    likely,
+    links,
+    predict_order,
+    predict_pending,
+    predict_turns,
+)
 
 TRAITS = {
     "Node": NodeTraits(("LATENT",)),
@@ -120,8 +131,8 @@ def test_pending_state_is_not_changed() -> None:
 
 
 @st.composite
-def prompts(draw: st.DrawFn) -> dict[str, Any]:
-    ids = draw(st.permutations([str(number) for number in range(draw(st.integers(1, 14)))]))
+def prompts(draw: st.DrawFn, size: int = 14) -> dict[str, Any]:
+    ids = draw(st.permutations([str(number) for number in range(draw(st.integers(1, size)))]))
     made: dict[str, Any] = {}
     for index, node_id in enumerate(ids):
         sources = draw(st.lists(st.sampled_from(ids[:index]), max_size=3)) if index else []
@@ -129,36 +140,164 @@ def prompts(draw: st.DrawFn) -> dict[str, Any]:
     return {node_id: made[node_id] for node_id in draw(st.permutations(ids))}
 
 
-def restated(prompt: dict[str, Any], outputs: list[str], cached: set[str]) -> list[str]:
-    """ComfyUI's choice (comfy_execution/graph.py), one node at a time and without any cleverness."""
-    pending: list[str] = []
-    for output in outputs:
-        stack = [output]
-        while stack:
-            node_id = stack.pop()
-            if node_id not in pending:
-                pending.append(node_id)
-                stack += [value[0] for value in prompt[node_id]["inputs"].values() if value[0] not in cached]
-    found = []
-    while pending:
-        feeds = {n: [t for t in pending if [n, 0] in prompt[t]["inputs"].values()] if n not in cached else [] for n in pending}
-        ready = [n for n in pending if not any(n in targets for targets in feeds.values())]
-        shown = {n for n in pending if prompt[n]["class_type"] == "Output"}
-        urgent = [n for n in ready if n in shown or prompt[n]["class_type"] == "Async"]
-        near = [n for n in ready if shown.intersection(feeds[n])]
-        next_near = [n for n in ready if any(shown.intersection(feeds[t]) for t in feeds[n])]
-        chosen = [*urgent, *near, *next_near, *ready][0]
-        found.append(chosen)
-        pending.remove(chosen)
-    return found
+LAZY = frozenset({"on_true", "on_false"})
+SIZES = {"a": 6, "b": 6, "c": 3, "d": 1}
 
 
-@settings(deadline=None)
-@given(prompts(), st.data())
+@st.composite
+def lazy_prompts(draw: st.DrawFn, size: int = 14) -> dict[str, Any]:
+    """Prompts with switches: lazy inputs that a constant, another node or nobody decides."""
+    prompt = draw(prompts(size))
+    ids = list(prompt)
+    drawn = sorted(draw(st.sets(st.sampled_from(ids))))
+    for node_id in drawn:
+        sources = [value[0] for value in prompt[node_id]["inputs"].values()]
+        earlier = [one for one in ids if one not in drawn and not reaches(prompt, one, node_id)]
+        branches = draw(st.lists(st.sampled_from(earlier + sources), max_size=2)) if earlier + sources else []
+        lazy = {name: [source, 0] for name, source in zip(sorted(LAZY), branches, strict=False)}
+        choice = draw(st.sampled_from([True, False, None]))
+        prompt[node_id] = node("Switch", *sources, **lazy, **({} if choice is None else {"switch": choice}))
+        if any(reaches(prompt, source, node_id) for source in branches):
+            prompt[node_id] = node("Switch", *sources)  # no cycles
+    return prompt
+
+
+def reaches(prompt: dict[str, Any], node_id: str, target: str) -> bool:
+    """Whether a node depends on another."""
+    stack, seen = [node_id], set()
+    while stack:
+        one = stack.pop()
+        if one == target:
+            return True
+        if one not in seen:
+            seen.add(one)
+            stack += [value[0] for value in prompt[one]["inputs"].values() if isinstance(value, list)]
+    return False
+
+
+def listed(prompt: dict[str, Any]) -> list[str]:
+    return [node_id for node_id, each in prompt.items() if each["class_type"] == "Output"]
+
+
+def wishes(prompt: dict[str, Any], data: st.DataObject) -> Any:
+    return data.draw(st.sampled_from([None, all_lazy, likely(prompt.get, TRAITS.get)]))
+
+
+def groupings(prompt: dict[str, Any], data: st.DataObject) -> Grouping | None:
+    """Components for some nodes, of which a small device holds a few at a time; or ComfyUI's own rule."""
+    keys = st.lists(st.sampled_from(sorted(SIZES)), max_size=2, unique=True)
+    computes = {node_id: tuple(data.draw(keys)) for node_id in prompt}
+    limit = data.draw(st.sampled_from([None, 0, 4, 7, 10, 20]))
+    return None if limit is None else Grouping(computes, SIZES.__getitem__, limit)
+
+
+@settings(deadline=None, max_examples=300)
+@given(lazy_prompts(), st.data())
 def test_the_order_is_the_executors_own(prompt: dict[str, Any], data: st.DataObject) -> None:
-    outputs = [node_id for node_id, each in prompt.items() if each["class_type"] == "Output"]
-    cached = data.draw(st.sets(st.sampled_from(sorted(prompt))))
-    assert order(prompt, *outputs, cached=cached) == restated(prompt, outputs, cached) if outputs else True
+    """Whatever is lazy, cached or grouped: the heap takes what looking through the whole list at each choice takes."""
+    cached, wanted, grouping = data.draw(st.sets(st.sampled_from(sorted(prompt)))), wishes(prompt, data), groupings(prompt, data)
+    slow = SlowExecutor(prompt, TRAITS.get, cached, grouping)
+    for output in listed(prompt):
+        slow.add(output)
+    assert predict_order(prompt, listed(prompt), TRAITS.get, cached, wanted, grouping) == slow.run(wanted)
+
+
+@settings(deadline=None, max_examples=300)
+@given(lazy_prompts(), st.data())
+def test_from_any_moment_on_the_turns_are_the_executors_own(prompt: dict[str, Any], data: st.DataObject) -> None:
+    """A live list with nodes that wait for tasks, and what lazy nodes still ask for: each turn, and what it waits for."""
+    wanted, grouping = wishes(prompt, data), groupings(prompt, data)
+    slow = SlowExecutor(prompt, TRAITS.get, grouping=grouping)
+    for output in listed(prompt):
+        slow.add(output)
+    slow.run(steps=data.draw(st.integers(0, len(prompt))))
+    slow.outside = data.draw(st.sets(st.sampled_from(sorted(prompt)))) & set(slow.pending)
+    count = {node_id: len(slow.waits[node_id]) + (node_id in slow.outside) for node_id in slow.pending}
+    blocking = {node_id: dict.fromkeys(slow.fed_by(node_id)) for node_id in slow.pending}
+    before = len(slow.turns)
+    found = predict_turns(slow.pending[:], count, blocking, prompt.get, TRAITS.get, set(slow.done), wanted, slow.grouping)
+    slow.run(wanted)
+    assert found == slow.turns[before:]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_a_prediction_takes_operations_in_proportion_to_nodes_and_links(data: st.DataObject) -> None:
+    prompt = data.draw(lazy_prompts(40))
+    wanted, grouping, allowance = wishes(prompt, data), groupings(prompt, data), Allowance()
+    predict_order(prompt, listed(prompt), TRAITS.get, wanted=wanted, grouping=grouping, allowance=allowance)
+    size = len(prompt) + sum(isinstance(value, list) for each in prompt.values() for value in each["inputs"].values())
+    assert allowance.spent <= MOST_OPERATIONS * size
+
+
+def shape(name: str, count: int) -> dict[str, Any]:
+    """About `count` nodes of one shape."""
+    return {"o": node("Output", "n0")} | GRAPHS[name](count)
+
+
+def switches(count: int) -> dict[str, Any]:
+    """Independent ones, each with two branches and an output of its own."""
+    made: dict[str, Any] = {"n0": node("PrimitiveBoolean", value=True)}
+    for i in range(count // 4):
+        made |= {
+            f"t{i}": node("Node"),
+            f"f{i}": node("Node"),
+            f"s{i}": node("Switch", on_true=[f"t{i}", 0], on_false=[f"f{i}", 0], switch=["n0", 0]),
+        }
+        made[f"o{i}"] = node("Output", f"s{i}")
+    return made
+
+
+def chained(class_type: str, name: str, count: int) -> dict[str, Any]:
+    made = {f"n{i}": node(class_type, **{name: [f"n{i + 1}", 0]}) for i in range(count)}
+    return made | {f"n{count}": node("Node")}
+
+
+GRAPHS = {
+    "chain": lambda count: chained("Node", "in0", count),
+    "deep lazy chain": lambda count: chained("Switch", "on_true", count),
+    "independent switches": switches,
+    "wide": lambda count: {"n0": node("Node", *[f"w{i}" for i in range(count)])} | {f"w{i}": node("Node") for i in range(count)},
+    "many outputs": lambda count: {"n0": node("Node")} | {f"o{i}": node("Output", "n0") for i in range(count)},
+    "a fan behind one feeder": lambda count: (
+        {f"w{i}": node("Node", "n0") for i in range(count)}
+        | {"n0": node("Node")}
+        | {f"o{i}": node("Output", f"w{i}") for i in range(count)}
+    ),
+}
+MOST_OPERATIONS = 16
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("wanted", [None, all_lazy])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_twice_the_nodes_take_twice_the_operations_and_not_more(name: str, wanted: Any, grouped: bool) -> None:
+    spent = []
+    for count in (500, 1000, 2000):
+        prompt, allowance = shape(name, count), Allowance()
+        computes = {node_id: (f"model {node_id}", "base") for node_id in prompt}
+        grouping = Grouping(computes, lambda key: 1, count // 4) if grouped else None
+        found = predict_order(prompt, listed(prompt), TRAITS.get, wanted=wanted, grouping=grouping, allowance=allowance)
+        assert found
+        spent.append(allowance.spent)
+    assert spent[2] <= 2.1 * spent[1] <= 2.1 * 2.1 * spent[0]
+
+
+def test_a_prediction_that_takes_more_than_it_may_ends_and_says_so() -> None:
+    prompt = switches(100)
+    needed = Allowance()
+    predict_order(prompt, listed(prompt), TRAITS.get, wanted=all_lazy, allowance=needed)
+    predict_order(prompt, listed(prompt), TRAITS.get, wanted=all_lazy, allowance=Allowance(needed.spent))
+    with pytest.raises(AllowanceError, match=f"{needed.spent} operations"):
+        predict_order(prompt, listed(prompt), TRAITS.get, wanted=all_lazy, allowance=Allowance(needed.spent - 1))
+
+
+def test_a_node_that_asks_for_lazy_inputs_has_a_turn_for_it_and_one_that_has_asked_has_not() -> None:
+    prompt = {"a": node("Node"), "b": node("Node"), "s": node("Switch", on_true=["a", 0], on_false=["b", 0]), "o": node("Output", "s")}
+    live = (["o", "s"], {"o": 1, "s": 0}, {"s": {"o": {}}, "o": {}}, prompt.get, TRAITS.get)
+    assert predict_turns(*live, wanted=all_lazy) == [("s", 2), ("a", None), ("b", None), ("s", None), ("o", None)]
+    assert predict_turns(*live, wanted=all_lazy, asked=["s"]) == [("s", None), ("o", None)]
+    assert predict_turns(*live, wanted=all_lazy, cached={"a", "b"}) == [("s", 0), ("s", None), ("o", None)]
 
 
 @settings(deadline=None)

@@ -10,13 +10,14 @@ def test_a_trace_in_words_names_who_waited_and_why_bytes_moved():
     parts = components(a=10)
     trace = Trace(PromptStarted(0.0, "p", reads("a"), parts, Mode.BALANCED), 0.0)
     trace.record(NodeStarted(1.0, 0), [Prefetch(parts["a"], Tier.HOST, 10 * MB, "read by Node 0, next")])
-    trace.stalled(2.5, waited=True)
+    trace.stalled(2.25, waited=True)
+    trace.spent(0.75, 1.25)
     trace.record(TransferDone(3.5, "a", Tier.HOST, 10 * MB, 10 * MB, 2.0), [])
     trace.record(NodeFinished(5.0, 0), [])
     trace.record(PromptEnded(5.0, "p", Outcome.SUCCESS), [])
     said = text(trace.as_dict())
-    assert said.startswith("Residency: 5.00 s = 1.50 s compute + 2.50 s stall; read ahead 9.54 MiB")
-    assert "2.50 s  Node 0" in said and "a: read by Node 0, next" in said
+    assert said.startswith("Residency: 5.00 s = 1.50 s compute + 2.25 s stall; the pack took 0.50 s; read ahead 9.54 MiB")
+    assert "2.25 s  Node 0" in said and "a: read by Node 0, next" in said
 
 
 def test_each_component_is_told_with_what_was_asked_for_it_and_by_whom():

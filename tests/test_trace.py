@@ -50,6 +50,7 @@ def test_a_prompt_is_told_with_times_from_its_start():
             "start_s": 1.0,
             "end_s": 6.0,
             "stall_s": 2.0,
+            "own_s": 0.0,
             "predicted_s": 0.0,
             "loads": [],
             "computes": ["a"],
@@ -199,3 +200,26 @@ def test_the_prediction_stands_beside_what_it_took():
     trace.record(PromptEnded(103.0, "p", Outcome.SUCCESS), [])
     assert trace.as_dict()["nodes"][0]["predicted_s"] == 2.0
     assert report.prediction(trace.as_dict()) == ("Predicted: 2.00 ± 0.50 s of compute, from earlier runs of 1 node; it took 3.00 s (+50%)")
+
+
+def test_what_the_pack_itself_takes_is_told_and_is_neither_compute_nor_stall():
+    """Only what lies within a node is taken off what it computes; what was stall meanwhile stays stall."""
+    trace = trace_of(reads("a-"), components(a=10))
+    trace.spent(100.0, 101.0)
+    trace.record(NodeStarted(101.0, 0), [])
+    trace.stalled(0.5)
+    trace.spent(100.5, 102.0, stalled_s=0.5)
+    trace.record(NodeFinished(105.0, 0), [])
+    trace.spent(105.0, 105.25)
+    trace.record(PromptEnded(106.0, "p", Outcome.SUCCESS), [])
+    told = trace.as_dict()
+    assert told["nodes"][0]["own_s"] == 0.5 and told["nodes"][0]["stall_s"] == 0.5
+    assert told["summary"]["own_s"] == 1.0 + 1.0 + 0.25
+    assert told["summary"]["compute_s"] == 3.0
+    assert "3.00 s compute + 0.50 s stall; the pack took 2.25 s;" in report.line(told)
+
+
+def test_a_trace_of_a_prompt_that_was_left_to_comfyui_says_why():
+    trace = trace_of(reads("a"), components(a=10))
+    trace.record(PromptEnded(101.0, "p", Outcome.STOOD_ASIDE, "it took 9 operations, more than it may"), [])
+    assert (trace.head()["outcome"], trace.head()["outcome_reason"]) == ("stood aside", "it took 9 operations, more than it may")

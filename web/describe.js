@@ -5,7 +5,7 @@ import { formatBytes, formatCount, formatPercent, formatRate, formatSeconds } fr
 const KINDS = { prefetch: "Read ahead", evict: "Evict", wait: "Wait for", cancel: "Stop reading", keep: "Keep" };
 const STATES = { running: "moving now", done: "done", stopped: "stopped early" };
 const TIERS = { disk: "disk", host: "host memory", device: "device memory" };
-const OUTCOMES = { running: "running", success: "done", error: "failed", interrupted: "interrupted" };
+const OUTCOMES = { running: "running", success: "done", error: "failed", interrupted: "interrupted", "stood aside": "left to ComfyUI" };
 const NOTICED_S = 0.0005; // a shorter stall is only the measuring
 const LISTED = 6; // names a tooltip shows before it says how many more there are
 
@@ -41,6 +41,7 @@ function describeNode(node, now_s, nameOf) {
   const took_s = end_s - node.start_s;
   const lines = [`${formatSeconds(took_s)}${node.end_s == null ? " so far" : ""} (${span(node.start_s, end_s)})`];
   if (node.stall_s >= NOTICED_S) lines.push(`Stalled for weights: ${formatSeconds(node.stall_s)} (${formatPercent(node.stall_s, took_s)})`);
+  if (node.own_s >= NOTICED_S) lines.push(`The pack itself: ${formatSeconds(node.own_s)}`);
   if (node.computes?.length) lines.push(`Computes with ${listed(node.computes.map(nameOf))}`);
   if (node.loads?.length) lines.push(`Loads ${listed(node.loads.map(nameOf))}`);
   return { title: `${node.class_type} #${node.node_id}`, lines };
@@ -112,9 +113,12 @@ export function describeDecision(decision, nameOf) {
 
 /** The figures of the header: [{id, label, value, title}]. */
 export function describeSummary(trace) {
-  const { summary, duration_s, outcome } = trace;
+  const { summary, duration_s, outcome, outcome_reason } = trace;
+  const shares = [`Of that, computing: ${formatSeconds(summary.compute_s)}`];
+  if (summary.own_s != null) shares.push(`the pack itself: ${formatSeconds(summary.own_s)}`); // older traces do not say
+  if (outcome_reason) shares.push(outcome_reason);
   return [
-    { id: "time", label: "Time", value: outcome === "success" ? formatSeconds(duration_s) : `${formatSeconds(duration_s)} · ${outcomeWords(outcome)}`, title: `Of that, computing: ${formatSeconds(summary.compute_s)}` },
+    { id: "time", label: "Time", value: outcome === "success" ? formatSeconds(duration_s) : `${formatSeconds(duration_s)} · ${outcomeWords(outcome)}`, title: shares.join("; ") },
     {
       id: "stall",
       label: "Stall",

@@ -70,13 +70,13 @@ def stage(runs: Runs, tell_start: Tell, hold: Callable[[Any], Awaitable[None]]) 
 
 
 def unstage(runs: Runs, tell_return: Tell) -> Wrapper:
-    """Around unstage_node_execution: the staged node goes back."""
+    """Around unstage_node_execution: `tell_return(execution_list)`, the staged node goes back."""
 
     def wrapper(original: Any) -> Any:
         @functools.wraps(original)
         def unstage_node_execution(execution_list: Any, *args: Any, **kwargs: Any) -> Any:
             if runs():
-                tell_return()
+                tell_return(execution_list)
             return original(execution_list, *args, **kwargs)
 
         return unstage_node_execution

@@ -31,9 +31,10 @@ from ..events import (
     PromptStarted,
     ReleaseAsked,
 )
+from ..graph import AllowanceError
 from ..node_set import DEVICE, DEVICE_AND_HOST
 from ..runtime import Hold, Runtime
-from ..timeline import UseKind
+from ..timeline import EMPTY, UseKind
 from ..transfers import ReadAhead, exclusive, memory
 from ..transfers.disk import THREADS_PER_DRIVE
 from ..user_settings import UserSettings
@@ -42,7 +43,7 @@ from .cached import CachedResults, as_if_used
 from .device import DeviceMover
 from .held import device_limit_bytes
 from .idle import IdleRelease
-from .live import QUEUE_DEPTH, LiveGraph, Queued, dynamic_vram, traits
+from .live import DEFAULT_BUDGET, QUEUE_DEPTH, Budget, LiveGraph, Queued, dynamic_vram, traits
 from .lookahead import LookAhead
 from .running import RunningPrompt
 from .steps import Steps
@@ -59,16 +60,17 @@ class ComfyHost:
     """One per process. `queue()` lists the prompts behind the running one as (id, prompt, outputs).
 
     `queue_depth` says how many of them the timeline runs on into; it holds from the next look at the queue on. Without `reorder` ComfyUI's
-    own order of nodes stands, from the next prompt on.
+    own order of nodes stands, from the next prompt on. `budget` is what predicting a prompt may cost.
     """
 
-    def __init__(self, queue: Callable[[], Iterable[Queued]] = tuple) -> None:
+    def __init__(self, queue: Callable[[], Iterable[Queued]] = tuple, budget: Budget = DEFAULT_BUDGET) -> None:
+        self.budget = budget
         self._device_limit_bytes = device_limit_bytes()
         self.runtime = Runtime(device_limit_bytes=self._device_limit_bytes)
         self._memory_total_bytes = memory.host_memory().total_bytes
         self.device = DeviceMover(self.runtime.post, self.runtime.clock)
         self._cached = CachedResults(self.runtime, self.device.models, lambda: self.device.exclusive)
-        self.steps = Steps(lambda node_id: self._guard(self._step, node_id))
+        self.steps = Steps(lambda node_id: self._timed(self._step, node_id))
         self.user = settings.Settings(Mode.AUTO, "the default")
         self.fits: list[seams.Fit] = []
         self.installed = False
@@ -182,23 +184,26 @@ class ComfyHost:
         def tell(method: Callable[..., Any]) -> Callable[..., Any]:
             return partial(self._guard, method)
 
+        def door(method: Callable[..., Any]) -> Callable[..., Any]:
+            return partial(self._timed, method)
+
         def runs() -> bool:
             return self._prompt is not None
 
         device, runtime = self.device, self.runtime
         queue = hooks.queue(tell(self._look_ahead.queue_changes))
         return {
-            seams.PROMPT: hooks.prompt(tell(self._prompt_begins), tell(self._prompt_ends)),
-            seams.PICK: hooks.pick(runs, tell(self._choose_node)),
-            seams.STAGE: hooks.stage(runs, tell(self._node_starts), self._hold),
-            seams.UNSTAGE: hooks.unstage(runs, tell(self._node_returns)),
-            seams.COMPLETE: hooks.complete(runs, tell(self._node_completes)),
-            seams.OUTPUTS: hooks.outputs(runs, tell(self._node_outputs)),
+            seams.PROMPT: hooks.prompt(tell(self._prompt_begins), door(self._prompt_ends)),
+            seams.PICK: hooks.pick(runs, door(self._choose_node)),
+            seams.STAGE: hooks.stage(runs, door(self._node_starts), self._hold),
+            seams.UNSTAGE: hooks.unstage(runs, door(self._node_returns)),
+            seams.COMPLETE: hooks.complete(runs, door(self._node_completes)),
+            seams.OUTPUTS: hooks.outputs(runs, door(self._node_outputs)),
             seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, runtime.stalled),
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
             seams.CAST: hooks.cast(device.gate.wait),
             seams.PIN: hooks.pin(device.before_pin, device.may_pin),
-            seams.CACHED: hooks.cached(runs, tell(self._spared), tell(self._dropped), as_if_used),
+            seams.CACHED: hooks.cached(runs, door(self._spared), door(self._dropped), as_if_used),
             seams.QUEUE_PUT: queue,
             seams.QUEUE_DELETE: queue,
             seams.QUEUE_WIPE: queue,
@@ -265,7 +270,7 @@ class ComfyHost:
                 within_bytes = self.runtime.manager.device_limit_bytes if reorders else None
                 device, models = self.device, self.device.models
                 known = device.resident_bytes, within_bytes, models.is_alive, models.alive()
-                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known)
+                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known, self.budget, self.runtime.clock)
                 self._look_ahead.plan(prompt, execution_list)
                 self.runtime.post(self._started(prompt, now_s))
                 self.steps.watch()
@@ -346,14 +351,23 @@ class ComfyHost:
         with self._lock:
             prompt = self._prompt
             if prompt is not None and prompt.graph is not None:
-                prompt.graph.ran(prompt.timeline.visits[prompt.position].node_id)
+                visit = prompt.timeline.visits[prompt.position]
+                prompt.graph.ran(visit.node_id)
+                if visit.asks is not None:
+                    prompt.changed = True  # it was to ask for lazy inputs first, and did not
             self._node_finishes()
 
-    def _node_returns(self) -> None:
+    def _node_returns(self, execution_list: Any) -> None:
         """The node goes back: lazy inputs became needed, a subgraph was expanded, or it is asynchronous."""
-        self._node_finishes()
-        if self._prompt is not None:
-            self._prompt.changed = True
+        with self._lock:
+            prompt = self._prompt
+            self._node_finishes()
+            if prompt is not None and prompt.graph is not None:
+                visit = prompt.timeline.visits[prompt.position]
+                prompt.graph.put_back(visit.node_id)
+                # that it asks for as much as was foretold shows here; whether for the same, at the next node
+                if visit.asks is None or visit.asks != execution_list.blockCount.get(visit.node_id):
+                    prompt.changed = True
 
     def _node_outputs(self, node_id: str, value: Any) -> None:
         prompt = self._prompt
@@ -406,9 +420,28 @@ class ComfyHost:
         mover = self.runtime.movers.get(Tier.HOST)
         return mover.rates() if isinstance(mover, ReadAhead) else {}
 
+    def _timed(self, method: Callable[..., Any], *args: Any) -> Any:
+        with self.runtime.own_time():
+            return self._guard(method, *args)
+
+    def _stand_aside(self, reason: str) -> None:
+        """The running prompt goes on as stock ComfyUI's; the next one is as any other."""
+        with self._lock:
+            prompt, self._prompt = self._prompt, None
+        if prompt is None:
+            return
+        log.warning("residency: prompt %s goes on without the pack: %s", prompt.prompt_id, reason)
+        now_s = self.runtime.clock()
+        if self.runtime.trace is None:
+            self.runtime.post(PromptStarted(now_s, prompt.prompt_id, EMPTY, {}, prompt.settings.mode))
+        self.runtime.post(PromptEnded(now_s, prompt.prompt_id, Outcome.STOOD_ASIDE, reason))
+
     def _guard(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
             return function(*args)
+        except AllowanceError as error:
+            self._stand_aside(str(error))
+            return None
         except Exception:
             self.failures += 1
             log.exception("residency: %s failed; ComfyUI goes on without it", function.__name__)

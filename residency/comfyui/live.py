@@ -8,9 +8,11 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import comfy.memory_management
@@ -20,7 +22,20 @@ import folder_paths
 import nodes
 
 from ..component import Component
-from ..graph import Grouping, NodeTraits, arrives, computes, likely, predict_order, predict_pending
+from ..graph import (
+    NODE_OPERATIONS,
+    OPERATIONS,
+    Allowance,
+    AllowanceError,
+    Flow,
+    Grouping,
+    NodeTraits,
+    Turn,
+    computes,
+    likely,
+    predict_order,
+    predict_turns,
+)
 from ..graph.choice import FEEDS_OUTPUT, REST, URGENT
 from ..node_set import ASIDE, NOT_WEIGHTS, PASSING, core_inputs
 from ..pretrained import subfolders
@@ -176,6 +191,23 @@ class _Outline:
         return {node_id: frozenset(self.loads.get(node_id, ())).union(self.computes.get(node_id, ())) for node_id in self.order}
 
 
+def _keyed(loads: NodeLoads) -> tuple[tuple[str, str | None], ...]:
+    return tuple((component.key, kind) for component, kind in loads.components)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What predicting one prompt may cost: so much, and so much more for each of its nodes. Past either the pack stands aside."""
+
+    operations: int = OPERATIONS
+    node_operations: int = NODE_OPERATIONS
+    floor_s: float = 0.5
+    node_s: float = 0.004
+
+
+DEFAULT_BUDGET = Budget()
+
+
 class LiveGraph:
     """The graph of one running prompt: its components once, its timeline as often as the order or the queue changes.
 
@@ -191,9 +223,11 @@ class LiveGraph:
         group_within_bytes: int | None = None,
         is_loaded: Callable[[str], bool] = lambda key: False,
         loaded: Iterable[str] = (),
+        budget: Budget = DEFAULT_BUDGET,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`resident_bytes(key)`: what of the component needs no reading. `loaded`: those of which a model is alive now, as `is_loaded(key)`
-        says later."""
+        says later. Whatever predicts raises AllowanceError where `budget` does not allow it."""
         self.prompt_id = prompt_id
         self.components: dict[str, Component] = {}  # of the queued prompts as well
         self.node_components: dict[str, frozenset[str]] = {}  # node id -> what it loads or computes with
@@ -206,11 +240,20 @@ class LiveGraph:
         self._executor_thread = threading.get_ident()
         self._dynprompt = dynprompt
         self._folders = Folders()
+        self._nodes: dict[str, Any] = {}  # those that have been looked at, expanded ones included
+        self._expanded = 0  # how many of them were
         self._loads: dict[str, NodeLoads] = {}
+        self._keyed: dict[str, tuple[tuple[str, str | None], ...]] = {}  # the same as component keys, each with its output type
         self._computes: dict[str, tuple[str, ...]] = {}
-        self._known_nodes = -1
+        self._budget = budget
+        self._clock = clock
+        self._predicting_s = 0.0
+        self._allowance = Allowance(budget.operations)
+        self._flow = Flow(self._nodes, traits, self._keyed, allowance=self._allowance)
+        self._asked: set[str] = set()  # nodes that were started and put back
         self._group_within_bytes = group_within_bytes
         self._grouping: Grouping | None = None
+        self._computed_with: set[str] = set()
         self._reads_at = UseKind.COMPUTE if dynamic_vram() else UseKind.LOAD
         self._outlines: dict[str, _Outline] = {}
 
@@ -251,6 +294,10 @@ class LiveGraph:
         if self._grouping is not None:
             self._grouping.ran(node_id)
 
+    def put_back(self, node_id: str) -> None:
+        """The node has asked for its lazy inputs, or has started something that it waits for."""
+        self._asked.add(node_id)
+
     def _rank(self, blocking: Mapping[str, Iterable[str]], node_id: str) -> int:
         own = traits(self.class_type(node_id))
         if own is not None and (own.is_output or own.is_async):
@@ -261,7 +308,23 @@ class LiveGraph:
     def timeline(self, execution_list: Any, ahead: Ahead = Ahead()) -> Timeline:
         """What is left to run in the order in which the executor will choose it, then what comes behind. On the executor thread."""
         self._refresh()
-        order = predict_pending(
+        turns = self._turns(execution_list)
+        visits = [self._visit(self.prompt_id, node_id, self.class_type(node_id), asks) for node_id, asks in turns]
+        uses: list[Use] = []
+        read: set[str] = set()
+        for position, (node_id, asks) in enumerate(turns):
+            if asks is not None:
+                continue
+            for use in self._uses_at(position, [key for key, _ in self._keyed.get(node_id, ())], self._computes.get(node_id, ())):
+                # a later use in the same prompt finds the weights where the first one put them
+                uses.append(replace(use, reads=use.reads and use.component not in read))
+                if use.reads:
+                    read.add(use.component)
+        return self._run_on(visits, uses, ahead)
+
+    def _turns(self, execution_list: Any) -> list[Turn]:
+        started_s = self._clock()
+        turns = predict_turns(
             execution_list.pendingNodes,
             execution_list.blockCount,
             execution_list.blocking,
@@ -270,22 +333,19 @@ class LiveGraph:
             cached=_Cached(execution_list),
             wanted=likely(self._node, traits),
             grouping=self._grouping,
+            allowance=self._allowance,
+            asked=self._asked,
         )
-        visits = [self._visit(self.prompt_id, node_id, self.class_type(node_id)) for node_id in order]
-        uses: list[Use] = []
-        read: set[str] = set()
-        for position, node_id in enumerate(order):
-            for use in self._uses_at(position, [c.key for c, _ in self.loads_of(node_id)], self._computes.get(node_id, ())):
-                # a later use in the same prompt finds the weights where the first one put them
-                uses.append(replace(use, reads=use.reads and use.component not in read))
-                if use.reads:
-                    read.add(use.component)
-        return self._run_on(visits, uses, ahead)
+        self._predicting_s += self._clock() - started_s
+        limit_s = self._budget.floor_s + self._budget.node_s * len(self._nodes)
+        if self._predicting_s > limit_s:
+            raise AllowanceError(f"predicting the order took {self._predicting_s:.2f} s, more than {limit_s:.2f} s")
+        return turns
 
     def continued(self, timeline: Timeline, position: int, ahead: Ahead) -> Timeline:
         """The same order from `position` on, its expectations as they are known now, with something else behind. On any thread."""
         own = [visit for visit in timeline.visits[position:] if visit.prompt_id == self.prompt_id]
-        visits = [self._visit(visit.prompt_id, visit.node_id, visit.class_type) for visit in own]
+        visits = [self._visit(visit.prompt_id, visit.node_id, visit.class_type, visit.asks) for visit in own]
         uses = [
             replace(use, position=use.position - position) for use in timeline.uses if position <= use.position < position + len(visits)
         ]
@@ -310,9 +370,9 @@ class LiveGraph:
         """Whether an earlier prompt has loaded it, so that its loader node will not run."""
         return use.kind is UseKind.LOAD and use.component not in self.dropped and self._is_loaded(use.component)
 
-    def _visit(self, prompt_id: str, node_id: str, class_type: str) -> Visit:
-        expected = self.expected.get((prompt_id, node_id), _UNKNOWN)
-        return Visit(prompt_id, node_id, class_type, expected.compute_s, expected.working_set_bytes)
+    def _visit(self, prompt_id: str, node_id: str, class_type: str, asks: int | None = None) -> Visit:
+        expected = self.expected.get((prompt_id, node_id), _UNKNOWN) if asks is None else _UNKNOWN
+        return Visit(prompt_id, node_id, class_type, expected.compute_s, expected.working_set_bytes, asks)
 
     def _uses_at(self, position: int, loads: Iterable[str], computed: Iterable[str]) -> list[Use]:
         uses = [Use(position, key, UseKind.LOAD, self._reads_at is UseKind.LOAD or self._is_language(key)) for key in loads]
@@ -337,29 +397,41 @@ class LiveGraph:
         return self._dynprompt.get_node(node_id) if self._dynprompt.has_node(node_id) else None
 
     def _refresh(self) -> None:
-        node_ids = self._dynprompt.all_node_ids()
-        if len(node_ids) == self._known_nodes:
+        """Look at the nodes that have come since the last time: what they load and compute with. Those before them stay as they were."""
+        expanded = self._dynprompt.ephemeral_prompt
+        new = [*reversed([*islice(reversed(expanded), len(expanded) - self._expanded)])]
+        if not self._nodes:
+            new = [*self._dynprompt.get_original_prompt(), *new]
+        if not new:
             return
-        self._known_nodes = len(node_ids)
-        prompt = self.nodes()
-        self._loads.update(self._find_loads({node_id: node for node_id, node in prompt.items() if node_id not in self._loads}))
-        keyed = {node_id: tuple((c.key, kind) for c, kind in loads.components) for node_id, loads in self._loads.items()}
-        self._computes = computes(prompt, list(prompt), traits, keyed)
-        self._grouping = self._grouped(self._computes, self._grouping.recent if self._grouping is not None else ())
-        for node_id in prompt:
-            used = frozenset(key for key, _ in keyed.get(node_id, ())).union(self._computes.get(node_id, ()))
+        self._expanded = len(expanded)
+        self._allowance.grant(self._budget.node_operations * len(new))
+        nodes_ = {node_id: self._dynprompt.get_node(node_id) for node_id in new}
+        self._nodes.update(nodes_)
+        self._loads.update(self._find_loads(nodes_))
+        self._keyed.update((node_id, _keyed(self._loads[node_id])) for node_id in new if node_id in self._loads)
+        for node_id, node in nodes_.items():
+            computed = self._flow.computed_by(node_id)
+            if computed:
+                self._computes[node_id] = computed
+                self._computed_with.update(computed)
+            used = frozenset(key for key, _ in self._keyed.get(node_id, ())).union(computed)
+            if node["class_type"] in PASSING:
+                # a node of ours names what arrives at its own input for that, else what it passes on
+                inputs = self._flow.reaching(node_id)
+                used = frozenset(inputs.get("component") or inputs.get("value", ())) if inputs else used
             if used:
                 self.node_components[node_id] = used
-        passing = [node_id for node_id, node in prompt.items() if node["class_type"] in PASSING]
-        for node_id, inputs in arrives(prompt, passing, traits, keyed).items():
-            # a node of ours names what arrives at its own input for that, else what it passes on
-            self.node_components[node_id] = frozenset(inputs.get("component") or inputs.get("value", ()))
+        if self._grouping is None:
+            # it holds on to what the nodes compute with, which grows
+            self._grouping = self._grouped(self._computes, self._computed_with)
 
-    def _grouped(self, computed: Mapping[str, tuple[str, ...]], recent: Iterable[str] = ()) -> Grouping | None:
+    def _grouped(self, computed: Mapping[str, tuple[str, ...]], keys: Iterable[str]) -> Grouping | None:
+        """The rule for a prompt whose nodes compute with `keys`, where it pays."""
         if self._group_within_bytes is None:
             return None
-        grouping = Grouping(computed, self._size_bytes, self._group_within_bytes, recent)
-        return grouping if grouping.pays else None
+        grouping = Grouping(computed, self._size_bytes, self._group_within_bytes)
+        return grouping if grouping.pays(keys) else None
 
     def _size_bytes(self, key: str) -> int:
         return self.components[key].size_bytes if key in self.components else 0
@@ -386,10 +458,13 @@ class LiveGraph:
         if prompt_id not in self._outlines:
             mine = prompt_id == REPETITION  # what this prompt loads is known
             loads = self._loads if mine else self._find_loads(prompt)
-            keyed = {node_id: tuple((c.key, kind) for c, kind in node_loads.components) for node_id, node_loads in loads.items()}
+            self._allowance.grant(self._budget.node_operations * len(prompt))
+            keyed = self._keyed if mine else {node_id: _keyed(node_loads) for node_id, node_loads in loads.items()}
             loaded = {node_id: tuple(key for key, _ in found) for node_id, found in keyed.items()}
-            computed = self._computes if mine else computes(prompt, list(prompt), traits, keyed)
-            order = predict_order(prompt, outputs, traits, wanted=likely(prompt.get, traits), grouping=self._grouped(computed))
+            computed = self._computes if mine else computes(prompt, list(prompt), traits, keyed, allowance=self._allowance)
+            keys = self._computed_with if mine else {key for found in computed.values() for key in found}
+            grouping, wanted = self._grouped(computed, keys), likely(prompt.get, traits)
+            order = predict_order(prompt, outputs, traits, wanted=wanted, grouping=grouping, allowance=self._allowance)
             self._outlines[prompt_id] = _Outline(tuple(order), loaded, computed)
         return self._outlines[prompt_id]
 

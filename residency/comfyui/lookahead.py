@@ -78,8 +78,9 @@ class LookAhead:
         prompt.take(prompt.graph.timeline(execution_list, prompt.ahead))
         prompt.changed = prompt.queue_may_differ = False
         if not prompt.first_order:
-            prompt.first_order = tuple(visit.node_id for visit in prompt.timeline.visits if visit.prompt_id == prompt.prompt_id)
-        if prompt.graph.components and prompt.not_foretold():
+            own = (visit for visit in prompt.timeline.visits if visit.prompt_id == prompt.prompt_id and visit.asks is None)
+            prompt.first_order = tuple(visit.node_id for visit in own)
+        if prompt.graph.components and prompt.has_not_foretold():
             self._soon(prompt)
 
     def has_changed(self, prompt: RunningPrompt, now_s: float) -> bool:

@@ -60,6 +60,10 @@ class RunningPrompt:
         self._next_queue_s = now_s + every_s
         return True
 
+    def has_not_foretold(self) -> bool:
+        """Whether the profiles have yet to be asked about the running or a queued prompt."""
+        return any(prompt_id not in self.foresights for prompt_id in (self.prompt_id, *(queued[0] for queued in self.ahead.queue)))
+
     def not_foretold(self) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Iterable[str]]]]:
         """Nodes, and components by node, of the running and the queued prompts that nobody has asked the profiles about."""
         assert self.graph is not None

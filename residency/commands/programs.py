@@ -11,7 +11,7 @@ from typing import Any
 
 from ..component import Component
 from ..core_nodes import core_nodes
-from ..graph import links
+from ..graph import AllowanceError, links
 from ..locate import find_comfyui
 from ..predict import Prediction, predict
 from ..profiles import Profiles, database_in, node_keys
@@ -64,7 +64,10 @@ def prepare(paths: list[Path], options: argparse.Namespace, reads_at: UseKind = 
     database = options.database or (database_in(found.path / "user") if found else None)
     prepared = []
     for number, (path, workflow) in enumerate(zip(paths, workflows, strict=True)):
-        prediction = predict(workflow, models, reads_at, f"{path.stem} {number + 1}", sizes)
+        try:
+            prediction = predict(workflow, models, reads_at, f"{path.stem} {number + 1}", sizes)
+        except AllowanceError as error:
+            raise WorkflowError(f"{path}: {error}; split it into smaller workflows") from error
         known = _known(workflow, prediction, database)
         steps = _steps(workflow, prediction, known)
         prepared.append(Prepared(path.name, prediction, steps, sum(step.node_id not in known.compute_s for step in steps)))

@@ -109,7 +109,7 @@ def recorded_of(trace: Mapping[str, Any], passes: int, name: str) -> Recorded:
 
 def _step(node: Mapping[str, Any], parts: Mapping[str, Component], end_s: float, passes: int) -> Step:
     ended_s = end_s if node["end_s"] is None else float(node["end_s"])
-    compute_s = max(0.0, ended_s - float(node["start_s"]) - float(node["stall_s"]))
+    compute_s = max(0.0, ended_s - float(node["start_s"]) - float(node["stall_s"]) - float(node.get("own_s", 0.0)))
     keys = tuple(dict.fromkeys(node["computes"]))
     samples = any(parts[key].kind == "MODEL" for key in keys)
     return Step(str(node["node_id"]), str(node["class_type"]), compute_s, keys, passes if samples else 1)

@@ -1,18 +1,25 @@
 """What a ComfyUI graph will do, predicted from its text: the order of its nodes, and which node computes with which component."""
 
+from .allowance import NODE_OPERATIONS, OPERATIONS, Allowance, AllowanceError
 from .choice import Grouping
-from .flow import Loads, arrives, computes, is_handle, wraps_models
+from .flow import Flow, Loads, arrives, computes, is_handle, wraps_models
 from .lazy import all_lazy, likely
-from .order import Wanted, predict_order, predict_pending
+from .order import Turn, Wanted, predict_order, predict_pending, predict_turns
 from .traits import Node, NodeOf, NodeTraits, TraitsOf, is_link, links
 
 __all__ = [
+    "NODE_OPERATIONS",
+    "OPERATIONS",
+    "Allowance",
+    "AllowanceError",
+    "Flow",
     "Grouping",
     "Loads",
     "Node",
     "NodeOf",
     "NodeTraits",
     "TraitsOf",
+    "Turn",
     "Wanted",
     "all_lazy",
     "arrives",
@@ -23,5 +30,6 @@ __all__ = [
     "links",
     "predict_order",
     "predict_pending",
+    "predict_turns",
     "wraps_models",
 ]

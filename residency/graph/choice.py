@@ -10,7 +10,9 @@ What stays as it is: output and async nodes go first, a node that feeds an outpu
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from heapq import heappop, heappush
 
 # ComfyUI's own ranks of ready nodes, the first one first
 URGENT, FEEDS_OUTPUT, FEEDS_FEEDER, REST = range(4)
@@ -65,12 +67,12 @@ class Grouping:
         self._computes = computes
         self._size_bytes = size_bytes
         self._limit_bytes = limit_bytes
-        self._recent: dict[str, None] = dict.fromkeys(recent)  # the last used one last
+        self._recent = OrderedDict.fromkeys(recent)  # the last used one last
+        self._recent_bytes = sum(map(size_bytes, self._recent))
 
-    @property
-    def pays(self) -> bool:
-        """Whether the components of the prompt do not all fit on the device; if they do the rule would change nothing."""
-        return not self._fit({key for keys in self._computes.values() for key in keys})
+    def pays(self, keys: Iterable[str]) -> bool:
+        """Whether these components, all that the prompt computes with, do not fit on the device; if they do the rule changes nothing."""
+        return not self._fit(set(keys))
 
     @property
     def recent(self) -> tuple[str, ...]:
@@ -81,24 +83,119 @@ class Grouping:
         """The node to run: `own`, or a node of `ready`."""
         return choose(own, rivals(own, ready, rank), self._computes, self._recent, self._fit)
 
-    def ran(self, node_id: str) -> None:
-        """The node has run: its components were used last."""
+    def ran(self, node_id: str) -> tuple[list[str], list[str]]:
+        """The node has run: its components were used last. Which have become recent by it, and which are no longer."""
+        came: list[str] = []
+        left: list[str] = []
         used = self._computes.get(node_id, ())
-        if not used:
-            return
         for key in used:
-            self._recent.pop(key, None)
+            if key not in self._recent:
+                came.append(key)
+                self._recent_bytes += self._size_bytes(key)
             self._recent[key] = None
-        total_bytes = sum(map(self._size_bytes, self._recent))
-        for key in [key for key in self._recent if key not in used]:
-            if total_bytes <= self._limit_bytes:
-                return
+            self._recent.move_to_end(key)
+        while used and self._recent_bytes > self._limit_bytes:
+            key = next(iter(self._recent))
+            if key in used:
+                break  # those of the last node stay
             del self._recent[key]
-            total_bytes -= self._size_bytes(key)
+            self._recent_bytes -= self._size_bytes(key)
+            left.append(key)
+        return came, left
 
     def copy(self) -> Grouping:
         """The same as it is now, to look ahead with."""
         return Grouping(self._computes, self._size_bytes, self._limit_bytes, self._recent)
 
+    def uses(self, node_id: str) -> frozenset[str]:
+        """What the node computes with."""
+        return frozenset(self._computes.get(node_id, ()))
+
+    def would_load(self, keys: Iterable[str]) -> bool:
+        """Whether any of them was not just used."""
+        return any(key not in self._recent for key in keys)
+
+    def displaces(self, wanted: frozenset[str], used: frozenset[str]) -> bool:
+        """Whether the two do not fit on the device together."""
+        return not self._fit(wanted | used)
+
     def _fit(self, keys: Iterable[str]) -> bool:
         return sum(map(self._size_bytes, keys)) <= self._limit_bytes
+
+
+_Group = tuple[frozenset[str], bool]  # component keys; whether its nodes feed an output node
+
+
+class Candidates:
+    """The ready nodes of a prediction, grouped by what they compute with: `choose` without walking all of them.
+
+    A group is `warm` while all its components were just used. Only groups with ready nodes are kept, so that what becomes recent, or is no
+    longer, touches few of them.
+    """
+
+    def __init__(self, grouping: Grouping) -> None:
+        self._grouping = grouping.copy()
+        self._ready: dict[_Group, list[tuple[int, str]]] = {}  # heaps by insertion index; nodes that left them may still be in there
+        self._by_key: dict[str, dict[_Group, None]] = {}
+        self._cold: dict[_Group, int] = {}  # how many of its components were not just used
+        self._warm: dict[_Group, None] = {}
+
+    def add(self, node_id: str, index: int, feeds_output: bool) -> None:
+        """The node is ready."""
+        uses = self._grouping.uses(node_id)
+        if not uses:
+            return
+        group = uses, feeds_output
+        if group not in self._ready:
+            self._ready[group] = []
+            self._cold[group] = sum(self._grouping.would_load((key,)) for key in uses)
+            for key in uses:
+                self._by_key.setdefault(key, {})[group] = None
+            if not self._cold[group]:
+                self._warm[group] = None
+        heappush(self._ready[group], (index, node_id))
+
+    def choose(self, own: str, feeds_output: bool, is_ready: Callable[[str, bool], bool], spend: Callable[[], object]) -> str:
+        """As Grouping.choose, among those that `own`, which feeds an output or not, may give way to."""
+        wanted = self._grouping.uses(own)
+        if not self._grouping.would_load(wanted):
+            return own
+        best: tuple[int, str] | None = None
+        for group in list(self._warm):
+            spend()
+            uses, near = group
+            if near == feeds_output:
+                first = self._first(group, is_ready)
+                if first is not None and (best is None or first < best) and self._grouping.displaces(wanted, uses):
+                    best = first
+        return own if best is None else best[1]
+
+    def ran(self, node_id: str, is_ready: Callable[[str, bool], bool]) -> None:
+        """The node has run: its components were used last."""
+        uses = self._grouping.uses(node_id)
+        for group in ((uses, True), (uses, False)):
+            if group in self._ready:
+                self._first(group, is_ready)
+        came, left = self._grouping.ran(node_id)
+        for key in came:
+            for group in self._by_key.get(key, ()):
+                self._cold[group] -= 1
+                if not self._cold[group]:
+                    self._warm[group] = None
+        for key in left:
+            for group in self._by_key.get(key, ()):
+                self._cold[group] += 1
+                self._warm.pop(group, None)
+
+    def _first(self, group: _Group, is_ready: Callable[[str, bool], bool]) -> tuple[int, str] | None:
+        """The group's first ready node; a group without one is forgotten."""
+        heap = self._ready[group]
+        while heap:
+            if is_ready(heap[0][1], group[1]):
+                return heap[0]
+            heappop(heap)
+        del self._ready[group], self._cold[group]
+        self._warm.pop(group, None)
+        for key in group[0]:
+            del self._by_key[key][group]
+        return None

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from .allowance import Allowance
 from .order import Wanted
 from .traits import UNKNOWN, Node, NodeTraits, TraitsOf, links
 
@@ -91,6 +92,10 @@ _SAMPLED = frozenset({"MODEL", "GUIDER"})
 _CODER = frozenset({"VAE"})
 _SIZES = frozenset({"VAE", "MODEL"})
 
+# Components that one link carries at most: in a chain of LoRAs each link carries all before it, which is quadratic. The first ones are
+# those nearest the loader, the big ones. Of 506 official workflows none carries more than 4.
+MOST_CARRIED = 128
+
 _Carried = dict[tuple[str, str], None]  # (type that the component was loaded as, key): an ordered set, for one output slot
 
 
@@ -101,47 +106,57 @@ def computes(
     loads: Loads,
     output_types: Callable[[str], tuple[str, ...] | None] = lambda _node_id: None,
     wanted: Wanted | None = None,
+    allowance: Allowance | None = None,
 ) -> dict[str, tuple[str, ...]]:
     """The component keys with which each node of `order` computes, in the order of its inputs; nodes that compute with none are left out.
 
     `prompt` holds all nodes, cached and ephemeral ones included: components pass through cached nodes too. `output_types` may know the
     types of one node better than its class does (a UI file). With `wanted`, only the lazy inputs that it names carry anything.
-    Linear in the links, for a bounded number of components per link.
+    Linear in the links: of what a link carries more than MOST_CARRIED components are left out. Raises AllowanceError.
     """
-    flow = _Flow(prompt, traits, loads, output_types, wanted)
+    flow = Flow(prompt, traits, loads, output_types, wanted, allowance)
     return {node_id: keys for node_id in order if (keys := flow.computed_by(node_id))}
 
 
 def arrives(prompt: Mapping[str, Node], node_ids: Iterable[str], traits: TraitsOf, loads: Loads) -> dict[str, dict[str, tuple[str, ...]]]:
     """The component keys that reach each input of the given nodes: node id -> input name -> keys. Inputs that carry none are left out."""
-    flow = _Flow(prompt, traits, loads, lambda _node_id: None, None)
+    flow = Flow(prompt, traits, loads)
     found = {node_id: flow.reaching(node_id) for node_id in node_ids}
     return {node_id: inputs for node_id, inputs in found.items() if inputs}
 
 
-class _Flow:
+class Flow:
+    """The components of one prompt, followed as far as it is asked; `computes` has the arguments.
+
+    `prompt` and `loads` may grow meanwhile: nodes that were asked about stay as they were, and are not looked at again.
+    """
+
     def __init__(
         self,
         prompt: Mapping[str, Node],
         traits: TraitsOf,
         loads: Loads,
-        output_types: Callable[[str], tuple[str, ...] | None],
-        wanted: Wanted | None,
+        output_types: Callable[[str], tuple[str, ...] | None] = lambda _node_id: None,
+        wanted: Wanted | None = None,
+        allowance: Allowance | None = None,
     ) -> None:
         self._prompt = prompt
         self._traits = traits
         self._loads = loads
         self._types_of = output_types
         self._wanted = wanted
+        self._spend = (allowance or Allowance()).spend
         self._carried: dict[str, tuple[_Carried, ...]] = {}  # node id -> what each output slot carries
         self._computed: dict[str, tuple[str, ...]] = {}
         self._outputs: dict[str, tuple[str, ...]] = {}
 
     def computed_by(self, node_id: str) -> tuple[str, ...]:
+        """The component keys with which the node computes, in the order of its inputs."""
         self._visit(node_id)
         return self._computed.get(node_id, ())
 
     def reaching(self, node_id: str) -> dict[str, tuple[str, ...]]:
+        """The component keys that reach each input of the node; inputs that carry none are left out."""
         self._visit(node_id)
         found = {}
         for name, source, slot in links(self._prompt[node_id]):
@@ -155,6 +170,7 @@ class _Flow:
         stack = [(root, False)]
         opened: set[str] = set()
         while stack:
+            self._spend()
             node_id, ready = stack.pop()
             if ready:
                 self._settle(node_id)
@@ -177,10 +193,14 @@ class _Flow:
         works = not outputs or (bool(made) and not is_empty) or "CONDITIONING" in arriving
         computed: dict[str, None] = {}
         beside_model: list[str] = []
+        targets_of: dict[tuple[str, str], list[int]] = {}
         for link, kind, key in self._arrivals(node_id, node, traits):
-            targets = _targets(link, kind, outputs, arriving)
+            targets = targets_of.get((link, kind))
+            if targets is None:
+                targets = targets_of[link, kind] = _targets(link, kind, outputs, arriving)
             for slot in targets:
-                slots[slot][(kind, key)] = None
+                if len(slots[slot]) < MOST_CARRIED:
+                    slots[slot][(kind, key)] = None
             if link == "CONDITIONING":
                 if not targets:
                     beside_model.append(key)
@@ -200,11 +220,13 @@ class _Flow:
         followed = None if self._wanted is None or not traits.lazy else set(self._wanted(node_id, node))
         found: dict[tuple[str, str, str], None] = {}
         for name, source, slot in links(node):
+            self._spend()
             if name in traits.aside or (followed is not None and name in traits.lazy and name not in followed):
                 continue
             carried = self._carried.get(source, ())
             if 0 <= slot < len(carried):
                 link = self._outputs[source][slot]
+                self._spend(len(carried[slot]))
                 for kind, key in carried[slot]:
                     found[(kind if link in WILDCARDS else link, kind, key)] = None
         return list(found)

@@ -10,9 +10,11 @@ Answer: {"outputs", "cached", "stages": [[node, picked first in the prediction m
 "done": nodes in the order in which they completed, "predicted", "predicted_lazy": from the prompt alone, "error"}
 
 A request {"prompt", "outputs", "models": models folder, "hosted": {"device_limit_bytes": bytes or null, "reorder": true or false,
-"other_pick": true if ComfyUI's choice of a node is to be a function with other parameters} or null} runs the prompt anew, with the pack's
-host around the executor unless "hosted" is null. Answer: {"done", "announced": the order that the host foretold when the prompt began,
-"results": digests by node of what the nodes made, "unfit": names of the seams that do not fit, "error", "failures": of the host}
+"other_pick": true if ComfyUI's choice of a node is to be a function with other parameters, "operations": what predicting may take, null
+for the usual} or null} runs the prompt anew, with the pack's host around the executor unless "hosted" is null. Answer: {"done",
+"announced": the order that the host foretold when the prompt began, "asks": nodes that were to ask for lazy inputs, "plans": how often an
+order was foretold, "traces": heads of the host's traces, "results": digests by node of what the nodes made, "unfit": names of the seams
+that do not fit, "error", "failures": of the host}
 """
 
 from __future__ import annotations
@@ -192,19 +194,25 @@ class Driver:
         from comfy_execution.graph import ExecutionList
 
         from residency.comfyui.host import ComfyHost
-        from residency.events import PromptStarted
+        from residency.comfyui.live import DEFAULT_BUDGET, Budget
+        from residency.events import PromptStarted, Replanned
 
         for folder in Path(request["models"]).iterdir():
             folder_paths.add_model_folder_path(folder.name, str(folder))
         self.recorder.reset()
         self.count += 1
         announced: list[list[str]] = []
-        wish, host = request["hosted"], ComfyHost()
+        wish, plans, asks = request["hosted"], 0, []
+        allowed = None if wish is None else wish["operations"]
+        host = ComfyHost(budget=DEFAULT_BUDGET if allowed is None else Budget(allowed, 0))
         post = host.runtime.post
 
         def listen(event: Any) -> Any:
+            nonlocal plans
             if isinstance(event, PromptStarted):
-                announced.append([visit.node_id for visit in event.timeline.visits])
+                announced.append([visit.node_id for visit in event.timeline.visits if visit.asks is None])
+                asks.extend(visit.node_id for visit in event.timeline.visits if visit.asks is not None)
+            plans += isinstance(event, PromptStarted | Replanned)
             return post(event)
 
         pick = ExecutionList.ux_friendly_pick_node
@@ -226,6 +234,9 @@ class Driver:
         return {
             "done": self.recorder.done,
             "announced": announced,
+            "asks": asks,
+            "plans": plans,
+            "traces": [trace.head() for trace in host.runtime.traces],
             "results": self.recorder.results,
             "unfit": [fit.name for fit in host.fits if not fit.fits],
             "error": failures[0]["exception_message"] if failures else None,

@@ -104,9 +104,7 @@ def test_a_lazy_mix_asks_for_one_image_only(real: RealOrder) -> None:
     assert answer["predicted_lazy"] == ["3", "1", "2", "4", "5"]  # both: a wrong guess reads too much, a missing one stalls
 
 
-@pytest.mark.parametrize("rounds", [1, 3])
-def test_a_loop_that_expands_itself_is_followed_round_by_round(real: RealOrder, rounds: int) -> None:
-    needs(real, "TestForLoopOpen", "TestForLoopClose", "TestVariadicAverage")
+def loop(rounds: int) -> tuple[Prompt, list[str]]:
     prompt: Prompt = {
         "1": image(1),
         "2": image(2),
@@ -115,7 +113,14 @@ def test_a_loop_that_expands_itself_is_followed_round_by_round(real: RealOrder, 
         "5": {"class_type": "TestForLoopClose", "inputs": {"flow_control": ["3", 0], "initial_value1": ["4", 0]}},
         "6": show("5"),
     }
-    answer = real.ask(prompt, ["6"])
+    return prompt, ["6"]
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_loop_that_expands_itself_is_followed_round_by_round(real: RealOrder, rounds: int) -> None:
+    needs(real, "TestForLoopOpen", "TestForLoopClose", "TestVariadicAverage")
+    prompt, outputs = loop(rounds)
+    answer = real.ask(prompt, outputs)
     assert_followed(answer)
     assert len(answer["done"]) > len(prompt)
     assert answer["done"][-1] == "6"
@@ -183,8 +188,10 @@ def two_chains() -> tuple[Prompt, list[str]]:
     return prompt, ["show 1", "show 2"]
 
 
-def hosted(device_limit_bytes: int | None, *, reorder: bool = True, other_pick: bool = False) -> dict[str, Any]:
-    return {"device_limit_bytes": device_limit_bytes, "reorder": reorder, "other_pick": other_pick}
+def hosted(
+    device_limit_bytes: int | None, *, reorder: bool = True, other_pick: bool = False, operations: int | None = None
+) -> dict[str, Any]:
+    return {"device_limit_bytes": device_limit_bytes, "reorder": reorder, "other_pick": other_pick, "operations": operations}
 
 
 def sampled(answer: dict[str, Any]) -> list[str]:
@@ -227,3 +234,64 @@ def test_a_comfyui_that_chooses_in_another_way_keeps_its_order_and_is_foretold_s
     assert answer["unfit"] == ["node choice"]
     assert sampled(answer) == ["A1", "B1", "A2", "B2"]
     assert answer["announced"] == [answer["done"]]
+
+
+def switches(count: int) -> tuple[Prompt, list[str]]:
+    """Independent switches with two images each, all of them shown."""
+    prompt: Prompt = {"b": {"class_type": "PrimitiveBoolean", "inputs": {"value": True}}}
+    for i in range(count):
+        prompt |= {f"t{i}": image(i), f"f{i}": image(1000 + i), f"o{i}": show(f"s{i}")}
+        inputs = {"switch": ["b", 0], "on_true": [f"t{i}", 0], "on_false": [f"f{i}", 0]}
+        prompt[f"s{i}"] = {"class_type": "ComfySwitchNode", "inputs": inputs}
+    return prompt, [f"o{i}" for i in range(count)]
+
+
+def test_sixty_switches_are_planned_once_and_make_what_they_make_without_the_pack(real: RealOrder, models: Path) -> None:
+    """Twenty independent switches took 20 s: each that asked for its input multiplied the work of the next prediction."""
+    prompt, outputs = switches(60)
+    plain = real.ask_hosted(prompt, outputs, models, None)
+    answer = real.ask_hosted(prompt, outputs, models, hosted(None))
+    assert answer["error"] is None and answer["failures"] == 0
+    assert answer["done"] == plain["done"] == answer["announced"][0]
+    assert answer["results"] == plain["results"]
+    assert answer["plans"] == 1 and sorted(answer["asks"]) == sorted(f"s{i}" for i in range(60))
+    (trace,) = answer["traces"]
+    assert trace["outcome"] == "success" and trace["summary"]["replans"] == 0
+    assert 0 < trace["summary"]["own_s"] < trace["duration_s"]
+
+
+def test_a_prediction_that_takes_more_than_it_may_leaves_the_prompt_to_comfyui_and_says_so(real: RealOrder, models: Path) -> None:
+    prompt, outputs = switches(10)
+    plain = real.ask_hosted(prompt, outputs, models, None)
+    for operations in (0, 400):  # none for the first look at the graph, or for its order
+        answer = real.ask_hosted(prompt, outputs, models, hosted(None, operations=operations))
+        assert answer["error"] is None and answer["failures"] == 0
+        assert (answer["done"], answer["results"]) == (plain["done"], plain["results"])
+        (trace,) = answer["traces"]
+        assert trace["outcome"] == "stood aside"
+        assert "operations, more than it may" in trace["outcome_reason"]
+
+
+def test_what_has_to_be_predicted_again_and_again_ends_the_prompts_trace_and_not_the_prompt(real: RealOrder, models: Path) -> None:
+    """A loop that expands itself is predicted anew each round: with an allowance for a few of them the rest of it is ComfyUI's alone."""
+    needs(real, "TestForLoopOpen", "TestForLoopClose", "TestVariadicAverage")
+    prompt, outputs = loop(20)
+    plain = real.ask_hosted(prompt, outputs, models, None)
+    whole = real.ask_hosted(prompt, outputs, models, hosted(None))
+    answer = real.ask_hosted(prompt, outputs, models, hosted(None, operations=2000))
+    assert whole["traces"][0]["outcome"] == "success" and answer["traces"][0]["outcome"] == "stood aside"
+    assert 0 < answer["traces"][0]["summary"]["nodes"] < whole["traces"][0]["summary"]["nodes"]
+    assert len(answer["done"]) == len(whole["done"]) == len(plain["done"])
+    assert answer["error"] is None and answer["failures"] == 0
+
+
+def test_a_node_that_asks_for_nothing_though_it_was_expected_to_is_planned_around(real: RealOrder, models: Path) -> None:
+    """A mix by a mask of zeros asks for one image of two: what was foretold of it is corrected at the next node."""
+    needs(real, "TestLazyMixImages", "StubMask")
+    mask = {"class_type": "StubMask", "inputs": {"value": 0.0, "height": 8, "width": 8, "batch_size": 1}}
+    mix = {"class_type": "TestLazyMixImages", "inputs": {"image1": ["1", 0], "image2": ["2", 0], "mask": ["3", 0]}}
+    prompt = {"1": image(1), "2": image(2), "3": mask, "4": mix, "5": show("4")}
+    answer = real.ask_hosted(prompt, ["5"], models, hosted(None))
+    assert answer["done"] == ["3", "1", "4", "5"] and answer["failures"] == 0
+    assert answer["announced"] == [["3", "1", "2", "4", "5"]]
+    assert answer["plans"] == 2 and answer["traces"][0]["summary"]["nodes"] == 5  # the mix starts twice
