@@ -1,19 +1,19 @@
 """Seconds of the same work done in two ways, in pairs: what differs, and what cannot be told from chance. Pure functions.
 
-The rule: a difference is told where the confidence interval of the paired differences excludes zero. The interval is the one of Wilcoxon's
-signed-rank test (Hollander, Wolfe, Chicken: Nonparametric Statistical Methods, chapter 3). It is exact for differences that are symmetric
-around their centre, as those of equal runs in turn are, whatever the noise: one slow run makes no difference of nothing.
+The rule: a difference is told where the confidence interval of the paired differences excludes zero. The interval is the one of the sign
+test: its ends are the differences at the same place from either end, and its confidence follows from counting coin tosses, exact for any
+noise of independent pairs. Of ten pairs one may point the other way, however far: something else ran on the machine just then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import combinations_with_replacement
+from math import comb
 from statistics import median, quantiles
 
-LEVEL = 0.01  # the chance that noise alone is told as a difference
+LEVEL = 0.05  # noise alone is told as a difference at most that often; 0.02 with ten pairs, the nearest that they allow
 
 
 class Verdict(Enum):
@@ -39,18 +39,20 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Both sides, and by how many seconds the second took less (negative: more), with the interval that holds the truth at 1 - `level`.
+    """Both sides, and by how many seconds the second took less in the median of the pairs (negative: more).
 
-    The interval is None where too few pairs were run, everything is None where none was. `decimals` is how many a reader is shown: no
-    verdict rests on more than that.
+    `interval_s` holds the true median at this `confidence`; None where too few pairs were run. In `quicker` and `slower` pairs the second
+    was so. `decimals` is how many a reader is shown: no verdict rests on more than that.
     """
 
     verdict: Verdict
-    level: float
     first: Spread | None = None
     second: Spread | None = None
-    saved_s: float | None = None
+    saved_s: float = 0.0
+    quicker: int = 0
+    slower: int = 0
     interval_s: tuple[float, float] | None = None
+    confidence: float = 0.0
 
     @property
     def decimals(self) -> int:
@@ -72,31 +74,31 @@ def spread(seconds: Sequence[float]) -> Spread | None:
     return Spread(len(seconds), median(seconds), low_s, high_s, min(seconds), max(seconds))
 
 
-def compare(first_s: Sequence[float], second_s: Sequence[float], level: float = LEVEL) -> Comparison:
+def compare(first_s: Sequence[float], second_s: Sequence[float]) -> Comparison:
     """The runs at the same place are a pair. ValueError when a run has no partner."""
-    saved = [first - second for first, second in zip(first_s, second_s, strict=True)]
+    saved = sorted(first - second for first, second in zip(first_s, second_s, strict=True))
     if not saved:
-        return Comparison(Verdict.TOO_FEW, level)
-    means = sorted((one + other) / 2 for one, other in combinations_with_replacement(saved, 2))
-    left_out = _left_out(len(saved), level)
-    sides = spread(first_s), spread(second_s)
-    if left_out == 0:
-        return Comparison(Verdict.TOO_FEW, level, *sides, median(means))
-    told = Comparison(Verdict.NONE, level, *sides, median(means), (means[left_out - 1], means[-left_out]))
-    return Comparison(_verdict(told), level, *sides, told.saved_s, told.interval_s)
+        return Comparison(Verdict.TOO_FEW)
+    quicker, slower = sum(one > 0 for one in saved), sum(one < 0 for one in saved)
+    counted = Comparison(Verdict.TOO_FEW, spread(first_s), spread(second_s), median(saved), quicker, slower)
+    outside, chance = _outside(len(saved))
+    if outside == 0:
+        return counted
+    told = replace(counted, interval_s=(saved[outside - 1], saved[-outside]), confidence=1 - chance)
+    return replace(told, verdict=_verdict(told))
 
 
-def least_pairs(level: float = LEVEL) -> int:
+def least_pairs() -> int:
     """With fewer, even differences that all point the same way are chance too often."""
     pairs = 1
-    while _left_out(pairs, level) == 0:
+    while _outside(pairs)[0] == 0:
         pairs += 1
     return pairs
 
 
 def sentence(compared: Comparison, first: str = "without", second: str = "with the pack") -> str:
     """What a reader may take from it, with the numbers that it rests on."""
-    if compared.first is None or compared.second is None or compared.saved_s is None:
+    if compared.first is None or compared.second is None:
         return "Nothing was measured."
 
     def shown(value_s: float) -> str:
@@ -108,9 +110,8 @@ def sentence(compared: Comparison, first: str = "without", second: str = "with t
     pairs = f"{compared.first.runs} pair{'s' if compared.first.runs > 1 else ''}"
     medians = f"{shown(compared.second.median_s)} {second}, {shown(compared.first.median_s)} {first}"
     if compared.interval_s is None:
-        needed = least_pairs(compared.level)
-        return f"{medians} (medians of {pairs}): too few to tell a difference from chance ({needed} are needed)."
-    sure = f"{100 - 100 * compared.level:g} % confidence"
+        return f"{medians} (medians of {pairs}): too few to tell a difference from chance ({least_pairs()} are needed)."
+    sure = f"{100 * compared.confidence:.0f} % confidence"
     low_s, high_s = compared.interval_s
     if compared.verdict is Verdict.NONE:
         least_s = min(compared.first.least_s, compared.second.least_s)
@@ -124,7 +125,8 @@ def sentence(compared: Comparison, first: str = "without", second: str = "with t
     percent = f" ({share:.0f} %)" if share >= 9.5 else f" ({share:.1f} %)" if share >= 0.05 else ""
     ends = sorted((abs(low_s), abs(high_s)))
     word = compared.verdict.value
-    about = f"medians of {pairs}; {sure}: {shown(ends[0])} to {shown(ends[1])} {word}"
+    agree = compared.quicker if compared.verdict is Verdict.LESS else compared.slower
+    about = f"medians of {pairs}, {agree} of them so; {sure}: {shown(ends[0])} to {shown(ends[1])} {word}"
     return f"{shown(abs(compared.saved_s))} {word}{percent}: {medians} ({about})."
 
 
@@ -137,21 +139,15 @@ def _verdict(told: Comparison) -> Verdict:
     return Verdict.LESS if first_s > second_s else Verdict.MORE
 
 
-def _left_out(pairs: int, level: float) -> int:
-    """The place, from either end, of the interval's bound among the sorted means of two differences; 0 where no interval is sure enough.
+def _outside(pairs: int) -> tuple[int, float]:
+    """How far inside the sorted differences the interval ends, counted from either end, and the chance that the truth lies outside.
 
-    Of the 2**n ways in which n ranks can be positive, those with the smallest sums may make up half the level.
+    (0, 1.0) where even the whole range is not sure enough. The truth lies below the k-th where fewer than k of as many coins show heads.
     """
-    ways = [1]
-    for rank in range(1, pairs + 1):
-        longer = ways + [0] * rank
-        for total, count in enumerate(ways):
-            longer[total + rank] += count
-        ways = longer
-    allowed, place, taken = level / 2 * 2**pairs, 0, 0
-    for count in ways:
-        taken += count
-        if taken > allowed:
+    places, chance, tail = 0, 1.0, 0.0
+    while places < pairs:
+        tail += 2 * comb(pairs, places) / 2**pairs
+        if tail > LEVEL:
             break
-        place += 1
-    return place
+        places, chance = places + 1, tail
+    return places, chance

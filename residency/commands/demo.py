@@ -76,7 +76,8 @@ def command(options: argparse.Namespace) -> int:
         lines += textwrap.wrap(line, width) or [""]
     print("\n".join(["", *lines, *(f"{name:<8} {path}" for name, path in paths.items())]))
     if comfyui is None and not options.local:
-        print("\n" + HOW_TO_GET_ONE)
+        why, _, commands = HOW_TO_GET_ONE.partition("\n\n")
+        print("\n".join(["", textwrap.fill(why, width), "", commands]))
     return 0 if identical(measured) else 1
 
 

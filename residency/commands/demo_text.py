@@ -9,7 +9,7 @@ from statistics import median
 
 from ..component import Mode
 from ..demo_runs import MODES, SCENARIOS, Measured, identical, name, of
-from ..paired import LEVEL, Comparison, Verdict, compare, sentence
+from ..paired import Comparison, Verdict, compare, sentence
 from ..words import size
 from .tables import table
 from .units import written
@@ -60,11 +60,8 @@ def told(setting: Setting, measured: Sequence[Measured], width: int = WIDTH) -> 
 
 _WARM = "Everything is in RAM already, so there is nothing to gain here; this shows what the pack costs."
 _RESTLESS = "Runs of the same kind differ much: other programs are at work here. On a quiet machine smaller differences can be measured."
-RESTLESS_SHARE = 0.2  # of the median, the middle half of warm runs: 0.02 on a quiet machine with two cores
-RULE = (
-    f"A difference is told only where the {100 - 100 * LEVEL:g} % confidence interval of the paired differences (Wilcoxon's "
-    "signed-rank test, exact) excludes zero."
-)
+RESTLESS_SHARE = 0.2  # of the median, the middle half of warm runs
+RULE = "A difference is told only where the confidence interval of the differences within the pairs (sign test, exact) excludes zero."
 
 
 def comparison(measured: Iterable[Measured], scenario: str) -> Comparison:
@@ -98,8 +95,8 @@ def _table(measured: Sequence[Measured]) -> list[str]:
                     scenario if mode is Mode.OFF else "",
                     f"pack {name(mode)}",
                     f"{side.median_s:.{compared.decimals}f} s",
-                    f"{side.low_s:.{compared.decimals}f} to {side.high_s:.{compared.decimals}f} s",
-                    f"{side.least_s:.{compared.decimals}f} to {side.most_s:.{compared.decimals}f} s",
+                    f"{side.low_s:.{compared.decimals}f}–{side.high_s:.{compared.decimals}f} s",
+                    f"{side.least_s:.{compared.decimals}f}–{side.most_s:.{compared.decimals}f} s",
                     _middle(run.read_bytes for run in runs),
                     _middle(int(run.trace["summary"]["prefetched_bytes"]) for run in runs),
                 )
