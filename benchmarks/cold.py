@@ -27,6 +27,8 @@ from residency.transfers import measure_read_rate  # noqa: E402
 from residency.workflow import read_workflow  # noqa: E402
 
 DRIVE_TRIES = 3
+STEPS = 3
+FREE_S = 1.5
 
 
 def say(what: str, done: int, total: int) -> None:
@@ -36,7 +38,7 @@ def say(what: str, done: int, total: int) -> None:
 def forget(server: Server) -> None:
     """Have the next prompt run its loaders again."""
     server.post("/free", {"unload_models": True, "free_memory": True})
-    time.sleep(demo.FREE_S + 0.5)
+    time.sleep(FREE_S)
 
 
 def one(server: Server, prompt: dict[str, Any], mode: str, files: list[Path], *, cold: bool) -> Run:
@@ -86,12 +88,12 @@ def main() -> int:
     traces = []
     arguments = ["--cache-classic", *(["--cpu"] if demo.needs_cpu(comfyui) else [])]
     with serve(comfyui, models, arguments) as server:
-        one(server, demo.prompt_of(workflow, 99), "off", files, cold=False)  # the first prompt of a process pays for what it imports
+        one(server, demo.prompt_of(workflow, 99, STEPS), "off", files, cold=False)  # the first prompt of a process pays for what it imports
         for repeat in range(options.repeats):
             for kind in ("cached", "off", "auto") if repeat % 2 == 0 else ("auto", "off", "cached"):
                 say(f"{repeat + 1}, {kind}", 0, 0)
                 mode = "auto" if kind == "auto" else "off"
-                runs[kind].append(one(server, demo.prompt_of(workflow, repeat), mode, files, cold=kind != "cached"))
+                runs[kind].append(one(server, demo.prompt_of(workflow, repeat, STEPS), mode, files, cold=kind != "cached"))
                 if kind == "auto":
                     traces.append(server.get_json(f"/residency/trace?prompt_id={runs[kind][-1].prompt_id}"))
     warm = min(runs["cached"], key=lambda run: run.seconds)

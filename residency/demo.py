@@ -13,14 +13,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from . import picture
 from .component import Extent, Mode
+from .demo_runs import MODES, Measured, Progress, measure, name, typical
 from .launch import Server, ServerError, serve
 from .locate import PACK, ComfyUI
 from .predict import predict
@@ -29,34 +30,16 @@ from .transfers import pagecache
 from .workflow import read_workflow
 
 WORKFLOW = PACK / "example_workflows" / "two_experts.json"
+LOCAL_MIB = {"residency_expert_a": None, "residency_expert_b": None, "residency_clip_l": 200, "residency_tae": 16}  # None: as chosen
 SAMPLER_PASSES = 12  # of the local host's samplers: about as long as their file takes to read from a common SSD
-LOCAL_MIB = {"residency_expert_a": 300, "residency_expert_b": 300, "residency_clip_l": 200, "residency_tae": 16}
-STEPS, SIDE = 3, 128  # the random models draw noise: few steps of a small image keep a CPU's demo short
+STEPS, SIDE = 1, 128  # the random models draw noise: one step of a small image computes about as long as its model takes to read
 DROP_TIMEOUT_S = 10.0
-FREE_S = 1.0
+FREE_S = 0.5
 COLD_TRIES = 4
-MODES = (Mode.OFF, Mode.AUTO)
-
-Progress = Callable[[str, int, int], None]
-"""(what is being done, done, total): total 0 when nobody knows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One run. `cold_bytes` of the model files were not in the page cache before it; `read_bytes` is what the process had the drive
-    read, None where the system does not tell; `trace` has only nodes when the mode is off."""
-
-    scenario: str
-    mode: Mode
-    seconds: float
-    cold_bytes: int
-    read_bytes: int | None
-    result: str
-    trace: Mapping[str, Any]
 
 
 def cache_folder(environment: Mapping[str, str] | None = None, platform: str = sys.platform) -> Path:
-    """Where the demo keeps its models between runs (about 900 MiB). RESIDENCY_CACHE replaces it."""
+    """Where the demo keeps its models between runs (0.5 to 2.6 GiB). RESIDENCY_CACHE replaces it."""
     environment = os.environ if environment is None else environment
     if environment.get("RESIDENCY_CACHE"):
         return Path(environment["RESIDENCY_CACHE"])
@@ -77,14 +60,22 @@ def make_models(comfyui: ComfyUI, folder: Path, progress: Progress, expert_mib: 
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     said = []
     assert process.stdout is not None
-    for line in process.stdout:
-        words = line.split()
-        if len(words) == 4 and words[0] == "made":
-            progress(f"making {words[3]}", int(words[1]), int(words[2]))
-        else:
-            said.append(line)
-    if process.wait() != 0:
-        raise ServerError(f"{comfyui.python} could not make the models (status {process.returncode}):\n{''.join(said[-15:])}")
+    try:
+        for line in process.stdout:
+            words = line.split()
+            if len(words) == 4 and words[0] == "made":
+                progress(f"making {words[3]}", int(words[1]), int(words[2]))
+            else:
+                said.append(line)
+        status = process.wait()
+    finally:
+        if process.poll() is None:  # interrupted
+            process.kill()
+            process.wait()
+        for part in folder.rglob("*.part"):
+            part.unlink(missing_ok=True)
+    if status != 0:
+        raise ServerError(f"{comfyui.python} could not make the models (status {status}):\n{''.join(said[-15:])}")
 
 
 def needs_cpu(comfyui: ComfyUI) -> bool:
@@ -97,9 +88,9 @@ def needs_cpu(comfyui: ComfyUI) -> bool:
     return answer.stdout.strip() != "True"
 
 
-def on_comfyui(comfyui: ComfyUI, models: Path, progress: Progress, repeats: int = 2) -> list[Measured]:
-    """Cold and warm runs, off and on in turn, on a fresh server. Raises ServerError."""
-    files = sorted(models.rglob("residency_*.safetensors"))
+def on_comfyui(comfyui: ComfyUI, models: Path, progress: Progress, pairs: int) -> list[Measured]:
+    """Cold and warm pairs of runs on one fresh server. Raises ServerError."""
+    files = model_files(models)
     # --cache-classic: an earlier prompt's results are not kept, so that the same seed computes again in the other mode
     arguments = ["--cache-classic", *(["--cpu"] if needs_cpu(comfyui) else [])]
     workflow = read_workflow(WORKFLOW).prompt
@@ -109,29 +100,27 @@ def on_comfyui(comfyui: ComfyUI, models: Path, progress: Progress, repeats: int 
         if not status.get("installed", True):
             reasons = "; ".join(feature["reason"] for feature in status.get("features", ()) if not feature["on"])
             raise ServerError(f"the pack is off with ComfyUI {comfyui.version}: {reasons}")
-        progress("first run, not counted", 0, 0)
-        server.run(prompt_of(workflow, 99), {"residency": {"mode": "off"}})
-        measured: list[Measured] = []
-        for scenario, number, mode in _rounds(repeats):
-            progress(f"{scenario} {number + 1}, pack {_name(mode)}", len(measured), 4 * repeats)
-            seed = number + (1 if scenario == "cold" else 11)
+
+        def run_once(scenario: str, mode: Mode, seed: int) -> Measured:
             prompt = prompt_of(workflow, seed)
-            measured.append(_cold(server, mode, prompt, files) if scenario == "cold" else _measure(server, scenario, mode, prompt, files))
-        return measured
+            if scenario == "cold":
+                return _cold(server, mode, prompt, seed, files)
+            return _measure(server, scenario, mode, prompt, seed, files)
+
+        return measure(run_once, pairs, progress)
 
 
-def _rounds(repeats: int) -> Iterator[tuple[str, int, Mode]]:
-    """Cold: off and on in turn. Warm: the prompts one after the other, so that no two with the same seed follow each other."""
-    yield from (("cold", number, mode) for number in range(repeats) for mode in MODES)
-    yield from (("warm", number, mode) for mode in MODES for number in range(repeats))
+def model_files(folder: Path) -> list[Path]:
+    """The demo's models under a folder."""
+    return sorted(folder.rglob("residency_*.safetensors"))
 
 
-def prompt_of(workflow: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def prompt_of(workflow: Mapping[str, Any], seed: int, steps: int = STEPS) -> dict[str, Any]:
     """The demo's prompt with its own seed and text, small enough for a CPU."""
     prompt = deepcopy(dict(workflow))
     for node in prompt.values():
         if node["class_type"] == "KSampler":
-            node["inputs"] |= {"seed": seed, "steps": STEPS}
+            node["inputs"] |= {"seed": seed, "steps": steps}
         if node["class_type"] == "EmptySD3LatentImage":
             node["inputs"] |= {"width": SIDE, "height": SIDE}
         if node["class_type"] == "CLIPTextEncode" and node["inputs"]["text"]:
@@ -139,8 +128,8 @@ def prompt_of(workflow: Mapping[str, Any], seed: int) -> dict[str, Any]:
     return prompt
 
 
-def _measure(server: Server, scenario: str, mode: Mode, prompt: Mapping[str, Any], files: Iterable[Path]) -> Measured:
-    cold = cold_bytes(files)
+def _measure(server: Server, scenario: str, mode: Mode, prompt: Mapping[str, Any], seed: int, files: list[Path]) -> Measured:
+    cold = not_cached_bytes(files)
     before = _read_bytes(server.process.pid)
     run = server.run(prompt, {"residency": {"mode": mode.value}})
     after = _read_bytes(server.process.pid)
@@ -149,28 +138,31 @@ def _measure(server: Server, scenario: str, mode: Mode, prompt: Mapping[str, Any
         trace = _seen_trace(run.prompt_id, run.seconds, run.nodes, prompt)
     else:
         trace = server.get_json(f"/residency/trace?prompt_id={run.prompt_id}")
-    return Measured(scenario, mode, run.seconds, cold, read, pixels(run.images), trace)
+    return Measured(scenario, mode, run.seconds, cold, read, pixels(run.images), trace, seed)
 
 
-def _cold(server: Server, mode: Mode, prompt: Mapping[str, Any], files: list[Path]) -> Measured:
+def _cold(server: Server, mode: Mode, prompt: Mapping[str, Any], seed: int, files: list[Path]) -> Measured:
     """One cold run. ComfyUI honours /free between prompts and does not say when: a prompt that was quicker finds its results kept, and
     is run again."""
     for _ in range(COLD_TRIES):
         _make_cold(server, files)
-        measured = _measure(server, "cold", mode, prompt, files)
+        measured = _measure(server, "cold", mode, prompt, seed, files)
         if len(measured.trace["nodes"]) >= len(prompt):
             return measured
     raise ServerError(f"ComfyUI kept its results through /free {COLD_TRIES} times: no cold run to measure\n{server.tail()}")
 
 
 def _make_cold(server: Server, files: list[Path]) -> None:
-    """Have ComfyUI forget its models, then the system their pages. Mapped pages stay: wait until ComfyUI has let go."""
+    """Have ComfyUI forget its models, then the system their pages. Mapped pages stay: wait until ComfyUI has let go.
+
+    Where they stay all the same, the run's `cold_bytes` say so.
+    """
     server.post("/free", {"unload_models": True, "free_memory": True})
     time.sleep(FREE_S)
     deadline_s = time.monotonic() + DROP_TIMEOUT_S
     while time.monotonic() < deadline_s:
         drop(files)
-        if sum(path.stat().st_size for path in files) - cold_bytes(files) < 16 << 20:
+        if not_cached_bytes(files) in (None, total_bytes(files)):
             return
         time.sleep(0.2)
 
@@ -184,14 +176,25 @@ def drop(files: Iterable[Path]) -> None:
         pagecache.drop(Extent(str(path), 0, path.stat().st_size))
 
 
-def cold_bytes(files: Iterable[Path]) -> int:
-    """Bytes of the files that are not in the page cache; 0 where the system does not tell."""
-    missing = 0
+def not_cached_bytes(files: Iterable[Path]) -> int | None:
+    """Bytes of the files that are not in the page cache; None where the system does not tell."""
+    missing_bytes = 0
     for path in files:
         size_bytes = path.stat().st_size
-        cached = pagecache.cached_bytes(Extent(str(path), 0, size_bytes))
-        missing += 0 if cached is None else size_bytes - cached
-    return missing
+        cached_bytes = pagecache.cached_bytes(Extent(str(path), 0, size_bytes))
+        if cached_bytes is None:
+            return None
+        missing_bytes += size_bytes - cached_bytes
+    return missing_bytes
+
+
+def cold_bytes(files: Iterable[Path]) -> int:
+    """The same, 0 where the system does not tell."""
+    return not_cached_bytes(files) or 0
+
+
+def total_bytes(files: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
 
 
 def _read_bytes(pid: int) -> int | None:
@@ -230,37 +233,36 @@ def _seen_trace(prompt_id: str, seconds: float, nodes: Iterable[tuple[str, float
 # --- on plain PyTorch ---
 
 
-def on_local_host(folder: Path, progress: Progress, repeats: int = 2, mib: Mapping[str, int] | None = None) -> list[Measured]:
-    """The same workflow's timeline with stacks of linear layers in place of the models, reading on demand and planned."""
-    from .local.host import LocalHost
+def make_local_models(folder: Path, expert_mib: int, progress: Progress) -> None:
+    """The files that on_local_host reads; quick when they are there. Raises OSError."""
     from .local.models import make_weights
 
-    workflow = read_workflow(WORKFLOW)
-    files = []
-    for seed, (name, size_mib) in enumerate((mib or LOCAL_MIB).items()):
-        path = folder / "local" / f"{name}.safetensors"
+    for seed, (stem, size_mib) in enumerate(LOCAL_MIB.items()):
+        path = folder / "local" / f"{stem}.safetensors"
         if not path.exists():
             label = f"making {path.name}"
-            make_weights(path, size_mib << 20, seed, lambda done, total, label=label: progress(label, done, total))  # type: ignore[misc]
-        files.append(path)
-    predicted = predict(workflow, folder, UseKind.LOAD)
+            make_weights(path, (size_mib or expert_mib) << 20, seed, lambda done, total, label=label: progress(label, done, total))  # type: ignore[misc]
 
+
+def on_local_host(models: Path, progress: Progress, pairs: int) -> list[Measured]:
+    """The same workflow's timeline with stacks of linear layers in place of the models, reading on demand and planned."""
+    from .local.host import LocalHost
+
+    files = model_files(models)
+    predicted = predict(read_workflow(WORKFLOW), models, UseKind.LOAD)
     host = LocalHost()
+
+    def run_once(scenario: str, mode: Mode, seed: int) -> Measured:
+        if scenario == "cold":
+            drop(files)
+        cold, before = not_cached_bytes(files), _read_bytes(os.getpid())
+        run = host.run(predicted.timeline, predicted.components, mode, _passes)
+        after = _read_bytes(os.getpid())
+        read = None if before is None or after is None else after - before
+        return Measured(scenario, mode, run.trace["duration_s"], cold, read, run.digest, run.trace, seed)
+
     try:
-        progress("first run, not counted", 0, 0)
-        host.run(predicted.timeline, predicted.components, Mode.OFF, _passes)
-        measured: list[Measured] = []
-        for scenario, number, mode in _rounds(repeats):
-            progress(f"{scenario} {number + 1}, {'planned' if mode is Mode.AUTO else 'on demand'}", len(measured), 4 * repeats)
-            if scenario == "cold":
-                drop(files)
-            cold = cold_bytes(files)
-            before = _read_bytes(os.getpid())
-            run = host.run(predicted.timeline, predicted.components, mode, _passes)
-            after = _read_bytes(os.getpid())
-            read = None if before is None or after is None else after - before
-            measured.append(Measured(scenario, mode, run.trace["duration_s"], cold, read, run.digest, run.trace))
-        return measured
+        return measure(run_once, pairs, progress)
     finally:
         host.close()
 
@@ -272,29 +274,12 @@ def _passes(visit: Visit) -> int:
 # --- what is left behind ---
 
 
-def _name(mode: Mode) -> str:
-    return "off" if mode is Mode.OFF else "on"
-
-
-def best(measured: Iterable[Measured], scenario: str, mode: Mode) -> Measured | None:
-    """The quickest run of a kind; None when there is none."""
-    return min((run for run in measured if run.scenario == scenario and run.mode is mode), key=lambda run: run.seconds, default=None)
-
-
-def identical(measured: Iterable[Measured]) -> bool:
-    """Whether every pair of runs of the same prompt gave the same result, with the pack off and on."""
-    results: dict[tuple[str, Mode], list[str]] = {}
-    for run in measured:
-        results.setdefault((run.scenario, run.mode), []).append(run.result)
-    return all(results.get((scenario, Mode.OFF)) == results.get((scenario, Mode.AUTO)) for scenario in ("cold", "warm"))
-
-
 def write(measured: list[Measured], folder: Path) -> dict[str, Path]:
-    """Write trace.json (the quickest cold run with the pack on), timeline.png and timeline.html; returns their paths by name."""
+    """Write trace.json (the cold run of the median with the pack on), timeline.png and timeline.html; returns their paths by name."""
     folder.mkdir(parents=True, exist_ok=True)
-    runs = [run for mode in MODES if (run := best(measured, "cold", mode)) is not None]
+    runs = [run for mode in MODES if (run := typical(measured, "cold", mode)) is not None]
     runs = _coloured_alike(runs)
-    traces = [(f"cold, pack {_name(run.mode)}", run.trace) for run in runs]
+    traces = [(f"cold, pack {name(run.mode)}", run.trace) for run in runs]
     paths = {"trace": folder / "trace.json", "picture": folder / "timeline.png", "page": folder / "timeline.html"}
     paths["trace"].write_text(json.dumps(runs[-1].trace, indent=1), encoding="utf-8")
     paths["picture"].write_bytes(picture.png(traces))
@@ -314,5 +299,5 @@ def _coloured_alike(runs: list[Measured]) -> list[Measured]:
         if not trace["components"]:
             trace["components"] = told["components"]
             trace["nodes"] = [{**node, **uses.get(node["node_id"], {})} for node in trace["nodes"]]
-        alike.append(Measured(run.scenario, run.mode, run.seconds, run.cold_bytes, run.read_bytes, run.result, trace))
+        alike.append(replace(run, trace=trace))
     return alike

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 from residency import demo, doctor, launch
 from residency.cli import main
-from residency.component import Mode
 from residency.locate import PACK, ComfyUI
 
 WORKFLOW = str(PACK / "example_workflows" / "two_experts.json")
@@ -116,10 +115,16 @@ def test_the_demo_without_comfyui_runs_the_same_timeline_on_plain_pytorch(
     monkeypatch.setenv("RESIDENCY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(demo, "LOCAL_MIB", dict.fromkeys(demo.LOCAL_MIB, 8))
     monkeypatch.setattr(demo, "SAMPLER_PASSES", 1)
+    monkeypatch.setattr(demo, "FREE_S", 0.0)
+    monkeypatch.setattr("residency.sizing._PROBE_BYTES", 16 << 20)
     assert main(["demo", "--repeats", "1", "--output-directory", str(tmp_path / "shown")]) == 0
     said = capsys.readouterr().out
     assert "results with the pack on and off: identical" in said
+    assert " ".join(said.split()).count("(medians of 2 pairs): too few to tell a difference from chance (6 are needed).") == 2
+    assert "simulated and not run" in said
     assert "comfy install" in said
+    assert max(len(line) for line in said.splitlines() if str(tmp_path) not in line) <= 100
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".safetensors"]
     trace = json.loads((tmp_path / "shown" / "trace.json").read_text())
     assert trace["version"] == 1
     assert trace["mode"] != "off"
@@ -128,12 +133,23 @@ def test_the_demo_without_comfyui_runs_the_same_timeline_on_plain_pytorch(
     assert "<svg" in (tmp_path / "shown" / "timeline.html").read_text()
 
 
-def test_different_results_are_told_apart() -> None:
-    def run(mode: Mode, result: str) -> demo.Measured:
-        return demo.Measured("cold", mode, 1.0, 0, None, result, {})
+@pytest.mark.parametrize("repeats", ["0", "-1", "many", "1.5"])
+def test_a_number_of_repeats_that_is_none_is_one_line_and_status_2(repeats: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", f"--repeats={repeats}"])
+    assert ended.value.code == 2
+    assert f"'{repeats}' is no number above 0" in capsys.readouterr().err
 
-    assert demo.identical([run(Mode.OFF, "a"), run(Mode.AUTO, "a")])
-    assert not demo.identical([run(Mode.OFF, "a"), run(Mode.AUTO, "b")])
+
+def test_a_cache_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RESIDENCY_CACHE", str(tmp_path / "file"))
+    assert main(["demo", "--repeats", "1"]) == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / "file") in said
+    assert said.count("\n") == 1
 
 
 def test_models_that_cannot_be_made_say_what_python_said(tmp_path: Path) -> None:

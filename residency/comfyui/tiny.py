@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 EXPERT_MIB = 300
+RECIPE = 1  # another number whenever the same size makes other files
 
 Weights = dict[str, Any]
 
@@ -60,8 +61,11 @@ def make(comfyui: str, folder: str, expert_mib: int = EXPERT_MIB, say: Callable[
         say(f"made {done_bytes} {total_bytes} {path.name}")
         torch.manual_seed(seed)
         part = path.with_suffix(".part")
-        save_file(dict(recipe(size_mib)), part)
-        os.replace(part, path)
+        try:
+            save_file(dict(recipe(size_mib)), part)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
         done_bytes += size_mib << 20
     say(f"made {total_bytes} {total_bytes} all")
 

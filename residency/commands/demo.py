@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import shutil
 import sys
+import textwrap
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..component import Mode
 from ..locate import HOW_TO_GET_ONE, ComfyUI, find_comfyui
 from ..words import size
+from . import card, demo_text
 from .units import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..demo import Measured, Progress
+    from ..demo_runs import Progress
 
+PAIRS = 10
 _NEEDS = {"rich": "rich", "PIL": "pillow", "psutil": "psutil", "matplotlib": "matplotlib", "websocket": "websocket-client"}
 _LOCAL_NEEDS = {"torch": "torch", "safetensors": "safetensors"}
 
@@ -28,7 +31,9 @@ def register(commands: Any) -> None:
     parser = commands.add_parser("demo", help="run the example workflow with the pack off and on and show both side by side")
     where = "for the trace and the pictures (%(default)s)"
     parser.add_argument("--output-directory", type=Path, metavar="DIR", default=Path("out/demo"), help=where)
-    parser.add_argument("--repeats", type=int, default=2, metavar="N", help="runs of each kind (%(default)s)")
+    pairs = "pairs of runs, off and on, of each kind, rounded up to an even number (%(default)s)"
+    parser.add_argument("--repeats", type=_positive, default=PAIRS, metavar="N", help=pairs)
+    parser.add_argument("--expert-mib", type=_positive, metavar="MIB", help="size of each expert (default: by the drive and the RAM)")
     parser.add_argument("--local", action="store_true", help="use the plain PyTorch host even where there is a ComfyUI")
     parser.set_defaults(run=command)
 
@@ -40,66 +45,84 @@ def command(options: argparse.Namespace) -> int:
     if absent:
         raise UsageError(f"the demo needs {', '.join(absent)}: run `make demo`, or pip install '.[demo]'")
     from .. import demo
+    from ..demo_runs import identical
     from ..launch import ServerError
+    from ..sizing import files_bytes
 
     if not demo.WORKFLOW.is_file():
         raise UsageError(f"{demo.WORKFLOW} is missing: run the demo from a checkout of the repository")
+    width = min(demo_text.WIDTH, shutil.get_terminal_size((demo_text.WIDTH, 24)).columns)
+    pairs = options.repeats + options.repeats % 2
     try:
+        models, expert_mib, drive_bytes_per_s = _choose(comfyui, options.expert_mib)
+        making_bytes = 0 if _complete(models) else files_bytes(expert_mib)
+        print(textwrap.fill(demo_text.beforehand(pairs, making_bytes, str(models)), width), flush=True)
         with _progress() as progress:
             if comfyui:
-                models = demo.cache_folder() / f"models-{demo_models_version()}"
-                demo.make_models(comfyui, models, progress)
-                measured = demo.on_comfyui(comfyui, models, progress, options.repeats)
+                demo.make_models(comfyui, models, progress, expert_mib)
+                measured = demo.on_comfyui(comfyui, models, progress, pairs)
             else:
-                measured = demo.on_local_host(demo.cache_folder(), progress, options.repeats)
-    except ServerError as error:
+                demo.make_local_models(models, expert_mib, progress)
+                measured = demo.on_local_host(models, progress, pairs)
+    except (ServerError, OSError) as error:
         print(f"residency: {error}", file=sys.stderr)
         return 1
     paths = demo.write(measured, options.output_directory)
-    _show(comfyui, measured, options.local)
-    print("\n".join(f"{name:<8} {path}" for name, path in paths.items()))
-    return 0 if demo.identical(measured) else 1
+    host = f"ComfyUI {comfyui.version} ({comfyui.found_by})" if comfyui else "plain PyTorch, without ComfyUI: read on demand, and planned"
+    file_bytes = demo.total_bytes(demo.model_files(models))
+    setting = demo_text.Setting(host, "images" if comfyui else "results", file_bytes, drive_bytes_per_s)
+    lines = demo_text.told(setting, measured, width)
+    for line in (demo_text.RULE, "", *card.lines(), ""):
+        lines += textwrap.wrap(line, width) or [""]
+    print("\n".join(["", *lines, *(f"{name:<8} {path}" for name, path in paths.items())]))
+    if comfyui is None and not options.local:
+        why, _, commands = HOW_TO_GET_ONE.partition("\n\n")
+        print("\n".join(["", textwrap.fill(why, width), "", commands]))
+    return 0 if identical(measured) else 1
 
 
-def demo_models_version() -> str:
-    """Names the folder of the demo's models, so that another recipe makes other files."""
-    from ..comfyui.tiny import EXPERT_MIB
+def _choose(comfyui: ComfyUI | None, asked_mib: int | None) -> tuple[Path, int, float]:
+    """The folder of the models, the size of an expert in MiB, and what the drive below that folder reads in bytes per second.
 
-    return f"1-{EXPERT_MIB}"
+    Raises UsageError where not even the smallest models have room, OSError where nothing can be written.
+    """
+    from .. import demo
+    from ..sizing import SIZES_MIB, choose_mib, files_bytes, measure_drive
+    from ..transfers import available_bytes
+
+    cache = demo.cache_folder()
+
+    def folder(expert_mib: int) -> Path:
+        return cache / f"{'models' if comfyui else 'local'}-{models_version()}-{expert_mib}"
+
+    drive_bytes_per_s = measure_drive(cache)
+    if asked_mib is not None:
+        return folder(asked_mib), asked_mib, drive_bytes_per_s
+    ram_bytes, disk_bytes = available_bytes(), shutil.disk_usage(cache).free
+    there = [mib for mib in SIZES_MIB if _complete(folder(mib))]
+    expert_mib = choose_mib(drive_bytes_per_s, ram_bytes, disk_bytes, there)
+    if expert_mib is None:
+        least = size(files_bytes(SIZES_MIB[0]))
+        have = f"{size(disk_bytes)} of the disk are free and {size(ram_bytes)} of RAM"
+        raise UsageError(f"the demo's models need {least} of disk in {cache} and twice that of RAM, but {have}; see RESIDENCY_CACHE")
+    return folder(expert_mib), expert_mib, drive_bytes_per_s
 
 
-def _show(comfyui: ComfyUI | None, measured: list[Measured], local: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def models_version() -> int:
+    """Names the folders of the demo's models, so that another recipe makes other files."""
+    from ..comfyui.tiny import RECIPE
 
-    from ..demo import best, identical
+    return RECIPE
 
-    console = Console()
-    where = f"ComfyUI {comfyui.version} ({comfyui.found_by})" if comfyui else "plain PyTorch host: on demand against planned"
-    table = Table(title=f"Two experts, {where}", title_justify="left")
-    for column in ("run", "pack", "seconds", "stall s", "read from disk", "read ahead", "not cached before"):
-        table.add_column(column, justify="left" if column in ("run", "pack") else "right")
-    for run in sorted(measured, key=lambda run: run.scenario):
-        told = run.mode is not Mode.OFF or comfyui is None
-        table.add_row(
-            run.scenario,
-            "off" if run.mode is Mode.OFF else "on",
-            f"{run.seconds:.2f}",
-            f"{run.trace['summary']['stall_s']:.2f}" if told else "not seen",
-            "not told" if run.read_bytes is None else size(run.read_bytes),
-            size(run.trace["summary"]["prefetched_bytes"]),
-            size(run.cold_bytes) if run.scenario == "cold" else "",
-        )
-    console.print(table)
-    for scenario in ("cold", "warm"):
-        off, on = best(measured, scenario, Mode.OFF), best(measured, scenario, Mode.AUTO)
-        if off and on:
-            ratio = f"{off.seconds / on.seconds:.2f}×, the quickest of each"
-            console.print(f"{scenario}: {off.seconds:.2f} s off, {on.seconds:.2f} s on ({ratio})")
-    what = "images" if comfyui else "results"
-    console.print(f"{what} with the pack on and off: {'identical' if identical(measured) else 'DIFFERENT: please report this'}")
-    if comfyui is None and not local:
-        console.print("\n" + HOW_TO_GET_ONE, markup=False, soft_wrap=True)
+
+def _complete(models: Path) -> bool:
+    return any(models.rglob("residency_tae.safetensors"))  # the last that is made
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number above 0")
+    return int(text)
 
 
 @contextmanager

@@ -43,8 +43,11 @@ def make_weights(path: Path, size_bytes: int, seed: int, progress: Callable[[int
             progress((index + 1) * LAYER_BYTES, layers * LAYER_BYTES)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    save_file(tensors, part)
-    os.replace(part, path)
+    try:
+        save_file(tensors, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> Stack:
