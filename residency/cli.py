@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from io import TextIOWrapper
 from typing import NoReturn
 
 from . import __version__, convert_command
@@ -36,11 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.register(commands)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names out of files may hold what no terminal can show
     options = parser.parse_args(list(_with_negatives(sys.argv[1:] if arguments is None else arguments)))
     try:
         status: int = options.run(options)
     except (LocateError, WorkflowError, UsageError) as error:
-        print(f"residency: {error}", file=sys.stderr)
+        print("residency:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("residency: interrupted", file=sys.stderr)

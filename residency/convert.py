@@ -14,7 +14,7 @@ from typing import Any
 from .core_nodes import core_nodes
 from .graph import is_link
 from .node_set import INPUTS, MODE_NODE, PASSING, PREFIX, REPORT_NODE, Family, Value, family, wrapped_id
-from .ui_graph import UiGraph
+from .ui_graph import UiGraph, graphs
 
 _KEPT = "residency"  # in a node's properties
 
@@ -29,7 +29,10 @@ class Converted:
 
 
 def to_residency(data: dict[str, Any], available: Collection[str]) -> Converted:
-    """Each core node that has a twin among the `available` class names becomes that twin, with the settings it had before or none."""
+    """Each core node that has a twin among the `available` class names becomes that twin, with the settings it had before or none.
+
+    Raises UiError for an editor's file whose parts have other shapes than the editor saves; so does `to_core`.
+    """
     data = copy.deepcopy(data)
     changed = 0
     for node, key in _nodes(data):
@@ -51,7 +54,7 @@ def to_core(data: dict[str, Any], available: Collection[str]) -> Converted:
     data = copy.deepcopy(data)
     notes: list[str] = []
     if isinstance(data.get("nodes"), list):
-        changed = sum(_graph_to_core(UiGraph(graph), available, notes) for graph in _graphs(data))
+        changed = sum(_graph_to_core(UiGraph(graph), available, notes) for graph in graphs(data))
     else:
         changed = _prompt_to_core(_prompt(data), available, notes)
     return Converted(data, changed, tuple(notes))
@@ -79,15 +82,10 @@ def _prompt(data: dict[str, Any]) -> dict[str, Any]:
     return inner if isinstance(inner, dict) and "class_type" not in inner else data
 
 
-def _graphs(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield data
-    yield from (data.get("definitions") or {}).get("subgraphs") or ()
-
-
 def _nodes(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """Each node with the key of its class name: "type" in the editor's files, "class_type" in prompts."""
     if isinstance(data.get("nodes"), list):
-        for graph in _graphs(data):
+        for graph in graphs(data):
             yield from ((node, "type") for node in graph["nodes"] if isinstance(node.get("type"), str))
     else:
         nodes = _prompt(data).values()
@@ -101,7 +99,8 @@ def _add_settings(node: dict[str, Any], kind: Family) -> None:
     properties = node.get("properties")
     kept: dict[str, Value] = {}
     if isinstance(properties, dict):
-        kept = properties.pop(_KEPT, None) or {}
+        before = properties.pop(_KEPT, None)
+        kept = before if isinstance(before, dict) else {}
         if properties.get("Node name for S&R") == node["type"].removeprefix(PREFIX):
             properties["Node name for S&R"] = node["type"]
     settings = {name: kept.get(name, rule.default) for name, rule in INPUTS[kind].items()}
@@ -211,6 +210,4 @@ def _prompt_to_core(prompt: dict[str, Any], available: Collection[str], notes: l
 
 def _reads(node: Any, sources: set[str]) -> bool:
     inputs = node.get("inputs") if isinstance(node, dict) else None
-    return isinstance(inputs, dict) and any(
-        isinstance(value, list) and len(value) == 2 and value[0] in sources for value in inputs.values()
-    )
+    return isinstance(inputs, dict) and any(is_link(value) and value[0] in sources for value in inputs.values())

@@ -13,7 +13,7 @@ One entry of the table, with what is empty or false left out:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,8 @@ from typing import Any
 
 from . import node_set
 from .graph import NodeTraits
+
+AFTER_SEED = frozenset({"fixed", "increment", "decrement", "randomize"})  # the editor's choice for the next seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,27 +32,33 @@ class CoreNode:
     widgets: tuple[Any, ...]
     folders: Mapping[str, str]
 
-    def named_values(self, values: Iterable[object]) -> dict[str, Any]:
+    def named_values(self, values: Sequence[object]) -> dict[str, Any]:
         """Widget name -> value, from the values that a workflow file saves for a node of this class; stops where they end."""
         found: dict[str, Any] = {}
-        _take(self.widgets, iter(values), "", found)
+        _take(self.widgets, values, 0, "", found)
         return found
 
     def count(self, values: Sequence[object]) -> int:
         """How many of the saved values are those of this class's widgets; what another class added comes behind them."""
-        rest = iter(values)
-        _take(self.widgets, rest, "", {})
-        return len(values) - len(list(rest))
+        return _take(self.widgets, values, 0, "", {})
 
 
-def _take(widgets: Iterable[Any], values: Iterator[object], prefix: str, found: dict[str, Any]) -> None:
-    for widget, value in zip(widgets, values, strict=False):
+def _take(widgets: Iterable[Any], values: Sequence[object], at: int, prefix: str, found: dict[str, Any]) -> int:
+    """The place behind the last value that was taken. Not every class saves the choice for the next seed where a combo brought it."""
+    for widget in widgets:
+        if at >= len(values):
+            return at
+        value = values[at]
+        if widget is None and prefix and not (isinstance(value, str) and value in AFTER_SEED):
+            continue
+        at += 1
         if isinstance(widget, list):
             name, choices = widget
             found[prefix + name] = value
-            _take(choices.get(value, ()) if isinstance(value, str) else (), values, f"{prefix}{name}.", found)
+            at = _take(choices.get(value, ()) if isinstance(value, str) else (), values, at, f"{prefix}{name}.", found)
         elif widget is not None:
             found[prefix + widget] = value
+    return at
 
 
 _LOADER_INPUTS = tuple(node_set.INPUTS[node_set.Family.LOADER])

@@ -1,13 +1,88 @@
-"""One graph of an editor's file (the root or a subgraph's definition), with the few changes that keep its links whole."""
+"""One graph of an editor's file (the root or a subgraph's definition): its shape checked, and the few changes that keep its links whole."""
 
 from __future__ import annotations
 
 from typing import Any
 
-_SUBGRAPH_INPUT, _SUBGRAPH_OUTPUT = -10, -20
+from .words import short
+
+SUBGRAPH_INPUT, SUBGRAPH_OUTPUT = -10, -20
 _FIELDS = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
 
 Link = Any  # a list [id, origin, slot, target, slot, type] at the root, an object in subgraphs
+
+
+class UiError(Exception):
+    """What is wrong with the file, in a few words."""
+
+
+def graphs(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The root and the definitions of its subgraphs, every part of them of the shape that the editor saves.
+
+    Nodes are objects with an id and a type; their slots are objects; links are null, lists of six or objects, with whole numbers for
+    slots. Raises UiError, which names the first part that is not so.
+    """
+    definitions = data.get("definitions")
+    if not isinstance(definitions, dict | None):
+        raise _bad(f"the definitions are {short(definitions)}, not an object")
+    subgraphs = _objects((definitions or {}).get("subgraphs"), "the subgraphs")
+    _check(data, "the workflow")
+    for graph in subgraphs:
+        what = f"subgraph {short(graph.get('id'))}"
+        if not _is_id(graph.get("id")):
+            raise _bad(f"a subgraph has id {short(graph.get('id'))}")
+        _check(graph, what)
+        for side in ("inputs", "outputs"):
+            for slot in _objects(graph.get(side), f"the {side} of {what}"):
+                _list(slot.get("linkIds"), f"the links of a slot of {what}")
+    return [data, *subgraphs]
+
+
+def _check(graph: dict[str, Any], what: str) -> None:
+    if not isinstance(graph.get("nodes"), list):
+        raise _bad(f"{what} has {short(graph.get('nodes'))} for its nodes")
+    for node in _objects(graph["nodes"], f"the nodes of {what}"):
+        node_id, kind = node.get("id"), node.get("type")
+        if not _is_id(node_id) or not isinstance(kind, str):
+            raise _bad(f"a node of {what} has id {short(node_id)} and type {short(kind)}")
+        for slot in _objects(node.get("inputs"), f"the inputs of node {short(node_id)}"):
+            if not (slot.get("link") is None or _is_id(slot["link"])):
+                raise _bad(f"an input of node {short(node_id)} has link {short(slot['link'])}")
+        for slot in _objects(node.get("outputs"), f"the outputs of node {short(node_id)}"):
+            _list(slot.get("links"), f"the links of an output of node {short(node_id)}")
+    for link in _list(graph.get("links"), f"the links of {what}"):
+        if link is not None:
+            _check_link(link)
+
+
+def _check_link(link: Any) -> None:
+    fields = [link.get(name) for name in _FIELDS] if isinstance(link, dict) else link
+    if not isinstance(fields, list) or len(fields) < len(_FIELDS) or not all(_is_id(fields[index]) for index in (0, 1, 3)):
+        raise _bad(f"link {short(link)} does not say what it joins")
+    for slot in (fields[2], fields[4]):
+        if not isinstance(slot, int) or isinstance(slot, bool):
+            raise _bad(f"link {short(fields[0])} has {short(slot)} for the number of a slot")
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list | tuple | None):
+        raise _bad(f"{what} are {short(value)}, not a list")
+    return list(value or ())
+
+
+def _objects(value: Any, what: str) -> list[dict[str, Any]]:
+    for one in _list(value, what):
+        if not isinstance(one, dict):
+            raise _bad(f"{what} hold {short(one)}, not an object")
+    return list(value or ())
+
+
+def _bad(what: str) -> UiError:
+    return UiError(f"not in the editor's format: {what}")
 
 
 class UiGraph:
@@ -74,14 +149,15 @@ class UiGraph:
         return [link for link in self._graph.get("links") or () if link is not None]
 
     def _leaving(self, origin: Any, slot: int) -> list[Any]:
-        """The list of link ids at an output, or at an input of the subgraph itself."""
-        if origin == _SUBGRAPH_INPUT:
-            owner, key = self._graph["inputs"][slot], "linkIds"
-        else:
-            owner, key = self._node(origin)["outputs"][slot], "links"
-        if not isinstance(owner.get(key), list):
-            owner[key] = []
-        found: list[Any] = owner[key]
+        """The list of link ids at an output, or at an input of the subgraph itself; one that nobody keeps where there is no such slot."""
+        inner = origin == SUBGRAPH_INPUT
+        owner, side, key = (self._graph, "inputs", "linkIds") if inner else (self._node(origin), "outputs", "links")
+        slots = owner.get(side) or []
+        if not 0 <= slot < len(slots):
+            return []
+        if not isinstance(slots[slot].get(key), list):
+            slots[slot][key] = []
+        found: list[Any] = slots[slot][key]
         return found
 
     def _cut(self, link: Link) -> None:
@@ -89,9 +165,9 @@ class UiGraph:
         leaving = self._leaving(_get(link, "origin_id"), _get(link, "origin_slot"))
         if link_id in leaving:
             leaving.remove(link_id)
-        if target == _SUBGRAPH_OUTPUT:
-            entering = self._graph["outputs"][slot].get("linkIds") or []
-            self._graph["outputs"][slot]["linkIds"] = [other for other in entering if other != link_id]
+        if target == SUBGRAPH_OUTPUT:
+            for end in (self._graph.get("outputs") or [])[slot : slot + 1]:
+                end["linkIds"] = [other for other in end.get("linkIds") or () if other != link_id]
         else:
             for entry in self._node(target).get("inputs") or ():
                 if entry.get("link") == link_id:
@@ -99,11 +175,11 @@ class UiGraph:
         self._graph["links"] = [other for other in self._graph["links"] if other is not link]
 
     def _node(self, node_id: Any) -> dict[str, Any]:
-        return next(node for node in self._graph["nodes"] if node["id"] == node_id)
+        return next((node for node in self._graph["nodes"] if node["id"] == node_id), {})
 
 
 def _get(link: Link, field: str) -> Any:
-    return link[field] if isinstance(link, dict) else link[_FIELDS.index(field)]
+    return link.get(field) if isinstance(link, dict) else link[_FIELDS.index(field)]
 
 
 def _set(link: Link, field: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Workflow files: the API format, and the format that ComfyUI's editor saves, as the prompt that the editor would queue."""
+"""Workflow files: the API format, the format that ComfyUI's editor saves, and pictures with either inside, as the prompt to be queued."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from .core_nodes import core_nodes, core_traits
+from .embedded import MOST_BYTES, texts
 from .graph import NodeTraits, links
-from .ui_format import UiError, flatten
+from .ui_format import flatten
+from .ui_graph import UiError
+from .words import printable, size
 
 _MOST_OUTPUTS = 1000  # a slot number beyond is nonsense in the file
+_DEEPEST = 100  # lists and objects in one another
 
 
 class WorkflowError(Exception):
@@ -38,16 +42,62 @@ class Workflow:
 
 
 def read_workflow(path: str | Path) -> Workflow:
-    """Read a workflow file. Raises WorkflowError when the file cannot be read as one."""
+    """Read a workflow file, or a picture that ComfyUI has saved. Raises WorkflowError when the file cannot be read as one.
+
+    Of a picture the prompt counts, which says what has run; what the editor's workflow beside it says of unknown classes is used.
+    """
+    saved, *ran = read_documents(path)
+    if not ran:
+        return parse_workflow(saved, str(path))
+    prompt = parse_workflow(ran[0], str(path))
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkflowError(f"{path}: cannot be read as text ({error}); give a workflow saved as .json") from error
+        editor = parse_workflow(saved, str(path))
+    except WorkflowError:
+        return prompt
+    same = {node_id for node_id, node in editor.prompt.items() if prompt.prompt.get(node_id, {}).get("class_type") == node["class_type"]}
+    types = {node_id: types for node_id, types in editor.output_types.items() if node_id in same}
+    told = all(node_id in types for node_id, node in prompt.prompt.items() if core_traits(node["class_type"]) is None)
+    return Workflow(prompt.prompt, prompt.outputs, types, () if told else prompt.warnings, {**prompt._traits, **editor._traits})
+
+
+def read_documents(path: str | Path) -> list[Any]:
+    """The JSON of a workflow file; of a picture the editor's workflow, then the prompt, as far as they are in it.
+
+    Raises WorkflowError when there is none.
+    """
+    try:
+        with open(path, "rb") as file:
+            found = texts(file)
+            file.seek(0)
+            raw = b"" if found is not None else file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
+        raise WorkflowError(f"{path}: cannot be read as text ({what}); give a workflow saved as .json") from error
+    if found is None:
+        return [_json(raw, path)]
+    documents = [_json(found[keyword].encode(), path) for keyword in ("workflow", "prompt") if found.get(keyword)]
+    if not documents:
+        raise WorkflowError(f"{path}: a picture without a workflow in it; give one that ComfyUI saved, or a workflow saved as .json")
+    return documents
+
+
+def _json(raw: bytes, path: str | Path) -> Any:
+    if len(raw) > MOST_BYTES:
+        raise WorkflowError(f"{path}: more than {size(MOST_BYTES)}, which no workflow has; give a workflow saved as .json")
+    try:
+        text = raw.decode(json.detect_encoding(raw))
+    except UnicodeDecodeError as error:
+        raise WorkflowError(f"{path}: cannot be read as text ({error.reason}); give a workflow saved as .json") from error
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise WorkflowError(f"{path}: not JSON ({error}); save the workflow again from ComfyUI") from error
-    return parse_workflow(data, str(path))
+    level = [data]
+    for _ in range(_DEEPEST):
+        level = [inner for one in level if isinstance(one, dict | list) for inner in (one.values() if isinstance(one, dict) else one)]
+        if not level:
+            return data
+    raise WorkflowError(f"{path}: its JSON is nested more than {_DEEPEST} deep; save the workflow again from ComfyUI")
 
 
 def parse_workflow(data: object, name: str = "workflow") -> Workflow:
@@ -69,15 +119,15 @@ def _from_api(data: Mapping[str, Any], name: str) -> Workflow:
     prompt: dict[str, dict[str, Any]] = {}
     for node_id, node in data.items():
         if not _is_node(node):
-            raise WorkflowError(f"{name}: node {node_id} has no class_type; export the workflow again with Export (API)")
+            raise WorkflowError(f"{name}: node {printable(node_id)} has no class_type; export the workflow again with Export (API)")
         inputs = node.get("inputs", {})
         if not isinstance(inputs, dict):
-            raise WorkflowError(f"{name}: the inputs of node {node_id} are no object; export the workflow again with Export (API)")
+            raise WorkflowError(f"{name}: the inputs of node {printable(node_id)} are no object; export it again with Export (API)")
         prompt[node_id] = {**node, "inputs": inputs}
     traits = _guessed(prompt)
     warnings: tuple[str, ...] = ()
     if traits:
-        warnings = (f"{name}: the output types of {', '.join(sorted(traits))} are not known; what they carry is guessed",)
+        warnings = (f"{name}: the output types of {', '.join(map(printable, sorted(traits)))} are not known; what they carry is guessed",)
     return Workflow(prompt, _outputs(prompt, traits), {}, warnings, traits)
 
 
@@ -106,7 +156,7 @@ def _guessed(prompt: Mapping[str, Mapping[str, Any]]) -> dict[str, NodeTraits]:
     return found
 
 
-def _from_ui(data: Mapping[str, Any], name: str) -> Workflow:
+def _from_ui(data: dict[str, Any], name: str) -> Workflow:
     try:
         flat = flatten(data)
     except UiError as error:
@@ -120,7 +170,7 @@ def _from_ui(data: Mapping[str, Any], name: str) -> Workflow:
     types_that_differ = {
         node_id: types
         for node_id, types in flat.output_types.items()
-        if types != (core_traits(flat.prompt[node_id]["class_type"]) or NodeTraits()).outputs
+        if (known := core_traits(flat.prompt[node_id]["class_type"])) is None or types != known.outputs
     }
     warnings = tuple(f"{name}: {warning}" for warning in flat.warnings)
     return Workflow(flat.prompt, _outputs(flat.prompt, traits), types_that_differ, warnings, traits)

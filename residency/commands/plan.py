@@ -1,6 +1,10 @@
 """`python -m residency plan`: will it fit, how long, where will it wait. The timeline, then each memory mode on a simulated machine.
 
 The first prompt begins cold, with nothing in memory; the second is the same again, with what the first has left there.
+
+What was not understood (files that are nowhere, classes that nobody knows, files that cannot be read) is listed and counts as nothing; the
+verdict then speaks of the rest. Exit status: 0 when something is understood, or nothing is to be read; 2 when nothing of what the
+workflow reads is understood, and for a file that is no workflow. Of a picture, the prompt that made it counts.
 """
 
 from __future__ import annotations
@@ -14,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ..component import Mode
-from ..predict import Prediction
+from ..predict import Prediction, Why
 from ..simulate import OURS, STOCK, Machine, Outcome, Policy, Program, Step, run
-from ..timeline import UseKind
+from ..timeline import UseKind, Visit
 from ..weights import distinct_bytes
-from ..words import size
+from ..words import printable, size
 from . import machines, pictures, programs
 from .tables import seconds, table
 from .units import written
@@ -26,6 +30,7 @@ from .units import written
 MODES = (Mode.HIGH_VRAM, Mode.BALANCED, Mode.LOW_VRAM, Mode.OFF)
 LEAST_STALL_S = 0.05  # below it nobody notices a wait
 SHOWN_NODES = 40
+NO_VERDICT = "nothing of what the workflow reads was understood"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ def register(commands: Any) -> None:
     """Add the command to the subparsers of the command line."""
     about = "tell for a workflow file whether it fits, how long it takes and where it waits; needs no ComfyUI"
     parser: argparse.ArgumentParser = commands.add_parser("plan", help=about, description=__doc__)
-    parser.add_argument("workflow", type=Path, metavar="WORKFLOW.json", help="as ComfyUI saves it, or its API format")
+    parser.add_argument("workflow", type=Path, metavar="WORKFLOW.json", help=programs.WORKFLOW_HELP)
     programs.add_options(parser)
     patchers = ("dynamic", "legacy")
     parser.add_argument("--patcher", choices=patchers, default="dynamic", help="who loads weights in ComfyUI (%(default)s); see doctor")
@@ -74,6 +79,10 @@ def command(options: argparse.Namespace) -> int:
         print(json.dumps(told, indent=1))
     else:
         print("\n".join([timeline_text(prepared.prediction), "", *as_text(prepared, work, described, forecasts), *paths]))
+    if prepared.prediction.says_nothing:
+        way = "give ComfyUI's models folder with --models-directory, or sizes with --sizes"
+        print(f"residency: {options.workflow}: nothing of what it reads was understood; {way}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -98,6 +107,20 @@ def trouble(work: Program, machine: Machine, outcome: Outcome) -> str | None:
     return None
 
 
+def verdict(one: Forecast, prediction: Prediction) -> str:
+    """One mode in a line. It never says that all fits when something was left out."""
+    unclear = len(prediction.not_understood)
+    if prediction.says_nothing:
+        return NO_VERDICT
+    if one.trouble:
+        return f"first trouble: {one.trouble}"
+    return f"what was understood fits; {_things(unclear)} not understood" if unclear else "fits, and nothing waits"
+
+
+def _things(count: int) -> str:
+    return "1 thing was" if count == 1 else f"{count} things were"
+
+
 def timeline_json(prediction: Prediction) -> dict[str, Any]:
     timeline = prediction.timeline
     return {
@@ -113,6 +136,7 @@ def timeline_json(prediction: Prediction) -> dict[str, Any]:
             {"key": one.key, "name": one.name, "kind": one.kind, "size_bytes": one.size_bytes} for one in prediction.components.values()
         ],
         "missing": [{"node_id": node_id, "class_type": class_type, "file": name} for node_id, class_type, name in prediction.missing],
+        "not_understood": programs.as_json(prediction.not_understood),
         "warnings": list(prediction.warnings),
     }
 
@@ -138,6 +162,7 @@ def as_json(prepared: programs.Prepared, work: Program, described: machines.Desc
                 "peak_vram_bytes": one.outcome.peak_device_bytes,
                 "peak_ram_bytes": one.outcome.peak_host_bytes,
                 "trouble": one.trouble,
+                "verdict": verdict(one, prepared.prediction),
                 "nodes": [
                     {"node_id": step.node_id, "class_type": step.class_type, "compute_s": time.compute_s, "stall_s": time.stall_s}
                     for step, time in zip(work.prompts[0], one.outcome.nodes, strict=False)
@@ -158,22 +183,24 @@ def timeline_text(prediction: Prediction) -> str:
             component = prediction.components[use.component]
             verb = "loads" if use.kind is UseKind.LOAD else "computes with"
             reads = use.reads and use.component not in read
-            told.append(f"{verb} {component.name}" + (f", reads {size(component.size_bytes)}" if reads else ""))
+            told.append(f"{verb} {printable(component.name)}" + (f", reads {size(component.size_bytes)}" if reads else ""))
             if use.reads:
                 read.add(use.component)
-        lines.append(f"{position + 1:>4}  {visit.class_type} {visit.node_id}".ljust(40) + ("; ".join(told) or "-"))
+        lines.append(f"{position + 1:>4}  {_node(visit)} ".ljust(40) + ("; ".join(told) or "-"))
     total_bytes = distinct_bytes(prediction.components[key] for key in read)
-    lines += ["", f"{len(read)} components, {size(total_bytes)} to read"]
-    lines += [
-        f"missing: {name} ({class_type} {node_id}) is in no model folder; it counts as nothing below, or give its size with --sizes"
-        for node_id, class_type, name in prediction.missing
-    ]
-    lines += [f"warning: {warning}" for warning in prediction.warnings]
+    unclear = len(prediction.not_understood)
+    known = f"{len(read)} component{'' if len(read) == 1 else 's'}, {size(total_bytes)} to read"
+    known = "what is to be read is unknown" if prediction.says_nothing else known
+    lines += ["", known + (f"; {_things(unclear)} not understood:" if unclear else "")]
+    lines += [programs.told(one) for one in prediction.not_understood if one.why is not Why.UNUSABLE]
+    lines += [f"warning: {' '.join(warning.splitlines())}" for warning in prediction.warnings]
     return "\n".join(lines)
 
 
 def as_text(prepared: programs.Prepared, work: Program, described: machines.Described, forecasts: Sequence[Forecast]) -> list[str]:
     lines = [described.line]
+    if prepared.prediction.says_nothing:
+        return [*lines, "", f"No forecast: {NO_VERDICT}."]
     if prepared.unknown == len(prepared.steps):
         lines.append("Compute is unknown and counts as 0 s: what stands below is waiting alone. A run with the pack teaches it.")
     elif prepared.unknown:
@@ -193,9 +220,9 @@ def as_text(prepared: programs.Prepared, work: Program, described: machines.Desc
         for one in forecasts
     ]
     lines += ["", *table(head, rows), ""]
-    lines += [f"{one.name}: {'first trouble: ' + one.trouble if one.trouble else 'fits, and nothing waits'}" for one in forecasts]
+    lines += [f"{one.name}: {verdict(one, prepared.prediction)}" for one in forecasts]
     waits = [
-        (f"{step.class_type} {step.node_id}", seconds(step.compute_s) if step.compute_s else "unknown", *stalls)
+        (_node(step), seconds(step.compute_s) if step.compute_s else "unknown", *stalls)
         for index, step in enumerate(work.prompts[0])
         if any(one.outcome.nodes[index].stall_s >= LEAST_STALL_S for one in forecasts)
         for stalls in [[seconds(one.outcome.nodes[index].stall_s) for one in forecasts]]
@@ -205,9 +232,9 @@ def as_text(prepared: programs.Prepared, work: Program, described: machines.Desc
     return lines
 
 
-def _node(step: Step) -> str:
-    return f"{step.class_type} {step.node_id}"
+def _node(step: Step | Visit) -> str:
+    return f"{printable(step.class_type)} {printable(step.node_id)}"
 
 
 def _names(work: Program, step: Step) -> str:
-    return " + ".join(work.components[key].name for key in step.components) or "what came before it"
+    return " + ".join(printable(work.components[key].name) for key in step.components) or "what came before it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ from ..component import Component
 from ..core_nodes import core_nodes
 from ..graph import AllowanceError, links
 from ..locate import find_comfyui
-from ..predict import Prediction, predict
+from ..predict import NotUnderstood, Prediction, Why, predict
 from ..profiles import Profiles, database_in, node_keys
 from ..simulate import Program, Step
 from ..timeline import UseKind
+from ..words import printable, short
 from ..workflow import Workflow, WorkflowError, read_workflow
 from .units import UsageError, parse_size
 
 OWN_PREFIX = "Residency"
+WORKFLOW_HELP = "as ComfyUI saves it, its API format, or a picture (PNG, WebP) that ComfyUI saved"
+_SHOWN_IDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,10 @@ def prepare(paths: list[Path], options: argparse.Namespace, reads_at: UseKind = 
         known = _known(workflow, prediction, database)
         steps = _steps(workflow, prediction, known)
         prepared.append(Prepared(path.name, prediction, steps, sum(step.node_id not in known.compute_s for step in steps)))
-    named = {one.name for ready in prepared for one in ready.prediction.components.values()}
-    unused = [name for name in sizes if Path(name).stem not in named]
+    named = {name for ready in prepared for name in ready.prediction.named}
+    unused = [name for name in sizes if name not in named]
     if unused:
-        raise UsageError(f"{options.sizes}: {unused[0]!r} is named by no workflow; write the name as in the loader, with its folder")
+        raise UsageError(f"{options.sizes}: {short(unused[0])} is named by no workflow; write the name as in the loader, with its folder")
     return prepared
 
 
@@ -85,7 +88,27 @@ def refuse_unknown(workflow: Workflow, path: Path) -> None:
         told = name in core_nodes() or name.startswith(OWN_PREFIX) or node_id in workflow.output_types
         if not told:
             way = "save it in the editor's format, which says what its nodes give, or add --guess"
-            raise WorkflowError(f"{path}: node {node_id} is of class {name!r}, which ComfyUI does not ship; {way}")
+            raise WorkflowError(f"{path}: node {printable(node_id)} is of class {short(name)}, which ComfyUI does not ship; {way}")
+
+
+def told(one: NotUnderstood) -> str:
+    """What is not understood, in one line for people."""
+    value, nodes = printable(one.value), ", ".join(map(printable, one.node_ids[:_SHOWN_IDS]))
+    more = f" and {len(one.node_ids) - _SHOWN_IDS} more" if len(one.node_ids) > _SHOWN_IDS else ""
+    node = f"{printable(one.class_type)} {nodes}{more}"
+    if one.why is Why.MISSING:
+        return f"missing: {value} ({node}) is in no model folder; it counts as nothing below, or give its size with --sizes"
+    if one.why is Why.UNUSABLE:
+        return f"warning: node {nodes}{more}: {' '.join(one.value.splitlines())}"
+    subject = f"{value} ({node})" if one.value else node.strip()
+    return f"not understood: {subject + ': ' if subject else ''}{one.may_mean}"
+
+
+def as_json(not_understood: Sequence[NotUnderstood]) -> list[dict[str, Any]]:
+    return [
+        {"why": one.why.value, "class_type": one.class_type, "node_ids": list(one.node_ids), "value": one.value, "may_mean": one.may_mean}
+        for one in not_understood
+    ]
 
 
 def read_sizes(path: Path) -> dict[str, int]:

@@ -24,7 +24,8 @@ def register(commands: Any) -> None:
     """Add the command to the subparsers of the command line."""
     baseline.add_to(commands)
     parser: argparse.ArgumentParser = commands.choices["simulate"]
-    parser.add_argument("workflows", nargs="*", type=Path, metavar="WORKFLOW.json", help="run these in this order, not the baseline")
+    about = f"run these in this order, not the baseline: each {programs.WORKFLOW_HELP}"
+    parser.add_argument("workflows", nargs="*", type=Path, metavar="WORKFLOW.json", help=about)
     programs.add_options(parser)
     machines.add_options(parser)
     pictures.add_options(parser)
@@ -40,17 +41,16 @@ def command(options: argparse.Namespace) -> int:
     outcomes = [run(work, described.machine, policy) for policy in POLICIES.values()]
     paths = pictures.write(options, [("", pictures.trace_of(one, work)) for one in outcomes])
     unknown = sum(one.unknown for one in prepared)
-    missing = [(one.name, *rest) for one in prepared for rest in one.prediction.missing]
     if options.json:
-        told = {"machine": described.line, "compute_unknown_nodes": unknown, "missing": [name for *_, name in missing]}
+        told = {"machine": described.line, "compute_unknown_nodes": unknown}
+        told |= {"missing": [name for one in prepared for *_, name in one.prediction.missing]}
+        told |= {"not_understood": [entry for one in prepared for entry in programs.as_json(one.prediction.not_understood)]}
         print(json.dumps({**told, **as_json(outcomes, work, described.machine)}, indent=1))
         return 0
     lines = [described.line]
     if unknown:
         lines.append(f"Compute is unknown of {unknown} of {sum(len(one.steps) for one in prepared)} nodes and counts as 0 s.")
-    lines += [
-        f"missing: {name} ({class_type} {node_id} of {file}) counts as nothing; see --sizes" for file, node_id, class_type, name in missing
-    ]
+    lines += [f"{one.name}: {programs.told(entry)}" for one in prepared for entry in one.prediction.not_understood]
     print("\n".join([*lines, "", *as_text(outcomes, work, described.machine), *paths]))
     return 0
 
