@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from reprlib import Repr
+
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -12,3 +14,23 @@ def size(size_bytes: float) -> str:
         value, unit = value / 1024, unit + 1
     decimals = 0 if unit == 0 or abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
     return f"{value:.{decimals}f} {UNITS[unit]}"
+
+
+SHOWN_CHARACTERS = 60
+_repr = Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = SHOWN_CHARACTERS
+_repr.maxlevel = 3
+
+
+def shown(value: object) -> str:
+    """A value that somebody has sent, as Python writes it, for a message: a few dozen characters whatever its size and depth."""
+    try:
+        return cut(_repr.repr(value))
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "an integer of thousands of digits"
+
+
+def cut(text: str) -> str:
+    """The text, its middle left out where it is longer than a message needs."""
+    half = SHOWN_CHARACTERS // 2
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: half - 2]}...{text[1 - half :]}"
