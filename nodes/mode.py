@@ -6,9 +6,9 @@ from comfy_api.latest import io
 
 from ..residency.comfyui import lifecycle
 from ..residency.component import Mode
-from ..residency.node_set import MODE_NODE
+from ..residency.node_set import BUDGET_GIB, MODE_NODE
 
-_LARGEST_GIB = 4096.0
+_LARGEST_GIB = BUDGET_GIB.high
 
 
 class ResidencyMode(io.ComfyNode):

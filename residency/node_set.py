@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from math import isfinite
 from typing import Any
 
 from .component import Mode, Strategy
@@ -59,7 +58,7 @@ class Number:
 
     def parse(self, value: object) -> float:
         """The number. Raises ValueError for anything else."""
-        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and self.low <= value <= self.high:
+        if isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high:
             return int(value) if self.whole else float(value)
         raise ValueError(f"choose a number from {self.low:g} to {self.high:g}")
 
@@ -86,6 +85,7 @@ PRIORITY = Number(0, -100, 100, whole=True)
 PREFETCH = Switch(True)
 WORKING_SET_GIB = Number(0.0, 0.0, 1024.0)
 KEEP_GIB = Number(20.0, 0.0, 4096.0)
+BUDGET_GIB = Number(0.0, 0.0, 4096.0)  # of a whole workflow, for one tier; 0: what the machine has
 WHERE = Choice(DEVICE, (DEVICE, DEVICE_AND_HOST))
 
 

@@ -14,8 +14,14 @@ from typing import Any
 from .component import Mode, Policy, Strategy
 from .node_set import INHERIT, KEEP_GIB, Family, Value
 from .timeline import Timeline
+from .words import cut
 
 _SPEAKS = (Family.POLICY, Family.LOADER, Family.STEP)
+
+
+def node_source(node_id: object, class_type: object) -> str:
+    """A node as messages name it; both come from whoever sent the prompt."""
+    return f"node {cut(str(node_id))} ({cut(str(class_type))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,7 @@ class NodeAsk:
     @property
     def source(self) -> str:
         """Who asks, for people."""
-        return f"node {self.node_id} ({self.class_type})"
+        return node_source(self.node_id, self.class_type)
 
 
 def policies(

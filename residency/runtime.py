@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -60,8 +60,9 @@ class Mover(Protocol):
     def so_far(self, key: str) -> TransferMoved | None:
         """How far the component's unanswered Prefetch is; None before it has begun, and where it is not told."""
 
-    def close(self) -> None:
-        """Stop everything and join every thread."""
+    def close(self, *, wait: bool = True) -> None:
+        """Stop everything and join every thread. Without `wait` no drive, device or thread is waited for: what is unanswered is answered
+        at once, and the threads end by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Runtime:
         self.clock = clock
         self.manager = Manager(device_limit_bytes=device_limit_bytes)
         self.movers: Mapping[Tier, Mover] = {}
-        self.traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
+        self.traces: tuple[Trace, ...] = ()  # replaced, never changed: any thread may go through it
         self.trace: Trace | None = None  # of the running prompt
         self.on_update: Callable[[Trace, bool], None] | None = None
         self.stalled_s = 0.0  # of all prompts
@@ -100,11 +101,15 @@ class Runtime:
         self._lock = threading.RLock()
         self._queue: deque[Event] = deque()
         self._draining = False
+        self._closed = False
         self._futures: dict[tuple[str, Tier], Future[None]] = {}
         self._under_way: dict[tuple[str, Tier], UnderWay] = {}  # between two prompts
 
     def post(self, event: Event) -> list[Hold]:
         """Handle one event. Returns what the node that has just started must wait for (empty for every other event)."""
+        if self._closed:
+            self._queue.append(event)
+            return []
         with self._lock:
             self._queue.append(event)
             if self._draining:  # a mover answering from inside a call: the loop below, further up this thread, takes it
@@ -118,17 +123,20 @@ class Runtime:
             finally:
                 self._draining = False
 
-    def locked(self) -> AbstractContextManager[object]:
-        """Hold this to read a running trace from another thread."""
-        return self._lock
+    def look(self, *, wait: bool = True) -> None:
+        """Write into the running trace how far its transfers have come, and tell whoever follows it. Else that is done at each event.
 
-    def look(self) -> None:
-        """Write into the running trace how far its transfers have come, and tell whoever follows it. Else that is done at each event."""
-        with self._lock:
+        Without `wait` not while an event is handled: a mover may be at work, and the event looks itself.
+        """
+        if not self._lock.acquire(blocking=wait):
+            return
+        try:
             if self.trace is not None:
                 self._look_at_transfers(self.trace)
                 if self.on_update is not None:
                     self.on_update(self.trace, False)
+        finally:
+            self._lock.release()
 
     def stalled(self, seconds: float, *, waited: bool = False) -> None:
         """Add stall time to the running node of the running trace."""
@@ -178,16 +186,27 @@ class Runtime:
         if limit_bytes != self.manager.host.limit_bytes:
             self.post(BudgetChanged(self.clock(), Tier.HOST, limit_bytes))
 
-    def close(self) -> None:
-        """Cancel everything, join the movers' threads."""
+    def open(self, movers: Mapping[Tier, Mover]) -> None:
+        """Go on with these movers after a close that did not wait."""
+        self.movers = movers
+        self._closed = False
+
+    def close(self, *, wait: bool = True) -> None:
+        """Cancel everything, join the movers' threads.
+
+        Without `wait` nothing is waited for, not even an event that is being handled: what the movers answer is kept, and handled before
+        the first event after `open`.
+        """
+        self._closed = not wait
         for mover in self.movers.values():
-            mover.close()
+            mover.close(wait=wait)
 
     def _handle(self, event: Event) -> list[Hold]:
         instructions = self.manager.handle(event)
         if isinstance(event, PromptStarted):
+            self._futures = {key: future for key, future in self._futures.items() if not future.done()}
             self.trace = Trace(event, self._unix_clock(), self._under_way.values())
-            self.traces.append(self.trace)
+            self.traces = (*self.traces, self.trace)[-KEPT_TRACES:]
         elif isinstance(event, TransferDone | TransferStopped):
             self._under_way.pop((event.component, event.tier), None)
         trace = self.trace
@@ -219,7 +238,7 @@ class Runtime:
             key = (instruction.component.key, instruction.tier)
             mover = self.movers.get(instruction.tier)
             if isinstance(instruction, Wait):
-                if key in self._futures and mover is not None:
+                if mover is not None and key in self._futures and not self._futures[key].done():
                     waits.append(Hold(self._futures[key], instruction.size_bytes, partial(mover.progress, instruction.component.key)))
             elif mover is None:
                 self._refuse(instruction, f"this host has no mover for the {instruction.tier.value} tier")
@@ -233,17 +252,11 @@ class Runtime:
 
     def _enact(self, mover: Mover, instruction: Prefetch | Cancel | Evict, key: tuple[str, Tier]) -> None:
         if isinstance(instruction, Prefetch):
-            future = self._futures[key] = mover.prefetch(instruction)
-            future.add_done_callback(lambda done: self._forget(key, done))
+            self._futures[key] = mover.prefetch(instruction)
         elif isinstance(instruction, Cancel):
             mover.cancel(instruction)
         else:
             mover.evict(instruction)
-
-    def _forget(self, key: tuple[str, Tier], future: Future[None]) -> None:
-        with self._lock:
-            if self._futures.get(key) is future:
-                del self._futures[key]
 
     def _refuse(self, instruction: Instruction, reason: str) -> None:
         key, tier = instruction.component.key, instruction.tier

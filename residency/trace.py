@@ -6,9 +6,12 @@ report, the pictures and chrome.py read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import functools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from .component import Component, Mode, Policy, Tier
 from .events import (
@@ -30,6 +33,9 @@ from .events import (
     Wait,
 )
 from .timeline import Timeline, UseKind
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Bounds: a trace stays small however long a loop in the graph runs. 10,000 node records are 1.2 MB of JSON.
 MAX_RECORDS = 10_000
@@ -83,11 +89,25 @@ class UnderWay:
     reason: str
 
 
+def _locked(method: Callable[Concatenate[Trace, P], T]) -> Callable[Concatenate[Trace, P], T]:
+    @functools.wraps(method)
+    def call(self: Trace, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return call
+
+
 class Trace:
-    """The story of one prompt. Times are seconds since `PromptStarted`."""
+    """The story of one prompt. Times are seconds since `PromptStarted`.
+
+    Thread-safe, by a lock of its own that is held for microseconds, and while a copy is made: whoever reads a running trace waits for no
+    mover. Lock order: the runtime's, then this one.
+    """
 
     def __init__(self, started: PromptStarted, started_unix_s: float, under_way: Iterable[UnderWay] = ()) -> None:
         """`under_way`: transfers of the prompt before; this one tells what they move from now on."""
+        self._lock = threading.RLock()
         self.prompt_id = started.prompt_id
         self.mode: Mode = started.mode
         self.mode_reason = ""
@@ -120,6 +140,7 @@ class Trace:
             self._announce(one.component.key, one.tier, one.reason)
             self._moved[one.component.key, one.tier] = one.moved_bytes
 
+    @_locked
     def record(self, event: Event, instructions: Sequence[Instruction]) -> None:
         """Take one event and what the manager answered."""
         self._now_s = max(self._now_s, event.time_s - self._zero_s)
@@ -159,6 +180,7 @@ class Trace:
         """Seconds from the start of the prompt to the last event."""
         return self._now_s
 
+    @_locked
     def under_way(self) -> list[UnderWay]:
         """Transfers that have not been answered yet."""
         return [
@@ -167,6 +189,7 @@ class Trace:
             if key in self._components
         ]
 
+    @_locked
     def stalled(self, seconds: float, *, waited: bool = False) -> None:
         """Add time in which the running node waited for weights; `waited` when it was held for a read-ahead."""
         seconds = max(0.0, seconds)
@@ -176,6 +199,7 @@ class Trace:
         if self._running is not None:
             self._running.stall_s += seconds
 
+    @_locked
     def spent(self, start_s: float, end_s: float, stalled_s: float = 0.0) -> None:
         """Add time that the pack itself took on the thread that runs the nodes, by the events' clock; `stalled_s` of it counts as stall."""
         self._own_s += max(0.0, end_s - start_s - stalled_s)
@@ -183,16 +207,19 @@ class Trace:
             since_s = max(start_s - self._zero_s, self._running.start_s)
             self._running.own_s += max(0.0, end_s - self._zero_s - since_s - stalled_s)
 
+    @_locked
     def kept(self, time_s: float, component: Component, reason: str) -> None:
         """A component that this prompt does not use stays loaded."""
         self._now_s = max(self._now_s, time_s - self._zero_s)
         self._components.setdefault(component.key, component)
         self._decide("keep", component, Tier.HOST, component.size_bytes, reason)
 
+    @_locked
     def foretold(self, prediction: Prediction) -> None:
         """Keep what earlier runs say of this prompt, to be held against what it takes."""
         self._prediction = prediction
 
+    @_locked
     def copied(self, component: str, size_bytes: int, present_bytes: int, ahead: bool, start_s: float, end_s: float) -> None:
         """Keep when bytes crossed the link to the device. Those brought over ahead were announced: what is told here of a transfer is no
         longer told there."""
@@ -207,6 +234,7 @@ class Trace:
         times = max(0.0, start_s - self._zero_s), max(0.0, end_s - self._zero_s)
         self._append(self._transfers, TransferRecord(component, Tier.DEVICE.value, *times, size_bytes, present_bytes, "done", reason))
 
+    @_locked
     def crossed(self, size_bytes: int, seconds: float) -> None:
         """Keep how fast bytes crossed the link to the device while they were crossing."""
         self._crossed_bytes += size_bytes
@@ -333,6 +361,7 @@ class Trace:
         """The nodes of this prompt."""
         return [visit.node_id for visit in timeline.visits if visit.prompt_id == self.prompt_id]
 
+    @_locked
     def summary(self) -> dict[str, Any]:
         """Seconds and bytes of the whole prompt."""
         prediction = self._prediction
@@ -353,6 +382,7 @@ class Trace:
             "predicted_nodes": 0 if prediction is None else prediction.nodes,
         }
 
+    @_locked
     def head(self) -> dict[str, Any]:
         """The trace without its lists: cheap at any length."""
         return {
@@ -367,6 +397,7 @@ class Trace:
             "summary": self.summary(),
         }
 
+    @_locked
     def as_dict(self) -> dict[str, Any]:
         """The trace as JSON-ready data, version 1; docs/trace.md describes the keys."""
         return {
@@ -375,12 +406,19 @@ class Trace:
                 {"key": c.key, "name": c.name, "kind": c.kind, "size_bytes": c.size_bytes, "policy": _policy(self._policies.get(c.key))}
                 for c in self._components.values()
             ],
-            "nodes": [asdict(node) for node in self._nodes],
-            "transfers": [asdict(transfer) for transfer in self._transfers],
+            "nodes": _plain(NodeRecord, self._nodes),
+            "transfers": _plain(TransferRecord, self._transfers),
             "evictions": list(self._evictions),
             "decisions": list(self._decisions),
             "dropped_records": self._dropped_records,
         }
+
+
+def _plain(kind: type[NodeRecord | TransferRecord], records: Iterable[Any]) -> list[dict[str, Any]]:
+    """The records as mappings: TIMING."""
+    names = tuple(field.name for field in fields(kind))
+    values = attrgetter(*names)
+    return [dict(zip(names, values(record), strict=True)) for record in records]
 
 
 def _policy(policy: Policy | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from .core_nodes import core_nodes
 from .ui_graph import SUBGRAPH_INPUT, UiError, graphs
 from .ui_values import Shown, first_value, instance_values, widget_slots, widget_values
-from .words import short
+from .words import shown
 
 _NEVER, _BYPASS = 2, 4
 _NOTES = frozenset({"Note", "MarkdownNote"})
@@ -103,7 +103,7 @@ class _Flattener:
         for node_id, node in scope.nodes.items():
             kind = node["type"]
             if kind in above:
-                raise UiError(f"subgraph {short(self._subgraphs[kind].get('name', kind))} contains itself")
+                raise UiError(f"subgraph {shown(self._subgraphs[kind].get('name', kind))} contains itself")
             if kind in self._subgraphs:
                 scope.inner[node_id] = self._open(self._subgraphs[kind], f"{prefix}{node_id}:", node, scope, (*above, kind))
         if instance is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .words import short
+from .words import shown
 
 SUBGRAPH_INPUT, SUBGRAPH_OUTPUT = -10, -20
 _FIELDS = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
@@ -24,13 +24,13 @@ def graphs(data: dict[str, Any]) -> list[dict[str, Any]]:
     """
     definitions = data.get("definitions")
     if not isinstance(definitions, dict | None):
-        raise _bad(f"the definitions are {short(definitions)}, not an object")
+        raise _bad(f"the definitions are {shown(definitions)}, not an object")
     subgraphs = _objects((definitions or {}).get("subgraphs"), "the subgraphs")
     _check(data, "the workflow")
     for graph in subgraphs:
-        what = f"subgraph {short(graph.get('id'))}"
+        what = f"subgraph {shown(graph.get('id'))}"
         if not _is_id(graph.get("id")):
-            raise _bad(f"a subgraph has id {short(graph.get('id'))}")
+            raise _bad(f"a subgraph has id {shown(graph.get('id'))}")
         _check(graph, what)
         for side in ("inputs", "outputs"):
             for slot in _objects(graph.get(side), f"the {side} of {what}"):
@@ -40,16 +40,16 @@ def graphs(data: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _check(graph: dict[str, Any], what: str) -> None:
     if not isinstance(graph.get("nodes"), list):
-        raise _bad(f"{what} has {short(graph.get('nodes'))} for its nodes")
+        raise _bad(f"{what} has {shown(graph.get('nodes'))} for its nodes")
     for node in _objects(graph["nodes"], f"the nodes of {what}"):
         node_id, kind = node.get("id"), node.get("type")
         if not _is_id(node_id) or not isinstance(kind, str):
-            raise _bad(f"a node of {what} has id {short(node_id)} and type {short(kind)}")
-        for slot in _objects(node.get("inputs"), f"the inputs of node {short(node_id)}"):
+            raise _bad(f"a node of {what} has id {shown(node_id)} and type {shown(kind)}")
+        for slot in _objects(node.get("inputs"), f"the inputs of node {shown(node_id)}"):
             if not (slot.get("link") is None or _is_id(slot["link"])):
-                raise _bad(f"an input of node {short(node_id)} has link {short(slot['link'])}")
-        for slot in _objects(node.get("outputs"), f"the outputs of node {short(node_id)}"):
-            _list(slot.get("links"), f"the links of an output of node {short(node_id)}")
+                raise _bad(f"an input of node {shown(node_id)} has link {shown(slot['link'])}")
+        for slot in _objects(node.get("outputs"), f"the outputs of node {shown(node_id)}"):
+            _list(slot.get("links"), f"the links of an output of node {shown(node_id)}")
     for link in _list(graph.get("links"), f"the links of {what}"):
         if link is not None:
             _check_link(link)
@@ -58,10 +58,10 @@ def _check(graph: dict[str, Any], what: str) -> None:
 def _check_link(link: Any) -> None:
     fields = [link.get(name) for name in _FIELDS] if isinstance(link, dict) else link
     if not isinstance(fields, list) or len(fields) < len(_FIELDS) or not all(_is_id(fields[index]) for index in (0, 1, 3)):
-        raise _bad(f"link {short(link)} does not say what it joins")
+        raise _bad(f"link {shown(link)} does not say what it joins")
     for slot in (fields[2], fields[4]):
         if not isinstance(slot, int) or isinstance(slot, bool):
-            raise _bad(f"link {short(fields[0])} has {short(slot)} for the number of a slot")
+            raise _bad(f"link {shown(fields[0])} has {shown(slot)} for the number of a slot")
 
 
 def _is_id(value: object) -> bool:
@@ -70,14 +70,14 @@ def _is_id(value: object) -> bool:
 
 def _list(value: Any, what: str) -> list[Any]:
     if not isinstance(value, list | tuple | None):
-        raise _bad(f"{what} are {short(value)}, not a list")
+        raise _bad(f"{what} are {shown(value)}, not a list")
     return list(value or ())
 
 
 def _objects(value: Any, what: str) -> list[dict[str, Any]]:
     for one in _list(value, what):
         if not isinstance(one, dict):
-            raise _bad(f"{what} hold {short(one)}, not an object")
+            raise _bad(f"{what} hold {shown(one)}, not an object")
     return list(value or ())
 
 

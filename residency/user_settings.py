@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .component import Mode
+from .words import shown
 
 log = logging.getLogger("residency")
 
@@ -79,10 +80,10 @@ def parse(values: object) -> UserSettings | str:
         return f'the settings must be a JSON object, not {type(values).__name__}; send for example {{"mode": "auto"}}'
     version = values.get("version", VERSION)
     if version != VERSION:
-        return f"the settings are of version {version!r}, this pack knows {VERSION}: get a newer pack, or set them again"
+        return f"the settings are of version {shown(version)}, this pack knows {VERSION}: get a newer pack, or set them again"
     unknown = [str(name) for name in values if name != "version" and name not in NAMES]
     if unknown:
-        return f"{unknown[0]!r} is not a setting; choose from {', '.join(NAMES)}"
+        return f"{shown(unknown[0])} is not a setting; choose from {', '.join(NAMES)}"
     checked: dict[str, Any] = {}
     for name in NAMES:
         if name in values:
@@ -103,13 +104,13 @@ def _checked(name: str, value: object) -> Any:
         known = {UNSET: None, **{mode.value: mode for mode in Mode}}
         if isinstance(value, str) and value in known:
             return known[value]
-        return _Refused(f"mode is {value!r}; choose one of {', '.join(known)}")
+        return _Refused(f"mode is {shown(value)}; choose one of {', '.join(known)}")
     if name == "console_line":
-        return value if isinstance(value, bool) else _Refused(f"console_line is {value!r}; choose true or false")
+        return value if isinstance(value, bool) else _Refused(f"console_line is {shown(value)}; choose true or false")
     low, high, whole = LIMITS[name]
     if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high and not (whole and value % 1):
         return int(value) if whole else float(value)
-    return _Refused(f"{name} is {value!r}; choose a {'whole number' if whole else 'number'} from {low:g} to {high:g}")
+    return _Refused(f"{name} is {shown(value)}; choose a {'whole number' if whole else 'number'} from {low:g} to {high:g}")
 
 
 def read(path: Path) -> UserSettings:
@@ -118,7 +119,7 @@ def read(path: Path) -> UserSettings:
         found = parse(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return UserSettings()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         found = str(error)
     if isinstance(found, str):
         log.warning("residency: the settings in %s are left aside: %s; using the defaults", path, found)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import reprlib
+from reprlib import Repr
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-MOST_SHOWN = 64  # characters of a value that errors and lists show
 
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _short.maxlong = MOST_SHOWN
+SHOWN_CHARACTERS = 60
+_repr = Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = SHOWN_CHARACTERS
+_repr.maxlevel = 3
 
 
 def size(size_bytes: float) -> str:
@@ -20,11 +21,20 @@ def size(size_bytes: float) -> str:
     return f"{value:.{decimals}f} {UNITS[unit]}"
 
 
-def short(value: object) -> str:
-    """A value out of a file as Python writes it: on one line, printable, its middle left out where it is long."""
-    return _short.repr(value)
+def shown(value: object) -> str:
+    """A value that somebody has sent, as Python writes it, for a message: a few dozen characters whatever its size and depth."""
+    try:
+        return cut(_repr.repr(value))
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "an integer of thousands of digits"
+
+
+def cut(text: str) -> str:
+    """The text, its middle left out where it is longer than a message needs."""
+    half = SHOWN_CHARACTERS // 2
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: half - 2]}...{text[1 - half :]}"
 
 
 def printable(text: str) -> str:
-    """A name out of a file as it stands where it is short and printable, else as `short` writes it."""
-    return text if text.isprintable() and len(text) <= 2 * MOST_SHOWN else short(text)
+    """A name out of a file as it stands where it is short and printable, else as `shown` writes it."""
+    return text if text.isprintable() and len(text) <= 2 * SHOWN_CHARACTERS else shown(text)

@@ -54,7 +54,7 @@ class ThreadMover:
     def so_far(self, key):
         return None
 
-    def close(self):
+    def close(self, *, wait=True):
         self.gate.set()
 
 

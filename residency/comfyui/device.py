@@ -26,6 +26,7 @@ import torch
 from ..component import Component, Tier
 from ..events import Cancel, Event, Evict, Evicted, Prefetch, TransferDone, TransferMoved, TransferStopped
 from ..transfers import memory
+from .errands import Errands
 from .gate import Gate
 from .held import SNAPSHOT_HEADROOM_BYTES, copied_bytes, device_bytes, free_bytes, pinned_in_all, resident_bytes, spare_bytes
 from .link import Link
@@ -93,6 +94,8 @@ class DeviceMover:
         self._working_set_bytes = 0
         self._has_steps = self._single_pass = False
         self._busy = threading.RLock()
+        self._closer = Errands("residency device")
+        self._closed: Future[None] | None = None  # the last close that was asked for
 
     # --- what is there ---
 
@@ -370,8 +373,18 @@ class DeviceMover:
         if self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
-    def close(self) -> None:
-        """Wait for what is being moved, give every copy up; nothing is announced any more."""
+    def close(self, *, wait: bool = True) -> None:
+        """Give every copy up once what is being moved has arrived; nothing is announced any more. Only `wait` waits for the device."""
+        self._closed = self._closer.submit(self._give_up)
+        if wait:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait for the end of a close that was asked for: before anything new, on the executor's thread."""
+        if self._closed is not None:
+            self._closed.result()
+
+    def _give_up(self) -> None:
         with self._busy:
             unanswered, self._pending = list(self._pending.values()), {}
             if self._stream is not None:

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 
 log = logging.getLogger("residency")
 
@@ -16,27 +17,38 @@ class Errands:
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.Lock()
-        self._jobs: deque[Callable[[], object]] = deque()
+        self._jobs: deque[tuple[Callable[[], object], Future[None]]] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def submit(self, job: Callable[[], object]) -> None:
-        """Run the job soon; a closed one forgets it."""
+    def submit(self, job: Callable[[], object]) -> Future[None]:
+        """Run the job soon; the future is done when it has ended, however it ended. A closed one forgets it,
+        and so does a system without a thread left."""
+        done: Future[None] = Future()
+        done.set_running_or_notify_cancel()
         with self._lock:
             if self._closed:
-                return
-            self._jobs.append(job)
+                done.set_result(None)
+                return done
+            self._jobs.append((job, done))
             if self._thread is None:
                 # a daemon: ComfyUI's end must not wait for a drive that hangs
-                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                try:
+                    thread.start()
+                    self._thread = thread
+                except RuntimeError as error:  # the interpreter is shutting down, or the system has no thread left
+                    self._jobs.clear()
+                    done.set_result(None)
+                    log.warning("residency: a job of the thread %r is left undone: %s", self._name, error)
+        return done
 
-    def close(self) -> None:
-        """Let what was submitted end, and join the thread, unless it is the one that asks."""
+    def close(self, *, wait: bool = True) -> None:
+        """Let what was submitted end; `wait`: join the thread, unless it is the one that asks."""
         with self._lock:
             self._closed = True
             thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if wait and thread is not None and thread is not threading.current_thread():
             thread.join()
 
     def _work(self) -> None:
@@ -45,8 +57,9 @@ class Errands:
                 if not self._jobs:
                     self._thread = None
                     return
-                job = self._jobs.popleft()
+                job, done = self._jobs.popleft()
             try:
                 job()
-            except Exception:
+            except BaseException:  # a thread that died of it would take every later job with it
                 log.exception("residency: an errand failed")
+            done.set_result(None)

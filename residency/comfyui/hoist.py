@@ -17,6 +17,8 @@ from typing import Any
 
 from ..component import Mode
 from ..node_set import BY_NAME, INPUTS, MODE_NODE, PASSING, Family, Value
+from ..policies import node_source
+from ..words import cut, shown
 
 log = logging.getLogger("residency")
 
@@ -50,7 +52,7 @@ def on_prompt(request: dict[str, Any]) -> dict[str, Any]:
             ours = extra_data[KEY] = {}
         given = ours.get("nodes")
         others = given if isinstance(given, dict) else {}
-        ours["nodes"] = {**others, **{node_id: {**_mapping(others.get(node_id)), **values} for node_id, values in asked.items()}}
+        ours["nodes"] = {**others, **{node_id: {**mapping(others.get(node_id)), **values} for node_id, values in asked.items()}}
     return request
 
 
@@ -58,13 +60,14 @@ def known(source: str, name: str, value: object) -> Value | None:
     """The value of one of our inputs; None, and a warning that names source, value and choices, when this version does not know it."""
     rule = BY_NAME.get(name)
     if rule is None:
-        log.warning("residency: %s asks for %s %r, which this version does not know; it is passed over", source, name, value)
+        told = source, cut(name), shown(value)
+        log.warning("residency: %s asks for %s %s, which this version does not know; it is passed over", *told)
         return None
     try:
         return rule.parse(value)
     except ValueError as error:
         log.warning(
-            "residency: %s asks for %s %r, which this version does not know; %s. Using %r", source, name, value, error, rule.default
+            "residency: %s asks for %s %s, which this version does not know; %s. Using %r", source, name, shown(value), error, rule.default
         )
         return None
 
@@ -73,7 +76,7 @@ def _take(node_id: str, node: dict[str, Any]) -> dict[str, Value]:
     class_type, inputs = node.get("class_type"), node.get("inputs")
     if not isinstance(class_type, str) or not isinstance(inputs, dict):
         return {}
-    source = f"node {node_id} ({class_type})"
+    source = node_source(node_id, class_type)
     if class_type == MODE_NODE:
         _check_mode(source, inputs)
     family = family_of(class_type)
@@ -96,9 +99,11 @@ def _check_mode(source: str, inputs: dict[str, Any]) -> None:
     """Nothing depends on this node's inputs, so they may stay; a mode from a newer version must not fail the validation."""
     value, modes = inputs.get("mode"), [mode.value for mode in Mode]
     if "mode" in inputs and not isinstance(value, list) and value not in modes:
-        log.warning("residency: %s asks for mode %r, which this version does not know; choose one of %s", source, value, ", ".join(modes))
+        told = source, shown(value), ", ".join(modes)
+        log.warning("residency: %s asks for mode %s, which this version does not know; choose one of %s", *told)
         del inputs["mode"]
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
+    """What a client sent, where an object belongs; nothing of anything else."""
     return value if isinstance(value, Mapping) else {}

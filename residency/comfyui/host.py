@@ -1,9 +1,12 @@
 """The ComfyUI host: turns what the executor does into events, and holds a node back while its files are being read ahead.
 
 Life: `install()` in the pack's on_load or when a mode other than off is chosen; per prompt prompt_begins -> (node_starts ->
-node_finishes | node_returns)* -> prompt_ends; `uninstall()` takes every hook out and joins every thread. Beside it, on the errands'
+node_finishes | node_returns)* -> prompt_ends; `uninstall()` takes every hook out and asks every thread to end. Beside it, on the errands'
 thread: LookAhead, when a prompt has started or the queue has changed, and what the prompt taught once it has ended. Whatever fails in here
 is logged once, counted, and handed back to ComfyUI: after a few failures the host takes itself out.
+
+What ComfyUI's event loop calls (`apply`, `set_user_mode`, `install`, `uninstall`, the hooks of the queue) waits for no drive, no device, no
+thread, and for neither `_lock` nor the runtime's, which are held while a mover works.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ from .cached import CachedResults, as_if_used
 from .device import DeviceMover
 from .held import device_limit_bytes
 from .idle import IdleRelease
-from .live import DEFAULT_BUDGET, QUEUE_DEPTH, Budget, LiveGraph, Queued, dynamic_vram, traits
+from .live import DEFAULT_BUDGET, QUEUE_DEPTH, Budget, LiveGraph, Queued, dynamic_vram, traits, whole_nodes
 from .lookahead import LookAhead
 from .running import RunningPrompt
 from .steps import Steps
@@ -65,7 +68,7 @@ class ComfyHost:
 
     def __init__(self, queue: Callable[[], Iterable[Queued]] = tuple, budget: Budget = DEFAULT_BUDGET) -> None:
         self.budget = budget
-        self._device_limit_bytes = device_limit_bytes()
+        self._device_limit_bytes = self._whole_device_bytes = device_limit_bytes()  # asked once: the driver may be at work
         self.runtime = Runtime(device_limit_bytes=self._device_limit_bytes)
         self._memory_total_bytes = memory.host_memory().total_bytes
         self.device = DeviceMover(self.runtime.post, self.runtime.clock)
@@ -85,21 +88,25 @@ class ComfyHost:
         self._stepping: set[str] = set()  # classes of nodes that have reported steps
         # where the prompt is: moved by the executor's thread, looked at and replanned by the errands'; taken before the runtime's own
         self._lock = threading.RLock()
+        self._switching = threading.RLock()  # hooks in and out: asked for by the event loop, and by any thread that fails
         self._look_ahead = LookAhead(self.runtime, self._lock, lambda: self._prompt, self._queued, self._guard)
 
     # --- life ---
 
     def install(self) -> None:
         """Put every seam that fits in place; without the essential ones nothing is installed."""
-        if self.installed:
-            return
+        with self._switching:
+            if not self.installed:
+                self._install()
+
+    def _install(self) -> None:
         unfit = [fit for fit in (seam.fit() for seam in seams.ESSENTIAL) if not fit.fits]
         if unfit:
             self.fits = unfit
             log.warning("residency: off with this ComfyUI: %s", "; ".join(fit.reason for fit in unfit))
             return
         # a closed mover stays closed: each installation gets its own
-        self.runtime.movers = {Tier.HOST: self._read_ahead(), Tier.DEVICE: self.device}
+        self.runtime.open({Tier.HOST: self._read_ahead(), Tier.DEVICE: self.device})
         self._look_ahead.open(self._rates)
         self.fits = [seam.install(wrapper) for seam, wrapper in self._wrappers().items()]
         self.device.gate.open = not self._fits(seams.CAST)
@@ -107,13 +114,21 @@ class ComfyHost:
         self.failures = 0
 
     def uninstall(self) -> None:
-        """Take every hook out, stop every transfer, join every thread. A running prompt goes on as stock ComfyUI's."""
-        for seam in seams.ALL:
-            seam.remove()
-        self.installed = False
-        self._prompt = None
-        self.runtime.close()
-        self._look_ahead.close()
+        """Take every hook out and stop every transfer. A running prompt goes on as stock ComfyUI's.
+
+        Threads end by themselves, one that waits for a drive or the device with that call: `threads` lists them until then.
+        """
+        with self._switching:
+            for seam in seams.ALL:
+                seam.remove()
+            self.installed = False
+            self._prompt = None
+            self.runtime.close(wait=False)
+            self._look_ahead.close()
+
+    def threads(self) -> list[str]:
+        """Names of the pack's threads that are alive."""
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("residency")]
 
     def set_user_mode(self, mode: Mode, source: str) -> None:
         """The user's setting: off takes the hooks out at once, every other mode holds from the next prompt on."""
@@ -126,19 +141,19 @@ class ComfyHost:
 
     def apply(self, wanted: UserSettings) -> None:
         """Enact what the user has set for all workflows; the mode at once, the rest from the next prompt on at the latest."""
-        before, self.standing = self.standing, wanted
+        self.standing = wanted
         self.queue_depth = wanted.queue_depth
         chosen = settings.Settings(wanted.mode, "the user's setting") if wanted.mode else self.fallback
         self.user = replace(self.user, host_budget_bytes=wanted.ram_budget_bytes)
         retry = chosen.mode is not Mode.OFF and not self.installed  # after failures the hooks are out: choosing again puts them back
         if retry or (chosen.mode, chosen.source) != (self.user.mode, self.user.source):
             self.set_user_mode(chosen.mode, chosen.source)
-        self._device_limit_bytes = device_limit_bytes(wanted.vram_headroom_bytes)
+        if self._whole_device_bytes is not None:
+            self._device_limit_bytes = max(0, self._whole_device_bytes - wanted.vram_headroom_bytes)
         self.device.spared_bytes = wanted.vram_headroom_bytes
-        self._set_device_budget(self.user.device_budget_bytes, self.runtime.clock())
-        if wanted.read_threads != before.read_threads and self.installed and self._prompt is None:
-            self.runtime.movers[Tier.HOST].close()
-            self.runtime.movers = {**self.runtime.movers, Tier.HOST: self._read_ahead()}
+        mover = self.runtime.movers.get(Tier.HOST)
+        if isinstance(mover, ReadAhead):
+            mover.set_threads(self._read_threads())
         self._settle()
 
     def _settle(self) -> None:
@@ -149,8 +164,10 @@ class ComfyHost:
             self.idle.set(60 * self.standing.idle_release_min if on else 0.0)
 
     def _read_ahead(self) -> ReadAhead:
-        threads = self.standing.read_threads or THREADS_PER_DRIVE
-        return ReadAhead(self.runtime.post, self.runtime.clock, threads_per_drive=threads)
+        return ReadAhead(self.runtime.post, self.runtime.clock, threads_per_drive=self._read_threads())
+
+    def _read_threads(self) -> int:
+        return self.standing.read_threads or THREADS_PER_DRIVE
 
     # --- what nodes ask while they run, on the executor thread ---
 
@@ -220,8 +237,10 @@ class ComfyHost:
     # --- events ---
 
     def _prompt_begins(self, prompt: Any, prompt_id: str, extra_data: Any, outputs: list[str]) -> None:
-        chosen = settings.of_prompt(prompt, extra_data or {}, self.user)
-        asks = settings.node_asks(prompt, extra_data or {})
+        self.device.settle()
+        prompt = whole_nodes(prompt)
+        chosen = settings.of_prompt(prompt, extra_data, self.user)
+        asks = settings.node_asks(prompt, extra_data)
         self._prompt = None if chosen.mode is Mode.OFF else RunningPrompt(prompt_id, prompt, outputs, chosen, asks)
 
     def _prompt_ends(self, executor: Any) -> None:

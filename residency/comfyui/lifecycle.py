@@ -23,7 +23,7 @@ def load() -> ComfyHost:
     from . import server
 
     host = ComfyHost(queue=server.queued_prompts)
-    host.runtime.on_update = server.Announcer(host.runtime.locked).announce
+    host.runtime.on_update = server.Announcer().announce
     first = standing(os.environ)
     host.set_user_mode(first.mode, first.source)
     host.fallback = host.user
@@ -53,6 +53,5 @@ def memory_bytes() -> tuple[int, int | None]:
 
 def current_trace() -> dict[str, Any] | None:
     """The trace of the running prompt so far; None when none is recorded."""
-    if host is None or host.runtime.trace is None:
-        return None
-    return host.runtime.trace.as_dict()
+    trace = host.runtime.trace if host is not None else None
+    return trace.as_dict() if trace is not None else None

@@ -65,6 +65,15 @@ def dynamic_vram() -> bool:
     return bool(getattr(comfy.memory_management, "aimdo_enabled", False))
 
 
+def whole_nodes(prompt: Any) -> dict[str, Any]:
+    """The nodes of a prompt that have a class and inputs. ComfyUI checks those that an output needs; others may have any shape."""
+    return {
+        node_id: node
+        for node_id, node in (prompt.items() if isinstance(prompt, Mapping) else ())
+        if isinstance(node, Mapping) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), Mapping)
+    }
+
+
 _traits: dict[type, NodeTraits] = {}
 # class -> link types that its files hold, that it could make, and that a run has shown it does not make
 _not_made: dict[str, frozenset[str]] = {}
@@ -274,7 +283,7 @@ class LiveGraph:
 
     def nodes(self) -> dict[str, Any]:
         """Every node of this prompt in API format, expanded ones included."""
-        return {node_id: self._dynprompt.get_node(node_id) for node_id in self._dynprompt.all_node_ids()}
+        return whole_nodes({node_id: self._dynprompt.get_node(node_id) for node_id in self._dynprompt.all_node_ids()})
 
     def components_ahead(self, prompt_id: str) -> dict[str, frozenset[str]] | None:
         """Node id -> component keys of a queued prompt; None before a timeline has run on into it."""

@@ -56,14 +56,14 @@ class LookAhead:
         """`rates()` are the bytes per second that this session has measured, by drive."""
         self._errands = Errands(THREAD)
         self._rates = rates
-        self._teacher = self._guard(Teacher)
+        self._teacher = Teacher()
 
     def close(self) -> None:
-        """Join the thread, close the profiles. The lock must not be held."""
-        self._errands.close()
+        """Nothing more is taken on. What is being done goes on to its end, and the profiles are closed behind it: nobody waits for that."""
         teacher, self._teacher = self._teacher, None
         if teacher is not None:
-            teacher.close()
+            self._errands.submit(teacher.close)
+        self._errands.close(wait=False)
 
     # --- on the executor's thread, with the lock held ---
 

@@ -2,16 +2,21 @@
 
 GET /residency/status, POST /residency/mode, GET and POST /residency/settings, GET /residency/trace[?prompt_id=…][&format=chrome],
 GET /residency/traces, and the websocket event "residency.update". docs/http.md describes them.
+
+Handlers run on ComfyUI's event loop, where everybody waits for whoever waits. They take no lock that a mover may hold; the settings file is
+written by a thread of its own, and a big trace is copied by one of asyncio's.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +26,13 @@ from server import PromptServer
 
 from .. import __version__, user_settings
 from ..chrome import chrome
-from ..component import Mode
 from ..trace import Trace
+from ..words import cut, shown
+from .errands import Errands
 from .host import ComfyHost
 from .idle import IdleRelease
-from .settings import parse_mode
+from .live import whole_nodes
+from .settings import MODES, parse_mode
 
 log = logging.getLogger("residency")
 
@@ -36,12 +43,18 @@ UPDATE_SHARE = 0.02
 # the newest ones; GET /residency/trace has them all
 UPDATE_DECISIONS = 200
 
+# how long an answer waits for what mostly takes milliseconds: a small file to be written, threads without work to end
+SETTLE_S = 1.0
+LOOK_S = 0.01
+
+_keeper = Errands("residency settings")
+
 
 def queued_prompts() -> Iterator[tuple[str, Any, list[str]]]:
     """The prompts behind the running one in the order in which they will run: (id, prompt, outputs to execute)."""
     _, queued = PromptServer.instance.prompt_queue.get_current_queue_volatile()
     for item in sorted(queued, key=lambda item: item[0]):
-        yield item[1], item[2], list(item[4])
+        yield item[1], whole_nodes(item[2]), list(item[4])
 
 
 def settings_file() -> Path:
@@ -64,12 +77,12 @@ def on_prompt(handler: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 class Announcer:
     """Sends the running trace to the open browsers, rarely enough to cost nothing.
 
-    What happens too soon after a message is sent a moment later by ComfyUI's own event loop: the last word before a long node is not
-    lost. `lock` is the runtime's: a trace changes only under it.
+    What happens too soon after a message is sent a moment later: the last word before a long node is not lost. ComfyUI's own event loop
+    keeps the time, a thread of asyncio's copies the trace.
     """
 
-    def __init__(self, lock: Callable[[], AbstractContextManager[object]]) -> None:
-        self._lock = lock
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # one message is made at a time, and none after the last one
         self._next_s = 0.0
         self._waiting = False
 
@@ -83,22 +96,28 @@ class Announcer:
             self._send(trace, ended)
         else:
             self._waiting = True
-            server.loop.call_soon_threadsafe(server.loop.call_later, delay_s, self._send_late, trace)
+            late = partial(server.loop.run_in_executor, None, self._send_late, trace)
+            server.loop.call_soon_threadsafe(server.loop.call_later, delay_s, late)
 
     def _send_late(self, trace: Trace) -> None:
         self._waiting = False
-        with self._lock():
-            if trace.outcome is None:
-                self._send(trace, ended=False)
+        self._send(trace, ended=False)
 
     def _send(self, trace: Trace, ended: bool) -> None:
-        started_s = time.monotonic()
-        data = trace.as_dict()
-        data["decisions"] = data["decisions"][-UPDATE_DECISIONS:]
-        message = {"prompt_id": trace.prompt_id, "mode": trace.mode.value, "running": not ended, "trace": data}
-        PromptServer.instance.send_sync(EVENT, message)
-        cost_s = time.monotonic() - started_s
-        self._next_s = started_s + max(UPDATE_S, cost_s / UPDATE_SHARE)
+        with self._lock:
+            if trace.outcome is not None and not ended:
+                return
+            started_s = time.monotonic()
+            data = trace.as_dict()
+            data["decisions"] = data["decisions"][-UPDATE_DECISIONS:]
+            message = {"prompt_id": trace.prompt_id, "mode": trace.mode.value, "running": not ended, "trace": data}
+            PromptServer.instance.send_sync(EVENT, message)
+            cost_s = time.monotonic() - started_s
+            self._next_s = started_s + max(UPDATE_S, cost_s / UPDATE_SHARE)
+
+
+class BadRequestError(Exception):
+    """One sentence that says what is wrong with a request, and the way out."""
 
 
 def add_routes(host: ComfyHost) -> None:
@@ -112,13 +131,15 @@ def add_routes(host: ComfyHost) -> None:
     @routes.post("/residency/mode")
     async def post_mode(request: web.Request) -> web.Response:
         try:
-            asked = (await request.json())["mode"]
-        except (ValueError, KeyError, TypeError):
+            asked = await _body(request)
+        except BadRequestError as error:
+            return _error(400, str(error))
+        if not isinstance(asked, dict) or "mode" not in asked:
             return _error(400, 'the body must be JSON with a mode, like {"mode": "auto"}')
-        mode = parse_mode(asked)
+        mode = parse_mode(asked["mode"])
         if mode is None:
-            return _error(400, f"{asked!r} is not a mode; choose one of {', '.join(mode.value for mode in Mode)}")
-        _accept(host, replace(host.standing, mode=mode))
+            return _error(400, f"{shown(asked['mode'])} is not a mode; choose one of {', '.join(MODES)}")
+        await _accept(host, replace(host.standing, mode=mode))
         return web.json_response(status(host))
 
     @routes.get("/residency/settings")
@@ -128,29 +149,31 @@ def add_routes(host: ComfyHost) -> None:
     @routes.post("/residency/settings")
     async def post_settings(request: web.Request) -> web.Response:
         try:
-            asked = await request.json()
-        except ValueError as error:
-            return _error(400, f"the settings must be a JSON object: {error}")
+            asked = await _body(request)
+        except BadRequestError as error:
+            return _error(400, str(error))
         # what is not sent stays as it is
         wanted = user_settings.parse({**host.standing.as_dict(), **asked} if isinstance(asked, dict) else asked)
         if isinstance(wanted, str):
             return _error(400, wanted)
-        _accept(host, wanted)
+        await _accept(host, wanted)
         return web.json_response(wanted.as_dict())
 
     @routes.get("/residency/trace")
     async def get_trace(request: web.Request) -> web.Response:
-        prompt_id = request.query.get("prompt_id")
-        with host.runtime.locked():
-            host.runtime.look()
-            traces = [trace for trace in host.runtime.traces if prompt_id in (None, trace.prompt_id)]
-            data = traces[-1].as_dict() if traces else None
-        if data is None:
-            return _error(404, f"no trace of prompt {prompt_id}" if prompt_id else "no prompt has run yet")
-        if request.query.get("format") == "chrome":
-            headers = {"Content-Disposition": 'attachment; filename="residency-trace.json"'}
-            return web.json_response(chrome(data), headers=headers)
-        return web.json_response(data)
+        prompt_id, form = request.query.get("prompt_id"), request.query.get("format")
+        if form not in (None, "chrome"):
+            return _error(400, f"{shown(form)} is not a format; leave it out, or choose chrome")
+        trace = next((trace for trace in reversed(host.runtime.traces) if prompt_id in (None, trace.prompt_id)), None)
+        if trace is None:
+            return _error(404, f"no trace of prompt {shown(prompt_id)}" if prompt_id else "no prompt has run yet")
+
+        def text() -> str:
+            host.runtime.look(wait=False)
+            return json.dumps(chrome(trace.as_dict()) if form else trace.as_dict())
+
+        headers = {"Content-Disposition": 'attachment; filename="residency-trace.json"'} if form else None
+        return web.json_response(text=await asyncio.to_thread(text), headers=headers)
 
     @routes.get("/residency/traces")
     async def get_traces(request: web.Request) -> web.Response:
@@ -161,28 +184,59 @@ def add_routes(host: ComfyHost) -> None:
 
 def status(host: ComfyHost) -> dict[str, Any]:
     """What is on, what is off, and why."""
-    manager, traces = host.runtime.manager, host.runtime.traces
+    manager, traces, threads = host.runtime.manager, host.runtime.traces, host.threads()
     resolved = manager.mode if traces else None
     return {
         "version": __version__,
         "installed": host.installed,
+        "closing": bool(threads) and not host.installed,
         "mode": host.user.mode.value,
         "mode_reason": resolved.reason if resolved and host.installed else f"set by {host.user.source}",
         "features": [{"name": fit.name, "on": fit.fits and host.installed, "reason": fit.reason} for fit in host.fits],
         "failures": host.failures,
         "budget": {"host_limit_bytes": manager.host.limit_bytes, "host_held_bytes": manager.host.used_bytes},
-        "threads": [thread.name for thread in threading.enumerate() if thread.name.startswith("residency")],
+        "threads": threads,
         "last_prompt_id": traces[-1].prompt_id if traces else None,
     }
 
 
-def _accept(host: ComfyHost, wanted: user_settings.UserSettings) -> None:
+async def _accept(host: ComfyHost, wanted: user_settings.UserSettings) -> None:
+    """Enact and keep the settings. The answer waits a moment, no longer, for the file and for the threads that `off` ends."""
     host.apply(wanted)
+    kept = asyncio.wrap_future(_keeper.submit(partial(_keep, wanted)))
+    await asyncio.wait([kept], timeout=SETTLE_S)
+    until_s = time.monotonic() + SETTLE_S
+    while not host.installed and host.threads() and time.monotonic() < until_s:
+        await asyncio.sleep(LOOK_S)
+
+
+def _keep(wanted: user_settings.UserSettings) -> None:
     path = settings_file()
     try:
         user_settings.write(path, wanted)
     except OSError as error:
         log.warning("residency: the settings hold until ComfyUI ends, they could not be kept in %s: %s", path, error)
+
+
+async def _body(request: web.Request) -> Any:
+    """The JSON that a request carries. Raises BadRequestError for anything that is none; aiohttp itself answers one that is too big."""
+    try:
+        return json.loads(await request.text(), object_pairs_hook=_object)
+    except LookupError:
+        raise BadRequestError(f"{shown(request.charset)} is not a charset; send the body as JSON in UTF-8") from None
+    except RecursionError:
+        raise BadRequestError("the body is nested too deeply to be read; send a JSON object") from None
+    except ValueError as error:
+        raise BadRequestError(f"the body is not JSON in {cut(request.charset or 'UTF-8')}: {cut(str(error))}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it names {shown(name)} twice")
+        found[name] = value
+    return found
 
 
 def _error(code: int, message: str) -> web.Response:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..component import Mode
-from ..node_set import INPUTS, MODE_NODE, Family
-from ..policies import NodeAsk
-from .hoist import KEY, family_of, known
+from ..node_set import BUDGET_GIB, INPUTS, MODE_NODE, Family
+from ..policies import NodeAsk, node_source
+from ..words import shown
+from .hoist import KEY, family_of, known, mapping
 
 log = logging.getLogger("residency")
 
+MODES = tuple(mode.value for mode in Mode)
 MODE_VARIABLE = "RESIDENCY_MODE"
 VERSION = 1  # of the settings in extra_data and in the workflow's extra
 
@@ -34,10 +36,7 @@ class Settings:
 
 def parse_mode(value: object) -> Mode | None:
     """The mode named by a string; None for anything that is not one."""
-    try:
-        return Mode(value)
-    except ValueError:
-        return None
+    return Mode(value) if isinstance(value, str) and value in MODES else None
 
 
 def standing(environment: Mapping[str, str]) -> Settings:
@@ -47,14 +46,14 @@ def standing(environment: Mapping[str, str]) -> Settings:
     if mode is not None:
         return Settings(mode, f"the environment variable {MODE_VARIABLE}")
     if value is not None:
-        log.warning("residency: %s=%r is not a mode; choose one of %s; using auto", MODE_VARIABLE, value, ", ".join(m.value for m in Mode))
+        log.warning("residency: %s=%s is not a mode; choose one of %s; using auto", MODE_VARIABLE, shown(value), ", ".join(MODES))
     return Settings(Mode.AUTO, "the default")
 
 
-def of_prompt(prompt: Mapping[str, Any], extra_data: Mapping[str, Any], user: Settings) -> Settings:
+def of_prompt(prompt: Mapping[str, Any], extra_data: object, user: Settings) -> Settings:
     """The settings of one prompt; `user` is what the user chose, or what stands. Mode and budgets each come from the first that names one.
 
-    Unknown values are reported and passed over: a shared workflow never breaks on them.
+    `extra_data` is what a client sent, of any shape. Unknown values are reported and passed over: a shared workflow never breaks on them.
     """
     chosen = user
     mode_is_open = True
@@ -63,10 +62,8 @@ def of_prompt(prompt: Mapping[str, Any], extra_data: Mapping[str, Any], user: Se
         if mode_is_open and "mode" in values:
             mode = parse_mode(values["mode"])
             if mode is None:
-                modes = ", ".join(mode.value for mode in Mode)
-                log.warning(
-                    "residency: %s asks for mode %r, which this version does not know; choose one of %s", source, values["mode"], modes
-                )
+                told = source, shown(values["mode"]), ", ".join(MODES)
+                log.warning("residency: %s asks for mode %s, which this version does not know; choose one of %s", *told)
             else:
                 chosen, mode_is_open = Settings(mode, source), False
         for name, found in budgets.items():
@@ -79,46 +76,47 @@ def of_prompt(prompt: Mapping[str, Any], extra_data: Mapping[str, Any], user: Se
     )
 
 
-def node_asks(prompt: Mapping[str, Any], extra_data: Mapping[str, Any]) -> list[NodeAsk]:
+def node_asks(prompt: Mapping[str, Any], extra_data: object) -> list[NodeAsk]:
     """What the nodes of the prompt ask, in its order: taken out of their inputs on the way in, or given for any node by a program."""
-    ours = extra_data.get(KEY)
-    given = ours.get("nodes") if isinstance(ours, Mapping) else None
+    given = mapping(mapping(mapping(extra_data).get(KEY)).get("nodes"))
     asks = []
     for node_id, node in prompt.items():
-        class_type = node.get("class_type")
+        class_type = mapping(node).get("class_type")
         family = family_of(class_type)
-        source = f"node {node_id} ({class_type})"
-        inputs = node.get("inputs", {})
+        source = node_source(node_id, class_type)
+        inputs = mapping(mapping(node).get("inputs"))
         left = {name: inputs[name] for name in INPUTS[family] if not isinstance(inputs.get(name, []), list)} if family else {}
-        asked = given.get(node_id) if isinstance(given, Mapping) else None
-        values = {**left, **(asked if isinstance(asked, Mapping) else {})}
+        values = {**left, **mapping(given.get(node_id))}
         checked = {name: value for name, raw in values.items() if (value := known(source, name, raw)) is not None}
         if checked or family is Family.KEEP:
             asks.append(NodeAsk(node_id, str(class_type), family or Family.STEP, checked))
     return asks
 
 
-def _sources(prompt: Mapping[str, Any], extra_data: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _sources(prompt: Mapping[str, Any], extra_data: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for node_id, node in prompt.items():
-        if node.get("class_type") == MODE_NODE:
-            yield f"node {node_id} ({MODE_NODE})", node.get("inputs", {})
-    workflow = (extra_data.get("extra_pnginfo") or {}).get("workflow") or {}
-    for source, place in (("extra_data", extra_data), ("the workflow", workflow.get("extra") or {})):
+        if mapping(node).get("class_type") == MODE_NODE:
+            yield node_source(node_id, MODE_NODE), mapping(mapping(node).get("inputs"))
+    workflow = mapping(mapping(mapping(extra_data).get("extra_pnginfo")).get("workflow"))
+    for source, place in (("extra_data", mapping(extra_data)), ("the workflow", mapping(workflow.get("extra")))):
         values = place.get(KEY)
         if isinstance(values, Mapping):
             version = values.get("version", VERSION)
             if version != VERSION:
-                log.warning(
-                    "residency: the settings of %s have version %r, this pack knows %d; the rest is passed over", source, version, VERSION
-                )
+                told = source, shown(version), VERSION
+                log.warning("residency: the settings of %s have version %s, this pack knows %d; the rest is passed over", *told)
             yield source, values
+        elif values is not None:
+            log.warning('residency: %s has %s for %s; send an object, like {"mode": "auto"}', source, shown(values), KEY)
 
 
 def _budget(values: Mapping[str, Any], name: str, source: str) -> int | None:
     value = values.get(name)
-    if value is None or value == 0:
+    if value is None:
         return None
-    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-        return int(value * 2**30)
-    log.warning("residency: %s asks for %s %r; a number of GiB above 0 is needed, using what the machine has", source, name, value)
-    return None
+    try:
+        return int(BUDGET_GIB.parse(value) * 2**30) or None
+    except ValueError:
+        told = source, name, shown(value), BUDGET_GIB.high
+        log.warning("residency: %s asks for %s %s; choose a number of GiB from 0 to %g; using what the machine has", *told)
+        return None

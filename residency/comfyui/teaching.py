@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import comfy.model_management as model_management
@@ -40,19 +41,26 @@ class Foresight:
 
 
 class Teacher:
-    """The profiles of this user directory, from `open` to `close`."""
+    """The profiles of this user directory, from their first use to `close`. Making one costs nothing; all else belongs to one thread that
+    may wait: for the drive, and a second for another program that has locked the file."""
 
-    def __init__(self) -> None:
-        self.profiles: Profiles = Profiles.open(database_in(folder_paths.get_user_directory()))
-        self._environment = environment()
+    @cached_property
+    def profiles(self) -> Profiles:
+        return Profiles.open(database_in(folder_paths.get_user_directory()))
+
+    @cached_property
+    def _environment(self) -> str:
+        return environment()
 
     def close(self) -> None:
-        self.profiles.close()
+        if "profiles" in self.__dict__:
+            self.profiles.close()
 
     def foretell(self, prompt: Mapping[str, Any], components: Mapping[str, Iterable[str]]) -> Foresight:
         """`components` are the keys that each node loads or computes with; without any there is nothing to foretell it for."""
         expected: dict[str, Expected] = {}
         margins_s: dict[str, float] = {}
+        self.profiles.retry()
         if not any(components.values()) or self.profiles.is_empty():
             return Foresight({}, expected, margins_s)
         keys = self.keys(prompt, components)
@@ -88,6 +96,7 @@ class Teacher:
         self, trace: Trace, keys: Mapping[str, NodeKey], cached: Iterable[str], peaks: Mapping[str, int], rates: Mapping[str, float]
     ) -> int:
         """Learn from a prompt that has ended; anything but a success teaches nothing. Returns how many values that were."""
+        self.profiles.retry()
         return self.profiles.observe(trace.as_dict(), keys, cached=frozenset(cached), peaks=dict(peaks), rates=rates)
 
     def keys(self, prompt: Mapping[str, Any], components: Mapping[str, Iterable[str]]) -> dict[str, NodeKey]:

@@ -17,7 +17,7 @@ from ..predict import NotUnderstood, Prediction, Why, predict
 from ..profiles import Profiles, database_in, node_keys
 from ..simulate import Program, Step
 from ..timeline import UseKind
-from ..words import printable, short
+from ..words import printable, shown
 from ..workflow import Workflow, WorkflowError, read_workflow
 from .units import UsageError, parse_size
 
@@ -77,7 +77,7 @@ def prepare(paths: list[Path], options: argparse.Namespace, reads_at: UseKind = 
     named = {name for ready in prepared for name in ready.prediction.named}
     unused = [name for name in sizes if name not in named]
     if unused:
-        raise UsageError(f"{options.sizes}: {short(unused[0])} is named by no workflow; write the name as in the loader, with its folder")
+        raise UsageError(f"{options.sizes}: {shown(unused[0])} is named by no workflow; write the name as in the loader, with its folder")
     return prepared
 
 
@@ -88,7 +88,7 @@ def refuse_unknown(workflow: Workflow, path: Path) -> None:
         told = name in core_nodes() or name.startswith(OWN_PREFIX) or node_id in workflow.output_types
         if not told:
             way = "save it in the editor's format, which says what its nodes give, or add --guess"
-            raise WorkflowError(f"{path}: node {printable(node_id)} is of class {short(name)}, which ComfyUI does not ship; {way}")
+            raise WorkflowError(f"{path}: node {printable(node_id)} is of class {shown(name)}, which ComfyUI does not ship; {way}")
 
 
 def told(one: NotUnderstood) -> str:

@@ -61,6 +61,10 @@ class Profiles:
         """Why nothing is kept beyond this session; empty when it is."""
         return self._store.off
 
+    def retry(self) -> None:
+        """Open the file again where something stood in the way that may have passed; a second when it is locked still."""
+        self._store.retry()
+
     def close(self) -> None:
         """Close the file; later calls find nothing and keep nothing."""
         self._store.close()

@@ -55,14 +55,24 @@ class TrackRow:
 
 def is_foreign(connection: sqlite3.Connection) -> bool:
     """Whether the database holds somebody else's tables."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    return bool(tables) and application != APPLICATION_ID
+    return bool(tables) and not is_ours(connection)
+
+
+def is_ours(connection: sqlite3.Connection) -> bool:
+    """Whether some version of this pack has made it."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    return bool(application == APPLICATION_ID)
+
+
+def version(connection: sqlite3.Connection) -> int:
+    """Of the tables; 0 in a new file."""
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(found)
 
 
 def is_current(connection: sqlite3.Connection) -> bool:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return bool(version == SCHEMA)
+    return version(connection) == SCHEMA
 
 
 def touch(connection: sqlite3.Connection) -> None:

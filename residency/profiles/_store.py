@@ -1,7 +1,8 @@
 """The file: opened, shared with other servers, and given up in one line when it cannot be used. Nothing here raises for it.
 
 WAL: a reader never waits, a writer that dies leaves the last commit. One connection behind one lock serves every thread. A corrupt
-file is moved aside once and begun anew; where nothing can be written the same tables are kept in memory, until the process ends.
+file is moved aside once and begun anew; where nothing can be written the same tables are kept in memory until `retry` finds the file
+usable. What another program or a newer version of this pack has written is never touched.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ SIDE_FILES = ("", "-wal", "-shm")
 _IN_MEMORY = ":memory:"
 
 
+class _NotOurs(sqlite3.OperationalError):
+    """A sound database that is not for this version to write: asking again changes nothing."""
+
+
 class Store:
     """`off` says in words why nothing is kept on disk; empty when it is."""
 
@@ -40,8 +45,16 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self._inode: int | None = None
         self._moved = False
+        self._passes = False  # why it is off may have passed by the next look
+        self._opened = 0
         with self._lock:
             self._open()
+
+    def retry(self) -> None:
+        """Open the file again when it is off for a reason that may have passed. What was kept in memory meanwhile is given up for it."""
+        with self._lock:
+            if self.off and self._passes and self._connection is not None:
+                self._open()
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         """What `work` finds, None when nothing can be read."""
@@ -65,7 +78,8 @@ class Store:
 
     def version(self) -> int:
         """Another number than before when somebody else has written to the file."""
-        return self.read(lambda connection: int(connection.execute("PRAGMA data_version").fetchone()[0])) or 0
+        found = self.read(lambda connection: int(connection.execute("PRAGMA data_version").fetchone()[0])) or 0
+        return (self._opened << 32) + found
 
     def compact(self) -> None:
         """Give the space of deleted rows back to the file system, unless another server is in the way."""
@@ -109,20 +123,29 @@ class Store:
     def _open(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = self._connected()
+            connection = self._connected()
         except sqlite3.OperationalError as error:
-            self._give_up(str(error))
+            self._give_up(str(error), passes=not isinstance(error, _NotOurs))
         except sqlite3.DatabaseError as error:
             self._move_aside(str(error))
         except OSError as error:
             self._give_up(error.strerror or str(error))
+        else:
+            self._disconnect()
+            self._connection = connection
+            self._opened += 1
+            if self.off:
+                log.info("residency: profiles are kept in %s again", self.path)
+                self.off = ""
 
     def _connected(self) -> sqlite3.Connection:
         self._inode = _inode(self.path)
         connection = _connect(str(self.path))
         try:
             if _rows.is_foreign(connection):
-                raise sqlite3.OperationalError("it is another program's database")
+                raise _NotOurs("it is another program's database")
+            if (version := _rows.version(connection)) > _rows.SCHEMA:
+                raise _NotOurs(f"it is of version {version}, this pack knows {_rows.SCHEMA}: get a newer pack, or move the file away")
             _journal(connection)
             # 3 ms for a full file: a torn page is found here and not in the middle of a prompt
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -139,11 +162,12 @@ class Store:
             raise
         return connection
 
-    @staticmethod
-    def _build(connection: sqlite3.Connection) -> None:
+    def _build(self, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             if not _rows.is_current(connection):  # another server may have built it while we waited
+                if _rows.is_ours(connection):
+                    log.warning("residency: %s is of version %d: profiles begin anew", self.path, _rows.version(connection))
                 _rows.build(connection)
             connection.execute("COMMIT")
         except BaseException:
@@ -154,7 +178,7 @@ class Store:
     def _move_aside(self, reason: str) -> None:
         self._disconnect()
         if self._moved:
-            self._give_up(f"corrupt again: {reason}")
+            self._give_up(f"corrupt again: {reason}", passes=False)
             return
         self._moved = True
         try:
@@ -166,13 +190,16 @@ class Store:
                         os.replace(old, new)
                 log.warning("residency: %s is corrupt (%s): moved to %s, profiles begin anew", self.path, reason, aside.name)
         except OSError as error:
-            self._give_up(f"corrupt, and it cannot be moved aside: {error.strerror or error}")
+            self._give_up(f"corrupt, and it cannot be moved aside: {error.strerror or error}", passes=False)
             return
         self._open()
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, *, passes: bool = True) -> None:
+        self._passes = passes
+        before, self.off = self.off, reason
+        if before and self._connection is not None:  # said already, and kept in memory already
+            return
         self._disconnect()
-        self.off = reason
         log.warning("residency: profiles are kept for this session only: %s: %s", self.path, reason)
         self._connection = _connect(_IN_MEMORY)
         _rows.build(self._connection)

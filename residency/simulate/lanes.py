@@ -107,7 +107,7 @@ class ReadAheadLanes:
         """Simulated traces are read when everything has been answered."""
         return None
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         pass
 
     # --- the world's clock ---

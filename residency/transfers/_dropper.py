@@ -31,6 +31,7 @@ class Drop:
     keep_bytes: int = 0
     ending: tuple[Transfer, ...] = ()
     refusal: str | None = None
+    answered: bool = False
     future: Future[None] = field(default_factory=Future)
 
     def __post_init__(self) -> None:
@@ -63,6 +64,15 @@ class Dropper:
         self.threads = [thread]  # the one before has said that it ends: nothing of it is waited for
         self._running = True
 
+    def give_up(self) -> list[Drop]:
+        """The drops that nobody has answered yet, now the caller's to answer. The condition must be held."""
+        self._queue.clear()
+        left = [drop for drop in self.pending if not drop.answered]
+        for drop in left:
+            drop.answered = True
+        self._condition.notify_all()
+        return left
+
     def work_off_without_threads(self) -> None:
         """Answer what is queued on the caller's thread when none could be started. The condition must not be held."""
         with self._condition:
@@ -83,10 +93,14 @@ class Dropper:
                 if drop.refusal is None:
                     self._condition.wait_for(lambda: all(transfer.answered for transfer in drop.ending))  # noqa: B023 (called right here)
             freed_bytes, reason = (0, f"refused: {drop.refusal}") if drop.refusal is not None else _drop(drop)
-            self._finish(drop, freed_bytes, reason)
+            with self._condition:
+                mine, drop.answered = not drop.answered, True
+            if mine:
+                self._finish(drop, freed_bytes, reason)
             with self._condition:
                 self.pending.remove(drop)
-            drop.future.set_result(None)
+            if mine:
+                drop.future.set_result(None)
             with self._condition:
                 self._condition.notify_all()
 
@@ -95,10 +109,12 @@ def _drop(drop: Drop) -> tuple[int, str]:
     """The bytes that left the cache, and the reason with what stood in the way."""
     freed_bytes, notes = 0, []
     for _, extent, _ in between(drop.component, drop.keep_bytes, drop.upto_bytes):
+        if drop.answered:  # given up on while it went on
+            break
         try:
             freed, note = _drop_extent(extent)
-        except Exception as error:
-            freed, note = 0, str(error)
+        except BaseException as error:  # a thread that died of it would leave every later drop unanswered
+            freed, note = 0, str(error) if isinstance(error, OSError) else f"{extent.path}: {type(error).__name__}: {error}"
         freed_bytes += freed
         if note is not None and note not in notes:
             notes.append(note)

@@ -89,7 +89,7 @@ class Lane:
         self.drive = drive
         self.rate = RateMeter()
         self.threads: list[threading.Thread] = []
-        self._max_threads = threads
+        self.max_threads = threads  # a number that is lowered holds from each thread's next step on
         self._condition = condition
         self._clock = clock
         self._backoff = backoff
@@ -114,7 +114,7 @@ class Lane:
 
     def _staff(self, count: int) -> None:
         self.threads = [thread for thread in self.threads if thread.is_alive()]
-        while self._workers < min(self._max_threads, count):
+        while self._workers < min(self.max_threads, count):
             thread = threading.Thread(target=self._work, name=f"residency-read-{self.drive}", daemon=True)
             try:
                 thread.start()
@@ -134,7 +134,7 @@ class Lane:
     def _next(self) -> Callable[[Reader], None] | None:
         """The next thing to do; None: nothing is left for this thread, which ends."""
         with self._condition:
-            while self._queue:
+            while self._queue and self._workers <= self.max_threads:
                 for part in self._queue:
                     if part.transfer.stop_reason is not None and not part.busy():
                         part.closing = True
@@ -178,7 +178,7 @@ class Lane:
                 break
             try:
                 asked = _cached(run, reader)
-            except Exception as error:
+            except BaseException as error:  # a thread that died of it would leave its part in flight for ever
                 reason = _reason(run[0], error)
                 break
             present += sum(chunk.size_bytes for chunk, cached in asked if cached == chunk.size_bytes)
@@ -204,7 +204,7 @@ class Lane:
             if reason is None and self._may_go_on(transfer):
                 self._measured_read(reader, chunk, cold_bytes)
                 present, moved = chunk.size_bytes, cold_bytes
-        except Exception as error:
+        except BaseException as error:  # as above
             reason = _reason(chunk, error)
         with self._condition:
             part.in_flight.discard(index)
@@ -242,7 +242,8 @@ class Lane:
         transfer = part.transfer
         with self._condition:
             transfer.open_parts -= 1
-            last = transfer.ending = transfer.open_parts == 0
+            last = transfer.open_parts == 0 and not transfer.ending
+            transfer.ending = transfer.ending or last
         if last:
             self._finish(transfer)
         with self._condition:
@@ -262,6 +263,6 @@ def _cached(run: Sequence[Chunk], reader: Reader) -> list[tuple[Chunk, int]]:
     return _cached(run[:half], reader) + _cached(run[half:], reader)
 
 
-def _reason(chunk: Chunk, error: Exception) -> str:
+def _reason(chunk: Chunk, error: BaseException) -> str:
     """An error in words that name the file; an OSError of the reader does already."""
     return str(error) if isinstance(error, OSError) else f"{chunk.path}: {type(error).__name__}: {error}"

@@ -2,7 +2,8 @@
 
 The life of a transfer: `prefetch` queues it on the lane of each drive that it reads from -> the lane's threads take its chunks in
 order, skip those that are cached, read the others -> TransferDone, or TransferStopped with what had moved by then. `cancel` ends
-it within one chunk. `evict` and `drop` are answered with Evicted; what is being read, or queued to be, is never dropped.
+it within one chunk, `close(wait=False)` at once, whatever its threads wait for. `evict` and `drop` are answered with Evicted; what is being
+read, or queued to be, is never dropped.
 
 Reads are ordinary buffered reads: what ComfyUI reads later comes from the page cache, and without us it comes from the disk.
 """
@@ -24,7 +25,7 @@ from ._backoff import LOOK_S, Backoff
 from ._chunks import Chunk, cut, overlap
 from ._dropper import Drop, Dropper
 from ._lane import Lane, Part, Transfer
-from .drive import drive_of, is_rotational
+from .drive import is_rotational, remembered_drive
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,9 @@ PAUSE_S = 0.1
 class ReadAhead:
     """Enacts Prefetch, Cancel and Evict on the host tier. Threads exist only while there is work.
 
-    `post` is called on this mover's threads, without its lock, once for each instruction that asks for an answer. `clock` gives
-    seconds, `available` bytes, `pressure` percent. All methods are thread-safe; none raises for what happens to files.
+    `post` is called on this mover's threads, or on that of whoever asks where it has none, without its lock, once for each instruction that
+    asks for an answer. `clock` gives seconds, `available` bytes, `pressure` percent. All methods are thread-safe; none raises for what
+    happens to files. No method but `wait` and `close` waits for a drive, `prefetch` of a file that nobody has asked about before excepted.
     """
 
     def __init__(
@@ -87,26 +89,30 @@ class ReadAhead:
         while chunk_bytes > LEAST_CHUNK_BYTES and chunk_bytes * self._threads_per_drive > instruction.size_bytes - instruction.start_bytes:
             chunk_bytes //= 2
         chunks = list(cut(component, instruction.size_bytes, chunk_bytes, instruction.start_bytes))
-        drives = {path: drive_of(path) for path in {chunk.path: None for chunk in chunks}}
+        drives = {path: remembered_drive(path) for path in {chunk.path: None for chunk in chunks}}
         by_drive: dict[str, list[Chunk]] = {}
         for chunk in chunks:
             by_drive.setdefault(drives[chunk.path], []).append(chunk)
         with self._condition:
             blockers = tuple(drop.future for drop in self._dropper.pending if _same_bytes(drop.component, component))
             transfer = Transfer(component, instruction.size_bytes, blockers)
-            if self._closed:
+            closed = self._closed
+            if closed:
                 transfer.stop("reading ahead has been closed")
             elif instruction.size_bytes > instruction.start_bytes and not chunks:
                 transfer.stop(f"no file is known for {component.name}")
             self._live.append(transfer)
             self._latest[component.key] = transfer
             transfer.asked_bytes = sum(chunk.size_bytes for chunk in chunks)
+            transfer.ending = closed  # a lane's threads may all wait for their drive
             transfer.parts = [Part(transfer, part) for part in by_drive.values()] or [Part(transfer, [])]
             transfer.open_parts = len(transfer.parts)
-            lanes = [self._lane(drive) for drive in by_drive or ("none",)]
-            for lane, part in zip(lanes, transfer.parts, strict=True):
+            lanes = [] if closed else [self._lane(drive) for drive in by_drive or ("none",)]
+            for lane, part in zip(lanes, transfer.parts, strict=not closed):
                 lane.add(part)
             self._condition.notify_all()
+        if closed:
+            self._finish(transfer)
         for lane in lanes:
             lane.work_off_without_threads()
         return transfer.future
@@ -146,7 +152,11 @@ class ReadAhead:
                 behind = transfer.component.key == component.key and upto <= transfer.finished_bytes()
                 if transfer not in drop.ending and not behind:
                     drop.refusal = f"{transfer.component.name} is being read ahead"
-            self._dropper.add(drop)
+            closed = drop.answered = self._closed
+            if not closed:
+                self._dropper.add(drop)
+        if closed:
+            self._refuse_drop(drop)
         self._dropper.work_off_without_threads()
         return drop.future
 
@@ -187,16 +197,33 @@ class ReadAhead:
             measured = {drive: lane.rate.bytes_per_s() for drive, lane in self._lanes.items()}
         return {drive: rate for drive, rate in measured.items() if rate is not None}
 
-    def close(self) -> None:
+    def set_threads(self, threads_per_drive: int) -> None:
+        """From now on so many threads read from each drive that does not seek; one that reads a chunk ends with it."""
+        with self._condition:
+            self._threads_per_drive = threads_per_drive
+            for drive, lane in self._lanes.items():
+                lane.max_threads = 1 if is_rotational(drive) else threads_per_drive
+            self._condition.notify_all()
+
+    def close(self, *, wait: bool = True) -> None:
         """Stop every transfer, let announced drops end, join every thread. A later Prefetch is answered with TransferStopped.
 
-        The caller must not hold a lock that `post` takes.
+        Without `wait` no drive is waited for, however long it hangs: what is unanswered is answered here and now, and the threads end with
+        the call that they are in. The caller must not hold a lock that `post` takes.
         """
         with self._condition:
             self._closed = True
             self._stop(self._live, "reading ahead is being closed")
             threads = [thread for lane in self._lanes.values() for thread in lane.threads] + self._dropper.threads
-        for thread in threads:
+            left = [] if wait else [transfer for transfer in self._live if not transfer.ending]
+            for transfer in left:
+                transfer.ending = True
+            drops = [] if wait else self._dropper.give_up()
+        for transfer in left:
+            self._finish(transfer)
+        for drop in drops:
+            self._refuse_drop(drop)
+        for thread in threads if wait else ():
             if thread is not threading.current_thread():
                 thread.join()
 
@@ -228,13 +255,17 @@ class ReadAhead:
             self._condition.notify_all()
         transfer.future.set_result(None)
 
+    def _refuse_drop(self, drop: Drop) -> None:
+        self._finish_drop(drop, 0, "refused: reading ahead has been closed")
+        drop.future.set_result(None)
+
     def _finish_drop(self, drop: Drop, freed_bytes: int, reason: str) -> None:
         self._tell(Evicted(self._clock(), drop.component.key, Tier.HOST, freed_bytes, reason))
 
     def _tell(self, event: TransferDone | TransferStopped | Evicted) -> None:
         try:
             self._post(event)
-        except Exception:  # the host's fault; a thread that died of it would leave every later Prefetch unanswered
+        except BaseException:  # the host's fault; a thread that died of it would leave every later Prefetch unanswered
             log.exception("the host failed to take %r", event)
 
 

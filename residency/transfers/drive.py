@@ -18,6 +18,8 @@ _VIRTUAL_VENDORS = ("QEMU", "VMware", "Msft", "VBOX", "Google", "Amazon")
 
 _READ_BYTES = 8 * 1024**2
 
+UNKNOWN = "unknown"
+
 
 def drive_of(path: str, root: str = "/") -> str:
     """A stable name of the drive that holds the file, equal for all files of one drive; "unknown" when the file cannot be asked for.
@@ -28,13 +30,27 @@ def drive_of(path: str, root: str = "/") -> str:
     try:
         device = os.stat(path).st_dev
     except OSError:
-        return "unknown"
+        return UNKNOWN
     if not hasattr(os, "major"):
         return f"device {device}"
     number = f"{os.major(device)}:{os.minor(device)}"
     if os.major(device) == 0:  # btrfs gives each subvolume a number of its own: the mount knows the disk
         number = _mounted_device(os.path.realpath(path), root) or number
     return disk_name(number, root) or f"device {number}"
+
+
+_drives: dict[str, str] = {}
+
+
+def remembered_drive(path: str) -> str:
+    """`drive_of`, asked once for each file: the question may hang with its drive, and movers are called with locks held. A file that has
+    moved to another drive since is read with the threads of the old one."""
+    drive = _drives.get(path)
+    if drive is None:
+        drive = drive_of(path)
+        if drive != UNKNOWN:
+            _drives[path] = drive
+    return drive
 
 
 @lru_cache(maxsize=256)
@@ -73,7 +89,7 @@ def exclusive(components: Iterable[Component]) -> frozenset[str]:
     return frozenset(
         component.key
         for component in components
-        if any(is_rotational(drive_of(path)) for path in {extent.path: None for extent in component.extents})
+        if any(is_rotational(remembered_drive(path)) for path in {extent.path: None for extent in component.extents})
     )
 
 

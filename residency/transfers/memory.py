@@ -44,15 +44,16 @@ def available_bytes(root: str = "/") -> int:
 
 
 def host_memory(root: str = "/") -> HostMemory:
-    """What is available and who says so. `root` is where /proc and /sys are looked for."""
+    """What is available and who says so. `root` is where /proc and /sys are looked for.
+
+    The last answer again where the system cannot be asked now (no file handle left); OSError when there is none.
+    """
     try:
-        return _linux_memory(root)
-    except FileNotFoundError:
-        memory_groups.cache_clear()  # the process was moved to another cgroup, or its old one is gone
-    try:
-        return _linux_memory(root)
-    except FileNotFoundError:
-        return _psutil_memory()
+        _last[root] = _asked(root)
+    except OSError:
+        if root not in _last:
+            raise
+    return _last[root]
 
 
 def pressure(root: str = "/") -> float:
@@ -85,6 +86,20 @@ def memory_groups(root: str = "/") -> tuple[MemoryGroup, ...]:
             if directory == top:
                 break
     return tuple(groups)
+
+
+_last: dict[str, HostMemory] = {}
+
+
+def _asked(root: str) -> HostMemory:
+    try:
+        return _linux_memory(root)
+    except FileNotFoundError:
+        memory_groups.cache_clear()  # the process was moved to another cgroup, or its old one is gone
+    try:
+        return _linux_memory(root)
+    except FileNotFoundError:
+        return _psutil_memory()
 
 
 def _linux_memory(root: str) -> HostMemory:
