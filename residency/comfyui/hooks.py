@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from .seams import Wrapper
+from .chain import Wrapper
 
 Tell = Callable[..., Any]
 Runs = Callable[[], bool]

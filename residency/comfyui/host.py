@@ -43,6 +43,7 @@ from ..transfers.disk import THREADS_PER_DRIVE
 from ..user_settings import UserSettings
 from . import hooks, seams, settings
 from .cached import CachedResults, as_if_used
+from .chain import Wrapper
 from .device import DeviceMover
 from .held import device_limit_bytes
 from .idle import IdleRelease
@@ -197,7 +198,7 @@ class ComfyHost:
 
     # --- what the seams call, on the executor thread ---
 
-    def _wrappers(self) -> dict[seams.Seam, seams.Wrapper]:
+    def _wrappers(self) -> dict[seams.Seam, Wrapper]:
         def tell(method: Callable[..., Any]) -> Callable[..., Any]:
             return partial(self._guard, method)
 

@@ -1,7 +1,8 @@
 """Every monkeypatch of the pack, in one place.
 
 A seam names one function of ComfyUI, says which parameters it must have, and wraps it. It is chained (the original, or whatever
-another pack put there, is called), reversible, and fails alone: a seam that does not fit this ComfyUI is off and says so.
+another pack put there, is called), reversible, and fails alone: a seam that does not fit this ComfyUI is off and says so. Packs that
+patch the same function later may cut it off: whether it is still reached is asked when a prompt begins, and then it is chained again.
 
 Why seams and not the official caching provider for the start and end of a prompt: a registered provider makes ComfyUI serialise
 and hash each node's whole ancestry; with v0.33 a chain of 100 trivial nodes took 1,818 ms instead of 76 ms, one of 300 nodes 19.6 s
@@ -10,22 +11,25 @@ instead of 1.5 s. Wrapping the executor's own methods costs microseconds and wor
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import logging
-from collections.abc import Callable
+import threading
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
+
+from .chain import Link, Wrapper, bare, leads_to, module_of, pack_of
 
 log = logging.getLogger("residency")
 
-Wrapper = Callable[..., Any]  # original -> replacement
+# A pack that puts itself on top anew each time, in a way that leads_to cannot follow, buries one more of our links each time.
+MAX_BURIED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Whether a seam can be used with this ComfyUI; `reason` says why not."""
+    """Whether a seam can be used with this ComfyUI; `reason` says why not, or who has cut it off meanwhile."""
 
     name: str
     fits: bool
@@ -33,71 +37,131 @@ class Fit:
 
 
 class Seam:
-    """One function of ComfyUI: `target` is "module:attribute.path"; `parameters` are the leading ones it must have."""
+    """One function of ComfyUI: `target` is "module:attribute.path"; `parameters` are the leading ones it must have. Thread-safe."""
 
     def __init__(self, name: str, target: str, parameters: tuple[str, ...], *, asynchronous: bool = False) -> None:
         self.name = name
         self.target = target
         self._parameters = parameters
         self._asynchronous = asynchronous
-        self._replacement: Any = None
-        self._original: Any = None
-        self._active = False
+        self._lock = threading.Lock()
+        self._wrapper: Wrapper | None = None  # while installed
+        self._link: Link | None = None  # the one that is on
+        self._cut_off: Link | None = None  # the one before it
+        self._buried = 0  # of ours below each other, each still called
+        self._told = Fit(name, False, "not installed")
 
     def fit(self) -> Fit:
         """Look at the function as it is now; nothing is changed."""
         try:
             owner, attribute = self._resolve()
-            function = getattr(owner, attribute)
-            unwrapped = inspect.unwrap(function)
-            found = tuple(inspect.signature(unwrapped).parameters)
+            function = bare(getattr(owner, attribute))
+            why_not = self._misfit(owner, attribute, function)
         except (ImportError, AttributeError, TypeError, ValueError) as error:
-            return Fit(self.name, False, f"{self.target} is not there: {error}")
-        if found[: len(self._parameters)] != self._parameters:
-            return Fit(self.name, False, f"{self.target} takes {found}, expected {self._parameters} first")
-        if inspect.iscoroutinefunction(unwrapped) is not self._asynchronous:
-            return Fit(self.name, False, f"{self.target} should {'' if self._asynchronous else 'not '}be a coroutine function")
-        return Fit(self.name, True, "")
+            why_not = f"{self.target} is not there: {error}"
+        return Fit(self.name, not why_not, why_not)
 
     def install(self, wrapper: Wrapper) -> Fit:
         """Put the wrapper in place if the seam fits. Installing twice is refused."""
-        if self._active:
-            return Fit(self.name, True, "already installed")
-        fit = self.fit()
-        if not fit.fits:
-            log.warning("residency: %s is off: %s", self.name, fit.reason)
-            return fit
-        owner, attribute = self._resolve()
-        self._active = True
-        if self._replacement is not None and _chain_holds(getattr(owner, attribute), self._replacement):
-            self._wrapped = wrapper(self._original)  # another pack chained on top of us earlier: wake our link up
-            return fit
-        original = self._original = getattr(owner, attribute)
-        self._wrapped = wrapper(original)
-        if self._asynchronous:
-
-            @functools.wraps(original)
-            async def replacement(*args: Any, **kwargs: Any) -> Any:
-                return await (self._wrapped if self._active else original)(*args, **kwargs)
-        else:
-
-            @functools.wraps(original)
-            def replacement(*args: Any, **kwargs: Any) -> Any:
-                return (self._wrapped if self._active else original)(*args, **kwargs)
-
-        self._replacement = replacement
-        setattr(owner, attribute, replacement)
-        return fit
+        with self._lock:
+            if self._wrapper is not None:
+                return Fit(self.name, True, "already installed")
+            self._told = self.fit()
+            if self._told.fits:
+                self._wrapper, self._buried = wrapper, 0
+                self._put()
+            else:
+                log.warning("residency: %s is off: %s", self.name, self._told.reason)
+            return self._told
 
     def remove(self) -> None:
-        """Restore the original; when another pack has wrapped us meanwhile our link stays in the chain and only passes on."""
-        if not self._active:
-            return
-        self._active = False
+        """Restore the original where we are on top; else our link stays in the chain and only passes on."""
+        with self._lock:
+            if self._wrapper is None:
+                return
+            self._wrapper = self._cut_off = None
+            self._retire()
+            self._told = Fit(self.name, False, "not installed")
+            owner, attribute = self._resolve()
+            function = getattr(owner, attribute)
+            if bare(function) is not function:
+                setattr(owner, attribute, bare(function))
+
+    def look(self) -> Fit:
+        """Whether calls come to the wrapper now; nothing is changed."""
+        link = self._link
+        if self._wrapper is None or link is None:
+            return self._told
+        function = self._now()
+        if function is link.function or leads_to(function, link):
+            return self._told
+        return Fit(self.name, False, f"{self._cutter(function)}; chained again when the next prompt begins")
+
+    def check(self) -> Fit:
+        """Chain again where calls no longer come to the wrapper. Cheap while nobody has patched the function: one comparison."""
+        with self._lock:
+            if self._wrapper is None:
+                return self._told
+            function, link = self._now(), self._link
+            if link is None or not (function is link.function or leads_to(function, link)):
+                self._chain_again(function)
+            return self._told
+
+    def _chain_again(self, function: Any) -> None:
+        who, before = self._cutter(function), self._told
+        self._buried = self._buried + 1 if self._cut_off is not None and self._cut_off.reached else 0
+        self._retire()
+        fit = self.fit()
+        if self._buried > MAX_BURIED:
+            self._wrapper = None
+            self._told = Fit(self.name, False, f"{who}, again and again, on top of ours")
+        elif fit.fits:
+            self._told = Fit(self.name, True, f"{who}; chained again")
+            self._put()
+        else:  # asked again when the next prompt begins
+            self._told = Fit(self.name, False, f"{who}: {fit.reason}")
+        if self._told != before:
+            log.warning("residency: %s is %s: %s", self.name, "on" if self._told.fits else "off", self._told.reason)
+
+    def _put(self) -> None:
+        assert self._wrapper is not None
         owner, attribute = self._resolve()
-        if getattr(owner, attribute) is self._replacement:
-            setattr(owner, attribute, self._original)
-            self._replacement = self._original = None
+        self._link = Link(bare(getattr(owner, attribute)), self._wrapper, asynchronous=self._asynchronous)
+        setattr(owner, attribute, self._link.function)
+
+    def _retire(self) -> None:
+        """Before another is put in place: two that are on could be met in one call."""
+        if self._link is not None:
+            self._link.retire()
+            self._cut_off, self._link = self._link, None
+
+    def _now(self) -> Any:
+        owner, attribute = self._resolve()
+        return getattr(owner, attribute)
+
+    def _cutter(self, function: Any) -> str:
+        function = bare(function)
+        return "ComfyUI's own function was put back" if self._is_comfyuis(function) else f"replaced by {pack_of(function)}"
+
+    def _is_comfyuis(self, function: Any) -> bool:
+        return module_of(function) == self.target.partition(":")[0]
+
+    def _misfit(self, owner: Any, attribute: str, function: Any) -> str:
+        """Why the function cannot be wrapped; empty when it can. Raises what inspecting it raises."""
+        raw = inspect.getattr_static(owner, attribute)
+        if isinstance(owner, type) and not isinstance(raw, FunctionType):
+            return f"{self.target} is a {type(raw).__name__} of {pack_of(function)}, not a plain method"
+        expected, innermost = self._parameters, inspect.unwrap(function)
+        for layer in (function, innermost) if self._is_comfyuis(innermost) else (function,):
+            found = inspect.signature(layer, follow_wrapped=False).parameters.values()
+            named = tuple(one.name for one in found if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD))[: len(expected)]
+            takes_more = any(one.kind is one.VAR_POSITIONAL for one in found)  # as wrappers of other packs do
+            if named != expected[: len(named)] or not (takes_more or len(named) == len(expected)):
+                return f"{self.target} takes {tuple(one.name for one in found)}, expected {expected} first"
+        # another pack may put a plain function there that returns an awaitable
+        if self._is_comfyuis(innermost) and inspect.iscoroutinefunction(innermost) is not self._asynchronous:
+            return f"{self.target} should {'' if self._asynchronous else 'not '}be a coroutine function"
+        return ""
 
     def _resolve(self) -> tuple[Any, str]:
         module_name, _, path = self.target.partition(":")
@@ -106,14 +170,6 @@ class Seam:
         for parent in parents:
             owner = getattr(owner, parent)
         return owner, attribute
-
-
-def _chain_holds(function: Any, link: Any) -> bool:
-    while function is not None:
-        if function is link:
-            return True
-        function = getattr(function, "__wrapped__", None)
-    return False
 
 
 PROMPT = Seam(
