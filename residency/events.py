@@ -18,6 +18,7 @@ class Outcome(Enum):
     SUCCESS = "success"
     ERROR = "error"
     INTERRUPTED = "interrupted"
+    ABANDONED = "abandoned"  # the host follows it no longer: it goes on without
 
 
 # --- events: all times are seconds on one monotonic clock, chosen by the host ---
@@ -193,6 +194,7 @@ class PromptEnded:
     time_s: float
     prompt_id: str
     outcome: Outcome
+    reason: str = ""  # of ABANDONED
 
 
 Event = (

@@ -91,6 +91,7 @@ class Trace:
         self.mode: Mode = started.mode
         self.mode_reason = ""
         self.outcome: Outcome | None = None
+        self.outcome_reason = ""
         self.started_unix_s = started_unix_s
         self._zero_s = started.time_s
         self._now_s = 0.0
@@ -145,7 +146,7 @@ class Trace:
                     },
                 )
             case PromptEnded():
-                self._ended(event.outcome)
+                self._ended(event)
             case _:
                 pass
         for instruction in instructions:
@@ -308,8 +309,8 @@ class Trace:
         told = {"time_s": self._now_s, "kind": kind, "component": component.key, "tier": tier.value}
         self._append(self._decisions, {**told, "size_bytes": size_bytes, "reason": reason})
 
-    def _ended(self, outcome: Outcome) -> None:
-        self.outcome = outcome
+    def _ended(self, event: PromptEnded) -> None:
+        self.outcome, self.outcome_reason = event.outcome, event.reason
         if self._running is not None:
             self._close_node()
         last = len(self._ids_of(self._timeline)) - 1
@@ -350,6 +351,7 @@ class Trace:
             "mode": self.mode.value,
             "mode_reason": self.mode_reason,
             "outcome": self.outcome.value if self.outcome else "running",
+            "outcome_reason": self.outcome_reason,
             "started_unix_s": self.started_unix_s,
             "duration_s": self._now_s,
             "summary": self.summary(),

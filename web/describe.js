@@ -5,7 +5,7 @@ import { formatBytes, formatCount, formatPercent, formatRate, formatSeconds } fr
 const KINDS = { prefetch: "Read ahead", evict: "Evict", wait: "Wait for", cancel: "Stop reading", keep: "Keep" };
 const STATES = { running: "moving now", done: "done", stopped: "stopped early" };
 const TIERS = { disk: "disk", host: "host memory", device: "device memory" };
-const OUTCOMES = { running: "running", success: "done", error: "failed", interrupted: "interrupted" };
+const OUTCOMES = { running: "running", success: "done", error: "failed", interrupted: "interrupted", abandoned: "left to ComfyUI" };
 const NOTICED_S = 0.0005; // a shorter stall is only the measuring
 const LISTED = 6; // names a tooltip shows before it says how many more there are
 
@@ -112,9 +112,10 @@ export function describeDecision(decision, nameOf) {
 
 /** The figures of the header: [{id, label, value, title}]. */
 export function describeSummary(trace) {
-  const { summary, duration_s, outcome } = trace;
+  const { summary, duration_s, outcome, outcome_reason: why } = trace;
+  const computing = `Of that, computing: ${formatSeconds(summary.compute_s)}`;
   return [
-    { id: "time", label: "Time", value: outcome === "success" ? formatSeconds(duration_s) : `${formatSeconds(duration_s)} · ${outcomeWords(outcome)}`, title: `Of that, computing: ${formatSeconds(summary.compute_s)}` },
+    { id: "time", label: "Time", value: outcome === "success" ? formatSeconds(duration_s) : `${formatSeconds(duration_s)} · ${outcomeWords(outcome)}`, title: why ? `${computing}\n${why}` : computing },
     {
       id: "stall",
       label: "Stall",

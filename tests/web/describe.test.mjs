@@ -47,6 +47,9 @@ test("the figures: no stall is said in words, and a prompt that failed says so",
   const values = (parts) => Object.fromEntries(describeSummary(trace(parts)).map(({ id, value }) => [id, value]));
   assert.deepEqual(values(), { time: "10.0 s", stall: "1.00 s (10 %)", ahead: "8.00 GiB", waste: "0 B / 1.00 GiB" });
   assert.equal(values({ outcome: "error" }).time, "10.0 s · failed");
+  const abandoned = { outcome: "abandoned", outcome_reason: "left to ComfyUI: a bug" };
+  assert.equal(values(abandoned).time, "10.0 s · left to ComfyUI");
+  assert.match(describeSummary(trace(abandoned))[0].title, /left to ComfyUI: a bug$/);
   assert.equal(values({ summary: { ...trace().summary, stall_s: 0 } }).stall, "none");
 });
 
