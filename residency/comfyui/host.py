@@ -110,7 +110,7 @@ class ComfyHost:
         for seam in seams.ALL:
             seam.remove()
         self.installed = False
-        self._prompt = None
+        self._abandon("left to ComfyUI: the pack was switched off while it ran")
         self.runtime.close()
         self._look_ahead.close()
 
@@ -150,6 +150,22 @@ class ComfyHost:
     def _read_ahead(self) -> ReadAhead:
         threads = self.standing.read_threads or THREADS_PER_DRIVE
         return ReadAhead(self.runtime.post, self.runtime.clock, threads_per_drive=threads)
+
+    def expect_prompt(self) -> None:
+        """A prompt may begin soon: be told of it, whoever has patched the executor meanwhile. On any thread; one comparison, mostly."""
+        seams.PROMPT.check()
+
+    def features(self) -> list[seams.Fit]:
+        """Every seam as it is at this moment."""
+        return [seam.look() for seam in seams.ALL] if self.installed else [replace(fit, fits=False) for fit in self.fits]
+
+    def _abandon(self, reason: str) -> None:
+        """Leave the rest of the running prompt to ComfyUI: nothing goes on being moved for it, and its trace ends here."""
+        with self._lock:
+            prompt, self._prompt = self._prompt, None
+            if prompt is not None or self.runtime.trace is not None:
+                self.steps.forget()
+                self.runtime.abandon(reason)
 
     # --- what nodes ask while they run, on the executor thread ---
 
@@ -216,11 +232,16 @@ class ComfyHost:
     # --- events ---
 
     def _prompt_begins(self, prompt: Any, prompt_id: str, extra_data: Any, outputs: list[str]) -> None:
+        # packs may have patched ComfyUI since: while they were loaded after us, or in a node that ran
+        self.fits = [seam.check() for seam in seams.ALL]
+        self.device.gate.open = not self._fits(seams.CAST)
         chosen = settings.of_prompt(prompt, extra_data or {}, self.user)
         asks = settings.node_asks(prompt, extra_data or {})
-        self._prompt = None if chosen.mode is Mode.OFF else RunningPrompt(prompt_id, prompt, outputs, chosen, asks)
+        followed = chosen.mode is not Mode.OFF and all(self._fits(seam) for seam in seams.ESSENTIAL)
+        self._prompt = None if not followed else RunningPrompt(prompt_id, prompt, outputs, chosen, asks)
 
     def _prompt_ends(self, executor: Any) -> None:
+        self.expect_prompt()
         with self._lock:
             prompt, self._prompt = self._prompt, None
         self.steps.forget()
@@ -409,10 +430,10 @@ class ComfyHost:
     def _guard(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
             return function(*args)
-        except Exception:
+        except Exception as error:
             self.failures += 1
             log.exception("residency: %s failed; ComfyUI goes on without it", function.__name__)
-            self._prompt = None
+            self._abandon(f"left to ComfyUI: {function.__name__} failed: {type(error).__name__}: {str(error)[:60]}")
             if self.failures >= MAX_FAILURES:
                 log.error("residency: %d failures, taking every hook out; choose a mode again to retry", self.failures)
                 self.uninstall()
