@@ -18,7 +18,7 @@ class Outcome(Enum):
     SUCCESS = "success"
     ERROR = "error"
     INTERRUPTED = "interrupted"
-    STOOD_ASIDE = "stood aside"  # the prompt goes on without the pack
+    ABANDONED = "abandoned"  # the host follows it no longer: it goes on without
 
 
 # --- events: all times are seconds on one monotonic clock, chosen by the host ---
@@ -194,7 +194,7 @@ class PromptEnded:
     time_s: float
     prompt_id: str
     outcome: Outcome
-    reason: str = ""  # why the pack stood aside
+    reason: str = ""  # of ABANDONED
 
 
 Event = (

@@ -216,7 +216,8 @@ class Manager:
         host.place.running = False
         device = self._device.cancel(list(self._device.in_flight), self._device_view(), "the prompt has ended")
         if event.outcome is not Outcome.SUCCESS:
-            stopped = host.cancel(list(host.budget.in_flight), f"the prompt has ended: {event.outcome.value}")
+            why = event.reason or f"the prompt has ended: {event.outcome.value}"
+            stopped = host.cancel(list(host.budget.in_flight), why)
             host.asked.clear()
             host.begin(Place(now_s=event.time_s))  # nothing of it is read ahead any more
             return device + stopped

@@ -115,7 +115,7 @@ def headline(trace: Trace) -> str:
     if summary.get("wasted_bytes"):
         parts.append(f"in vain {size(summary['wasted_bytes'])}")
     if trace["outcome"] not in ("success", "running"):
-        parts.append(trace["outcome"])
+        parts.append(trace.get("outcome_reason") or trace["outcome"])
     return "  ·  ".join(parts)
 
 

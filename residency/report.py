@@ -36,6 +36,8 @@ def text(trace: dict[str, Any]) -> str:
     """The line, how each component was placed and who asked for it, the nodes that waited longest, every decision with its reason."""
     names = {component["key"]: component["name"] for component in trace["components"]}
     lines = [line(trace), *([told] if (told := prediction(trace)) else [])]
+    if trace.get("outcome_reason"):  # traces of older versions have none
+        lines.append(trace["outcome_reason"])
     known = [component for component in trace["components"] if "policy" in component]  # traces of older versions have none
     if known:
         lines += ["", "Placed:"]

@@ -25,6 +25,7 @@ from .events import (
     Evict,
     Evicted,
     Instruction,
+    Outcome,
     Prefetch,
     PromptEnded,
     PromptStarted,
@@ -180,6 +181,25 @@ class Runtime:
         with self._lock:
             if self.trace is not None:
                 self.trace.crossed(size_bytes, seconds)
+
+    def abandon(self, reason: str) -> None:
+        """The host follows the running prompt no longer: its trace ends, and nothing more is moved for it or for what is queued behind it;
+        also where the manager is what has failed."""
+        with self._lock:
+            trace = self.trace
+            ended = PromptEnded(self.clock(), trace.prompt_id if trace is not None else "", Outcome.ABANDONED, reason)
+            try:
+                self.post(ended)
+            except Exception:
+                log.exception("residency: the prompt could not be ended in good order")
+                self._queue.clear()
+                self.trace = None
+                if trace is not None and trace.outcome is None:
+                    cancels = [Cancel(one.component, one.tier, reason) for one in trace.under_way()]
+                    trace.record(ended, cancels)
+                    self._dispatch(cancels)
+                    if self.on_update is not None:
+                        self.on_update(trace, True)
 
     def set_host_limit(self, limit_bytes: int) -> None:
         """Tell the manager what the host tier may hold, when it has changed."""

@@ -168,8 +168,7 @@ class Trace:
                     },
                 )
             case PromptEnded():
-                self.outcome_reason = event.reason
-                self._ended(event.outcome)
+                self._ended(event)
             case _:
                 pass
         for instruction in instructions:
@@ -346,8 +345,8 @@ class Trace:
         told = {"time_s": self._now_s, "kind": kind, "component": component.key, "tier": tier.value}
         self._append(self._decisions, {**told, "size_bytes": size_bytes, "reason": reason})
 
-    def _ended(self, outcome: Outcome) -> None:
-        self.outcome = outcome
+    def _ended(self, event: PromptEnded) -> None:
+        self.outcome, self.outcome_reason = event.outcome, event.reason
         if self._running is not None:
             self._close_node()
         last = len(self._ids_of(self._timeline)) - 1

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -23,21 +23,20 @@ from residency.comfyui.seams import MAX_BURIED, Seam
 SOURCE = """
 ran = []
 
-def load(item):
+def load(item, more=0):
     ran.append("comfyui")
     return item
 
 class Queue:
-    def put(self, item):
+    def put(self, item, more=0):
         ran.append("comfyui")
         return item
 
-    async def execute(self, item):
+    async def execute(self, item, more=0):
         ran.append("comfyui")
         return item
 """
-_NOTHING = object()
-TARGETS = {"load": ("item",), "Queue.put": ("self", "item"), "Queue.execute": ("self", "item")}
+TARGETS = {"load": ("item", "more"), "Queue.put": ("self", "item", "more"), "Queue.execute": ("self", "item", "more")}
 
 
 class Stage:
@@ -159,14 +158,23 @@ def test_functools_wraps_around_a_replacement_does_not_pass_for_a_chain(stage: S
     assert stage.call() == ["ours", "theirs"]
 
 
-def test_what_takes_other_arguments_is_left_alone_until_it_has_gone(stage: Stage):
+def test_what_takes_less_than_comfyuis_own_is_left_alone_until_it_has_gone(stage: Stage):
     stage.seam.install(stage.ours)
     mine = stage.now
-    stage.now = lambda everything=None, more=None: stage.ran.append("odd")
-    odd = stage.now
-    assert "everything" in stage.seam.check().reason and stage.now is odd and not stage.seam.look().fits
+    odd = stage.now = lambda everything: everything
+    assert "('everything',)" in stage.seam.check().reason and stage.now is odd and not stage.seam.look().fits
     stage.now = mine
     assert stage.seam.check().fits and stage.call() == ["ours", "comfyui"]
+
+
+def test_a_pack_names_the_parameters_as_it_likes_and_comfyui_does_not():
+    with staged("Queue.put") as stage:
+        own = stage.now
+        stage.now = lambda queue, thing, extra=0, own=own: own(queue, thing)
+        assert stage.seam.install(stage.ours).fits and stage.call() == ["ours", "comfyui"]
+        stage.seam.remove()
+        stage.now = FunctionType(stage.now.__code__, vars(stage.module))  # of another ComfyUI
+        assert "('queue', 'thing', 'extra', 'own')" in stage.seam.fit().reason
 
 
 def test_a_static_method_in_the_place_of_a_method_is_left_alone():
@@ -296,7 +304,7 @@ class Patching(RuleBasedStateMachine):
     def other(self, call: Callable[..., Any], below: Node | None, wraps: bool, odd: bool, shown: bool) -> None:
         name = self.new("pack")
         function = self.stage.theirs(name, call)
-        function = oddly(function) if odd else function
+        function = oddly(function, method="." in self.path) if odd else function
         self.stage.now = functools.wraps(self.stage.now)(function) if wraps else function
         self.nodes[self.stage.now] = Node(name, below, odd, shown)
 
@@ -347,13 +355,16 @@ def calling(mine: Any, how: str) -> Callable[..., Any]:
     return lambda *args: kept[0][0](*args)
 
 
-def oddly(function: Any) -> Any:
-    """The same with parameters of other names."""
+def oddly(function: Any, method: bool) -> Any:
+    """The same, but takes less than ComfyUI's own."""
 
-    def odd(one: Any, two: Any = _NOTHING) -> Any:
-        return function(one) if two is _NOTHING else function(one, two)
+    def odd(thing: Any) -> Any:
+        return function(thing)
 
-    return odd
+    def odd_method(this: Any, thing: Any) -> Any:
+        return function(this, thing)
+
+    return odd_method if method else odd
 
 
 for _path in TARGETS:

@@ -113,3 +113,4 @@ def test_the_headline_leaves_out_what_was_not_measured() -> None:
     assert headline(TRACE) == "mode auto  ·  4.20 s  ·  stall 0.70 s  ·  read ahead 600 MiB"
     assert headline({**TRACE, "mode": "off"}) == "mode off  ·  4.20 s"
     assert headline({**TRACE, "outcome": "interrupted"}).endswith("interrupted")
+    assert headline({**TRACE, "outcome": "abandoned", "outcome_reason": "left to ComfyUI: a bug"}).endswith("left to ComfyUI: a bug")

@@ -208,7 +208,7 @@ def test_stall_is_no_compute_and_a_node_that_went_back_is_one_run(profiles: Prof
     assert said(profiles.duration(keyed(a="Switch")["a"])) == (4.0, Level.EXACT)
 
 
-@pytest.mark.parametrize("outcome", ["error", "interrupted", "running"])
+@pytest.mark.parametrize("outcome", ["error", "interrupted", "abandoned", "running"])
 def test_a_run_that_did_not_end_well_teaches_nothing(profiles: Profiles, outcome: str):
     taught = profiles.observe(ran(("5", 0.5), outcome=outcome), {"5": sampler()}, peaks={"5": GB}, rates={"nvme0n1": 1.0})
     assert taught == 0

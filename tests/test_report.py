@@ -20,6 +20,12 @@ def test_a_trace_in_words_names_who_waited_and_why_bytes_moved():
     assert "2.25 s  Node 0" in said and "a: read by Node 0, next" in said
 
 
+def test_a_prompt_that_was_given_up_says_why():
+    trace = Trace(PromptStarted(0.0, "p", reads("a"), components(a=10), Mode.BALANCED), 0.0)
+    trace.record(PromptEnded(5.0, "p", Outcome.ABANDONED, "left to ComfyUI: the pack was switched off while it ran"), [])
+    assert "left to ComfyUI: the pack was switched off while it ran" in text(trace.as_dict()).splitlines()
+
+
 def test_each_component_is_told_with_what_was_asked_for_it_and_by_whom():
     parts = components(a=10, b=20, c=30)
     policies = {

@@ -3,11 +3,13 @@
 import threading
 from concurrent.futures import Future
 
+import pytest
 from story import MB, components, reads
 
 from residency.component import Mode, Tier
 from residency.events import (
     BudgetChanged,
+    Cancel,
     Evicted,
     NodeFinished,
     NodeStarted,
@@ -89,6 +91,25 @@ def test_a_mover_that_raises_is_a_refusal_and_the_prompt_goes_on():
     runtime.post(PromptEnded(runtime.clock(), "p", Outcome.SUCCESS))
     reasons = [transfer["reason"] for transfer in runtime.traces[-1].as_dict()["transfers"]]
     assert reasons == ["OSError: no such drive"] * 2
+
+
+@pytest.mark.parametrize("manager_fails", [False, True])
+def test_a_prompt_that_its_host_gives_up_ends_its_trace_and_everything_that_was_announced(manager_fails):
+    runtime = Runtime()
+    mover = ThreadMover(runtime)
+    start(runtime, mover)
+    runtime.post(NodeStarted(runtime.clock(), 0))
+    ended = []
+    runtime.on_update = lambda trace, is_over: ended.append(is_over)
+    if manager_fails:
+        runtime.manager.handle = lambda event: 1 / 0
+    runtime.abandon("left to ComfyUI: a bug")
+    trace = runtime.traces[-1].as_dict()
+    assert (trace["outcome"], trace["outcome_reason"]) == ("abandoned", "left to ComfyUI: a bug") and runtime.trace is None
+    assert [(one["status"], one["reason"]) for one in trace["transfers"]] == [("stopped", "left to ComfyUI: a bug")] * 2
+    assert all(node["end_s"] is not None for node in trace["nodes"])
+    assert [(type(one), one.component.key) for one in mover.seen] == [(Cancel, "a"), (Cancel, "b")]
+    assert ended == [True]
 
 
 def test_a_tier_without_a_mover_refuses_by_name():

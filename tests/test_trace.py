@@ -221,5 +221,5 @@ def test_what_the_pack_itself_takes_is_told_and_is_neither_compute_nor_stall():
 
 def test_a_trace_of_a_prompt_that_was_left_to_comfyui_says_why():
     trace = trace_of(reads("a"), components(a=10))
-    trace.record(PromptEnded(101.0, "p", Outcome.STOOD_ASIDE, "it took 9 operations, more than it may"), [])
-    assert (trace.head()["outcome"], trace.head()["outcome_reason"]) == ("stood aside", "it took 9 operations, more than it may")
+    trace.record(PromptEnded(101.0, "p", Outcome.ABANDONED, "it took 9 operations, more than it may"), [])
+    assert (trace.head()["outcome"], trace.head()["outcome_reason"]) == ("abandoned", "it took 9 operations, more than it may")

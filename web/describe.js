@@ -5,7 +5,7 @@ import { formatBytes, formatCount, formatPercent, formatRate, formatSeconds } fr
 const KINDS = { prefetch: "Read ahead", evict: "Evict", wait: "Wait for", cancel: "Stop reading", keep: "Keep" };
 const STATES = { running: "moving now", done: "done", stopped: "stopped early" };
 const TIERS = { disk: "disk", host: "host memory", device: "device memory" };
-const OUTCOMES = { running: "running", success: "done", error: "failed", interrupted: "interrupted", "stood aside": "left to ComfyUI" };
+const OUTCOMES = { running: "running", success: "done", error: "failed", interrupted: "interrupted", abandoned: "left to ComfyUI" };
 const NOTICED_S = 0.0005; // a shorter stall is only the measuring
 const LISTED = 6; // names a tooltip shows before it says how many more there are
 

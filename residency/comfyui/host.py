@@ -123,7 +123,7 @@ class ComfyHost:
             for seam in seams.ALL:
                 seam.remove()
             self.installed = False
-            self._prompt = None
+            self._abandon("left to ComfyUI: the pack was switched off while it ran")
             self.runtime.close(wait=False)
             self._look_ahead.close()
 
@@ -169,6 +169,24 @@ class ComfyHost:
 
     def _read_threads(self) -> int:
         return self.standing.read_threads or THREADS_PER_DRIVE
+
+    def expect_prompt(self) -> None:
+        """A prompt may begin soon: be told of it, whoever has patched the executor meanwhile. On any thread; one comparison, mostly."""
+        seams.PROMPT.check()
+
+    def features(self) -> list[seams.Fit]:
+        """Every seam as it is at this moment."""
+        return [seam.look() for seam in seams.ALL] if self.installed else [replace(fit, fits=False) for fit in self.fits]
+
+    def _abandon(self, reason: str, *, told: bool = False) -> None:
+        """Leave the rest of the running prompt to ComfyUI: nothing goes on being moved for it, and its trace ends here. On any thread: what
+        the executor's thread does for a node meanwhile falls into the void. `told`: a prompt that has no trace yet gets one that says why."""
+        prompt, self._prompt = self._prompt, None
+        if told and prompt is not None and self.runtime.trace is None:
+            self.runtime.post(PromptStarted(self.runtime.clock(), prompt.prompt_id, EMPTY, {}, prompt.settings.mode))
+        if prompt is not None or self.runtime.trace is not None:
+            self.steps.forget()
+            self.runtime.abandon(reason)
 
     # --- what nodes ask while they run, on the executor thread ---
 
@@ -239,12 +257,17 @@ class ComfyHost:
 
     def _prompt_begins(self, prompt: Any, prompt_id: str, extra_data: Any, outputs: list[str]) -> None:
         self.device.settle()
+        # packs may have patched ComfyUI since: while they were loaded after us, or in a node that ran
+        self.fits = [seam.check() for seam in seams.ALL]
+        self.device.gate.open = not self._fits(seams.CAST)
         prompt = whole_nodes(prompt)
         chosen = settings.of_prompt(prompt, extra_data, self.user)
         asks = settings.node_asks(prompt, extra_data)
-        self._prompt = None if chosen.mode is Mode.OFF else RunningPrompt(prompt_id, prompt, outputs, chosen, asks)
+        followed = chosen.mode is not Mode.OFF and all(self._fits(seam) for seam in seams.ESSENTIAL)
+        self._prompt = None if not followed else RunningPrompt(prompt_id, prompt, outputs, chosen, asks)
 
     def _prompt_ends(self, executor: Any) -> None:
+        self.expect_prompt()
         with self._lock:
             prompt, self._prompt = self._prompt, None
         self.steps.forget()
@@ -444,28 +467,17 @@ class ComfyHost:
         with self.runtime.own_time():
             return self._guard(method, *args)
 
-    def _stand_aside(self, reason: str) -> None:
-        """The running prompt goes on as stock ComfyUI's; the next one is as any other."""
-        with self._lock:
-            prompt, self._prompt = self._prompt, None
-        if prompt is None:
-            return
-        log.warning("residency: prompt %s goes on without the pack: %s", prompt.prompt_id, reason)
-        now_s = self.runtime.clock()
-        if self.runtime.trace is None:
-            self.runtime.post(PromptStarted(now_s, prompt.prompt_id, EMPTY, {}, prompt.settings.mode))
-        self.runtime.post(PromptEnded(now_s, prompt.prompt_id, Outcome.STOOD_ASIDE, reason))
-
     def _guard(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
             return function(*args)
         except AllowanceError as error:
-            self._stand_aside(str(error))
+            log.warning("residency: the prompt goes on without the pack: %s", error)
+            self._abandon(f"left to ComfyUI: {error}", told=True)
             return None
-        except Exception:
+        except Exception as error:
             self.failures += 1
             log.exception("residency: %s failed; ComfyUI goes on without it", function.__name__)
-            self._prompt = None
+            self._abandon(f"left to ComfyUI: {function.__name__} failed: {type(error).__name__}: {str(error)[:60]}")
             if self.failures >= MAX_FAILURES:
                 log.error("residency: %d failures, taking every hook out; choose a mode again to retry", self.failures)
                 self.uninstall()

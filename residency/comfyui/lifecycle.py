@@ -30,8 +30,15 @@ def load() -> ComfyHost:
     host.idle = server.idle_release()
     host.apply(user_settings.read(server.settings_file()))
     server.on_prompt(hoist.on_prompt)
+    server.on_prompt(_expect_prompt)
     server.add_routes(host)
     return host
+
+
+def _expect_prompt(data: dict[str, Any]) -> dict[str, Any]:
+    if host is not None:
+        host.expect_prompt()
+    return data
 
 
 def release(node_id: str, value: Any, where: str | None) -> None:

@@ -152,15 +152,17 @@ class Seam:
         if isinstance(owner, type) and not isinstance(raw, FunctionType):
             return f"{self.target} is a {type(raw).__name__} of {pack_of(function)}, not a plain method"
         expected, innermost = self._parameters, inspect.unwrap(function)
-        for layer in (function, innermost) if self._is_comfyuis(innermost) else (function,):
+        for layer in {function: None, innermost: None} if self._is_comfyuis(innermost) else (function,):
             found = inspect.signature(layer, follow_wrapped=False).parameters.values()
             named = tuple(one.name for one in found if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD))[: len(expected)]
-            takes_more = any(one.kind is one.VAR_POSITIONAL for one in found)  # as wrappers of other packs do
-            if named != expected[: len(named)] or not (takes_more or len(named) == len(expected)):
+            if self._is_comfyuis(layer):
+                fits = named == expected
+                if inspect.iscoroutinefunction(layer) is not self._asynchronous:
+                    return f"{self.target} should {'' if self._asynchronous else 'not '}be a coroutine function"
+            else:  # a pack names them as it likes, and may return an awaitable from a plain function
+                fits = len(named) == len(expected) or any(one.kind is one.VAR_POSITIONAL for one in found)
+            if not fits:
                 return f"{self.target} takes {tuple(one.name for one in found)}, expected {expected} first"
-        # another pack may put a plain function there that returns an awaitable
-        if self._is_comfyuis(innermost) and inspect.iscoroutinefunction(innermost) is not self._asynchronous:
-            return f"{self.target} should {'' if self._asynchronous else 'not '}be a coroutine function"
         return ""
 
     def _resolve(self) -> tuple[Any, str]:

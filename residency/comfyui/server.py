@@ -192,7 +192,7 @@ def status(host: ComfyHost) -> dict[str, Any]:
         "closing": bool(threads) and not host.installed,
         "mode": host.user.mode.value,
         "mode_reason": resolved.reason if resolved and host.installed else f"set by {host.user.source}",
-        "features": [{"name": fit.name, "on": fit.fits and host.installed, "reason": fit.reason} for fit in host.fits],
+        "features": [{"name": fit.name, "on": fit.fits, "reason": fit.reason} for fit in host.features()],
         "failures": host.failures,
         "budget": {"host_limit_bytes": manager.host.limit_bytes, "host_held_bytes": manager.host.used_bytes},
         "threads": threads,

@@ -95,12 +95,14 @@ def story_unfit() -> dict[str, Any]:
 
 
 def story_unfit_essential() -> dict[str, Any]:
-    from comfy_execution.graph import ExecutionList  # type: ignore[import-not-found]
+    import comfy_execution.graph as graph  # type: ignore[import-not-found]
 
     from residency.comfyui.host import ComfyHost
 
-    original = ExecutionList.complete_node_execution
-    ExecutionList.complete_node_execution = lambda this, extra=None: original(this)
+    original = graph.ExecutionList.complete_node_execution
+    names = {"original": original}
+    exec("def complete_node_execution(this, extra=None, original=original): return original(this)", vars(graph), names)  # noqa: S102
+    graph.ExecutionList.complete_node_execution = names["complete_node_execution"]
     before = functions()
     host = ComfyHost()
     host.install()

@@ -268,7 +268,7 @@ def test_a_prediction_that_takes_more_than_it_may_leaves_the_prompt_to_comfyui_a
         assert answer["error"] is None and answer["failures"] == 0
         assert (answer["done"], answer["results"]) == (plain["done"], plain["results"])
         (trace,) = answer["traces"]
-        assert trace["outcome"] == "stood aside"
+        assert trace["outcome"] == "abandoned"
         assert "operations, more than it may" in trace["outcome_reason"]
 
 
@@ -279,7 +279,7 @@ def test_what_has_to_be_predicted_again_and_again_ends_the_prompts_trace_and_not
     plain = real.ask_hosted(prompt, outputs, models, None)
     whole = real.ask_hosted(prompt, outputs, models, hosted(None))
     answer = real.ask_hosted(prompt, outputs, models, hosted(None, operations=2000))
-    assert whole["traces"][0]["outcome"] == "success" and answer["traces"][0]["outcome"] == "stood aside"
+    assert whole["traces"][0]["outcome"] == "success" and answer["traces"][0]["outcome"] == "abandoned"
     assert 0 < answer["traces"][0]["summary"]["nodes"] < whole["traces"][0]["summary"]["nodes"]
     assert len(answer["done"]) == len(whole["done"]) == len(plain["done"])
     assert answer["error"] is None and answer["failures"] == 0

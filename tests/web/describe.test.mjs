@@ -47,14 +47,16 @@ test("the figures: no stall is said in words, and a prompt that failed says so",
   const values = (parts) => Object.fromEntries(describeSummary(trace(parts)).map(({ id, value }) => [id, value]));
   assert.deepEqual(values(), { time: "10.0 s", stall: "1.00 s (10 %)", ahead: "8.00 GiB", waste: "0 B / 1.00 GiB" });
   assert.equal(values({ outcome: "error" }).time, "10.0 s · failed");
-  assert.equal(values({ outcome: "stood aside" }).time, "10.0 s · left to ComfyUI");
+  const abandoned = { outcome: "abandoned", outcome_reason: "left to ComfyUI: a bug" };
+  assert.equal(values(abandoned).time, "10.0 s · left to ComfyUI");
+  assert.match(describeSummary(trace(abandoned))[0].title, /left to ComfyUI: a bug$/);
   assert.equal(values({ summary: { ...trace().summary, stall_s: 0 } }).stall, "none");
 });
 
 test("what the pack itself took is told beside what was computed, and why it stood aside", () => {
   const title = (parts) => describeSummary(trace(parts))[0].title;
   assert.equal(title(), "Of that, computing: 9.00 s");
-  const own = { outcome: "stood aside", outcome_reason: "too many operations", summary: { ...trace().summary, own_s: 0.25 } };
+  const own = { outcome: "abandoned", outcome_reason: "too many operations", summary: { ...trace().summary, own_s: 0.25 } };
   assert.equal(title(own), "Of that, computing: 9.00 s; the pack itself: 0.25 s; too many operations");
   assert.equal(describeItem(one("node", node("7", 0, 4, { own_s: 0.25 })), trace()).lines[1], "The pack itself: 0.25 s");
 });
