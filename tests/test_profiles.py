@@ -446,17 +446,67 @@ def test_a_database_of_another_program_is_left_alone(path: Path):
     assert path.read_bytes() == before
 
 
-def test_a_file_of_another_schema_is_rebuilt(profiles: Profiles, path: Path):
+def test_a_file_of_an_older_schema_is_rebuilt_and_that_is_said(profiles: Profiles, path: Path, caplog: pytest.LogCaptureFixture):
     profiles.observe(ran(("5", 1.0)), {"5": sampler()})
     profiles.close()
     with sqlite3.connect(path) as file:
-        file.execute("ALTER TABLE tracks ADD COLUMN future TEXT")
-        file.execute("PRAGMA user_version = 99")
+        file.execute("ALTER TABLE tracks ADD COLUMN past TEXT")
+        file.execute("PRAGMA user_version = 0")
     file.close()
     opened = Profiles.open(path)
     assert opened.off == "" and opened.duration(sampler()) is None
     assert opened.observe(ran(("5", 1.0)), {"5": sampler()}) == 1
     opened.close()
+    assert ["is of version 0: profiles begin anew" in record.message for record in caplog.records] == [True]
+
+
+def test_a_file_of_a_newer_schema_is_never_touched(profiles: Profiles, path: Path, caplog: pytest.LogCaptureFixture):
+    profiles.observe(ran(("5", 1.0)), {"5": sampler()})
+    profiles.close()
+    with sqlite3.connect(path) as file:
+        file.execute("PRAGMA user_version = 99")
+    file.close()
+    before = path.read_bytes()
+    opened = Profiles.open(path)
+    assert "version 99, this pack knows 1: get a newer pack" in opened.off
+    assert opened.observe(ran(("5", 12.0)), {"5": sampler()}) == 1
+    opened.retry()
+    assert said(opened.duration(sampler())) == (12.0, Level.EXACT)  # of this session
+    opened.close()
+    assert path.read_bytes() == before
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("obstacle", ["locked", "a folder in its place"])
+def test_what_stands_in_the_way_is_said_once_and_the_file_is_used_when_it_has_gone(
+    path: Path, obstacle: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("residency.profiles._store.BUSY_TIMEOUT_S", 0.01)
+    path.parent.mkdir()
+    other = None
+    if obstacle == "locked":
+        Profiles.open(path).close()
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+    else:
+        path.mkdir()
+    opened = Profiles.open(path)
+    assert opened.off
+    for _ in range(3):
+        opened.retry()
+        assert opened.off and opened.observe(ran(("5", 12.0)), {"5": sampler()}) == 1
+    if other is not None:
+        other.close()
+    else:
+        path.rmdir()
+    opened.retry()
+    assert opened.off == "" and opened.duration(sampler()) is None
+    assert opened.observe(ran(("5", 3.0)), {"5": sampler()}) == 1
+    opened.close()
+    again = Profiles.open(path)
+    assert said(again.duration(sampler())) == (3.0, Level.EXACT)
+    again.close()
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
 
 
 def test_rows_that_somebody_edited_into_nonsense_are_learned_anew(profiles: Profiles, path: Path):

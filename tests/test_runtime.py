@@ -20,7 +20,7 @@ from residency.events import (
     TransferMoved,
     TransferStopped,
 )
-from residency.runtime import Runtime
+from residency.runtime import KEPT_TRACES, Runtime
 from residency.timeline import Timeline, Use, UseKind, Visit
 
 
@@ -195,3 +195,83 @@ def test_events_from_many_threads_are_handled_one_at_a_time():
     for thread in threads:
         thread.join()
     assert set(overlaps) == {1} and len(overlaps) == 1600
+
+
+def meanwhile(work, look):
+    """`look()` again and again on another thread until `work()` has run; what it raised."""
+    raised, over = [], threading.Event()
+
+    def looking():
+        while not over.is_set():
+            try:
+                look()
+            except BaseException as error:
+                raised.append(error)
+                return
+
+    watcher = threading.Thread(target=looking)
+    watcher.start()
+    try:
+        work()
+    finally:
+        over.set()
+        watcher.join()
+    return raised
+
+
+def test_the_traces_are_read_while_prompts_start_and_run():
+    runtime = Runtime()
+
+    def prompts():
+        for number in range(400):
+            key = f"{number}"
+            runtime.post(PromptStarted(runtime.clock(), key, reads("ab"), components(a=10, b=10), Mode.BALANCED))
+            for position in range(2):
+                runtime.post(NodeStarted(runtime.clock(), position))
+                runtime.post(NodeFinished(runtime.clock(), position))
+            runtime.post(PromptEnded(runtime.clock(), key, Outcome.SUCCESS))
+
+    heads = lambda: [(trace.head(), trace.as_dict()) for trace in runtime.traces]  # noqa: E731
+    assert meanwhile(prompts, heads) == []
+    assert len(runtime.traces) == KEPT_TRACES and runtime.traces[-1].prompt_id == "399"
+
+
+def test_a_trace_is_read_while_a_mover_works_under_the_lock():
+    runtime = Runtime()
+    mover = ThreadMover(runtime)
+    start(runtime, mover)
+    read = threading.Event()
+
+    def look():
+        runtime.look(wait=False)
+        if runtime.traces[-1].as_dict():
+            read.set()
+
+    with runtime._lock:  # what a mover that works is called under
+        watcher = threading.Thread(target=look, daemon=True)
+        watcher.start()
+        assert read.wait(10)
+    watcher.join()
+
+
+def test_closing_without_waiting_keeps_the_answers_for_the_first_event_of_the_next_movers():
+    runtime = Runtime()
+    mover = ThreadMover(runtime)
+    start(runtime, mover)
+    assert runtime.manager.host.in_flight
+
+    def close(*, wait):
+        assert not wait
+        for key in [*runtime.manager.host.in_flight]:
+            runtime.post(TransferStopped(runtime.clock(), key, Tier.HOST, 0, 0, 0.0, "closed"))
+
+    mover.close = close
+    with runtime._lock:  # somebody's event is being handled for long
+        closer = threading.Thread(target=lambda: runtime.close(wait=False))
+        closer.start()
+        closer.join(10)
+        assert not closer.is_alive()
+    assert runtime.manager.host.in_flight
+    runtime.open({})
+    runtime.post(PromptEnded(runtime.clock(), "p", Outcome.ERROR))
+    assert not runtime.manager.host.in_flight
