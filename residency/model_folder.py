@@ -53,9 +53,13 @@ class ModelFolder:
         inside = os.path.relpath(os.path.join("/", value.replace("\\", "/")), "/")
         for folder in sorted(self._folders, key=lambda folder: folder.name not in preferred):
             path = os.path.abspath(os.path.join(folder, inside))
-            if os.path.isfile(path) or (inside != os.curdir and (holds_model(path) or os.path.isfile(os.path.join(path, _DIFFUSERS)))):
+            if os.path.isfile(path) or (inside != os.curdir and os.path.isdir(path) and _holds_weights(path)):
                 return path
         return None
+
+
+def _holds_weights(path: str) -> bool:
+    return holds_model(path) or os.path.isfile(os.path.join(path, _DIFFUSERS))
 
 
 class Search:

@@ -30,7 +30,7 @@ class Why(Enum):
     UNUSABLE = "unusable"  # a file that is there and cannot be read as weights
     FOLDER = "folder"  # a value that looks like a folder of weights, or a repository that a node downloads
     CLASS = "class"  # a node class that nobody knows, and no value of it names weights
-    NO_OUTPUT = "no output"  # ComfyUI would run nothing
+    CIRCLE = "circle"  # nodes that read from one another: ComfyUI refuses to run them
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,19 @@ def predict(
     takes longer than any that people draw.
     """
     wanted = likely(workflow.prompt.get, workflow.traits)
+    outputs = workflow.outputs or _ends(workflow)
     allowance = Allowance(OPERATIONS + NODE_OPERATIONS * len(workflow.prompt))
-    order = predict_order(workflow.prompt, workflow.outputs, workflow.traits, wanted=wanted, allowance=allowance)
+    order = predict_order(workflow.prompt, outputs, workflow.traits, wanted=wanted, allowance=allowance)
     runs = set(order)
     reader = _Reader(workflow, ModelFolder(models, sizes or {}))
+    if not workflow.outputs:
+        reader.warnings.append("no node saves or shows anything, so ComfyUI would refuse it; planned as if its last nodes did")
     for node_id in workflow.prompt:
         reader.read(node_id, node_id in runs)
-    if not order:
-        reader.note(Why.NO_OUTPUT, "", "", "", "no node saves or shows anything: ComfyUI would run nothing")
+    for node_id in outputs:
+        if node_id not in runs:
+            class_type = workflow.prompt[node_id]["class_type"]
+            reader.note(Why.CIRCLE, class_type, node_id, "", "it waits for nodes that read from one another in a circle")
     components, loads = reader.components, reader.loads
     used = computes(workflow.prompt, order, workflow.traits, loads, workflow.output_types.get, wanted, allowance)
 
@@ -169,6 +174,12 @@ class _Reader:
             NotUnderstood(why, class_type, tuple(nodes), value, may_mean)
             for (why, class_type, value), (nodes, may_mean) in self._notes.items()
         )
+
+
+def _ends(workflow: Workflow) -> list[str]:
+    """The nodes that nobody reads from; all where each is read."""
+    read = {source for node in workflow.prompt.values() for _, source, _ in links(node)}
+    return [node_id for node_id in workflow.prompt if node_id not in read] or list(workflow.prompt)
 
 
 def _inner(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -46,8 +46,9 @@ def _check(graph: dict[str, Any], what: str) -> None:
         if not _is_id(node_id) or not isinstance(kind, str):
             raise _bad(f"a node of {what} has id {shown(node_id)} and type {shown(kind)}")
         for slot in _objects(node.get("inputs"), f"the inputs of node {shown(node_id)}"):
-            if not (slot.get("link") is None or _is_id(slot["link"])):
-                raise _bad(f"an input of node {shown(node_id)} has link {shown(slot['link'])}")
+            name, link = slot.get("name"), slot.get("link")
+            if not isinstance(name, str | None) or not (link is None or _is_id(link)):
+                raise _bad(f"an input of node {shown(node_id)} has name {shown(name)} and link {shown(link)}")
         for slot in _objects(node.get("outputs"), f"the outputs of node {shown(node_id)}"):
             _list(slot.get("links"), f"the links of an output of node {shown(node_id)}")
     for link in _list(graph.get("links"), f"the links of {what}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,11 +70,14 @@ def read_documents(path: str | Path) -> list[Any]:
         with open(path, "rb") as file:
             found = texts(file)
             file.seek(0)
-            raw = b"" if found is not None else file.read(MOST_BYTES + 1)
+            huge = os.fstat(file.fileno()).st_size > MOST_BYTES
+            raw = b"" if found is not None or huge else file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         what = error.strerror if isinstance(error, OSError) else error
         raise WorkflowError(f"{path}: cannot be read as text ({what}); give a workflow saved as .json") from error
     if found is None:
+        if huge or len(raw) > MOST_BYTES:
+            raise WorkflowError(f"{path}: more than {size(MOST_BYTES)}, which no workflow has; give a workflow saved as .json")
         return [_json(raw, path)]
     documents = [_json(found[keyword].encode(), path) for keyword in ("workflow", "prompt") if found.get(keyword)]
     if not documents:
@@ -82,8 +86,6 @@ def read_documents(path: str | Path) -> list[Any]:
 
 
 def _json(raw: bytes, path: str | Path) -> Any:
-    if len(raw) > MOST_BYTES:
-        raise WorkflowError(f"{path}: more than {size(MOST_BYTES)}, which no workflow has; give a workflow saved as .json")
     try:
         text = raw.decode(json.detect_encoding(raw))
     except UnicodeDecodeError as error:

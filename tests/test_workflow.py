@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from subgraph_story import STORIES, linked
 
 from residency.core_nodes import core_nodes, core_traits
 from residency.workflow import WorkflowError, parse_workflow, read_workflow
@@ -224,6 +225,56 @@ def test_subgraphs_nest() -> None:
     found = prompt(graph, wrapper, doubling())
     assert found["3"]["inputs"]["samples"] == ["7:2:5", 0]
     assert found["7:2:5"]["inputs"]["samples"] == ["1", 0]
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_widgets_that_a_subgraph_shows_have_the_values_of_its_instance(name: str) -> None:
+    """The same files go through ComfyUI's editor in tests/comfyui/test_editor.py."""
+    data, width, height = STORIES[name]
+    (latent,) = (node["inputs"] for node in parse_workflow(data).prompt.values() if node["class_type"] == "EmptyLatentImage")
+    assert (latent["width"], latent["height"]) == (width, height)
+
+
+def test_values_by_name_count_where_an_instance_has_no_others() -> None:
+    for fields in ({"widgets_values_named": {"width": 96}}, {"widgets_values": [], "widgets_values_named": {"width": 96}}):
+        instance = {**linked()["nodes"][0], **fields}
+        data = {**linked(), "nodes": [instance, linked()["nodes"][1]]}
+        assert parse_workflow(data).prompt["7:5"]["inputs"]["width"] == 96
+
+
+def test_a_primitive_inside_a_subgraph_gives_the_value_of_the_instance() -> None:
+    inner = Graph(objects=True).node(4, "PrimitiveNode", outputs="INT:INT", widgets_values=[64, "fixed"])
+    inner.node(5, "EmptyLatentImage", "width:int", "L:LATENT", widgets_values=[32, 32, 1]).link(4, 0, 5, "width").link(5, 0, -20, 0)
+    sub = {"id": "sub", "inputs": [], "outputs": [{"name": "out", "type": "LATENT", "linkIds": [2]}]}
+    graph = Graph().node(7, "sub", outputs="L:LATENT", widgets_values=[96], properties={"proxyWidgets": [["4", "value"]]})
+    graph.node(3, "SaveLatent", "samples:LATENT").link(7, 0, 3, "samples")
+    assert prompt(graph, {**sub, "nodes": inner.nodes, "links": inner.links})["7:5"]["inputs"]["width"] == 96
+
+
+def test_values_that_the_file_gives_no_name_to_are_kept_by_their_place() -> None:
+    """Older editors list no input for a widget."""
+    values = ["big.safetensors", 7, "fixed", ["row", {"lora": "a.safetensors"}]]
+    found = prompt(Graph().node(1, "SomeLoader", outputs="MODEL:MODEL", widgets_values=values))["1"]["inputs"]
+    assert found == {"widget 0": "big.safetensors", "widget 1": 7, "widget 3": {"__value__": ["row", {"lora": "a.safetensors"}]}}
+    named = prompt(Graph().node(1, "SomeLoader", outputs="M:MODEL", widgets_values=values, widgets_values_named={"file": "b.safetensors"}))
+    assert named["1"]["inputs"] == {"file": "b.safetensors"}
+
+
+def test_a_value_that_follows_a_number_is_a_choice_where_every_value_has_a_name() -> None:
+    found = prompt(Graph().node(1, "SomeNode", "steps:int mode:combo", "A:A", widgets_values=[7, "fixed"]))["1"]["inputs"]
+    assert found == {"steps": 7, "mode": "fixed"}
+
+
+def test_a_combo_that_brings_a_seed_may_save_the_choice_for_the_next_one_or_not() -> None:
+    for extra in ([], ["fixed"]):
+        values = ["", 512, "on", 0.7, 64, 0.95, 0.05, 1.05, 5, *extra, 0.5, False, True]
+        inputs = prompt(Graph().node(1, "TextGenerate", "clip:CLIP", "S:STRING", widgets_values=values))["1"]["inputs"]
+        assert (inputs["sampling_mode.seed"], inputs["sampling_mode.presence_penalty"], inputs["thinking"]) == (5, 0.5, False)
+
+
+def test_an_unknown_class_without_outputs_is_told_by_the_file_too() -> None:
+    graph = Graph().node(1, "CustomLoader", outputs="MODEL:MODEL").node(2, "CustomShow", "model:MODEL").link(1, 0, 2, "model")
+    assert parse_workflow(graph.saved()).output_types.keys() == {"1", "2"}
 
 
 def test_the_file_tells_the_types_of_classes_nobody_knows() -> None:

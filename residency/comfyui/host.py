@@ -180,7 +180,7 @@ class ComfyHost:
 
     def _abandon(self, reason: str, *, told: bool = False) -> None:
         """Leave the rest of the running prompt to ComfyUI: nothing goes on being moved for it, and its trace ends here. On any thread: what
-        the executor's thread does for a node meanwhile falls into the void. `told`: a prompt that has no trace yet gets one that says why."""
+        the executor's thread does for a node meanwhile falls into the void. `told`: a prompt without a trace gets one that says why."""
         prompt, self._prompt = self._prompt, None
         if told and prompt is not None and self.runtime.trace is None:
             self.runtime.post(PromptStarted(self.runtime.clock(), prompt.prompt_id, EMPTY, {}, prompt.settings.mode))

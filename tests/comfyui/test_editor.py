@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from front_end import NEEDS_A_BROWSER
+from subgraph_story import STORIES
 
 from residency.convert import to_core, to_residency
 from residency.core_nodes import core_nodes
@@ -39,3 +41,12 @@ def test_a_workflow_without_our_inputs_gets_their_defaults_in_the_editor(page: A
     data = {"last_node_id": 1, "last_link_id": 0, "nodes": [{**node, "widgets_values": values}], "links": [], "version": 0.4}
     inputs = page.evaluate(QUEUED, data)["1"]["inputs"]
     assert inputs == {"unet_name": values[0], "weight_dtype": "default", "memory_mode": "workflow", "strategy": "auto", "priority": 0}
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_the_editor_queues_what_we_read_of_widgets_that_a_subgraph_shows(page: Any, name: str):
+    data, width, height = STORIES[name]
+    queued = page.evaluate(QUEUED, data)
+    assert plain(queued) == plain(parse_workflow(data).prompt)
+    (latent,) = (node["inputs"] for node in queued.values() if node["class_type"] == "EmptyLatentImage")
+    assert (latent["width"], latent["height"]) == (width, height)
