@@ -41,7 +41,8 @@ ODD += [
 ]
 ODD += [["x", 2, 3], {"on": True, "lora": "a.safetensors"}, [["a.safetensors", [1]]], {"__value__": [["b.safetensors"]]}, "x" * 400 + ".pt"]
 KEYS = (
-    "id type inputs outputs links link linkIds nodes widget widgets_values properties definitions subgraphs mode class_type prompt".split()
+    *("id", "type", "inputs", "outputs", "links", "link", "linkIds", "nodes", "widget", "widgets_values"),
+    *("properties", "definitions", "subgraphs", "mode", "class_type", "prompt"),
 )
 
 
