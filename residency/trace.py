@@ -179,6 +179,12 @@ class Trace:
         self._components.setdefault(component.key, component)
         self._decide("keep", component, Tier.HOST, component.size_bytes, reason)
 
+    def given_up(self, time_s: float, component: Component, reason: str) -> None:
+        """A component that had stayed loaded for this prompt, or was to stay for a later one, does not."""
+        self._now_s = max(self._now_s, time_s - self._zero_s)
+        self._components.setdefault(component.key, component)
+        self._decide("give up", component, Tier.HOST, component.size_bytes, reason)
+
     def foretold(self, prediction: Prediction) -> None:
         """Keep what earlier runs say of this prompt, to be held against what it takes."""
         self._prediction = prediction

@@ -17,7 +17,8 @@ from functools import lru_cache
 from typing import Any
 
 from . import pretrained
-from .component import Component, Extent
+from .component import Component, Extent, FileIdentity
+from .identity import identities, identity
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors crate's own cap
 MERGE_GAP_BYTES = 1 << 20  # below this, reading through the gap is cheaper than a second read
@@ -98,15 +99,16 @@ def read_header(path: str) -> Header:
     Raises WeightsError when the file cannot be read or the safetensors library would refuse it.
     """
     try:
-        stat = os.stat(path)
+        file = identity(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-    return _read_header(path, stat.st_size, stat.st_mtime_ns)
+    return _read_header(file)
 
 
 @lru_cache(maxsize=64)
-def _read_header(path: str, file_bytes: int, mtime_ns: int) -> Header:
-    """Keyed by size and time so that a replaced file is read again; errors are not cached."""
+def _read_header(of: FileIdentity) -> Header:
+    """Keyed by the file's identity so that a replaced one is read again; errors are not cached."""
+    path, file_bytes = of.path, of.size_bytes
     try:
         with open(path, "rb") as file:
             prefix = file.read(8)
@@ -205,8 +207,8 @@ def component_key(name: str, paths: Sequence[str], options: Mapping[str, object]
     """
     digest = hashlib.sha256()
     for path in paths:
-        stat = os.stat(path)
-        digest.update(f"{os.path.realpath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+        file = identity(path)  # without its inode, which a network's file system may number anew
+        digest.update(f"{os.path.realpath(path)}\0{file.size_bytes}\0{file.modified_ns}\0".encode("utf-8", "surrogateescape"))
     digest.update(json.dumps([part, sorted(options.items())], default=str).encode())
     slug = re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-")[:48]
     return f"{slug}-{digest.hexdigest()[:12]}"
@@ -274,19 +276,19 @@ def _parts(header: Header, handles: tuple[str, ...]) -> dict[str, list[Tensor]]:
 
 
 def _part(path: str, kind: str, tensors: list[Tensor], options: Mapping[str, object]) -> Component:
-    extents = merge_extents(path, tensors)
+    files, extents = identities([path]), merge_extents(path, tensors)
     name = f"{_stem(path)} [{kind}]"
-    return Component(component_key(name, [path], options, kind), name, kind, sum(extent.size_bytes for extent in extents), extents)
+    return Component(component_key(name, [path], options, kind), name, kind, sum(extent.size_bytes for extent in extents), extents, files)
 
 
 def _component(group: list[tuple[str, str]], kind: str, options: Mapping[str, object]) -> Component:
     paths = list(dict.fromkeys(path for _, path in group))
+    made_of = identities(paths)  # of a folder its configuration and tokenizer too
     files = [file for path in paths for file in _weights_of(path)]
     extents = tuple(extent for file in files for extent in _whole(file))
     name = " + ".join(os.path.basename(os.path.normpath(path)) if os.path.isdir(path) else _stem(path) for path in paths)
-    return Component(
-        component_key(name, files, options), name, _KINDS.get(kind, kind), sum(extent.size_bytes for extent in extents), extents
-    )
+    size_bytes = sum(extent.size_bytes for extent in extents)
+    return Component(component_key(name, files, options), name, _KINDS.get(kind, kind), size_bytes, extents, made_of)
 
 
 def _weights_of(path: str) -> list[str]:

@@ -42,8 +42,9 @@ from .cached import CachedResults, as_if_used
 from .device import DeviceMover
 from .held import device_limit_bytes
 from .idle import IdleRelease
-from .live import QUEUE_DEPTH, LiveGraph, Queued, dynamic_vram, traits
+from .live import QUEUE_DEPTH, LiveGraph, Queued, dynamic_vram, result_key, traits
 from .lookahead import LookAhead
+from .origins import Maker, took
 from .running import RunningPrompt
 from .steps import Steps
 
@@ -80,6 +81,7 @@ class ComfyHost:
         self.idle: IdleRelease | None = None
         self._queue = queue
         self._prompt: RunningPrompt | None = None
+        self._executing = False  # a prompt, whatever its mode
         self._stepping: set[str] = set()  # classes of nodes that have reported steps
         # where the prompt is: moved by the executor's thread, looked at and replanned by the errands'; taken before the runtime's own
         self._lock = threading.RLock()
@@ -106,6 +108,9 @@ class ComfyHost:
 
     def uninstall(self) -> None:
         """Take every hook out, stop every transfer, join every thread. A running prompt goes on as stock ComfyUI's."""
+        with self._lock:
+            if not self._executing:  # else when it ends: the executor's cache is not to be touched meanwhile
+                self._cached.forget()
         for seam in seams.ALL:
             seam.remove()
         self.installed = False
@@ -215,6 +220,9 @@ class ComfyHost:
     # --- events ---
 
     def _prompt_begins(self, prompt: Any, prompt_id: str, extra_data: Any, outputs: list[str]) -> None:
+        with self._lock:
+            self._executing = True
+            self._cached.prompt_begins()
         chosen = settings.of_prompt(prompt, extra_data or {}, self.user)
         asks = settings.node_asks(prompt, extra_data or {})
         self._prompt = None if chosen.mode is Mode.OFF else RunningPrompt(prompt_id, prompt, outputs, chosen, asks)
@@ -222,6 +230,11 @@ class ComfyHost:
     def _prompt_ends(self, executor: Any) -> None:
         with self._lock:
             prompt, self._prompt = self._prompt, None
+            self._executing = False
+            if not self.installed:
+                self._cached.forget()
+            elif prompt is not None and prompt.execution_list is not None and executor.success:
+                self._cached.prompt_ends(prompt.execution_list)
         self.steps.forget()
         if prompt is None or prompt.graph is None:
             return
@@ -265,12 +278,14 @@ class ComfyHost:
                 within_bytes = self.runtime.manager.device_limit_bytes if reorders else None
                 device, models = self.device, self.device.models
                 known = device.resident_bytes, within_bytes, models.is_alive, models.alive()
-                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known)
+                prompt.execution_list = execution_list
+                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known, self._cached.origins.loads_of)
                 self._look_ahead.plan(prompt, execution_list)
                 self.runtime.post(self._started(prompt, now_s))
+                self._cached.tell()
                 self.steps.watch()
                 self._choose_tiers(prompt)
-            elif prompt.is_next(node_id) and not self._look_ahead.has_changed(prompt, now_s):
+            elif not prompt.graph.look_at_files(node_id) and prompt.is_next(node_id) and not self._look_ahead.has_changed(prompt, now_s):
                 prompt.position += 1
                 self._refresh_budget(prompt, now_s)
             else:
@@ -355,7 +370,7 @@ class ComfyHost:
         if self._prompt is not None:
             self._prompt.changed = True
 
-    def _node_outputs(self, node_id: str, value: Any) -> None:
+    def _node_outputs(self, execution_list: Any, node_id: str, value: Any) -> None:
         prompt = self._prompt
         if prompt is None or prompt.graph is None:
             return
@@ -363,11 +378,14 @@ class ComfyHost:
         if loads and value is not None and value.outputs is not None:
             node_traits = traits(prompt.graph.class_type(node_id))
             self.device.models.learn(loads, value.outputs, node_traits.outputs if node_traits else ())
+            if not execution_list.is_cached(node_id):  # else it has not run, and nobody knows when its file was read
+                maker = Maker(prompt.graph.class_type(node_id), prompt.graph.inputs(node_id), prompt.graph.node_loads(node_id))
+                self._cached.origins.learn(result_key(execution_list, node_id), value.outputs, maker, took(execution_list, node_id))
             prompt.graph.dropped.difference_update(component.key for component, _ in loads)
 
-    def _spared(self, cache: Any) -> list[Any]:
+    def _spared(self, cache: Any, target_bytes: int) -> list[Any]:
         with self._lock:
-            return self._cached.spared(self._prompt, cache) if self._prompt is not None else []
+            return self._cached.spared(self._prompt, cache, target_bytes) if self._prompt is not None else []
 
     def _dropped(self, cache: Any) -> None:
         with self._lock:
