@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -47,12 +47,28 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What tells a file from another one that has come to lie at its path, or from itself with other bytes.
+
+    Only as long as the system runs: an inode of a network's file system may change with a new connection. Times are nanoseconds.
+    """
+
+    path: str
+    device: int
+    inode: int
+    size_bytes: int
+    modified_ns: int
+    changed_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Component:
     """One set of weights that is placed as a whole.
 
     `key` is stable across restarts and changes when a file is replaced or an option that changes the weights does.
     `name` is for people. `kind` is the link type that carries it (MODEL, CLIP, VAE, CONTROL_NET, …).
     `size_bytes` is what has to be read; `extents` say from where, in reading order, and sum to `size_bytes`.
+    `files` are those it was made of, as they were then; empty where nobody has asked.
     """
 
     key: str
@@ -60,6 +76,7 @@ class Component:
     kind: str
     size_bytes: int
     extents: tuple[Extent, ...] = ()
+    files: tuple[FileIdentity, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,8 +65,8 @@ class NodeFinished:
 
 @dataclass(frozen=True, slots=True)
 class TransferMoved:
-    """A transfer has moved `moved_bytes` in `duration_s` so far and goes on; `present_bytes` are on the tier now. For the record: nothing
-    is decided by it."""
+    """A transfer has moved `moved_bytes` in `duration_s` so far and goes on; `present_bytes` are on the tier now. `read_bytes` were copied
+    for that, those beside a gap that were there already included. For the record: nothing is decided by it."""
 
     time_s: float
     component: str
@@ -74,11 +74,12 @@ class TransferMoved:
     moved_bytes: int
     present_bytes: int
     duration_s: float
+    read_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TransferDone:
-    """`moved_bytes` were moved now; `present_bytes` (moved ones included) are on the tier."""
+    """`moved_bytes` were moved now; `present_bytes` (moved ones included) are on the tier. `read_bytes` as in TransferMoved."""
 
     time_s: float
     component: str
@@ -86,6 +87,7 @@ class TransferDone:
     moved_bytes: int
     present_bytes: int
     duration_s: float
+    read_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class TransferStopped:
     present_bytes: int
     duration_s: float
     reason: str
+    read_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,6 +176,12 @@ class Runtime:
             if self.trace is not None:
                 self.trace.kept(self.clock(), component, reason)
 
+    def given_up(self, component: Component, reason: str) -> None:
+        """Write into the running trace that a component does not stay loaded, though something needs it again."""
+        with self._lock:
+            if self.trace is not None:
+                self.trace.given_up(self.clock(), component, reason)
+
     def crossed(self, size_bytes: int, seconds: float) -> None:
         """Write into the running trace that so many bytes crossed the link to the device in so long, at its full pace."""
         with self._lock:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+from .component import FileIdentity
+from .identity import identity
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors crate's own cap
 
@@ -54,15 +56,16 @@ def read_header(path: str) -> Header:
     Raises WeightsError when the file cannot be read or the safetensors library would refuse it.
     """
     try:
-        stat = os.stat(path)
+        file = identity(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-    return _read_header(path, stat.st_size, stat.st_mtime_ns)
+    return _read_header(file)
 
 
 @lru_cache(maxsize=64)
-def _read_header(path: str, file_bytes: int, mtime_ns: int) -> Header:
-    """Keyed by size and time so that a replaced file is read again; errors are not cached."""
+def _read_header(of: FileIdentity) -> Header:
+    """Keyed by the file's identity so that a replaced one is read again; errors are not cached."""
+    path, file_bytes = of.path, of.size_bytes
     try:
         with open(path, "rb") as file:
             prefix = file.read(8)

@@ -68,6 +68,7 @@ class TransferRecord:
     present_bytes: int = 0
     status: str = "announced"
     reason: str = ""
+    read_bytes: int = 0  # copied for what moved: more where what was missing lay between bytes that were there
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class UnderWay:
     tier: Tier
     moved_bytes: int
     reason: str
+    read_bytes: int = 0
 
 
 def _locked(method: Callable[Concatenate[Trace, P], T]) -> Callable[Concatenate[Trace, P], T]:
@@ -124,13 +126,14 @@ class Trace:
         self._transfers: list[TransferRecord] = []
         self._open: dict[tuple[str, str], TransferRecord] = {}
         self._moved: dict[tuple[str, Tier], int] = {}  # by those, in all
+        self._read: dict[tuple[str, Tier], int] = {}
         self._announced: dict[str, TransferRecord] = {}  # the last one to the device
         self._evictions: list[dict[str, Any]] = []
         self._decisions: list[dict[str, Any]] = []
         self._dropped_records = 0
         self._unread: dict[tuple[str, Tier], int] = {}  # bytes moved ahead and not used by a node yet
         self._followed: set[str] = set()  # in flight while a node read them: what lands later is not waste
-        self._prefetched_bytes = self._onloaded_bytes = self._wasted_bytes = self._evicted_bytes = 0
+        self._read_bytes = self._prefetched_bytes = self._onloaded_bytes = self._wasted_bytes = self._evicted_bytes = 0
         self._compute_s = self._stall_s = self._wait_s = self._own_s = self._crossing_s = 0.0
         self._crossed_bytes = 0
         self._replans = 0
@@ -139,6 +142,7 @@ class Trace:
             self._components.setdefault(one.component.key, one.component)
             self._announce(one.component.key, one.tier, one.reason)
             self._moved[one.component.key, one.tier] = one.moved_bytes
+            self._read[one.component.key, one.tier] = one.read_bytes
 
     @_locked
     def record(self, event: Event, instructions: Sequence[Instruction]) -> None:
@@ -182,8 +186,9 @@ class Trace:
     @_locked
     def under_way(self) -> list[UnderWay]:
         """Transfers that have not been answered yet."""
+        moved, read = self._moved, self._read
         return [
-            UnderWay(self._components[key], Tier(tier), self._moved.get((key, Tier(tier)), 0), record.reason)
+            UnderWay(self._components[key], Tier(tier), moved.get((key, Tier(tier)), 0), record.reason, read.get((key, Tier(tier)), 0))
             for (key, tier), record in self._open.items()
             if key in self._components
         ]
@@ -212,6 +217,13 @@ class Trace:
         self._now_s = max(self._now_s, time_s - self._zero_s)
         self._components.setdefault(component.key, component)
         self._decide("keep", component, Tier.HOST, component.size_bytes, reason)
+
+    @_locked
+    def given_up(self, time_s: float, component: Component, reason: str) -> None:
+        """A component that had stayed loaded for this prompt, or was to stay for a later one, does not."""
+        self._now_s = max(self._now_s, time_s - self._zero_s)
+        self._components.setdefault(component.key, component)
+        self._decide("give up", component, Tier.HOST, component.size_bytes, reason)
 
     @_locked
     def foretold(self, prediction: Prediction) -> None:
@@ -293,6 +305,7 @@ class Trace:
         record = self._transfer_moved(event)
         del self._open[(event.component, event.tier.value)]
         self._moved.pop((event.component, event.tier), None)
+        self._read.pop((event.component, event.tier), None)
         record.end_s = self._now_s
         record.status = "done" if isinstance(event, TransferDone) else "stopped"
         if isinstance(event, TransferStopped):
@@ -306,11 +319,13 @@ class Trace:
         record = self._open.get((event.component, event.tier.value))
         if record is None:
             record = self._announce(event.component, event.tier, "")
-        moved_bytes = event.moved_bytes - self._moved.get(place, 0)
-        self._moved[place] = event.moved_bytes
+        moved_bytes, read_bytes = event.moved_bytes - self._moved.get(place, 0), event.read_bytes - self._read.get(place, 0)
+        self._moved[place], self._read[place] = event.moved_bytes, event.read_bytes
         # the mover's own duration: an announced transfer queues behind others before it starts
         record.start_s = max(0.0, self._now_s - event.duration_s)
         record.moved_bytes += moved_bytes
+        record.read_bytes += read_bytes
+        self._read_bytes += read_bytes
         record.present_bytes = event.present_bytes
         if event.tier is Tier.DEVICE:
             self._onloaded_bytes += moved_bytes
@@ -370,6 +385,7 @@ class Trace:
             "wait_s": self._wait_s,
             "own_s": self._own_s,
             "prefetched_bytes": self._prefetched_bytes,
+            "read_bytes": self._read_bytes,
             "onloaded_bytes": self._onloaded_bytes,
             "onload_bytes_per_s": self._crossed_bytes / self._crossing_s if self._crossing_s > 0 else None,
             "wasted_bytes": self._wasted_bytes,

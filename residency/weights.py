@@ -17,6 +17,7 @@ from typing import Any
 from . import pretrained
 from .component import Component, Extent
 from .graph import wraps_models
+from .identity import identities, identity
 from .safetensors_header import Tensor, WeightsError, read_header
 from .weights_parts import taken
 
@@ -85,8 +86,8 @@ def component_key(name: str, paths: Sequence[str], options: Mapping[str, object]
     """
     digest = hashlib.sha256()
     for path in paths:
-        stat = os.stat(path)
-        digest.update(f"{os.path.realpath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+        file = identity(path)  # without its inode, which a network's file system may number anew
+        digest.update(f"{os.path.realpath(path)}\0{file.size_bytes}\0{file.modified_ns}\0".encode("utf-8", "surrogateescape"))
     digest.update(json.dumps([part, sorted(options.items())], default=str).encode())
     slug = re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-")[:48]
     return f"{slug}-{digest.hexdigest()[:12]}"
@@ -175,8 +176,9 @@ def _component(group: Sequence[_File], kind: str, options: Mapping[str, object])
             extents += [extent for path in inside for extent in _whole(path)]
     name = " + ".join(os.path.basename(os.path.normpath(f.path)) if os.path.isdir(f.path) else _stem(f.path) for f in group)
     name += f" [{part}]" if part else ""
+    made_of = identities(dict.fromkeys(file.path for file in group))  # of a folder its configuration and tokenizer too
     size_bytes = sum(extent.size_bytes for extent in extents)
-    return Component(component_key(name, files, options, part), name, _KINDS.get(kind, kind), size_bytes, tuple(extents))
+    return Component(component_key(name, files, options, part), name, _KINDS.get(kind, kind), size_bytes, tuple(extents), made_of)
 
 
 def _weights_of(path: str) -> list[str]:

@@ -101,13 +101,13 @@ def complete(runs: Runs, tell_finish: Tell) -> Wrapper:
 
 
 def outputs(runs: Runs, tell_outputs: Tell) -> Wrapper:
-    """Around cache_update: `tell_outputs(node_id, value)` before the results of a node are kept."""
+    """Around cache_update: `tell_outputs(execution_list, node_id, value)` before the results of a node are kept."""
 
     def wrapper(original: Any) -> Any:
         @functools.wraps(original)
         def cache_update(execution_list: Any, node_id: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
             if runs():
-                tell_outputs(node_id, value)
+                tell_outputs(execution_list, node_id, value)
             return original(execution_list, node_id, value, *args, **kwargs)
 
         return cache_update
@@ -184,15 +184,15 @@ def pin(before: Callable[[], None], may_pin: Callable[[str], bool]) -> Wrapper:
 
 
 def cached(runs: Runs, tell_spared: Tell, tell_dropped: Tell, as_if_used: Callable[[Any, Any], AbstractContextManager[None]]) -> Wrapper:
-    """Around ram_release, which drops results that the running prompt does not use: not those that `tell_spared(cache)` gives the keys of;
-    `tell_dropped(cache)` afterwards. Not asked where active ones may go as well: then memory is short, and ComfyUI decides alone."""
+    """Around ram_release, which drops results that the running prompt does not use: not those that `tell_spared(cache, target)` gives the
+    keys of; `tell_dropped(cache)` afterwards. Not asked where active ones may go as well: then memory is short, and ComfyUI decides."""
 
     def wrapper(original: Any) -> Any:
         @functools.wraps(original)
         def ram_release(cache: Any, target: Any, free_active: bool = False, *args: Any, **kwargs: Any) -> Any:
             if free_active or not runs():
                 return original(cache, target, free_active, *args, **kwargs)
-            spared = tell_spared(cache)
+            spared = tell_spared(cache, target)
             with as_if_used(cache, spared) if spared else nullcontext():
                 result = original(cache, target, free_active, *args, **kwargs)
             tell_dropped(cache)

@@ -47,8 +47,9 @@ from .chain import Wrapper
 from .device import DeviceMover
 from .held import device_limit_bytes
 from .idle import IdleRelease
-from .live import DEFAULT_BUDGET, QUEUE_DEPTH, Budget, LiveGraph, Queued, dynamic_vram, traits, whole_nodes
+from .live import DEFAULT_BUDGET, QUEUE_DEPTH, Budget, LiveGraph, Queued, dynamic_vram, result_key, traits, whole_nodes
 from .lookahead import LookAhead
+from .origins import Maker, took
 from .running import RunningPrompt
 from .steps import Steps
 
@@ -58,6 +59,7 @@ HEADROOM_SHARE = 0.1  # of the host's memory, left to activations, caches and ot
 BUDGET_REFRESH_S = 0.25  # reading the limits takes 40 us: not at every one of a thousand cheap nodes
 HOLD_POLL_S = 0.005
 MAX_FAILURES = 3
+LOCK_S = 0.05  # the event loop waits for nothing longer: whoever holds the host's lock then is a prompt that begins or runs
 
 
 class ComfyHost:
@@ -86,6 +88,7 @@ class ComfyHost:
         self.idle: IdleRelease | None = None
         self._queue = queue
         self._prompt: RunningPrompt | None = None
+        self._executing = False  # a prompt, whatever its mode
         self._stepping: set[str] = set()  # classes of nodes that have reported steps
         # where the prompt is: moved by the executor's thread, looked at and replanned by the errands'; taken before the runtime's own
         self._lock = threading.RLock()
@@ -120,6 +123,12 @@ class ComfyHost:
         Threads end by themselves, one that waits for a drive or the device with that call: `threads` lists them until then.
         """
         with self._switching:
+            if self._lock.acquire(timeout=LOCK_S):
+                try:
+                    if not self._executing:  # else when it ends: the executor's cache is not to be touched meanwhile
+                        self._cached.forget()
+                finally:
+                    self._lock.release()
             for seam in seams.ALL:
                 seam.remove()
             self.installed = False
@@ -256,6 +265,9 @@ class ComfyHost:
     # --- events ---
 
     def _prompt_begins(self, prompt: Any, prompt_id: str, extra_data: Any, outputs: list[str]) -> None:
+        with self._lock:
+            self._executing = True
+            self._cached.prompt_begins()
         self.device.settle()
         # packs may have patched ComfyUI since: while they were loaded after us, or in a node that ran
         self.fits = [seam.check() for seam in seams.ALL]
@@ -270,6 +282,11 @@ class ComfyHost:
         self.expect_prompt()
         with self._lock:
             prompt, self._prompt = self._prompt, None
+            self._executing = False
+            if not self.installed:
+                self._cached.forget()
+            elif prompt is not None and prompt.execution_list is not None and executor.success:
+                self._cached.prompt_ends(prompt.execution_list)
         self.steps.forget()
         if prompt is None or prompt.graph is None:
             return
@@ -313,12 +330,15 @@ class ComfyHost:
                 within_bytes = self.runtime.manager.device_limit_bytes if reorders else None
                 device, models = self.device, self.device.models
                 known = device.resident_bytes, within_bytes, models.is_alive, models.alive()
-                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known, self.budget, self.runtime.clock)
+                prompt.execution_list = execution_list
+                made_with = self._cached.origins.loads_of
+                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known, made_with, self.budget, self.runtime.clock)
                 self._look_ahead.plan(prompt, execution_list)
                 self.runtime.post(self._started(prompt, now_s))
+                self._cached.tell()
                 self.steps.watch()
                 self._choose_tiers(prompt)
-            elif prompt.is_next(node_id) and not self._look_ahead.has_changed(prompt, now_s):
+            elif not prompt.graph.look_at_files(node_id) and prompt.is_next(node_id) and not self._look_ahead.has_changed(prompt, now_s):
                 prompt.position += 1
                 self._refresh_budget(prompt, now_s)
             else:
@@ -412,7 +432,7 @@ class ComfyHost:
                 if visit.asks is None or visit.asks != execution_list.blockCount.get(visit.node_id):
                     prompt.changed = True
 
-    def _node_outputs(self, node_id: str, value: Any) -> None:
+    def _node_outputs(self, execution_list: Any, node_id: str, value: Any) -> None:
         prompt = self._prompt
         if prompt is None or prompt.graph is None:
             return
@@ -421,11 +441,14 @@ class ComfyHost:
             node_traits = traits(prompt.graph.class_type(node_id))
             not_made = self.device.models.learn(loads, value.outputs, node_traits.outputs if node_traits else ())
             prompt.graph.makes_none(node_id, not_made)
+            if not execution_list.is_cached(node_id):  # else it has not run, and nobody knows when its file was read
+                maker = Maker(prompt.graph.class_type(node_id), prompt.graph.inputs(node_id), prompt.graph.node_loads(node_id))
+                self._cached.origins.learn(result_key(execution_list, node_id), value.outputs, maker, took(execution_list, node_id))
             prompt.graph.dropped.difference_update(component.key for component, _ in loads)
 
-    def _spared(self, cache: Any) -> list[Any]:
+    def _spared(self, cache: Any, target_bytes: int) -> list[Any]:
         with self._lock:
-            return self._cached.spared(self._prompt, cache) if self._prompt is not None else []
+            return self._cached.spared(self._prompt, cache, target_bytes) if self._prompt is not None else []
 
     def _dropped(self, cache: Any) -> None:
         with self._lock:

@@ -21,7 +21,7 @@ import folder_paths
 
 import nodes
 
-from ..component import Component
+from ..component import Component, FileIdentity
 from ..graph import (
     NODE_OPERATIONS,
     OPERATIONS,
@@ -37,6 +37,8 @@ from ..graph import (
     predict_turns,
 )
 from ..graph.choice import FEEDS_OUTPUT, REST, URGENT
+from ..graph.traits import links
+from ..identity import first_change
 from ..node_set import ASIDE, NOT_WEIGHTS, PASSING, core_inputs
 from ..pretrained import subfolders
 from ..timeline import Timeline, Use, UseKind, Visit
@@ -143,6 +145,15 @@ class Folders:
         return found[best]
 
 
+def loads_now(class_type: str, inputs: Mapping[str, Any], folders: Folders | None = None) -> NodeLoads:
+    """What a node would load if it ran now; nothing for a class that is not installed. On any thread."""
+    class_traits = traits(class_type)
+    if class_traits is None:
+        return NodeLoads()
+    resolve = (folders or Folders()).resolver(class_type)
+    return components_of_node(class_type, core_inputs(class_type, inputs), class_traits.outputs, resolve)
+
+
 def language_folders() -> list[str]:
     """Where folders of language models lie, first the ones that count when a name is in several."""
     known = folder_paths.folder_names_and_paths
@@ -190,11 +201,13 @@ _UNKNOWN = Expected()
 
 @dataclass(frozen=True, slots=True)
 class _Outline:
-    """A prompt that does not run yet: node ids in order, component keys by node that they are loaded and computed with."""
+    """A prompt that does not run yet: node ids in order, component keys by node that they are loaded and computed with. `files`: those
+    that its nodes will read, as they were when this was drawn."""
 
     order: tuple[str, ...]
     loads: Mapping[str, tuple[str, ...]]
     computes: Mapping[str, tuple[str, ...]]
+    files: tuple[FileIdentity, ...]
 
     def node_components(self) -> dict[str, frozenset[str]]:
         return {node_id: frozenset(self.loads.get(node_id, ())).union(self.computes.get(node_id, ())) for node_id in self.order}
@@ -217,6 +230,12 @@ class Budget:
 DEFAULT_BUDGET = Budget()
 
 
+def result_key(execution_list: Any, node_id: str) -> Any:
+    """ComfyUI's cache key of a node's result; None for one that is kept elsewhere (of a subgraph, with some of its caches)."""
+    keys = getattr(execution_list.output_cache, "cache_key_set", None)  # --cache-none has none
+    return None if keys is None else keys.get_data_key(node_id)
+
+
 class LiveGraph:
     """The graph of one running prompt: its components once, its timeline as often as the order or the queue changes.
 
@@ -232,11 +251,13 @@ class LiveGraph:
         group_within_bytes: int | None = None,
         is_loaded: Callable[[str], bool] = lambda key: False,
         loaded: Iterable[str] = (),
+        made_with: Callable[[Any, Any], NodeLoads | None] = lambda key, outputs: None,
         budget: Budget = DEFAULT_BUDGET,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`resident_bytes(key)`: what of the component needs no reading. `loaded`: those of which a model is alive now, as `is_loaded(key)`
-        says later. Whatever predicts raises AllowanceError where `budget` does not allow it."""
+        says later. `made_with(key, outputs)`: what a result in ComfyUI's cache was loaded from, whatever lies at its file's place now.
+        Whatever predicts raises AllowanceError where `budget` does not allow it."""
         self.prompt_id = prompt_id
         self.components: dict[str, Component] = {}  # of the queued prompts as well
         self.node_components: dict[str, frozenset[str]] = {}  # node id -> what it loads or computes with
@@ -251,6 +272,8 @@ class LiveGraph:
         self._folders = Folders()
         self._nodes: dict[str, Any] = {}  # those that have been looked at, expanded ones included
         self._expanded = 0  # how many of them were
+        self._made_with = made_with
+        self._made: list[tuple[Mapping[str, Any], NodeLoads]] = []  # of nodes that are cached: queued prompts may have the same
         self._loads: dict[str, NodeLoads] = {}
         self._keyed: dict[str, tuple[tuple[str, str | None], ...]] = {}  # the same as component keys, each with its output type
         self._computes: dict[str, tuple[str, ...]] = {}
@@ -277,9 +300,29 @@ class LiveGraph:
             class_type = self.class_type(node_id)
             _not_made[class_type] = _not_made.get(class_type, frozenset()) | kinds
 
+    def node_loads(self, node_id: str) -> NodeLoads:
+        """The same with what could not be read."""
+        return self._loads[node_id]
+
+    def look_at_files(self, node_id: str) -> bool:
+        """A node is about to run: whether it loads other files than the timeline says. Then the next timeline tells of those."""
+        if first_change(file for component, _ in self.loads_of(node_id) for file in component.files) is None:
+            return False
+        del self._loads[node_id]
+        for known in (self._nodes, self._keyed, self._computes):
+            known.clear()
+        self._computed_with.clear()
+        self._flow = Flow(self._nodes, traits, self._keyed, allowance=self._allowance)
+        self._expanded = 0
+        return True
+
     def class_type(self, node_id: str) -> str:
         """The class of a node of this prompt, expanded subgraphs included."""
         return str(self._dynprompt.get_node(node_id)["class_type"])
+
+    def inputs(self, node_id: str) -> Mapping[str, Any]:
+        """Widget values and links of a node of this prompt."""
+        return dict(self._dynprompt.get_node(node_id)["inputs"])
 
     def nodes(self) -> dict[str, Any]:
         """Every node of this prompt in API format, expanded ones included."""
@@ -293,7 +336,7 @@ class LiveGraph:
     def choose(self, execution_list: Any, node_list: list[str], own: str, changed: bool) -> str:
         """The node of `node_list`, all of them ready, to run next; `own` is ComfyUI's choice. `changed`: nodes may have been added."""
         if changed:
-            self._refresh()
+            self._refresh(execution_list)
         if self._grouping is None:
             return own
         return self._grouping.choose(own, node_list, partial(self._rank, execution_list.blocking))
@@ -316,7 +359,7 @@ class LiveGraph:
 
     def timeline(self, execution_list: Any, ahead: Ahead = Ahead()) -> Timeline:
         """What is left to run in the order in which the executor will choose it, then what comes behind. On the executor thread."""
-        self._refresh()
+        self._refresh(execution_list)
         turns = self._turns(execution_list)
         visits = [self._visit(self.prompt_id, node_id, self.class_type(node_id), asks) for node_id, asks in turns]
         uses: list[Use] = []
@@ -405,7 +448,7 @@ class LiveGraph:
     def _node(self, node_id: str) -> Mapping[str, Any] | None:
         return self._dynprompt.get_node(node_id) if self._dynprompt.has_node(node_id) else None
 
-    def _refresh(self) -> None:
+    def _refresh(self, execution_list: Any) -> None:
         """Look at the nodes that have come since the last time: what they load and compute with. Those before them stay as they were."""
         expanded = self._dynprompt.ephemeral_prompt
         new = [*reversed([*islice(reversed(expanded), len(expanded) - self._expanded)])]
@@ -417,7 +460,8 @@ class LiveGraph:
         self._allowance.grant(self._budget.node_operations * len(new))
         nodes_ = {node_id: self._dynprompt.get_node(node_id) for node_id in new}
         self._nodes.update(nodes_)
-        self._loads.update(self._find_loads(nodes_))
+        self._loads.update(self._find_made(execution_list, [node_id for node_id in new if node_id not in self._loads]))
+        self._loads.update(self._find_loads({node_id: node for node_id, node in nodes_.items() if node_id not in self._loads}))
         self._keyed.update((node_id, _keyed(self._loads[node_id])) for node_id in new if node_id in self._loads)
         for node_id, node in nodes_.items():
             computed = self._flow.computed_by(node_id)
@@ -445,14 +489,25 @@ class LiveGraph:
     def _size_bytes(self, key: str) -> int:
         return self.components[key].size_bytes if key in self.components else 0
 
+    def _find_made(self, execution_list: Any, node_ids: Iterable[str]) -> dict[str, NodeLoads]:
+        """What those of the nodes whose results are cached have loaded."""
+        found: dict[str, NodeLoads] = {}
+        for node_id in node_ids:
+            result = execution_list.output_cache.get_local(node_id)
+            made = None if result is None else self._made_with(result_key(execution_list, node_id), result.outputs)
+            if made is not None:
+                found[node_id] = made
+                self.components.update((component.key, component) for component, _ in made.components)
+                node = self._dynprompt.get_node(node_id)
+                if not any(links(node)):  # what a node with links has loaded may be another prompt's as well
+                    self._made.append((node, made))
+        return found
+
     def _find_loads(self, prompt: Mapping[str, Any]) -> dict[str, NodeLoads]:
         found: dict[str, NodeLoads] = {}
         for node_id, node in prompt.items():
-            class_traits = traits(node["class_type"])
-            if class_traits is None:
-                continue
-            inputs = core_inputs(node["class_type"], node["inputs"])
-            loads = components_of_node(node["class_type"], inputs, class_traits.outputs, self._folders.resolver(node["class_type"]))
+            same = (made for one, made in self._made if one["class_type"] == node["class_type"] and one["inputs"] == node["inputs"])
+            loads = next(same, None) or loads_now(node["class_type"], node["inputs"], self._folders)
             for warning in loads.warnings:
                 log.warning("residency: node %s (%s): %s; it is left to ComfyUI", node_id, node["class_type"], warning)
             unmade = _not_made.get(node["class_type"], frozenset())
@@ -464,7 +519,8 @@ class LiveGraph:
         return found
 
     def _outline(self, prompt_id: str, prompt: Mapping[str, Any], outputs: list[str]) -> _Outline:
-        if prompt_id not in self._outlines:
+        known = self._outlines.get(prompt_id)
+        if known is None or first_change(known.files) is not None:
             mine = prompt_id == REPETITION  # what this prompt loads is known
             loads = self._loads if mine else self._find_loads(prompt)
             self._allowance.grant(self._budget.node_operations * len(prompt))
@@ -474,7 +530,10 @@ class LiveGraph:
             keys = self._computed_with if mine else {key for found in computed.values() for key in found}
             grouping, wanted = self._grouped(computed, keys), likely(prompt.get, traits)
             order = predict_order(prompt, outputs, traits, wanted=wanted, grouping=grouping, allowance=self._allowance)
-            self._outlines[prompt_id] = _Outline(tuple(order), loaded, computed)
+            made = {id(made) for _, made in self._made}
+            read = [] if mine else [node_loads for node_loads in loads.values() if id(node_loads) not in made]
+            files = tuple(file for node_loads in read for component, _ in node_loads.components for file in component.files)
+            self._outlines[prompt_id] = _Outline(tuple(order), loaded, computed, files)
         return self._outlines[prompt_id]
 
     def _uses_of(self, prompt_id: str, prompt: Mapping[str, Any], outputs: list[str], first: int) -> list[Use]:

@@ -38,6 +38,8 @@ class RunningPrompt:
         self.look_pending = False
         self.kept: set[str] = set()  # components that stay loaded for a queued prompt
         self.unused: dict[Any, list[str]] | None = None  # ComfyUI's cached results of earlier prompts that may go: components by cache key
+        self.may_stay: dict[Any, bool] = {}  # of those whose models are needed again: whether their files are still the same
+        self.execution_list: Any = None
         self.foresights: dict[str, Foresight] = {}  # by prompt id
         self.peaks = DevicePeaks()
         self.next_budget_s = 0.0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from mmap import PAGESIZE
 
 from ..component import Component, Extent
+from ..identity import first_change
 from . import pagecache
 from ._chunks import between
 from ._lane import Transfer
@@ -107,6 +108,9 @@ class Dropper:
 
 def _drop(drop: Drop) -> tuple[int, str]:
     """The bytes that left the cache, and the reason with what stood in the way."""
+    changed = first_change(drop.component.files)
+    if changed is not None:
+        return 0, f"refused: {changed} since it was read"
     freed_bytes, notes = 0, []
     for _, extent, _ in between(drop.component, drop.keep_bytes, drop.upto_bytes):
         if drop.answered:  # given up on while it went on

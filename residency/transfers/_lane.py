@@ -35,6 +35,7 @@ class Transfer:
         self.begun_s: float | None = None
         self.moved_bytes = 0
         self.present_bytes = 0
+        self.read_bytes = 0
         self.ending = False  # its answer is on its way: nothing is read any more
         self.answered = False
 
@@ -196,13 +197,13 @@ class Lane:
 
     def _read(self, part: Part, index: int, reader: Reader) -> None:
         chunk, transfer = part.chunks[index], part.transfer
-        present = moved = 0
+        present = moved = read = 0
         reason: str | None = None
         try:
             cold_bytes = part.cold_bytes[index] if part.cold_bytes is not None else 0
             reason = self._backoff.refusal(chunk.size_bytes)
             if reason is None and self._may_go_on(transfer):
-                self._measured_read(reader, chunk, cold_bytes)
+                read = self._measured_read(reader, chunk, cold_bytes)
                 present, moved = chunk.size_bytes, cold_bytes
         except BaseException as error:  # as above
             reason = _reason(chunk, error)
@@ -210,6 +211,7 @@ class Lane:
             part.in_flight.discard(index)
             transfer.present_bytes += present
             transfer.moved_bytes += moved
+            transfer.read_bytes += read
             if reason is not None:
                 transfer.stop(reason)
             self._condition.notify_all()
@@ -222,11 +224,10 @@ class Lane:
                 self._condition.wait_for(lambda: transfer.stop_reason is not None, pause_s)
             return transfer.stop_reason is None
 
-    def _measured_read(self, reader: Reader, chunk: Chunk, cold_bytes: int) -> None:
-        """Only a wholly cold chunk says how fast the drive is: one with holes costs the latency of each hole."""
+    def _measured_read(self, reader: Reader, chunk: Chunk, cold_bytes: int) -> int:
+        """The bytes read. Only a wholly cold chunk says how fast the drive is: one with gaps costs the latency of each gap."""
         if cold_bytes < chunk.size_bytes:
-            reader.read(chunk)
-            return
+            return reader.read_gaps(chunk)
         read_bytes = 0
         with self._condition:
             self.rate.begin(self._clock())
@@ -236,6 +237,7 @@ class Lane:
         finally:
             with self._condition:
                 self.rate.end(self._clock(), read_bytes)
+        return read_bytes
 
     def _close(self, part: Part, reader: Reader) -> None:
         """The part leaves the queue after its transfer's answer: so the answers of one drive come in the order of the queue."""

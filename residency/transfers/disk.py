@@ -186,7 +186,8 @@ class ReadAhead:
             transfer = next((one for one in self._live if one.component.key == key), None)
             if transfer is None or transfer.begun_s is None or transfer.ending:
                 return None
-            return TransferMoved(now_s, key, Tier.HOST, transfer.moved_bytes, transfer.present_bytes, now_s - transfer.begun_s)
+            moved = transfer.moved_bytes, transfer.present_bytes, now_s - transfer.begun_s, transfer.read_bytes
+            return TransferMoved(now_s, key, Tier.HOST, *moved)
 
     def rates(self) -> dict[str, float]:
         """Bytes per second by drive, averaged over what was really read; drives that have read nothing are missing.
@@ -244,9 +245,10 @@ class ReadAhead:
         key, moved_bytes, present_bytes = transfer.component.key, transfer.moved_bytes, transfer.present_bytes
         # told to stop when all was there already: a node that has read a small component itself ends as soon as we do
         if transfer.stop_reason is None or 0 < transfer.asked_bytes == present_bytes:
-            transfer.answer = TransferDone(now_s, key, Tier.HOST, moved_bytes, present_bytes, duration_s)
+            transfer.answer = TransferDone(now_s, key, Tier.HOST, moved_bytes, present_bytes, duration_s, transfer.read_bytes)
         else:
-            transfer.answer = TransferStopped(now_s, key, Tier.HOST, moved_bytes, present_bytes, duration_s, transfer.stop_reason)
+            told = (moved_bytes, present_bytes, duration_s, transfer.stop_reason, transfer.read_bytes)
+            transfer.answer = TransferStopped(now_s, key, Tier.HOST, *told)
         self._tell(transfer.answer)
         with self._condition:
             self._live.remove(transfer)

@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 
 from residency.component import Component, Extent, Tier
 from residency.events import Cancel, Evict, Evicted, Prefetch, TransferDone, TransferStopped
+from residency.identity import identity
 from residency.transfers import ReadAhead, cached_bytes, drive_of
+from residency.transfers.pagecache import drop
 
 MIB, GIB = 1024**2, 1024**3
 ROOT = Path(__file__).parents[2]
@@ -139,6 +141,49 @@ def test_what_is_cached_already_is_present_but_not_moved(
     done = mover.wait("flux")
     assert isinstance(done, TransferDone)
     assert (done.moved_bytes, done.present_bytes) == (28 * MIB - PAGESIZE, 32 * MIB)
+
+
+def test_what_is_cached_around_a_gap_is_not_copied_again(
+    make: Callable[..., ReadAhead], cold_file: MakeFile, component: MakeComponent
+) -> None:
+    flux = component("flux", cold_file("a", 64 * MIB))
+    path = flux.extents[0].path
+    mover = make(chunk_bytes=16 * MIB)
+    mover.prefetch(prefetch(flux)).result()
+    for start in (3 * MIB, 21 * MIB + 5 * PAGESIZE, 64 * MIB - PAGESIZE):
+        drop(Extent(path, start, PAGESIZE))
+    missing_bytes = flux.size_bytes - in_cache(flux)
+    if not 0 < missing_bytes <= 8 * MIB:
+        pytest.skip("single pages cannot be dropped here")
+    mover.prefetch(prefetch(flux)).result()
+    done = mover.wait("flux")
+    assert isinstance(done, TransferDone) and in_cache(flux) == flux.size_bytes
+    assert done.moved_bytes == missing_bytes <= done.read_bytes <= missing_bytes + 3 * 2 * 128 * 1024
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_not_read_on(make: Callable[..., ReadAhead], cold_file: MakeFile) -> None:
+    path = cold_file("a", 8 * MIB)
+    flux = Component("flux", "flux", "MODEL", 8 * MIB, (Extent(str(path), 0, 8 * MIB),), (identity(str(path)),))
+    gate = Gate(open_after=3)
+    mover = make(available=gate, threads_per_drive=1)
+    future = mover.prefetch(prefetch(flux))
+    assert gate.reached.wait(60)
+    os.replace(cold_file("b", 8 * MIB), path)
+    gate.open.set()
+    future.result()
+    stopped = mover.wait("flux")
+    assert isinstance(stopped, TransferStopped) and stopped.reason == "a was replaced since its reading was planned"
+    assert stopped.moved_bytes == stopped.read_bytes == 3 * MIB and cached_bytes(flux.extents[0]) == 0
+
+
+def test_the_pages_of_another_file_are_not_given_back(make: Callable[..., ReadAhead], cold_file: MakeFile, events: list[object]) -> None:
+    path = cold_file("a", MIB)
+    flux = Component("flux", "flux", "MODEL", MIB, (Extent(str(path), 0, MIB),), (identity(str(path)),))
+    os.replace(cold_file("b", MIB), path)
+    path.read_bytes()
+    make().drop(flux).result()
+    assert isinstance(events[-1], Evicted) and events[-1].reason == "refused: a was replaced since it was read"
+    assert cached_bytes(flux.extents[0]) == MIB
 
 
 def test_only_the_first_bytes_are_read(make: Callable[..., ReadAhead], cold_file: MakeFile, component: MakeComponent) -> None:
