@@ -20,11 +20,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from residency import demo  # noqa: E402
-from residency.launch import Run, Server, serve  # noqa: E402
-from residency.locate import HOW_TO_GET_ONE, find_comfyui  # noqa: E402
+from residency.demo import sides as demo  # noqa: E402
+from residency.installation.locate import HOW_TO_GET_ONE, find_comfyui  # noqa: E402
+from residency.installation.server_process import Run, Server, serve  # noqa: E402
 from residency.transfers import measure_read_rate  # noqa: E402
-from residency.workflow import read_workflow  # noqa: E402
+from residency.workflow.file import read_workflow  # noqa: E402
 
 DRIVE_TRIES = 3
 STEPS = 3

@@ -31,9 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from graph_shapes import SHAPES, Prompt, image, loads, node, outputs
 
-from residency.component import Component, Mode, Tier
-from residency.core_nodes import core_traits
-from residency.events import (
+from residency.core.component import Component, Mode, Tier
+from residency.core.events import (
     BudgetChanged,
     Cancel,
     Event,
@@ -49,9 +48,10 @@ from residency.events import (
     TransferDone,
     TransferStopped,
 )
+from residency.core.manager import Manager
+from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.graph import Allowance, Flow, Grouping, computes, likely, predict_order, predict_turns
-from residency.manager import Manager
-from residency.timeline import Timeline, Use, UseKind, Visit
+from residency.workflow.core_nodes import core_traits
 
 GB = 10**9
 SIZES = (100, 1_000, 10_000, 100_000)

@@ -21,8 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from residency.commands.machines import machine as machine_of
-from residency.component import Component
+from residency.cli.machines import machine as machine_of
+from residency.core.component import Component
 from residency.simulate import GB, OURS, STOCK, Machine, Program, Step, bound_s, run
 
 DEVICE_GB = (8, 16, 24, 48)

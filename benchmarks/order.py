@@ -24,8 +24,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "comfyui")]
 from order_graphs import RealOrder, change_one, random_prompt  # noqa: E402
 
 from residency.graph import NodeTraits, predict_order, predict_pending  # noqa: E402
-from residency.locate import HOW_TO_GET_ONE, find_comfyui  # noqa: E402
-from residency.workflow import WorkflowError, read_workflow  # noqa: E402
+from residency.installation.locate import HOW_TO_GET_ONE, find_comfyui  # noqa: E402
+from residency.workflow.file import WorkflowError, read_workflow  # noqa: E402
 
 
 def _followed(answer: dict[str, Any]) -> bool:

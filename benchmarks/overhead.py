@@ -127,7 +127,7 @@ def main() -> int:
         print("ANSWER " + json.dumps(measure(*options.inside)))
         return 0
     sys.path.insert(0, str(REPO))
-    from residency.locate import HOW_TO_GET_ONE, find_comfyui
+    from residency.installation.locate import HOW_TO_GET_ONE, find_comfyui
 
     comfyui = find_comfyui()
     if comfyui is None:

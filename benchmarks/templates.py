@@ -26,11 +26,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "comfyui")]
 
-from residency.cli import main as residency  # noqa: E402
+from residency.cli.main import main as residency  # noqa: E402
 from residency.graph import likely, predict_order  # noqa: E402
-from residency.launch import serve  # noqa: E402
-from residency.locate import HOW_TO_GET_ONE, ComfyUI, find_comfyui  # noqa: E402
-from residency.workflow import WorkflowError, read_workflow  # noqa: E402
+from residency.installation.locate import HOW_TO_GET_ONE, ComfyUI, find_comfyui  # noqa: E402
+from residency.installation.server_process import serve  # noqa: E402
+from residency.workflow.file import WorkflowError, read_workflow  # noqa: E402
 
 FILE_SIZE = "1GB"
 MACHINE = ["--vram", "24GB", "--ram", "64GB", "--disk", "1.5GB/s", "--link", "25GB/s"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..residency.node_set import BY_NAME, Choice, Switch
+from ..residency.settings.node_inputs import BY_NAME, Choice, Switch
 
 TOOLTIPS = {
     "memory_mode": "How these weights are placed. 'workflow' follows the Residency Mode node or your settings; 'auto' chooses from what "

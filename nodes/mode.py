@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..residency.comfyui import lifecycle
-from ..residency.component import Mode
-from ..residency.node_set import BUDGET_GIB, MODE_NODE
+from ..residency.core.component import Mode
+from ..residency.settings.node_inputs import BUDGET_GIB, MODE_NODE
 
 _LARGEST_GIB = BUDGET_GIB.high
 

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
 from ..residency.comfyui import lifecycle
-from ..residency.node_set import INPUTS, KEEP_NODE, POLICY_NODE, PREFETCH_NODE, RELEASE_NODE, Family
+from ..residency.settings.node_inputs import INPUTS, KEEP_NODE, POLICY_NODE, PREFETCH_NODE, RELEASE_NODE, Family
 from .inputs import own_input
 
 _COMPONENT = "What this is about: a MODEL, CLIP, VAE, ControlNet, … Without it: what comes in at value."

@@ -9,8 +9,9 @@ import numpy
 import torch
 from comfy_api.latest import io, ui
 
-from ..residency import picture, report
 from ..residency.comfyui import lifecycle
+from ..residency.record import image as picture
+from ..residency.record import text as report
 
 
 class ResidencyReport(io.ComfyNode):

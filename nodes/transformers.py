@@ -10,11 +10,11 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..residency.comfyui import hoist
-from ..residency.comfyui import lm as language
-from ..residency.comfyui.live import LANGUAGE_FOLDERS, language_folders
-from ..residency.node_set import INPUTS, Family
-from ..residency.pretrained import FolderError, subfolders
+from ..residency.comfyui import language_models as language
+from ..residency.comfyui.prompt.live_graph import LANGUAGE_FOLDERS, language_folders
+from ..residency.settings import take_out as hoist
+from ..residency.settings.node_inputs import INPUTS, Family
+from ..residency.weights.transformers_folder import FolderError, subfolders
 from .inputs import own_input
 
 LM = io.Custom("RESIDENCY_LM")

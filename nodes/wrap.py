@@ -20,8 +20,8 @@ from comfy_execution.utils import get_executing_context
 
 import nodes as core_nodes
 
-from ..residency.comfyui import hoist
-from ..residency.node_set import INPUTS, WIDGET_TYPES, Family, family, wrapped_id
+from ..residency.settings import take_out as hoist
+from ..residency.settings.node_inputs import INPUTS, WIDGET_TYPES, Family, family, wrapped_id
 from .inputs import own_input
 
 log = logging.getLogger("residency")

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .component import Component, Mode, Policy, Tier
-from .events import (
+from .core.component import Component, Mode, Policy, Tier
+from .core.events import (
     Cancel,
     Event,
     Evict,
@@ -26,8 +26,8 @@ from .events import (
     TransferDone,
     TransferStopped,
 )
-from .manager import Manager
-from .timeline import Timeline, UseKind
+from .core.manager import Manager
+from .core.timeline import Timeline, UseKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from .component import Component, Tier
-from .events import (
+from .core.component import Component, Tier
+from .core.events import (
     BudgetChanged,
     Cancel,
     Event,
@@ -34,8 +34,8 @@ from .events import (
     TransferStopped,
     Wait,
 )
-from .manager import Manager
-from .trace import Prediction, Trace, UnderWay
+from .core.manager import Manager
+from .record.trace import Prediction, Trace, UnderWay
 
 log = logging.getLogger(__name__)
 

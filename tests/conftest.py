@@ -19,5 +19,5 @@ def no_comfyui(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for variable in ("COMFYUI_PATH", "COMFYUI_PYTHON"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr("residency.locate.PACK", tmp_path / "pack")
+    monkeypatch.setattr("residency.installation.locate.PACK", tmp_path / "pack")
     monkeypatch.chdir(tmp_path)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 from residency.graph import Grouping, NodeTraits
-from residency.graph.choice import FEEDS_FEEDER, FEEDS_OUTPUT, REST, URGENT
+from residency.graph.grouping import FEEDS_FEEDER, FEEDS_OUTPUT, REST, URGENT
 
 Prompt = dict[str, dict[str, Any]]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from residency.component import Component, Mode, Tier
-from residency.events import (
+from residency.core.component import Component, Mode, Tier
+from residency.core.events import (
     BudgetChanged,
     Cancel,
     Event,
@@ -19,8 +19,8 @@ from residency.events import (
     TransferDone,
     TransferStopped,
 )
-from residency.manager import Manager
-from residency.timeline import Timeline, Use, UseKind, Visit
+from residency.core.manager import Manager
+from residency.core.timeline import Timeline, Use, UseKind, Visit
 
 MB = 10**6
 

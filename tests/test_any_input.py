@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from subgraph_story import STORIES
 from test_workflow import Graph
 
-from residency.cli import main
-from residency.workflow import parse_workflow
+from residency.cli.main import main
+from residency.workflow.file import parse_workflow
 
 pytestmark = pytest.mark.usefixtures("no_comfyui")
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.budget import Budget
+from residency.core.budget import Budget
 
 
 def test_what_is_reserved_is_gone_until_it_settles():

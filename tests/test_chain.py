@@ -16,8 +16,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from residency.comfyui.chain import pack_of
-from residency.comfyui.seams import MAX_BURIED, Seam
+from residency.comfyui.seams.chain import pack_of
+from residency.comfyui.seams.functions import MAX_BURIED, Seam
 
 # Stands for a module of ComfyUI: real functions in a module of their own, which other modules patch.
 SOURCE = """

@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from residency import demo, doctor, launch
-from residency.cli import main
-from residency.locate import PACK, ComfyUI
+from residency.cli.main import main
+from residency.demo import sides as demo
+from residency.installation import doctor
+from residency.installation import server_process as launch
+from residency.installation.locate import PACK, ComfyUI
 
 WORKFLOW = str(PACK / "example_workflows" / "two_experts.json")
 SIZES = {"diffusion_models/residency_expert_a": 400, "diffusion_models/residency_expert_b": 500, "text_encoders/residency_clip_l": 60}
@@ -116,7 +118,7 @@ def test_the_demo_without_comfyui_runs_the_same_timeline_on_plain_pytorch(
     monkeypatch.setattr(demo, "LOCAL_MIB", dict.fromkeys(demo.LOCAL_MIB, 8))
     monkeypatch.setattr(demo, "SAMPLER_PASSES", 1)
     monkeypatch.setattr(demo, "FREE_S", 0.0)
-    monkeypatch.setattr("residency.sizing._PROBE_BYTES", 16 << 20)
+    monkeypatch.setattr("residency.demo.sides.sizing._PROBE_BYTES", 16 << 20)
     assert main(["demo", "--repeats", "1", "--output-directory", str(tmp_path / "shown")]) == 0
     said = capsys.readouterr().out
     assert "results with the pack on and off: identical" in said

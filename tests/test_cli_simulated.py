@@ -10,8 +10,8 @@ import pytest
 from comfy_story import two_experts
 from PIL import Image
 
-from residency.cli import main
-from residency.locate import PACK
+from residency.cli.main import main
+from residency.installation.locate import PACK
 from residency.profiles import NodeKey, Profiles, node_keys
 
 WORKFLOW = str(PACK / "example_workflows" / "two_experts.json")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.commands.units import MAX_BYTES, UsageError, parse_rate, parse_size, written
+from residency.units import MAX_BYTES, UsageError, parse_rate, parse_size, written
 
 
 @pytest.mark.parametrize(

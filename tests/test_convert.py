@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.cli import main
-from residency.convert import to_core, to_residency
-from residency.core_nodes import LANGUAGE_NODES, core_nodes
-from residency.node_set import INPUTS, Family
-from residency.predict import predict
-from residency.timeline import UseKind
-from residency.workflow import parse_workflow
+from residency.cli.main import main
+from residency.core.timeline import UseKind
+from residency.settings.node_inputs import INPUTS, Family
+from residency.workflow.convert import to_core, to_residency
+from residency.workflow.core_nodes import LANGUAGE_NODES, core_nodes
+from residency.workflow.file import parse_workflow
+from residency.workflow.predict import predict
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "example_workflows").glob("*.json"))
 ALL = core_nodes().keys()

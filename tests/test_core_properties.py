@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from story import MB, VirtualHost, components, reads
 
-from residency.component import Mode, Policy
-from residency.events import (
+from residency.core.component import Mode, Policy
+from residency.core.events import (
     Cancel,
     Evict,
     Outcome,
@@ -19,9 +19,9 @@ from residency.events import (
     TransferDone,
     TransferStopped,
 )
-from residency.plan import plan
-from residency.ranking import Ranking, rank
-from residency.view import HostView
+from residency.core.eviction_order import Ranking, rank
+from residency.core.host_plan import plan
+from residency.core.view import HostView
 
 KEYS = "abcd"
 orders = st.text(KEYS + "-", min_size=1, max_size=10)

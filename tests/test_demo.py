@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.commands import card
-from residency.commands.demo_text import Setting, beforehand, told
-from residency.component import Mode
-from residency.demo_runs import MODES, Measured, identical, measure, of, turns, typical
-from residency.sizing import SIZES_MIB, USUAL_MIB, choose_mib, files_bytes
+from residency.cli import card
+from residency.cli.demo_text import Setting, beforehand, told
+from residency.core.component import Mode
+from residency.demo.runs import MODES, Measured, identical, measure, of, turns, typical
+from residency.demo.sizing import SIZES_MIB, USUAL_MIB, choose_mib, files_bytes
 
 GIB = 2**30
 FILES_BYTES = 1440 << 20

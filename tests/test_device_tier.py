@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from story import MB, components
 
-from residency.device_tier import DeviceTier, View
-from residency.events import Evict, Prefetch
+from residency.core.device_tier import DeviceTier, View
+from residency.core.events import Evict, Prefetch
+from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.simulate import GB, OURS, OURS_DEVICE, Machine, Program, Step, run
-from residency.simulate.baseline import scenarios
-from residency.timeline import Timeline, Use, UseKind, Visit
+from residency.simulate.scenarios import scenarios
 
 
 def computing(order: str) -> Timeline:

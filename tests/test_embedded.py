@@ -15,8 +15,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from test_workflow import API, Graph, two_nodes
 
-from residency.cli import main
-from residency.workflow import WorkflowError, read_workflow
+from residency.cli.main import main
+from residency.workflow.file import WorkflowError, read_workflow
 
 pytestmark = pytest.mark.usefixtures("no_comfyui")
 

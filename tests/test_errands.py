@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from residency.comfyui.errands import Errands
+from residency.comfyui.prompt.background import Errands
 
 
 def test_jobs_run_in_their_order_and_one_that_dies_takes_no_other_with_it(caplog: pytest.LogCaptureFixture):

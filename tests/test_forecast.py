@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from story import MB, components
 
-from residency.component import Mode
-from residency.events import RatesMeasured
+from residency.core.component import Mode
+from residency.core.events import RatesMeasured
+from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.forecast import Forecast, forecast
 from residency.simulate import LRU, OURS, ideal, run, sequence
-from residency.timeline import Timeline, Use, UseKind, Visit
 
 Uses = list[tuple[str, float]]
 

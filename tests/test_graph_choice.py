@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residency.graph import Grouping, NodeTraits, predict_order, predict_pending
-from residency.graph.choice import FEEDS_FEEDER, FEEDS_OUTPUT, REST, URGENT, choose
+from residency.graph.grouping import FEEDS_FEEDER, FEEDS_OUTPUT, REST, URGENT, choose
 
 TRAITS = {
     "Node": NodeTraits(("LATENT",)),

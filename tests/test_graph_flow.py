@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residency.core_nodes import core_traits
 from residency.graph import Allowance, Flow, NodeTraits, arrives, computes, likely
 from residency.graph.flow import MOST_CARRIED
+from residency.workflow.core_nodes import core_traits
 
 Prompt = dict[str, dict[str, Any]]
 

@@ -10,10 +10,20 @@ from typing import Any
 
 import pytest
 
-from residency.component import Mode
-from residency.core_nodes import LANGUAGE_NODES
-from residency.node_set import INPUTS, KEEP_NODE, MODE_NODE, PASSING, POLICY_NODE, PREFETCH_NODE, RELEASE_NODE, REPORT_NODE, wrapped_id
-from residency.user_settings import LIMITS, NAMES, UNSET, UserSettings
+from residency.core.component import Mode
+from residency.settings.node_inputs import (
+    INPUTS,
+    KEEP_NODE,
+    MODE_NODE,
+    PASSING,
+    POLICY_NODE,
+    PREFETCH_NODE,
+    RELEASE_NODE,
+    REPORT_NODE,
+    wrapped_id,
+)
+from residency.settings.user import LIMITS, NAMES, UNSET, UserSettings
+from residency.workflow.core_nodes import LANGUAGE_NODES
 
 ROOT = Path(__file__).parents[1]
 TOOL = runpy.run_path(str(ROOT / "tools" / "help_pages.py"))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.comfyui import hoist
-from residency.node_set import Family
+from residency.settings import take_out as hoist
+from residency.settings.node_inputs import Family
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from residency.identity import change, first_change, identities, identity
-from residency.weights import components_of_node, read_header
+from residency.weights.components import components_of_node, read_header
+from residency.weights.identity import change, first_change, identities, identity
 
 
 def _in_its_place(path: Path, data: bytes) -> None:

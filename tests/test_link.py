@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.comfyui.link import LEAST_BURST_BYTES, Link
+from residency.comfyui.device.link import LEAST_BURST_BYTES, Link
 
 GB = 10**9
 AHEAD_S = 1000.0  # of the device's clock before the host's

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from residency.locate import ComfyUI, LocateError, comfy_cli_config, find_comfyui, find_python
+from residency.installation.locate import ComfyUI, LocateError, comfy_cli_config, find_comfyui, find_python
 
 
 def comfyui_at(path: Path, python: str | None = ".venv/bin/python") -> Path:

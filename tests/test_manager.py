@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from story import MB, VirtualHost, components, reads
 
-from residency.component import Mode, Policy, Tier
-from residency.events import (
+from residency.core.component import Mode, Policy, Tier
+from residency.core.events import (
     Cancel,
     Evict,
     ModeChanged,
@@ -18,8 +18,8 @@ from residency.events import (
     TransferStopped,
     Wait,
 )
-from residency.manager import Manager
-from residency.timeline import Timeline, Use, UseKind, Visit
+from residency.core.manager import Manager
+from residency.core.timeline import Timeline, Use, UseKind, Visit
 
 
 def said(instructions):

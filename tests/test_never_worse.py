@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residency import plan as planning
-from residency.ranking import Rank
+from residency.core import host_plan as planning
+from residency.core.eviction_order import Rank
 from residency.simulate import LRU, MRU, OURS, Managed, Outcome, Policy, ideal, optimum, run, sequence
 
 UNIT = 10**6

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from test_workflow import Graph
 
-from residency.cli import main
+from residency.cli.main import main
 
 MACHINE = ["--vram", "24GB", "--ram", "64GB", "--disk", "1.5GB/s", "--link", "25GB/s"]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.paired import LEVEL, Comparison, Verdict, compare, least_pairs, sentence, spread
+from residency.demo.paired import LEVEL, Comparison, Verdict, compare, least_pairs, sentence, spread
 
 SEEDS = 2000
 TOLD = (Verdict.LESS, Verdict.MORE)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from residency.picture import headline, html, lanes_of, png
+from residency.record.image import headline, html, lanes_of, png
 
 DONE = {"status": "done", "reason": ""}
 TRACE: dict[str, Any] = {

@@ -2,8 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from story import MB, components, reads
 
-from residency.plan import plan
-from residency.view import HostView
+from residency.core.host_plan import plan
+from residency.core.view import HostView
 
 
 def view(limit_mb, held=None, in_flight=None):

@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.component import Mode, Policy, Strategy
-from residency.node_set import Family
-from residency.policies import NodeAsk, policies, with_hints
-from residency.timeline import Timeline, Visit
+from residency.core.component import Mode, Policy, Strategy
+from residency.core.timeline import Timeline, Visit
+from residency.settings.node_inputs import Family
+from residency.settings.node_policies import NodeAsk, policies, with_hints
 
 GIB = 2**30
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from residency.pretrained import FolderError, Modality, Pretrained, cache_bytes, inspect, modality, shards, subfolders
-from residency.timeline import UseKind
-from residency.weights import components_of_node
-from residency.workflow import parse_workflow
+from residency.core.timeline import UseKind
+from residency.weights.components import components_of_node
+from residency.weights.transformers_folder import FolderError, Modality, Pretrained, cache_bytes, inspect, modality, shards, subfolders
+from residency.workflow.file import parse_workflow
 
 TEXT = {"llama": "LlamaForCausalLM", "gemma3": "Gemma3ForConditionalGeneration", "qwen3_5": "Qwen3_5ForCausalLM"}
 VISION = {
@@ -186,7 +186,7 @@ def writes(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("reads_at", [UseKind.LOAD, UseKind.COMPUTE])
 def test_a_prediction_reads_the_folder_in_its_loader_and_computes_in_the_writer(tmp_path: Path, reads_at: UseKind) -> None:
-    from residency.predict import predict
+    from residency.workflow.predict import predict
 
     folder(tmp_path / "LLM" / "writer", "model.safetensors")
     prediction = predict(parse_workflow(writes("writer")), tmp_path, reads_at)
@@ -197,7 +197,7 @@ def test_a_prediction_reads_the_folder_in_its_loader_and_computes_in_the_writer(
 
 
 def test_a_prediction_names_a_folder_that_is_nowhere(tmp_path: Path) -> None:
-    from residency.predict import predict
+    from residency.workflow.predict import predict
 
     prediction = predict(parse_workflow(writes("gone")), tmp_path, UseKind.LOAD)
     assert prediction.missing == (("1", "ResidencyTransformersLoader", "gone"),)

@@ -22,7 +22,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residency.profiles import Estimate, Level, NodeKey, Profiles, Quantity, _profiles, command, database_in, node_keys
+from residency.cli import profiles as command
+from residency.profiles import Estimate, Level, NodeKey, Profiles, Quantity, _profiles, database_in, node_keys
 from residency.profiles._estimate import Track, estimate, learned
 from residency.profiles._store import Store
 

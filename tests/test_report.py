@@ -1,9 +1,9 @@
 from story import MB, components, reads
 
-from residency.component import Mode, Policy, Strategy, Tier
-from residency.events import NodeFinished, NodeStarted, Outcome, Prefetch, PromptEnded, PromptStarted, TransferDone
-from residency.report import text
-from residency.trace import Trace
+from residency.core.component import Mode, Policy, Strategy, Tier
+from residency.core.events import NodeFinished, NodeStarted, Outcome, Prefetch, PromptEnded, PromptStarted, TransferDone
+from residency.record.text import text
+from residency.record.trace import Trace
 
 
 def test_a_trace_in_words_names_who_waited_and_why_bytes_moved():

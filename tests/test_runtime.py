@@ -6,8 +6,8 @@ from concurrent.futures import Future
 import pytest
 from story import MB, components, reads
 
-from residency.component import Mode, Tier
-from residency.events import (
+from residency.core.component import Mode, Tier
+from residency.core.events import (
     BudgetChanged,
     Cancel,
     Evicted,
@@ -20,8 +20,8 @@ from residency.events import (
     TransferMoved,
     TransferStopped,
 )
+from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.runtime import KEPT_TRACES, Runtime
-from residency.timeline import Timeline, Use, UseKind, Visit
 
 
 class ThreadMover:

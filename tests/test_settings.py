@@ -1,10 +1,10 @@
 """Who chose the mode: docs/modes.md has a table, and each of its lines a test here."""
 
-from residency.comfyui import hoist
-from residency.comfyui.settings import Settings, node_asks, of_prompt, standing
-from residency.component import Mode
-from residency.node_set import Family
-from residency.policies import policies
+from residency.core.component import Mode
+from residency.settings import take_out as hoist
+from residency.settings.node_inputs import Family
+from residency.settings.node_policies import policies
+from residency.settings.prompt import Settings, node_asks, of_prompt, standing
 
 USER = Settings(Mode.BALANCED, "the user's setting")
 LOADER = {"class_type": "UNETLoader", "inputs": {"unet_name": "a.safetensors"}}

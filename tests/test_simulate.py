@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residency.component import Component
+from residency.core.component import Component
 from residency.simulate import (
     GB,
     LRU,

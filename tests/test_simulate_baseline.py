@@ -8,9 +8,9 @@ from dataclasses import fields
 
 import pytest
 
+from residency.cli.simulate_options import MEASURED_STARTS_S, Row, add_to, row
 from residency.simulate import H100, H100_SLOW_DISK, OURS, Managed, bound_s, run
-from residency.simulate.baseline import Scenario, scenarios, two_experts
-from residency.simulate.command import MEASURED_STARTS_S, Row, add_to, row
+from residency.simulate.scenarios import Scenario, scenarios, two_experts
 
 
 @pytest.mark.parametrize("scenario", scenarios(H100), ids=lambda scenario: scenario.name)

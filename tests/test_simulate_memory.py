@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.simulate.memory import Device, Host, Ranges, Victim
+from residency.simulate.tiers import Device, Host, Ranges, Victim
 
 SPANS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=8)
 

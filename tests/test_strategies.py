@@ -1,8 +1,8 @@
 import pytest
 from story import MB, components
 
-from residency.component import Mode, Strategy
-from residency.strategies import resolve, strategy_of
+from residency.core.component import Mode, Strategy
+from residency.core.strategies import resolve, strategy_of
 
 
 @pytest.mark.parametrize(

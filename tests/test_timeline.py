@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from story import reads
 
-from residency.timeline import Timeline, Use, UseKind, Visit
+from residency.core.timeline import Timeline, Use, UseKind, Visit
 
 
 def test_next_use_looks_strictly_ahead():

@@ -3,10 +3,8 @@ import json
 import pytest
 from story import MB, components, reads
 
-from residency import report
-from residency.chrome import chrome
-from residency.component import Mode, Tier
-from residency.events import (
+from residency.core.component import Mode, Tier
+from residency.core.events import (
     Cancel,
     Evict,
     Evicted,
@@ -22,8 +20,10 @@ from residency.events import (
     TransferStopped,
     Wait,
 )
-from residency.timeline import Timeline, Use, UseKind, Visit
-from residency.trace import MAX_RECORDS, OWN, Prediction, Trace
+from residency.core.timeline import Timeline, Use, UseKind, Visit
+from residency.record import text as report
+from residency.record.trace import MAX_RECORDS, OWN, Prediction, Trace
+from residency.record.trace_events import chrome
 
 
 def trace_of(timeline, parts, start_s=100.0):

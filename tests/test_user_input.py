@@ -10,14 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from residency.comfyui import hoist
-from residency.comfyui.settings import Settings, node_asks, of_prompt, parse_mode, standing
-from residency.component import Mode
-from residency.node_set import BY_NAME, Family
-from residency.policies import policies, with_hints
-from residency.timeline import Timeline, Visit
-from residency.user_settings import LIMITS, NAMES, UserSettings, parse
-from residency.words import SHOWN_CHARACTERS, cut, shown
+from residency.core.component import Mode
+from residency.core.timeline import Timeline, Visit
+from residency.settings import take_out as hoist
+from residency.settings.node_inputs import BY_NAME, Family
+from residency.settings.node_policies import policies, with_hints
+from residency.settings.prompt import Settings, node_asks, of_prompt, parse_mode, standing
+from residency.settings.user import LIMITS, NAMES, UserSettings, parse
+from residency.units import SHOWN_CHARACTERS, cut, shown
 
 GIB = 2**30
 USER = Settings(Mode.BALANCED, "the user's setting")

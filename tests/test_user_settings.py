@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.component import Mode
-from residency.user_settings import LIMITS, NAMES, UNSET, UserSettings, parse, read, write
+from residency.core.component import Mode
+from residency.settings.user import LIMITS, NAMES, UNSET, UserSettings, parse, read, write
 
 GIB = 2**30
 

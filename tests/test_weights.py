@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from residency.component import Component, Extent
-from residency.safetensors_header import Tensor, WeightsError, read_header
-from residency.weights import component_key, components_of_node, merge_extents
+from residency.core.component import Component, Extent
+from residency.weights.components import component_key, components_of_node, merge_extents
+from residency.weights.safetensors import Tensor, WeightsError, read_header
 
 LINK = ["4", 0]
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparse_story import GIB, LTX_CHECKPOINT, MIB, sparse
 
-from residency.component import Component
-from residency.core_nodes import core_traits
+from residency.core.component import Component
+from residency.core.timeline import UseKind
 from residency.graph import NodeTraits, computes
-from residency.predict import predict
-from residency.timeline import UseKind
-from residency.weights import components_of_node, distinct_bytes
-from residency.weights_parts import PREFIXES
-from residency.workflow import parse_workflow
+from residency.weights.components import components_of_node, distinct_bytes
+from residency.weights.parts import PREFIXES
+from residency.workflow.core_nodes import core_traits
+from residency.workflow.file import parse_workflow
+from residency.workflow.predict import predict
 
 
 def made_of(folder: Path, class_type: str, inputs: dict[str, Any], *outputs: str) -> dict[str | None, Component]:

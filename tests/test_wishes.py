@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from story import MB, VirtualHost, components, reads
 
-from residency.component import Mode, Policy, Tier
-from residency.events import (
+from residency.core.component import Mode, Policy, Tier
+from residency.core.events import (
     BudgetChanged,
     Evict,
     NodeStarted,
@@ -16,7 +16,7 @@ from residency.events import (
     ReleaseAsked,
     TransferDone,
 )
-from residency.manager import Manager
+from residency.core.manager import Manager
 
 
 def told(instructions):

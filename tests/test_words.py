@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from residency.words import size
+from residency.units import size
 
 NODE = shutil.which("node")
 FORMAT = Path(__file__).parents[1] / "web" / "format.js"

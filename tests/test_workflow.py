@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from subgraph_story import STORIES, linked
 
-from residency.core_nodes import core_nodes, core_traits
-from residency.workflow import WorkflowError, parse_workflow, read_workflow
+from residency.workflow.core_nodes import core_nodes, core_traits
+from residency.workflow.file import WorkflowError, parse_workflow, read_workflow
 
 API = {
     "1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},

@@ -17,8 +17,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from residency.core_nodes import core_nodes  # noqa: E402
-from residency.node_set import BY_NAME  # noqa: E402
+from residency.settings.node_inputs import BY_NAME  # noqa: E402
+from residency.workflow.core_nodes import core_nodes  # noqa: E402
 
 Slot = tuple[int, int]
 

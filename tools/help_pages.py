@@ -18,8 +18,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from residency.core_nodes import LANGUAGE_NODES, CoreNode, core_nodes  # noqa: E402
-from residency.node_set import INPUTS, PREFIX, Family, family, wrapped_id  # noqa: E402
+from residency.settings.node_inputs import INPUTS, PREFIX, Family, family, wrapped_id  # noqa: E402
+from residency.workflow.core_nodes import LANGUAGE_NODES, CoreNode, core_nodes  # noqa: E402
 
 LANGUAGES = ("en", "zh", "ja")
 

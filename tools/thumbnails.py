@@ -20,9 +20,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from residency.core_nodes import core_nodes  # noqa: E402
-from residency.launch import serve  # noqa: E402
-from residency.locate import find_comfyui  # noqa: E402
+from residency.installation.locate import find_comfyui  # noqa: E402
+from residency.installation.server_process import serve  # noqa: E402
+from residency.workflow.core_nodes import core_nodes  # noqa: E402
 
 MAX_BYTES = 60_000
 WIDTH, HEIGHT = 960, 640  # of the file; the page is twice as large

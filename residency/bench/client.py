@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..launch import Server, ServerError
+from ..installation.server_process import Server, ServerError
 from .messages import Messages
 
 # The worker reaches its collection within this. Where the last message leaves before it (two cores, no GPU), a prompt of 0.15 s that was

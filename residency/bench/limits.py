@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ..demo import cold_bytes, drop
-from ..launch import ServerError
-from ..locate import ComfyUI
+from ..demo.sides import cold_bytes, drop
+from ..installation.locate import ComfyUI
+from ..installation.server_process import ServerError
 from ..transfers.memory import available_bytes
 from .scenarios import Limits
 

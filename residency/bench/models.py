@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..comfyui.tiny import expert_shape
-from ..launch import ServerError
-from ..locate import PACK, ComfyUI
+from ..comfyui.sample_models.tiny import expert_shape
+from ..installation.locate import PACK, ComfyUI
+from ..installation.server_process import ServerError
 from .scenarios import Precision, Scenario, Size, Workflow
 
 PREFIX = "residency_bench"
@@ -90,7 +90,7 @@ def make(comfyui: ComfyUI, models: Path, wanted: Iterable[ModelFile], spare: Ite
         return {"path": str(one.at(models)), "recipe": one.recipe, "dtype": one.dtype, "seed": one.seed, "shape": one.shape}
 
     asked = {"make": [recipe(one) for one in missing], "spare": [str(one.at(models)) for one in spare]}
-    command = [str(comfyui.python), "-m", "residency.comfyui.random_models", str(comfyui.path.resolve()), json.dumps(asked)]
+    command = [str(comfyui.python), "-m", "residency.comfyui.sample_models.random_models", str(comfyui.path.resolve()), json.dumps(asked)]
     process = subprocess.Popen(command, cwd=PACK, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     said = []
     assert process.stdout is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..words import size
+from ..units import size
 
 OWN = ("machine", "drive", "command", "started")  # what each scenario keeps of the run that it comes from
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import picture
+from ..record import image as picture
 from .results import PACK, STOCK
 from .traces import coloured_alike
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..component import Extent
-from ..launch import ServerError
-from ..locate import PACK, ComfyUI
+from ..core.component import Extent
+from ..installation.locate import PACK, ComfyUI
+from ..installation.server_process import ServerError
 from ..transfers import measure_read_rate, pagecache
 from ..transfers.drive import drive_of
 from ..transfers.memory import host_memory

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import demo
-from ..launch import Server, ServerError, serve
-from ..locate import PACK as PACK_FOLDER
-from ..locate import ComfyUI
+from ..demo import sides as demo
+from ..installation.locate import PACK as PACK_FOLDER
+from ..installation.locate import ComfyUI
+from ..installation.server_process import Server, ServerError, serve
 from ..transfers.memory import available_bytes
 from . import limits, models, rates, results, traces
 from .client import Ran, run_queue

@@ -21,9 +21,8 @@ from typing import Any
 
 import comfy.model_management as model_management
 
-from .. import report
-from ..component import Mode, Tier
-from ..events import (
+from ..core.component import Mode, Tier
+from ..core.events import (
     BudgetChanged,
     DeviceObserved,
     NodeFinished,
@@ -34,24 +33,27 @@ from ..events import (
     PromptStarted,
     ReleaseAsked,
 )
+from ..core.timeline import EMPTY, UseKind
 from ..graph import AllowanceError
-from ..node_set import DEVICE, DEVICE_AND_HOST
+from ..record import text as report
 from ..runtime import Hold, Runtime
-from ..timeline import EMPTY, UseKind
+from ..settings import prompt as settings
+from ..settings.node_inputs import DEVICE, DEVICE_AND_HOST
+from ..settings.user import UserSettings
 from ..transfers import ReadAhead, exclusive, memory
 from ..transfers.disk import THREADS_PER_DRIVE
-from ..user_settings import UserSettings
-from . import hooks, seams, settings
-from .cached import CachedResults, as_if_used
-from .chain import Wrapper
-from .device import DeviceMover
-from .held import device_limit_bytes
-from .idle import IdleRelease
-from .live import DEFAULT_BUDGET, QUEUE_DEPTH, Budget, LiveGraph, Queued, dynamic_vram, result_key, traits, whole_nodes
-from .lookahead import LookAhead
-from .origins import Maker, took
-from .running import RunningPrompt
-from .steps import Steps
+from .device.memory_usage import device_limit_bytes
+from .device.mover import DeviceMover
+from .prompt.live_graph import DEFAULT_BUDGET, QUEUE_DEPTH, Budget, LiveGraph, Queued, dynamic_vram, result_key, traits, whole_nodes
+from .prompt.look_ahead import LookAhead
+from .prompt.origins import Maker, took
+from .prompt.result_cache import CachedResults, as_if_used
+from .prompt.running import RunningPrompt
+from .prompt.steps import Steps
+from .seams import functions as seams
+from .seams import wrappers as hooks
+from .seams.chain import Wrapper
+from .server.idle import IdleRelease
 
 log = logging.getLogger("residency")
 

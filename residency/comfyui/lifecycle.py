@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .. import user_settings
+from ..settings import take_out as hoist
+from ..settings import user as user_settings
+from ..settings.prompt import standing
 from ..transfers import memory
-from . import hoist
-from .held import device_memory_bytes
+from .device.memory_usage import device_memory_bytes
 from .host import ComfyHost
-from .settings import standing
 
 host: ComfyHost | None = None
 
@@ -20,7 +20,7 @@ def load() -> ComfyHost:
     global host
     if host is not None:
         return host
-    from . import server
+    from .server import routes as server
 
     host = ComfyHost(queue=server.queued_prompts)
     host.runtime.on_update = server.Announcer().announce

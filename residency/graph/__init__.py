@@ -1,8 +1,8 @@
 """What a ComfyUI graph will do, predicted from its text: the order of its nodes, and which node computes with which component."""
 
 from .allowance import NODE_OPERATIONS, OPERATIONS, Allowance, AllowanceError
-from .choice import Grouping
 from .flow import Flow, Loads, arrives, computes, is_handle, wraps_models
+from .grouping import Grouping
 from .lazy import all_lazy, likely
 from .order import Turn, Wanted, predict_order, predict_pending, predict_turns
 from .traits import Node, NodeOf, NodeTraits, TraitsOf, is_link, links

@@ -19,7 +19,7 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from .allowance import Allowance
-from .choice import FEEDS_FEEDER, FEEDS_OUTPUT, REST, URGENT, Candidates, Grouping
+from .grouping import FEEDS_FEEDER, FEEDS_OUTPUT, REST, URGENT, Candidates, Grouping
 from .traits import UNKNOWN, Node, NodeOf, NodeTraits, TraitsOf, is_link, links
 
 Wanted = Callable[[str, Node], Iterable[str]]  # node id, node -> names of the lazy inputs that it is expected to ask for

@@ -22,7 +22,7 @@ from enum import Enum
 from typing import Any
 
 from ..graph.traits import Node, is_link, links
-from ..weights import SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES
+from ..weights.components import SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES
 
 
 class Level(Enum):

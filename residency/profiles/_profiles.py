@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..events import Outcome
+from ..core.events import Outcome
 from . import _rows
 from ._estimate import Accuracy, Estimate, Quantity, Track, answered, estimate, is_sample, learned
 from ._keys import LEVELS, Level, NodeKey

@@ -10,11 +10,11 @@ result.
 
 from .bound import bound_s
 from .machine import GB, GIB, H100, H100_SLOW_DISK, Drive, Machine, ideal
-from .memory import Victim
 from .optimum import optimum
 from .policies import LRU, MRU, OURS, OURS_DEVICE, STOCK, Managed, OnDemand
-from .program import STEADY, Pressure, Program, Step, sequence
 from .run import NodeTime, Outcome, Policy, run
+from .tiers import Victim
+from .workload import STEADY, Pressure, Program, Step, sequence
 
 __all__ = [
     "GB",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from .machine import Machine
-from .program import Program, Step
+from .workload import Program, Step
 
 
 def bound_s(program: Program, machine: Machine, start: Mapping[str, int] | None = None) -> float:

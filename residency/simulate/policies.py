@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..component import Mode, Tier
-from ..events import (
+from ..core.component import Mode, Tier
+from ..core.events import (
     BudgetChanged,
     DeviceObserved,
     NodeFinished,
@@ -17,13 +17,13 @@ from ..events import (
     PromptStarted,
     RatesMeasured,
 )
+from ..core.timeline import Timeline, Use, UseKind, Visit
+from ..record.trace import Trace
 from ..runtime import Hold, Runtime
-from ..timeline import Timeline, Use, UseKind, Visit
-from ..trace import Trace
-from .consumer import Consumer
-from .memory import Victim
-from .program import Program
+from .comfyui_model import Consumer
 from .run import Pack
+from .tiers import Victim
+from .workload import Program
 from .world import World
 
 QUEUE_DEPTH = 3  # as in comfyui/live.py

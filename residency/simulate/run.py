@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..trace import Trace
-from .consumer import Consumer
+from ..record.trace import Trace
+from .comfyui_model import Consumer
 from .machine import Machine
-from .memory import Victim
-from .program import Program, Step
+from .tiers import Victim
+from .workload import Program, Step
 from .world import Held, World
 
 

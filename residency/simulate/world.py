@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from .lanes import Lane, ReadAheadLanes
-from .link import Link
+from .device_mover import Link
+from .disk_mover import Lane, ReadAheadLanes
 from .machine import Machine
-from .memory import Device, Host, Victim
-from .program import Program
+from .tiers import Device, Host, Victim
+from .workload import Program
 
 # What the mover reads at once of a large file (transfers/disk.py). The consumer is behind the reader by at least this: closer, it takes
 # bytes as they come.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..words import size
+from ..units import size
 
 # The system is asked so often, not at every chunk: asking opens six files, and after each a thread waits for the interpreter, which a node
 # that computes gives away every 5 ms. Between two looks what was read counts as taken.

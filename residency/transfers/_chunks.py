@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..component import Component, Extent, FileIdentity
-from ..identity import change
+from ..core.component import Component, Extent, FileIdentity
+from ..weights.identity import change
 from . import pagecache
 
 LEAST_GAP_BYTES = 128 * 1024  # what is cached around a smaller gap is copied with it: 20 us, as much as asking twice more

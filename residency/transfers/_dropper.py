@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from mmap import PAGESIZE
 
-from ..component import Component, Extent
-from ..identity import first_change
+from ..core.component import Component, Extent
+from ..weights.identity import first_change
 from . import pagecache
 from ._chunks import between
 from ._lane import Transfer

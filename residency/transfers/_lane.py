@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
-from ..component import Component
-from ..events import TransferDone, TransferStopped
+from ..core.component import Component
+from ..core.events import TransferDone, TransferStopped
 from ._backoff import Backoff
 from ._chunks import Chunk, Reader, joined, runs
 from ._rate import RateMeter

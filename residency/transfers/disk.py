@@ -18,8 +18,8 @@ from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import Future
 
-from ..component import Component, Tier
-from ..events import Cancel, Evict, Evicted, Prefetch, TransferDone, TransferMoved, TransferStopped
+from ..core.component import Component, Tier
+from ..core.events import Cancel, Evict, Evicted, Prefetch, TransferDone, TransferMoved, TransferStopped
 from . import memory
 from ._backoff import LOOK_S, Backoff
 from ._chunks import Chunk, cut, overlap

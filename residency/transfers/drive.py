@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from ..component import Component, Extent
+from ..core.component import Component, Extent
 from . import pagecache
 from .memory import unescape_mount
 

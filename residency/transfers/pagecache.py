@@ -12,7 +12,7 @@ import stat
 import sys
 from mmap import PAGESIZE
 
-from ..component import Extent
+from ..core.component import Extent
 
 if sys.platform == "linux":
     from . import _linux as _platform

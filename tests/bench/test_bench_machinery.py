@@ -19,8 +19,8 @@ from residency.bench.messages import Messages
 from residency.bench.models import family
 from residency.bench.scenarios import Limits, Precision, Size, Workflow
 from residency.bench.workflows import prompt
-from residency.launch import ServerError
-from residency.locate import ComfyUI
+from residency.installation.locate import ComfyUI
+from residency.installation.server_process import ServerError
 
 GREETING = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 

@@ -12,7 +12,7 @@ import pytest
 from residency.bench import run as bench
 from residency.bench.models import files_of
 from residency.bench.scenarios import Size, choose
-from residency.locate import ComfyUI
+from residency.installation.locate import ComfyUI
 
 NAMES = ["S4", "S8", "S4b"]
 

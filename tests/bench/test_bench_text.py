@@ -11,7 +11,7 @@ from residency.bench import markdown
 from residency.bench.markdown import BEGIN, END, MarkdownError
 from residency.bench.results import PACK, STOCK, summarise, write
 from residency.bench.scenarios import Target
-from residency.cli import main
+from residency.cli.main import main
 
 
 def measured() -> dict[str, object]:

@@ -42,7 +42,7 @@ def main() -> None:
     import folder_paths
     from comfy_execution.graph import DynamicPrompt, ExecutionList  # type: ignore[import-not-found]
 
-    from residency.comfyui.live import Ahead, LiveGraph
+    from residency.comfyui.prompt.live_graph import Ahead, LiveGraph
 
     for folder in models.iterdir():
         folder_paths.add_model_folder_path(folder.name, str(folder))

@@ -1,4 +1,4 @@
-"""API prompts for the models of residency/comfyui/tiny.py, and what the stories do with them."""
+"""API prompts for the models of residency/comfyui/sample_models/tiny.py, and what the stories do with them."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from front_end import chromium, opened
 
-from residency.launch import Server, serve
-from residency.locate import ComfyUI, find_comfyui
+from residency.installation.locate import ComfyUI, find_comfyui
+from residency.installation.server_process import Server, serve
 
 COMFYUI = find_comfyui()
 
@@ -44,7 +44,7 @@ def comfyui() -> ComfyUI:
 def models(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder of random weights: two small experts, a text encoder, a VAE, a ControlNet and a LoRA."""
     folder = tmp_path_factory.mktemp("models")
-    script = Path(__file__).parents[2] / "residency" / "comfyui" / "tiny.py"
+    script = Path(__file__).parents[2] / "residency" / "comfyui" / "sample_models" / "tiny.py"
     command = [str(comfyui.python), str(script), str(comfyui.path), str(folder), str(EXPERT_MIB), "more"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr[-3000:]

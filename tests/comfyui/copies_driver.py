@@ -31,8 +31,8 @@ class LateEvent:
 
 def trial(seed: int, gated: bool) -> tuple[int, int, int]:
     """(modules computed with wrong bytes, modules that were resident when they were computed with, pins that were found)."""
-    from residency.comfyui.gate import Gate
-    from residency.comfyui.onload import onload, pin_of
+    from residency.comfyui.device.copy_fence import Gate
+    from residency.comfyui.device.onload import onload, pin_of
 
     draw = random.Random(seed)
     free = [draw.randint(10, 50)]
@@ -72,7 +72,7 @@ def main() -> None:
     import comfy_aimdo.torch as aimdo_torch
     import torch
 
-    from residency.comfyui import onload
+    from residency.comfyui.device import onload
 
     onload.PAGE_BYTES = PAGE
     copies_come_late()

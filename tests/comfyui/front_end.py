@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from residency.user_settings import UserSettings
+from residency.settings.user import UserSettings
 
 CHROMIUM = os.environ.get("RESIDENCY_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None

@@ -20,7 +20,7 @@ import torch  # noqa: E402 -- after ComfyUI's own set-up
 
 
 def loaded(name: str) -> Any:
-    from residency.comfyui import lm
+    from residency.comfyui import language_models as lm
 
     with torch.inference_mode():
         return lm.load(str(FOLDER / name))
@@ -63,7 +63,7 @@ def story_home() -> dict[str, Any]:
     """To another device and back, by ComfyUI's own loading and a partial unload that becomes a whole one."""
     import comfy.model_management as model_management
 
-    from residency.comfyui import lm
+    from residency.comfyui import language_models as lm
 
     module = lm.LanguageModule(Tied())
     before = places(module)
@@ -85,7 +85,7 @@ def story_home() -> dict[str, Any]:
 
 def story_random() -> dict[str, Any]:
     """Writing leaves torch's random numbers as they were."""
-    from residency.comfyui import lm
+    from residency.comfyui import language_models as lm
 
     language = loaded("writer")
     torch.manual_seed(5)
@@ -97,7 +97,7 @@ def story_random() -> dict[str, Any]:
 
 
 def story_chat() -> dict[str, Any]:
-    from residency.comfyui import lm
+    from residency.comfyui import language_models as lm
 
     language = loaded("writer")
     shown = {"template": lm.chat(language, "the sea", "a cat"), "no system": lm.chat(language, "", "a cat")}
@@ -113,7 +113,7 @@ def story_chat() -> dict[str, Any]:
 
 
 def story_nothing() -> dict[str, Any]:
-    from residency.comfyui import lm
+    from residency.comfyui import language_models as lm
 
     try:
         lm.write(loaded("sharded"), "", "", lm.Sampling(4, 0.0, 0))

@@ -16,10 +16,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # for the command; the tests have it there
 
-from residency.core_nodes import core_nodes  # noqa: E402
-from residency.launch import serve  # noqa: E402
-from residency.locate import find_comfyui  # noqa: E402
-from residency.node_set import BY_NAME, INPUTS, PREFIX, Family, wrapped_id  # noqa: E402
+from residency.installation.locate import find_comfyui  # noqa: E402
+from residency.installation.server_process import serve  # noqa: E402
+from residency.settings.node_inputs import BY_NAME, INPUTS, PREFIX, Family, wrapped_id  # noqa: E402
+from residency.workflow.core_nodes import core_nodes  # noqa: E402
 
 SNAPSHOT = Path(__file__).with_name("object_info.json")
 TABLE = ROOT / "docs" / "nodes.md"

@@ -194,8 +194,8 @@ class Driver:
         from comfy_execution.graph import ExecutionList
 
         from residency.comfyui.host import ComfyHost
-        from residency.comfyui.live import DEFAULT_BUDGET, Budget
-        from residency.events import PromptStarted, Replanned
+        from residency.comfyui.prompt.live_graph import DEFAULT_BUDGET, Budget
+        from residency.core.events import PromptStarted, Replanned
 
         for folder in Path(request["models"]).iterdir():
             folder_paths.add_model_folder_path(folder.name, str(folder))

@@ -142,7 +142,7 @@ def compute(one: Any, before_use: Callable[[list[Any]], object] = bool, loaded: 
 
 def exchange(store: Any, one: Any, others: list[Any], free: list[int], passed_once: bool = False) -> int:
     """With headroom that only an exchange may use; returns the pages of it that it has kept."""
-    from residency.comfyui.exclusive import Streams
+    from residency.comfyui.device.page_exchange import Streams
 
     free[0] += HEADROOM_PAGES
     streams = Streams(LateStream(), LateStream())
@@ -255,7 +255,8 @@ def main() -> None:
     import comfy_aimdo.torch as aimdo_torch
     import torch
 
-    from residency.comfyui import exclusive, onload
+    from residency.comfyui.device import onload
+    from residency.comfyui.device import page_exchange as exclusive
 
     exclusive.PAGE_BYTES = onload.PAGE_BYTES = PAGE
     exclusive.SLAB_PAGES, exclusive.CHUNK_PAGES, exclusive.TRANSIT_PAGES = 4, 2, 4

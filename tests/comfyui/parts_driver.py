@@ -51,7 +51,7 @@ def checkpoint(path: Path) -> None:
     from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT  # type: ignore[import-not-found]
     from safetensors.torch import save_file
 
-    from residency.comfyui.tiny import clip_l, random_weights, tae
+    from residency.comfyui.sample_models.tiny import clip_l, random_weights, tae
 
     shape: dict[str, Any] = {"depth": 2, "in_channels": 16, "num_patches": 64, "pos_embed_max_size": 8, "adm_in_channels": 2048}
     context = {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128}}
@@ -70,8 +70,8 @@ def sizes(folder: Path) -> dict[str, Any]:
     """Elements of each part and of the model that ComfyUI's checkpoint loader makes of it; what is learnt from a pipe that holds them."""
     import comfy.sd  # type: ignore[import-not-found]
 
-    from residency.comfyui.models import Models, model_of
-    from residency.weights import components_of_node, distinct_bytes
+    from residency.comfyui.device.models import Models, model_of
+    from residency.weights.components import components_of_node, distinct_bytes
 
     path = folder / "sd3.safetensors"
     checkpoint(path)

@@ -28,7 +28,7 @@ def start(root: Path, scratch: Path) -> None:
 
 
 def functions() -> list[Any]:
-    from residency.comfyui import seams
+    from residency.comfyui.seams import functions as seams
 
     found = []
     for seam in seams.ALL:
@@ -59,7 +59,7 @@ def run_prompt(prompt: dict[str, Any] | None = None, outputs: tuple[str, ...] = 
 
 
 def story_fit() -> dict[str, Any]:
-    from residency.comfyui import seams
+    from residency.comfyui.seams import functions as seams
 
     return {"report": seams.report()}
 
@@ -164,8 +164,9 @@ def story_choosing() -> dict[str, Any]:
     """Our choice among two ready nodes raises, or names a node that is not ready: ComfyUI's own choice runs."""
     from comfy_execution.graph import ExecutionList
 
-    from residency.comfyui import hooks, seams
     from residency.comfyui.host import ComfyHost
+    from residency.comfyui.seams import functions as seams
+    from residency.comfyui.seams import wrappers as hooks
 
     latents = {name: {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}} for name in "ab"}
     saves = {f"save {name}": {"class_type": "SaveLatent", "inputs": {"samples": [name, 0], "filename_prefix": name}} for name in "ab"}
@@ -205,7 +206,7 @@ def story_choosing() -> dict[str, Any]:
 def story_ahead() -> dict[str, Any]:
     """What the timeline runs on into: nothing, the same again, the queue as deep as is wished."""
     from residency.comfyui.host import ComfyHost
-    from residency.events import PromptStarted
+    from residency.core.events import PromptStarted
 
     queued: list[Any] = []
     host = ComfyHost(queue=lambda: queued)
@@ -234,7 +235,7 @@ def story_ahead() -> dict[str, Any]:
 
 def tell(story: Any) -> Any:
     """One story; whatever it did to ComfyUI's functions is undone."""
-    from residency.comfyui import seams
+    from residency.comfyui.seams import functions as seams
 
     before = [(*seam._resolve(), function) for seam, function in zip(seams.ALL, functions(), strict=True)]
     try:

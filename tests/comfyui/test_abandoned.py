@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from comfy_story import pixels, two_experts
 
-from residency.launch import Server, ServerError, serve
-from residency.locate import ComfyUI
+from residency.installation.locate import ComfyUI
+from residency.installation.server_process import Server, ServerError, serve
 
 SABOTEUR = Path(__file__).with_name("packs") / "saboteur"
 HUGE_BYTES = 48 << 30  # a hole: reading it takes longer than any of these stories

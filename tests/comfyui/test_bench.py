@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from residency.bench.markdown import BEGIN, END
-from residency.locate import PACK, ComfyUI
+from residency.installation.locate import PACK, ComfyUI
 
 
 def begin(comfyui: ComfyUI, folder: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -9,8 +9,8 @@ import pytest
 from comfy_story import LOADERS, two_experts, with_ours
 from front_end import NEEDS_A_BROWSER, OUR_NODES, click_on, command, graph_of, load, open_graph, opened, setting
 
-from residency.core_nodes import LANGUAGE_NODES
-from residency.launch import Server
+from residency.installation.server_process import Server
+from residency.workflow.core_nodes import LANGUAGE_NODES
 
 pytestmark = NEEDS_A_BROWSER
 

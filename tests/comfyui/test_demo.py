@@ -13,8 +13,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from residency.component import Extent
-from residency.locate import PACK, ComfyUI
+from residency.core.component import Extent
+from residency.installation.locate import PACK, ComfyUI
 from residency.transfers import cached_bytes
 
 EXPERT_MIB = 12

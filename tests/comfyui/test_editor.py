@@ -10,9 +10,9 @@ import pytest
 from front_end import NEEDS_A_BROWSER
 from subgraph_story import STORIES
 
-from residency.convert import to_core, to_residency
-from residency.core_nodes import core_nodes
-from residency.workflow import parse_workflow
+from residency.workflow.convert import to_core, to_residency
+from residency.workflow.core_nodes import core_nodes
+from residency.workflow.file import parse_workflow
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "example_workflows").glob("*.json"))
 QUEUED = "async data => { await window.app.loadGraphData(data); return (await window.app.graphToPrompt()).output }"

@@ -16,10 +16,10 @@ import pytest
 import websocket
 from comfy_story import drop_pages, pixels, two_experts
 
-from residency.launch import Server, serve
-from residency.locate import ComfyUI
+from residency.installation.locate import ComfyUI
+from residency.installation.server_process import Server, serve
 from residency.profiles import database_in
-from residency.user_settings import UserSettings
+from residency.settings.user import UserSettings
 
 PACKS = Path(__file__).parent / "packs"
 ROUTES = ("/queue", "/prompt", "/object_info", "/history", "/residency/status", "/residency/settings", "/residency/traces")

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from comfy_story import mode, pixels
 
-from residency.convert import to_core, to_residency
-from residency.core_nodes import core_nodes
-from residency.launch import Server
-from residency.workflow import parse_workflow
+from residency.installation.server_process import Server
+from residency.workflow.convert import to_core, to_residency
+from residency.workflow.core_nodes import core_nodes
+from residency.workflow.file import parse_workflow
 
 EXAMPLES = sorted(
     path for path in (Path(__file__).parents[2] / "example_workflows").glob("*.json") if path.stem != "write_prompt"

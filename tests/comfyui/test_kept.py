@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from comfy_story import mode, pixels, two_experts, with_ours
 
-from residency.launch import Server
-from residency.locate import ComfyUI
+from residency.installation.locate import ComfyUI
+from residency.installation.server_process import Server
 
 A, B = "1", "7"  # the loader nodes of the two experts
 

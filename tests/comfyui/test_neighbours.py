@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from comfy_story import two_experts
 
-from residency.launch import Server, serve
-from residency.locate import ComfyUI
+from residency.installation.locate import ComfyUI
+from residency.installation.server_process import Server, serve
 
 NEIGHBOUR = Path(__file__).with_name("packs") / "neighbour"
 

@@ -15,10 +15,10 @@ import pytest
 from comfy_story import LOADERS, drop_pages, mode, pixels, two_experts, with_ours
 from PIL import Image
 
-from residency.core_nodes import LANGUAGE_NODES
-from residency.launch import Server, ServerError, serve
-from residency.locate import ComfyUI
-from residency.node_set import BY_NAME
+from residency.installation.locate import ComfyUI
+from residency.installation.server_process import Server, ServerError, serve
+from residency.settings.node_inputs import BY_NAME
+from residency.workflow.core_nodes import LANGUAGE_NODES
 
 PACKS = Path(__file__).with_name("packs")
 

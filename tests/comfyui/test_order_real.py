@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from order_graphs import Prompt, RealOrder, change_one, random_prompt
 
-from residency.locate import ComfyUI
+from residency.installation.locate import ComfyUI
 
 many = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 

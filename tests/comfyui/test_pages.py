@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from residency.locate import ComfyUI
+from residency.installation.locate import ComfyUI
 
 TRIALS = 300
 

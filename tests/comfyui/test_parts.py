@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from residency.launch import Server, serve
-from residency.locate import ComfyUI
-from residency.weights_parts import AUDIO_VAE, divide
+from residency.installation.locate import ComfyUI
+from residency.installation.server_process import Server, serve
+from residency.weights.parts import AUDIO_VAE, divide
 
 PIPES = Path(__file__).with_name("packs") / "pipes"
 

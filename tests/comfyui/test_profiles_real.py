@@ -13,9 +13,9 @@ import pytest
 from comfy_story import mode, two_experts
 from PIL import Image
 
-from residency.cli import main
-from residency.launch import Server, ServerError, serve
-from residency.locate import ComfyUI
+from residency.cli.main import main
+from residency.installation.locate import ComfyUI
+from residency.installation.server_process import Server, ServerError, serve
 from residency.profiles import Profiles, database_in
 
 

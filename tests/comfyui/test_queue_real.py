@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from comfy_story import two_experts
 
-from residency.launch import Server, ServerError
+from residency.installation.server_process import Server, ServerError
 
 HUGE_BYTES = 48 << 30  # a hole: no drive holds it, and reading it takes longer than any of these stories
 

@@ -16,8 +16,8 @@ import numpy
 import pytest
 from comfy_story import mode, pixels, two_experts
 
-from residency.launch import Server, serve
-from residency.locate import ComfyUI
+from residency.installation.locate import ComfyUI
+from residency.installation.server_process import Server, serve
 
 PACK = Path(__file__).with_name("packs") / "files"
 FILES = {

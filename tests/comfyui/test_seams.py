@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from residency.locate import ComfyUI
+from residency.installation.locate import ComfyUI
 
 DRIVER = Path(__file__).with_name("seams_driver.py")
 

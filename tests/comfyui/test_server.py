@@ -14,7 +14,7 @@ import pytest
 from comfy_story import LOADERS, drop_pages, mode, pixels, two_experts, with_ours
 from PIL import Image
 
-from residency.launch import Server, ServerError
+from residency.installation.server_process import Server, ServerError
 
 
 def forget(server: Server) -> None:

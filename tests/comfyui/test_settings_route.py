@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from comfy_story import two_experts
 
-from residency.launch import Server, ServerError, serve
-from residency.locate import ComfyUI
-from residency.user_settings import UserSettings
+from residency.installation.locate import ComfyUI
+from residency.installation.server_process import Server, ServerError, serve
+from residency.settings.user import UserSettings
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from comfy_story import drop_pages, mode, pixels
 
-from residency.launch import Server, ServerError
-from residency.locate import ComfyUI
-from residency.workflow import read_workflow
+from residency.installation.locate import ComfyUI
+from residency.installation.server_process import Server, ServerError
+from residency.workflow.file import read_workflow
 
 WORKFLOW = Path(__file__).parents[2] / "example_workflows" / "write_prompt.json"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from residency.component import Component, Mode
-from residency.local.host import LocalHost
-from residency.local.models import LAYER_BYTES, load, make_weights
-from residency.safetensors_header import read_header
-from residency.timeline import Timeline, Use, UseKind, Visit
+from residency.core.component import Component, Mode
+from residency.core.timeline import Timeline, Use, UseKind, Visit
+from residency.demo.local.host import LocalHost
+from residency.demo.local.models import LAYER_BYTES, load, make_weights
 from residency.transfers import pagecache
-from residency.weights import components_of_node
+from residency.weights.components import components_of_node
+from residency.weights.safetensors import read_header
 
 
 def component(path: Path, layers: int, seed: int) -> Component:

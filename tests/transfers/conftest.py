@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from residency.component import Component, Extent
+from residency.core.component import Component, Extent
 from residency.transfers import cached_bytes
 from residency.transfers.pagecache import drop
 

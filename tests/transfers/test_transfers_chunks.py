@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.component import Component, Extent
+from residency.core.component import Component, Extent
 from residency.transfers._chunks import cut, joined, overlap, runs
 
 EXTENTS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 100)), max_size=5)

@@ -21,11 +21,11 @@ from cache_story import nearly
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from residency.component import Component, Extent, Tier
-from residency.events import Cancel, Evict, Evicted, Prefetch, TransferDone, TransferStopped
-from residency.identity import identity
+from residency.core.component import Component, Extent, Tier
+from residency.core.events import Cancel, Evict, Evicted, Prefetch, TransferDone, TransferStopped
 from residency.transfers import ReadAhead, cached_bytes, drive_of
 from residency.transfers.pagecache import drop
+from residency.weights.identity import identity
 
 MIB, GIB = 1024**2, 1024**3
 ROOT = Path(__file__).parents[2]

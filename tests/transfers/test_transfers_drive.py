@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from residency.component import Component, Extent
+from residency.core.component import Component, Extent
 from residency.transfers import drive, drive_of, is_rotational, measure_read_rate
 from residency.transfers.drive import disk_name
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from residency.component import Component, Tier
-from residency.events import Cancel, Evicted, Prefetch, TransferDone, TransferStopped
+from residency.core.component import Component, Tier
+from residency.core.events import Cancel, Evicted, Prefetch, TransferDone, TransferStopped
 from residency.transfers import ReadAhead, _chunks, drive, pagecache
 
 MIB, GIB = 1024**2, 1024**3

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cache_story import nearly
 
-from residency.component import Extent
+from residency.core.component import Extent
 from residency.transfers import pagecache
 from residency.transfers.pagecache import cached_bytes, drop, read_into_cache
 

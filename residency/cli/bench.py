@@ -1,0 +1,121 @@
+"""`python -m residency bench`: stock and pack on the same real server, in one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..bench import markdown, pictures, results
+from ..bench.run import Plan, run
+from ..bench.scenarios import SCENARIOS, Size, choose
+from ..demo import sides as demo
+from ..installation.locate import HOW_TO_GET_ONE, find_comfyui
+from ..installation.server_process import ServerError
+
+
+class BenchError(Exception):
+    """Arguments that cannot be used. One line."""
+
+
+def register(commands: Any) -> None:
+    """The subparser of the command line."""
+    names = ", ".join(scenario.name for scenario in SCENARIOS)
+    parser = commands.add_parser("bench", help="measure stock ComfyUI and the pack in turn on the same real server, scenario by scenario")
+    parser.add_argument("--scenarios", metavar="S1,S2", help=f"which of {names} (default: all)")
+    sizes = [size.value for size in Size]
+    parser.add_argument("--size", choices=sizes, default="tiny", help="of the models: full is flux-dev with T5-XXL, 58 GB (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="servers started for each side of a scenario (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="measured prompts on each warm server (%(default)s)")
+    parser.add_argument("--warm-ups", type=int, metavar="N", help="prompts before the measured ones on each warm server (default: 2)")
+    parser.add_argument(
+        "--models-directory", type=Path, metavar="DIR", help="where the models are made and kept (default: the demo's cache)"
+    )
+    parser.add_argument("--output-directory", type=Path, metavar="DIR", default=Path("out/bench"), help="for the results (%(default)s)")
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="S",
+        help="begin nothing that would end later than this many seconds from now; measure fewer prompts where that makes it fit",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep what the output directory holds of an earlier run on this machine and run what it lacks: for a bench in several parts",
+    )
+    parser.add_argument("--verbose", action="store_true", help="have the servers log everything; their logs lie beside the results")
+    parser.add_argument("--prompt-timeout", type=float, metavar="S", default=600.0, help="seconds for one prompt (%(default)s)")
+    parser.add_argument("--no-references", action="store_true", help="do not run what only tells the compute time of the chosen scenarios")
+    parser.add_argument(
+        "--from", dest="sources", nargs="+", type=Path, metavar="results.json", help="measure nothing: read, merge and show these"
+    )
+    parser.add_argument("--png", type=Path, metavar="DIR", help="draw each scenario's two timelines, as PNG and HTML, into this folder")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the table between this file's two marks")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.set_defaults(run=command)
+
+
+def command(options: argparse.Namespace) -> int:
+    """Exit status: 0 measured, 1 a scenario failed or the images differ, 2 for arguments that cannot be used."""
+    try:
+        found = results.read(options.sources) if options.sources else _measure(options)
+        folders = [path.parent / "traces" for path in options.sources] if options.sources else [options.output_directory / "traces"]
+        if options.markdown:
+            markdown.insert(options.markdown, markdown.section(found))
+        if options.png:
+            for path in pictures.draw(found, folders, options.png):
+                print(path, file=sys.stderr)
+    except (BenchError, results.ResultsError, markdown.MarkdownError) as error:
+        print(f"residency: {error}", file=sys.stderr)
+        return 2
+    except (ServerError, pictures.PictureError) as error:
+        print(f"residency: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(found, indent=1) if options.json else markdown.terminal(found))
+    scenarios = found["scenarios"].values()
+    return 1 if any(raw["error"] or raw["summary"]["identical"] is False for raw in scenarios) else 0
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Raises BenchError for arguments, ServerError for what fails on the way."""
+    least = (("--rounds", options.rounds, 1), ("--repeats", options.repeats, 1), ("--warm-ups", options.warm_ups, 0))
+    for name, value, lowest in least:
+        if value is not None and value < lowest:
+            raise BenchError(f"{name} is {value}; it must be {lowest} or more")
+    for name, value in (("--time-limit", options.time_limit), ("--prompt-timeout", options.prompt_timeout)):
+        if value is not None and value <= 0:
+            raise BenchError(f"{name} is {value}; it must be more than 0")
+    size = Size(options.size)
+    try:
+        scenarios = choose(options.scenarios.split(",")) if options.scenarios else SCENARIOS
+    except ValueError as error:
+        raise BenchError(str(error)) from error
+    comfyui = find_comfyui()
+    if comfyui is None:
+        raise BenchError(HOW_TO_GET_ONE.strip())
+    models = (options.models_directory or demo.cache_folder() / f"bench-{size.value}").resolve()
+    models.mkdir(parents=True, exist_ok=True)
+    limits = (options.rounds, options.repeats, options.time_limit, options.prompt_timeout)
+    plan = Plan(scenarios, size, *limits, not options.no_references, options.warm_ups, _command_line(), options.resume, options.verbose)
+    # a server and the holders of memory end with their contexts: also when the bench is asked to end
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return run(plan, comfyui, models, options.output_directory, _say())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _command_line() -> str:
+    return " ".join(["python -m residency", *sys.argv[1:]])
+
+
+def _say() -> Callable[[str], None]:
+    return lambda line: print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,160 @@
+"""Host -> device copies of a dynamic model ahead of its use: from ComfyUI's pinned buffers into the pages of its virtual device buffer.
+
+Everything here runs on the executor thread, between nodes or between the steps of one; only the copies themselves run beside the
+computation, on a stream of their own. What is found on the device when the model is used is used; what is not, ComfyUI loads itself:
+the bytes and their layout are those of comfy.ops, so either way gives the same image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import comfy.memory_management as memory_management
+import comfy.pinned_memory as pinned_memory
+import comfy_aimdo.model_vbar as model_vbar
+import comfy_aimdo.torch as aimdo_torch
+import torch
+
+from .copy_fence import Gate
+
+PAGE_BYTES = 32 * 1024**2  # of a virtual device buffer (comfy-aimdo)
+PIN_SUBSETS = ("weights", "weights-loaded")  # in the order in which comfy.ops asks for them
+
+
+class Stop(Enum):
+    """Why copying ended. ROOM is for now, the others are for good."""
+
+    END = "all that was asked for is on the device"
+    ROOM = "there is no more room on the device"
+    UNPINNED = "a part of it is not in pinned memory"
+    UNKNOWN = "ComfyUI has not loaded it yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`moved_bytes` were copied now; the model's first `resident_bytes` of `total_bytes` are on the device, or were passed over."""
+
+    moved_bytes: int
+    resident_bytes: int
+    total_bytes: int
+    stop: Stop
+
+
+def weight_modules(patcher: Any) -> list[Any]:
+    """The modules of a dynamic model that have a place in its virtual device buffer, in the order of their addresses."""
+    modules = [module for module in patcher.model.modules() if hasattr(module, "_v")]
+    modules.sort(key=lambda module: module._v[1])
+    return modules
+
+
+def is_complete(patcher: Any) -> bool:
+    """Whether every page of the model is mapped: then there is nothing to copy, and looking at each module would cost 20 ms."""
+    buffer = patcher._vbar_get()
+    return buffer is not None and buffer.loaded_size() >= buffer.offset
+
+
+def pin_of(module: Any) -> torch.Tensor | None:
+    """The module's bytes in pinned host memory, ready for a copy; None when they are not there."""
+    pins = module.__dict__.get("_pins")
+    for subset in PIN_SUBSETS if pins else ():
+        pin = pins.get(subset, {}).get("pin")
+        if pin is not None:
+            registered: torch.Tensor | None = pinned_memory.get_pin(module, subset=subset)
+            return registered
+    return None
+
+
+def is_plain(module: Any) -> bool:
+    """Whether the device copy is the host copy: no patch to apply, no other type to cast to."""
+    for name in ("weight", "bias"):
+        if getattr(module, f"{name}_lowvram_function", None) is not None or getattr(module, f"{name}_function", None):
+            return False
+        weight = getattr(module, name, None)
+        if weight is not None and getattr(weight, "_model_dtype", weight.dtype) != weight.dtype:
+            return False
+    return True
+
+
+def onload(patcher: Any, stream: torch.cuda.Stream, gate: Gate, room_bytes: int, size_bytes: int) -> Progress:
+    """Copy what of the model's first `size_bytes` is not on the device, taking at most `room_bytes` of free device memory.
+
+    The gate, or where it is open the caller, sees to it that the model computes with nothing that has not arrived. Never reads a file,
+    never pushes another model out: it stops where the pinned bytes, the room or the size end.
+    """
+    buffer = patcher._vbar_get()
+    modules = weight_modules(patcher)
+    total_bytes = sum(module._v[2] for module in modules)
+    if buffer is None or not modules:
+        return Progress(0, 0, total_bytes, Stop.UNKNOWN)
+    if buffer.get_watermark() < buffer.get_nr_pages():
+        buffer.set_watermark(buffer.max_size)  # what was freed under pressure may be filled again
+    residency = buffer.get_residency()
+    moved_bytes = resident_bytes = 0
+    places = _Places(buffer, patcher.load_device)
+    stop = Stop.END
+    with torch.cuda.stream(stream):
+        for module in modules:
+            if resident_bytes >= size_bytes:
+                break
+            pages = pages_of(module)
+            missing = [page for page in pages if page < len(residency) and not residency[page] & 1]
+            pin = pin_of(module) if is_plain(module) else None
+            if pin is None and missing:
+                stop = Stop.UNPINNED  # the others may still come: ComfyUI computes with what it finds, layer by layer
+                continue
+            room_bytes -= len(missing) * PAGE_BYTES
+            signature = model_vbar.vbar_fault(module._v) if room_bytes >= 0 else None
+            if signature is None:
+                stop = Stop.ROOM
+                break
+            try:
+                for page in missing:
+                    residency[page] = 1
+                if pin is not None and not model_vbar.vbar_signature_compare(signature, module._v_signature):
+                    _fill(module, signature, pin, places.of(module))
+                    gate.announce(module, stream)
+                    moved_bytes += module._v[2]
+                resident_bytes += module._v[2]
+            finally:
+                model_vbar.vbar_unpin(module._v)
+    return Progress(moved_bytes, resident_bytes, total_bytes, stop)
+
+
+def pages_of(module: Any) -> range:
+    """Indices of the pages that the module's bytes lie on."""
+    buffer, address, size_bytes = module._v
+    offset = address - buffer.base_addr
+    return range(offset // PAGE_BYTES, (offset + size_bytes + PAGE_BYTES - 1) // PAGE_BYTES)
+
+
+class _Places:
+    """The modules' bytes in a virtual device buffer as tensors, asked for in the order of their addresses.
+
+    Making a tensor of an address asks the driver about it, cutting one out of a larger one does not. The large one begins at the first
+    module that is asked for: what lies before that need not be mapped.
+    """
+
+    def __init__(self, buffer: Any, device: torch.device) -> None:
+        self._buffer, self._device = buffer, device
+        self._all: torch.Tensor | None = None
+        self._address = 0
+
+    def of(self, module: Any) -> torch.Tensor:
+        _, address, size_bytes = module._v
+        if self._all is None:
+            self._address = address
+            rest_bytes = self._buffer.base_addr + self._buffer.offset - address
+            self._all = aimdo_torch.get_tensor_from_raw_ptr(address, rest_bytes, self._device)
+        start = address - self._address
+        return self._all[start : start + size_bytes]
+
+
+def _fill(module: Any, signature: Any, pin: torch.Tensor, place: torch.Tensor) -> None:
+    geometry = memory_management.tensors_to_geometries([module.weight, module.bias])
+    # one copy of the gathered bytes: the pin holds weight and bias as the device buffer does
+    size_bytes = min(place.numel(), pin.numel())
+    place[:size_bytes].copy_(pin[:size_bytes], non_blocking=True)
+    module._v_weight, module._v_bias = memory_management.interpret_gathered_like(geometry, place)
+    module._v_signature = signature

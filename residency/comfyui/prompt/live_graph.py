@@ -1,0 +1,548 @@
+"""What a running ComfyUI knows of its graph, as plain data for the core: traits of node classes, components of loader nodes, and
+the timeline of what is left to run, with the queued prompts behind it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import comfy.memory_management
+import comfy.model_management
+import folder_paths
+
+import nodes
+
+from ...core.component import Component, FileIdentity
+from ...core.timeline import Timeline, Use, UseKind, Visit
+from ...graph import (
+    NODE_OPERATIONS,
+    OPERATIONS,
+    Allowance,
+    AllowanceError,
+    Flow,
+    Grouping,
+    NodeTraits,
+    Turn,
+    computes,
+    likely,
+    predict_order,
+    predict_turns,
+)
+from ...graph.grouping import FEEDS_OUTPUT, REST, URGENT
+from ...graph.traits import links
+from ...settings.node_inputs import ASIDE, NOT_WEIGHTS, PASSING, core_inputs
+from ...weights.components import LANGUAGE_MODEL, NodeLoads, components_of_node
+from ...weights.identity import first_change
+from ...weights.transformers_folder import subfolders
+
+log = logging.getLogger("residency")
+
+# of a component's bytes: what a file holds and what a model keeps differ by paddings and small tensors kept elsewhere
+LOADED_SHARE = 0.95
+
+# model folders whose sub-folders are models, as packs that run language models name them
+LANGUAGE_FOLDERS = ("LLM", "transformers")
+# transformers maps a model's files and leaves them mapped; on Windows it copies them into the process (safe_open's "pread" there)
+_MAPS_FILES = sys.platform != "win32"
+
+QUEUE_DEPTH = 3  # queued prompts that the timeline runs on into
+
+REPETITION = "the same again"  # the id of a prompt that nobody has queued, and that usually comes next
+
+Queued = tuple[str, Mapping[str, Any], list[str]]
+"""(prompt id, prompt, outputs to execute)"""
+
+
+def dynamic_vram() -> bool:
+    """Whether this ComfyUI reads weights at their first use (ModelPatcherDynamic) instead of in the loader node."""
+    return bool(getattr(comfy.memory_management, "aimdo_enabled", False))
+
+
+def whole_nodes(prompt: Any) -> dict[str, Any]:
+    """The nodes of a prompt that have a class and inputs. ComfyUI checks those that an output needs; others may have any shape."""
+    return {
+        node_id: node
+        for node_id, node in (prompt.items() if isinstance(prompt, Mapping) else ())
+        if isinstance(node, Mapping) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), Mapping)
+    }
+
+
+_traits: dict[type, NodeTraits] = {}
+# class -> link types that its files hold, that it could make, and that a run has shown it does not make
+_not_made: dict[str, frozenset[str]] = {}
+
+
+def traits(class_type: str) -> NodeTraits | None:
+    """Traits of an installed node class; None when it is not installed."""
+    node_class = nodes.NODE_CLASS_MAPPINGS.get(class_type)
+    if node_class is None:
+        return None
+    found = _traits.get(node_class)
+    if found is None:
+        found = _traits[node_class] = replace(_read_traits(node_class), aside=ASIDE.get(class_type, frozenset()))
+    return found
+
+
+def _read_traits(node_class: Any) -> NodeTraits:
+    inputs = node_class.INPUT_TYPES()
+    lazy = {
+        name
+        for category in ("required", "optional")
+        for name, spec in inputs.get(category, {}).items()
+        if len(spec) > 1 and isinstance(spec[1], dict) and spec[1].get("lazy")
+    }
+    return NodeTraits(
+        outputs=tuple(str(output) for output in node_class.RETURN_TYPES or ()),
+        is_output=bool(getattr(node_class, "OUTPUT_NODE", False)),
+        is_async=inspect.iscoroutinefunction(getattr(node_class, node_class.FUNCTION)),
+        lazy=frozenset(lazy),
+    )
+
+
+class Folders:
+    """Resolves widget values that name a file in one of ComfyUI's model folders, whichever pack registered the folder."""
+
+    def __init__(self) -> None:
+        folders = folder_paths.folder_names_and_paths
+        self._names = [name for name in folders if name not in NOT_WEIGHTS]
+        # a value without one of these endings is a prompt text or an option: no file system call is spent on it
+        self._extensions = tuple({ext for name in self._names for ext in folders[name][1] if ext.startswith(".")})
+        self._models = subfolders(language_folders())
+
+    def resolver(self, class_type: str) -> Any:
+        """A `resolve(input_name, value) -> path | None` for the nodes of one class."""
+        return lambda input_name, value: self._resolve(class_type, input_name, value)
+
+    def _resolve(self, class_type: str, input_name: str, value: object) -> str | None:
+        if not isinstance(value, str):
+            return None
+        if value in self._models:  # a text may be called like a folder: only a widget that offers the folder means it
+            return self._models[value] if value in _options(nodes.NODE_CLASS_MAPPINGS[class_type], input_name) else None
+        if not value.lower().endswith(self._extensions):
+            return None
+        found = {}
+        for name in self._names:
+            path = folder_paths.get_full_path(name, value)
+            if path is not None:
+                found[name] = os.path.realpath(path)
+        if len(set(found.values())) > 1:
+            return self._from_options(class_type, input_name, found)
+        return next(iter(found.values()), None)
+
+    def _from_options(self, class_type: str, input_name: str, found: Mapping[str, str]) -> str | None:
+        """Two folders hold a file of that name: the one whose listing the widget offers is meant."""
+        options = _options(nodes.NODE_CLASS_MAPPINGS[class_type], input_name)
+        best = max(found, key=lambda name: (len(options.intersection(folder_paths.get_filename_list(name))), name))
+        return found[best]
+
+
+def loads_now(class_type: str, inputs: Mapping[str, Any], folders: Folders | None = None) -> NodeLoads:
+    """What a node would load if it ran now; nothing for a class that is not installed. On any thread."""
+    class_traits = traits(class_type)
+    if class_traits is None:
+        return NodeLoads()
+    resolve = (folders or Folders()).resolver(class_type)
+    return components_of_node(class_type, core_inputs(class_type, inputs), class_traits.outputs, resolve)
+
+
+def language_folders() -> list[str]:
+    """Where folders of language models lie, first the ones that count when a name is in several."""
+    known = folder_paths.folder_names_and_paths
+    return [path for name in LANGUAGE_FOLDERS if name in known for path in folder_paths.get_folder_paths(name)]
+
+
+def _options(node_class: Any, input_name: str) -> set[str]:
+    inputs = node_class.INPUT_TYPES()
+    for category in ("required", "optional"):
+        spec = inputs.get(category, {}).get(input_name)
+        if spec is not None:
+            options = spec[0] if isinstance(spec[0], list | tuple) else (spec[1] if len(spec) > 1 else {}).get("options", ())
+            return {option for option in options if isinstance(option, str)}
+    return set()
+
+
+class _Cached:
+    """The nodes whose results the executor holds, asked one by one: the cache lists them only by signature."""
+
+    def __init__(self, execution_list: Any) -> None:
+        self._is_cached = execution_list.is_cached
+
+    def __contains__(self, node_id: object) -> bool:
+        return bool(self._is_cached(node_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What comes behind the running prompt: the queue in the order in which it will run, and what usually follows when it is empty."""
+
+    queue: tuple[Queued, ...] = ()
+    repetition: Queued | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What earlier runs say of one node: seconds of computing, and bytes on the device beside the weights (0: nothing known)."""
+
+    compute_s: float = 0.0
+    working_set_bytes: int = 0
+
+
+_UNKNOWN = Expected()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """A prompt that does not run yet: node ids in order, component keys by node that they are loaded and computed with. `files`: those
+    that its nodes will read, as they were when this was drawn."""
+
+    order: tuple[str, ...]
+    loads: Mapping[str, tuple[str, ...]]
+    computes: Mapping[str, tuple[str, ...]]
+    files: tuple[FileIdentity, ...]
+
+    def node_components(self) -> dict[str, frozenset[str]]:
+        return {node_id: frozenset(self.loads.get(node_id, ())).union(self.computes.get(node_id, ())) for node_id in self.order}
+
+
+def _keyed(loads: NodeLoads) -> tuple[tuple[str, str | None], ...]:
+    return tuple((component.key, kind) for component, kind in loads.components)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What predicting one prompt may cost: so much, and so much more for each of its nodes. Past either the pack stands aside."""
+
+    operations: int = OPERATIONS
+    node_operations: int = NODE_OPERATIONS
+    floor_s: float = 0.5
+    node_s: float = 0.004
+
+
+DEFAULT_BUDGET = Budget()
+
+
+def result_key(execution_list: Any, node_id: str) -> Any:
+    """ComfyUI's cache key of a node's result; None for one that is kept elsewhere (of a subgraph, with some of its caches)."""
+    keys = getattr(execution_list.output_cache, "cache_key_set", None)  # --cache-none has none
+    return None if keys is None else keys.get_data_key(node_id)
+
+
+class LiveGraph:
+    """The graph of one running prompt: its components once, its timeline as often as the order or the queue changes.
+
+    Made on the executor thread. `expected` holds what is foretold, by prompt and node id, and may be filled at any time. With a
+    `group_within_bytes`, what the device holds, nodes that share models go one after the other where they do not all fit.
+    """
+
+    def __init__(
+        self,
+        prompt_id: str,
+        dynprompt: Any,
+        resident_bytes: Callable[[str], int] = lambda key: 0,
+        group_within_bytes: int | None = None,
+        is_loaded: Callable[[str], bool] = lambda key: False,
+        loaded: Iterable[str] = (),
+        made_with: Callable[[Any, Any], NodeLoads | None] = lambda key, outputs: None,
+        budget: Budget = DEFAULT_BUDGET,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`resident_bytes(key)`: what of the component needs no reading. `loaded`: those of which a model is alive now, as `is_loaded(key)`
+        says later. `made_with(key, outputs)`: what a result in ComfyUI's cache was loaded from, whatever lies at its file's place now.
+        Whatever predicts raises AllowanceError where `budget` does not allow it."""
+        self.prompt_id = prompt_id
+        self.components: dict[str, Component] = {}  # of the queued prompts as well
+        self.node_components: dict[str, frozenset[str]] = {}  # node id -> what it loads or computes with
+        self.expected: dict[tuple[str, str], Expected] = {}
+        self.dropped: set[str] = set()  # components that were loaded when this prompt began, and are no longer
+        self._is_loaded = is_loaded
+        self._resident_bytes = resident_bytes
+        # of what only queued prompts use as well: those are looked at by another thread, which must not ask
+        self._resident = {key: resident_bytes(key) for key in loaded}
+        self._executor_thread = threading.get_ident()
+        self._dynprompt = dynprompt
+        self._folders = Folders()
+        self._nodes: dict[str, Any] = {}  # those that have been looked at, expanded ones included
+        self._expanded = 0  # how many of them were
+        self._made_with = made_with
+        self._made: list[tuple[Mapping[str, Any], NodeLoads]] = []  # of nodes that are cached: queued prompts may have the same
+        self._loads: dict[str, NodeLoads] = {}
+        self._keyed: dict[str, tuple[tuple[str, str | None], ...]] = {}  # the same as component keys, each with its output type
+        self._computes: dict[str, tuple[str, ...]] = {}
+        self._budget = budget
+        self._clock = clock
+        self._predicting_s = 0.0
+        self._allowance = Allowance(budget.operations)
+        self._flow = Flow(self._nodes, traits, self._keyed, allowance=self._allowance)
+        self._asked: set[str] = set()  # nodes that were started and put back
+        self._group_within_bytes = group_within_bytes
+        self._grouping: Grouping | None = None
+        self._computed_with: set[str] = set()
+        self._reads_at = UseKind.COMPUTE if dynamic_vram() else UseKind.LOAD
+        self._outlines: dict[str, _Outline] = {}
+
+    def loads_of(self, node_id: str) -> tuple[tuple[Component, str | None], ...]:
+        """The components that a node loads, each with the output type that carries it."""
+        loads = self._loads.get(node_id)
+        return loads.components if loads else ()
+
+    def makes_none(self, node_id: str, kinds: frozenset[str]) -> None:
+        """A loader that could have made models of these link types has made none: from now on its class is not expected to."""
+        if kinds:
+            class_type = self.class_type(node_id)
+            _not_made[class_type] = _not_made.get(class_type, frozenset()) | kinds
+
+    def node_loads(self, node_id: str) -> NodeLoads:
+        """The same with what could not be read."""
+        return self._loads[node_id]
+
+    def look_at_files(self, node_id: str) -> bool:
+        """A node is about to run: whether it loads other files than the timeline says. Then the next timeline tells of those."""
+        if first_change(file for component, _ in self.loads_of(node_id) for file in component.files) is None:
+            return False
+        del self._loads[node_id]
+        for known in (self._nodes, self._keyed, self._computes):
+            known.clear()
+        self._computed_with.clear()
+        self._flow = Flow(self._nodes, traits, self._keyed, allowance=self._allowance)
+        self._expanded = 0
+        return True
+
+    def class_type(self, node_id: str) -> str:
+        """The class of a node of this prompt, expanded subgraphs included."""
+        return str(self._dynprompt.get_node(node_id)["class_type"])
+
+    def inputs(self, node_id: str) -> Mapping[str, Any]:
+        """Widget values and links of a node of this prompt."""
+        return dict(self._dynprompt.get_node(node_id)["inputs"])
+
+    def nodes(self) -> dict[str, Any]:
+        """Every node of this prompt in API format, expanded ones included."""
+        return whole_nodes({node_id: self._dynprompt.get_node(node_id) for node_id in self._dynprompt.all_node_ids()})
+
+    def components_ahead(self, prompt_id: str) -> dict[str, frozenset[str]] | None:
+        """Node id -> component keys of a queued prompt; None before a timeline has run on into it."""
+        outline = self._outlines.get(prompt_id)
+        return None if outline is None else outline.node_components()
+
+    def choose(self, execution_list: Any, node_list: list[str], own: str, changed: bool) -> str:
+        """The node of `node_list`, all of them ready, to run next; `own` is ComfyUI's choice. `changed`: nodes may have been added."""
+        if changed:
+            self._refresh(execution_list)
+        if self._grouping is None:
+            return own
+        return self._grouping.choose(own, node_list, partial(self._rank, execution_list.blocking))
+
+    def ran(self, node_id: str) -> None:
+        """The node has run to its end."""
+        if self._grouping is not None:
+            self._grouping.ran(node_id)
+
+    def put_back(self, node_id: str) -> None:
+        """The node has asked for its lazy inputs, or has started something that it waits for."""
+        self._asked.add(node_id)
+
+    def _rank(self, blocking: Mapping[str, Iterable[str]], node_id: str) -> int:
+        own = traits(self.class_type(node_id))
+        if own is not None and (own.is_output or own.is_async):
+            return URGENT
+        fed = (traits(self.class_type(target)) for target in blocking[node_id])
+        return FEEDS_OUTPUT if any(target is not None and target.is_output for target in fed) else REST
+
+    def timeline(self, execution_list: Any, ahead: Ahead = Ahead()) -> Timeline:
+        """What is left to run in the order in which the executor will choose it, then what comes behind. On the executor thread."""
+        self._refresh(execution_list)
+        turns = self._turns(execution_list)
+        visits = [self._visit(self.prompt_id, node_id, self.class_type(node_id), asks) for node_id, asks in turns]
+        uses: list[Use] = []
+        read: set[str] = set()
+        for position, (node_id, asks) in enumerate(turns):
+            if asks is not None:
+                continue
+            for use in self._uses_at(position, [key for key, _ in self._keyed.get(node_id, ())], self._computes.get(node_id, ())):
+                # a later use in the same prompt finds the weights where the first one put them
+                uses.append(replace(use, reads=use.reads and use.component not in read))
+                if use.reads:
+                    read.add(use.component)
+        return self._run_on(visits, uses, ahead)
+
+    def _turns(self, execution_list: Any) -> list[Turn]:
+        started_s = self._clock()
+        turns = predict_turns(
+            execution_list.pendingNodes,
+            execution_list.blockCount,
+            execution_list.blocking,
+            self._node,
+            traits,
+            cached=_Cached(execution_list),
+            wanted=likely(self._node, traits),
+            grouping=self._grouping,
+            allowance=self._allowance,
+            asked=self._asked,
+        )
+        self._predicting_s += self._clock() - started_s
+        limit_s = self._budget.floor_s + self._budget.node_s * len(self._nodes)
+        if self._predicting_s > limit_s:
+            raise AllowanceError(f"predicting the order took {self._predicting_s:.2f} s, more than {limit_s:.2f} s")
+        return turns
+
+    def continued(self, timeline: Timeline, position: int, ahead: Ahead) -> Timeline:
+        """The same order from `position` on, its expectations as they are known now, with something else behind. On any thread."""
+        own = [visit for visit in timeline.visits[position:] if visit.prompt_id == self.prompt_id]
+        visits = [self._visit(visit.prompt_id, visit.node_id, visit.class_type, visit.asks) for visit in own]
+        uses = [
+            replace(use, position=use.position - position) for use in timeline.uses if position <= use.position < position + len(visits)
+        ]
+        return self._run_on(visits, uses, ahead)
+
+    def _run_on(self, visits: list[Visit], uses: list[Use], ahead: Ahead) -> Timeline:
+        seen = {use.component for use in uses}.union(*self.node_components.values())
+        for prompt_id, prompt, outputs in ahead.queue:
+            later = self._uses_of(prompt_id, prompt, outputs, len(visits))
+            # the earlier prompt leaves it loaded: its loader nodes are cached by then
+            uses += [replace(use, reads=use.reads and use.component not in seen and not self._stays(use)) for use in later]
+            visits += self._visits_of(prompt_id, prompt)
+            seen |= {use.component for use in later}
+        if ahead.repetition is None:
+            return Timeline(tuple(visits), tuple(uses))
+        prompt_id, prompt, outputs = ahead.repetition
+        # whatever is gone by then is read again: that is what keeping it saves
+        again = [replace(use, reads=use.kind is self._reads_at) for use in self._uses_of(prompt_id, prompt, outputs, len(visits))]
+        return Timeline((*visits, *self._visits_of(prompt_id, prompt)), (*uses, *again), expected_from=len(visits))
+
+    def _stays(self, use: Use) -> bool:
+        """Whether an earlier prompt has loaded it, so that its loader node will not run."""
+        return use.kind is UseKind.LOAD and use.component not in self.dropped and self._is_loaded(use.component)
+
+    def _visit(self, prompt_id: str, node_id: str, class_type: str, asks: int | None = None) -> Visit:
+        expected = self.expected.get((prompt_id, node_id), _UNKNOWN) if asks is None else _UNKNOWN
+        return Visit(prompt_id, node_id, class_type, expected.compute_s, expected.working_set_bytes, asks)
+
+    def _uses_at(self, position: int, loads: Iterable[str], computed: Iterable[str]) -> list[Use]:
+        uses = [Use(position, key, UseKind.LOAD, self._reads_at is UseKind.LOAD or self._is_language(key)) for key in loads]
+        uses += [Use(position, key, UseKind.COMPUTE, self._computing_reads(key)) for key in computed]
+        return uses
+
+    def _computing_reads(self, key: str) -> bool:
+        if key not in self.components:
+            return False
+        # a language model that has left the device is read from its mapped files again, whichever patcher the other models have
+        if not (_MAPS_FILES if self._is_language(key) else self._reads_at is UseKind.COMPUTE):
+            return False
+        if threading.get_ident() == self._executor_thread:
+            # asking a dynamic model is a call into its allocator, which promises nothing to other threads: they get the last answer
+            self._resident[key] = self._resident_bytes(key)
+        return key in self.dropped or self._resident.get(key, 0) < LOADED_SHARE * self.components[key].size_bytes
+
+    def _is_language(self, key: str) -> bool:
+        return key in self.components and self.components[key].kind == LANGUAGE_MODEL
+
+    def _node(self, node_id: str) -> Mapping[str, Any] | None:
+        return self._dynprompt.get_node(node_id) if self._dynprompt.has_node(node_id) else None
+
+    def _refresh(self, execution_list: Any) -> None:
+        """Look at the nodes that have come since the last time: what they load and compute with. Those before them stay as they were."""
+        expanded = self._dynprompt.ephemeral_prompt
+        new = [*reversed([*islice(reversed(expanded), len(expanded) - self._expanded)])]
+        if not self._nodes:
+            new = [*self._dynprompt.get_original_prompt(), *new]
+        if not new:
+            return
+        self._expanded = len(expanded)
+        self._allowance.grant(self._budget.node_operations * len(new))
+        nodes_ = {node_id: self._dynprompt.get_node(node_id) for node_id in new}
+        self._nodes.update(nodes_)
+        self._loads.update(self._find_made(execution_list, [node_id for node_id in new if node_id not in self._loads]))
+        self._loads.update(self._find_loads({node_id: node for node_id, node in nodes_.items() if node_id not in self._loads}))
+        self._keyed.update((node_id, _keyed(self._loads[node_id])) for node_id in new if node_id in self._loads)
+        for node_id, node in nodes_.items():
+            computed = self._flow.computed_by(node_id)
+            if computed:
+                self._computes[node_id] = computed
+                self._computed_with.update(computed)
+            used = frozenset(key for key, _ in self._keyed.get(node_id, ())).union(computed)
+            if node["class_type"] in PASSING:
+                # a node of ours names what arrives at its own input for that, else what it passes on
+                inputs = self._flow.reaching(node_id)
+                used = frozenset(inputs.get("component") or inputs.get("value", ())) if inputs else used
+            if used:
+                self.node_components[node_id] = used
+        if self._grouping is None:
+            # it holds on to what the nodes compute with, which grows
+            self._grouping = self._grouped(self._computes, self._computed_with)
+
+    def _grouped(self, computed: Mapping[str, tuple[str, ...]], keys: Iterable[str]) -> Grouping | None:
+        """The rule for a prompt whose nodes compute with `keys`, where it pays."""
+        if self._group_within_bytes is None:
+            return None
+        grouping = Grouping(computed, self._size_bytes, self._group_within_bytes)
+        return grouping if grouping.pays(keys) else None
+
+    def _size_bytes(self, key: str) -> int:
+        return self.components[key].size_bytes if key in self.components else 0
+
+    def _find_made(self, execution_list: Any, node_ids: Iterable[str]) -> dict[str, NodeLoads]:
+        """What those of the nodes whose results are cached have loaded."""
+        found: dict[str, NodeLoads] = {}
+        for node_id in node_ids:
+            result = execution_list.output_cache.get_local(node_id)
+            made = None if result is None else self._made_with(result_key(execution_list, node_id), result.outputs)
+            if made is not None:
+                found[node_id] = made
+                self.components.update((component.key, component) for component, _ in made.components)
+                node = self._dynprompt.get_node(node_id)
+                if not any(links(node)):  # what a node with links has loaded may be another prompt's as well
+                    self._made.append((node, made))
+        return found
+
+    def _find_loads(self, prompt: Mapping[str, Any]) -> dict[str, NodeLoads]:
+        found: dict[str, NodeLoads] = {}
+        for node_id, node in prompt.items():
+            same = (made for one, made in self._made if one["class_type"] == node["class_type"] and one["inputs"] == node["inputs"])
+            loads = next(same, None) or loads_now(node["class_type"], node["inputs"], self._folders)
+            for warning in loads.warnings:
+                log.warning("residency: node %s (%s): %s; it is left to ComfyUI", node_id, node["class_type"], warning)
+            unmade = _not_made.get(node["class_type"], frozenset())
+            if unmade:
+                loads = replace(loads, components=tuple((one, kind) for one, kind in loads.components if kind not in unmade))
+            if loads.components:
+                self.components.update((component.key, component) for component, _ in loads.components)
+            found[node_id] = loads
+        return found
+
+    def _outline(self, prompt_id: str, prompt: Mapping[str, Any], outputs: list[str]) -> _Outline:
+        known = self._outlines.get(prompt_id)
+        if known is None or first_change(known.files) is not None:
+            mine = prompt_id == REPETITION  # what this prompt loads is known
+            loads = self._loads if mine else self._find_loads(prompt)
+            self._allowance.grant(self._budget.node_operations * len(prompt))
+            keyed = self._keyed if mine else {node_id: _keyed(node_loads) for node_id, node_loads in loads.items()}
+            loaded = {node_id: tuple(key for key, _ in found) for node_id, found in keyed.items()}
+            computed = self._computes if mine else computes(prompt, list(prompt), traits, keyed, allowance=self._allowance)
+            keys = self._computed_with if mine else {key for found in computed.values() for key in found}
+            grouping, wanted = self._grouped(computed, keys), likely(prompt.get, traits)
+            order = predict_order(prompt, outputs, traits, wanted=wanted, grouping=grouping, allowance=self._allowance)
+            made = {id(made) for _, made in self._made}
+            read = [] if mine else [node_loads for node_loads in loads.values() if id(node_loads) not in made]
+            files = tuple(file for node_loads in read for component, _ in node_loads.components for file in component.files)
+            self._outlines[prompt_id] = _Outline(tuple(order), loaded, computed, files)
+        return self._outlines[prompt_id]
+
+    def _uses_of(self, prompt_id: str, prompt: Mapping[str, Any], outputs: list[str], first: int) -> list[Use]:
+        """The uses of a prompt that does not run yet, its first node at position `first`."""
+        outline = self._outline(prompt_id, prompt, outputs)
+        uses: list[Use] = []
+        for position, node_id in enumerate(outline.order, first):
+            uses += self._uses_at(position, outline.loads.get(node_id, ()), outline.computes.get(node_id, ()))
+        return uses
+
+    def _visits_of(self, prompt_id: str, prompt: Mapping[str, Any]) -> list[Visit]:
+        return [self._visit(prompt_id, node_id, prompt[node_id]["class_type"]) for node_id in self._outlines[prompt_id].order]

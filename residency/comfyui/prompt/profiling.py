@@ -1,0 +1,129 @@
+"""What runs teach, and what earlier ones taught: the profiles beside the running host.
+
+One way: a prompt starts -> `foretell` (durations and peaks by node, rates by component) -> it ends well -> `learn`. Keys cost 45 µs a
+node and the file some milliseconds, so the host calls all of this from its errands' thread, never from the executor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import comfy.model_management as model_management
+import comfyui_version
+import folder_paths
+from PIL import Image
+
+from ...core.component import Component
+from ...profiles import NodeKey, Profiles, database_in, node_keys
+from ...record.trace import Prediction, Trace
+from ...transfers import drive_of
+from .live_graph import Expected, dynamic_vram
+
+
+@dataclass(frozen=True, slots=True)
+class Foresight:
+    """What is known of one prompt's nodes: their keys, and by node id what to expect, with the margin of its seconds."""
+
+    keys: Mapping[str, NodeKey]
+    expected: Mapping[str, Expected]
+    margins_s: Mapping[str, float]
+
+    def total(self, node_ids: Iterable[str]) -> Prediction | None:
+        """The sum over the nodes that will run; None when nothing is known of any. Margins add up: what slows one node slows all."""
+        known = [node_id for node_id in node_ids if node_id in self.margins_s]
+        if not known:
+            return None
+        seconds = sum(self.expected[node_id].compute_s for node_id in known)
+        return Prediction(seconds, sum(self.margins_s[node_id] for node_id in known), len(known))
+
+
+class Teacher:
+    """The profiles of this user directory, from their first use to `close`. Making one costs nothing; all else belongs to one thread that
+    may wait: for the drive, and a second for another program that has locked the file."""
+
+    @cached_property
+    def profiles(self) -> Profiles:
+        return Profiles.open(database_in(folder_paths.get_user_directory()))
+
+    @cached_property
+    def _environment(self) -> str:
+        return environment()
+
+    def close(self) -> None:
+        if "profiles" in self.__dict__:
+            self.profiles.close()
+
+    def foretell(self, prompt: Mapping[str, Any], components: Mapping[str, Iterable[str]]) -> Foresight:
+        """`components` are the keys that each node loads or computes with; without any there is nothing to foretell it for."""
+        expected: dict[str, Expected] = {}
+        margins_s: dict[str, float] = {}
+        self.profiles.retry()
+        if not any(components.values()) or self.profiles.is_empty():
+            return Foresight({}, expected, margins_s)
+        keys = self.keys(prompt, components)
+        self.profiles.recall(keys.values())
+        for node_id, key in keys.items():
+            duration, peak = self.profiles.duration(key), self.profiles.peak(key)
+            if duration is not None or peak is not None:
+                # a peak has to be enough: its margin belongs to it
+                working_set_bytes = 0 if peak is None else int(peak.high)
+                expected[node_id] = Expected(0.0 if duration is None else duration.value, working_set_bytes)
+            if duration is not None:
+                margins_s[node_id] = duration.margin
+        return Foresight(keys, expected, margins_s)
+
+    def read_rates(self, components: Iterable[Component], measured: Mapping[str, float]) -> dict[str, float]:
+        """Bytes per second by component key, as `measured` by drive in this session, else as earlier sessions did."""
+        drives: dict[str, float | None] = {}
+        rates: dict[str, float] = {}
+        for component in components:
+            sizes: dict[str, int] = {}
+            for extent in component.extents:
+                drive = drive_of(extent.path)
+                sizes[drive] = sizes.get(drive, 0) + extent.size_bytes
+            for drive in sizes:
+                if drive not in drives:
+                    drives[drive] = measured.get(drive) or self._rate(drive)
+            slowest_s = [size_bytes / rate for drive, size_bytes in sizes.items() if (rate := drives[drive])]
+            if sizes and len(slowest_s) == len(sizes) and max(slowest_s) > 0:  # drives are read side by side
+                rates[component.key] = sum(sizes.values()) / max(slowest_s)
+        return rates
+
+    def learn(
+        self, trace: Trace, keys: Mapping[str, NodeKey], cached: Iterable[str], peaks: Mapping[str, int], rates: Mapping[str, float]
+    ) -> int:
+        """Learn from a prompt that has ended; anything but a success teaches nothing. Returns how many values that were."""
+        self.profiles.retry()
+        return self.profiles.observe(trace.as_dict(), keys, cached=frozenset(cached), peaks=dict(peaks), rates=rates)
+
+    def keys(self, prompt: Mapping[str, Any], components: Mapping[str, Iterable[str]]) -> dict[str, NodeKey]:
+        """The key of each node, by the size of the pictures that it names and not by their names."""
+        return node_keys(prompt, self._environment, components, picture_sizes(prompt))
+
+    def _rate(self, drive: str) -> float | None:
+        found = self.profiles.rate(drive)
+        return None if found is None else found.value
+
+
+def picture_sizes(prompt: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Width and height of the picture in ComfyUI's input folder that a node's `image` names, by node id. Reads headers only."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for node_id, node in prompt.items():
+        name = node["inputs"].get("image")
+        if isinstance(name, str):
+            try:
+                if folder_paths.exists_annotated_filepath(name):
+                    with Image.open(folder_paths.get_annotated_filepath(name)) as picture:
+                        sizes[node_id] = picture.size
+            except (OSError, ValueError, Image.DecompressionBombError):
+                pass  # no picture, or one that the node itself will complain of
+    return sizes
+
+
+def environment() -> str:
+    """Whatever makes old numbers foreign: ComfyUI's version, the device, who loads weights."""
+    device = model_management.get_torch_device_name(model_management.get_torch_device())
+    return f"ComfyUI {comfyui_version.__version__}, {device}, {'dynamic' if dynamic_vram() else 'legacy'} patcher"

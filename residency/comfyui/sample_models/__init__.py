@@ -1,0 +1,1 @@
+"""Model files of random weights, for the demo, the bench and the tests."""

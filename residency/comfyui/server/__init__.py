@@ -1,0 +1,1 @@
+"""Routes, websocket messages, and the release of an idle device."""

@@ -1,0 +1,244 @@
+"""Routes and websocket messages: what the panel and programs can ask and be told.
+
+GET /residency/status, POST /residency/mode, GET and POST /residency/settings, GET /residency/trace[?prompt_id=…][&format=chrome],
+GET /residency/traces, and the websocket event "residency.update". docs/http.md describes them.
+
+Handlers run on ComfyUI's event loop, where everybody waits for whoever waits. They take no lock that a mover may hold; the settings file is
+written by a thread of its own, and a big trace is copied by one of asyncio's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from aiohttp import web
+from server import PromptServer
+
+from ... import __version__
+from ...record.trace import Trace
+from ...record.trace_events import chrome
+from ...settings import user as user_settings
+from ...settings.prompt import MODES, parse_mode
+from ...units import cut, shown
+from ..host import ComfyHost
+from ..prompt.background import Errands
+from ..prompt.live_graph import whole_nodes
+from .idle import IdleRelease
+
+log = logging.getLogger("residency")
+
+EVENT = "residency.update"
+UPDATE_S = 0.25
+# a message may cost this share of the time at most: a trace of 10,000 nodes takes 0.1 s to copy
+UPDATE_SHARE = 0.02
+# the newest ones; GET /residency/trace has them all
+UPDATE_DECISIONS = 200
+
+# how long an answer waits for what mostly takes milliseconds: a small file to be written, threads without work to end
+SETTLE_S = 1.0
+LOOK_S = 0.01
+
+_keeper = Errands("residency settings")
+
+
+def queued_prompts() -> Iterator[tuple[str, Any, list[str]]]:
+    """The prompts behind the running one in the order in which they will run: (id, prompt, outputs to execute)."""
+    _, queued = PromptServer.instance.prompt_queue.get_current_queue_volatile()
+    for item in sorted(queued, key=lambda item: item[0]):
+        yield item[1], whole_nodes(item[2]), list(item[4])
+
+
+def settings_file() -> Path:
+    """Where the last accepted settings are kept, for a server without a browser."""
+    return Path(folder_paths.get_user_directory(), "residency", "settings.json")
+
+
+def idle_release() -> IdleRelease:
+    """Asks ComfyUI, as its own /free does, to take the models off the device; results stay in its cache."""
+    server = PromptServer.instance
+    queue = server.prompt_queue
+    return IdleRelease(server.loop, lambda: queue.get_tasks_remaining() > 0, lambda: queue.set_flag("unload_models", True))
+
+
+def on_prompt(handler: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Let `handler` see, and change, each prompt before it is checked."""
+    PromptServer.instance.add_on_prompt_handler(handler)
+
+
+class Announcer:
+    """Sends the running trace to the open browsers, rarely enough to cost nothing.
+
+    What happens too soon after a message is sent a moment later: the last word before a long node is not lost. ComfyUI's own event loop
+    keeps the time, a thread of asyncio's copies the trace.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # one message is made at a time, and none after the last one
+        self._next_s = 0.0
+        self._waiting = False
+
+    def announce(self, trace: Trace, ended: bool) -> None:
+        """Called after every event; most calls only look at the clock."""
+        server = PromptServer.instance
+        if not server.sockets or (self._waiting and not ended):
+            return
+        delay_s = self._next_s - time.monotonic()
+        if ended or delay_s <= 0:
+            self._send(trace, ended)
+        else:
+            self._waiting = True
+            late = partial(server.loop.run_in_executor, None, self._send_late, trace)
+            server.loop.call_soon_threadsafe(server.loop.call_later, delay_s, late)
+
+    def _send_late(self, trace: Trace) -> None:
+        self._waiting = False
+        self._send(trace, ended=False)
+
+    def _send(self, trace: Trace, ended: bool) -> None:
+        with self._lock:
+            if trace.outcome is not None and not ended:
+                return
+            started_s = time.monotonic()
+            data = trace.as_dict()
+            data["decisions"] = data["decisions"][-UPDATE_DECISIONS:]
+            message = {"prompt_id": trace.prompt_id, "mode": trace.mode.value, "running": not ended, "trace": data}
+            PromptServer.instance.send_sync(EVENT, message)
+            cost_s = time.monotonic() - started_s
+            self._next_s = started_s + max(UPDATE_S, cost_s / UPDATE_SHARE)
+
+
+class BadRequestError(Exception):
+    """One sentence that says what is wrong with a request, and the way out."""
+
+
+def add_routes(host: ComfyHost) -> None:
+    """Register the routes; ComfyUI adds its table of routes to the application after the packs are loaded."""
+    routes = PromptServer.instance.routes
+
+    @routes.get("/residency/status")
+    async def get_status(request: web.Request) -> web.Response:
+        return web.json_response(status(host))
+
+    @routes.post("/residency/mode")
+    async def post_mode(request: web.Request) -> web.Response:
+        try:
+            asked = await _body(request)
+        except BadRequestError as error:
+            return _error(400, str(error))
+        if not isinstance(asked, dict) or "mode" not in asked:
+            return _error(400, 'the body must be JSON with a mode, like {"mode": "auto"}')
+        mode = parse_mode(asked["mode"])
+        if mode is None:
+            return _error(400, f"{shown(asked['mode'])} is not a mode; choose one of {', '.join(MODES)}")
+        await _accept(host, replace(host.standing, mode=mode))
+        return web.json_response(status(host))
+
+    @routes.get("/residency/settings")
+    async def get_settings(request: web.Request) -> web.Response:
+        return web.json_response(host.standing.as_dict())
+
+    @routes.post("/residency/settings")
+    async def post_settings(request: web.Request) -> web.Response:
+        try:
+            asked = await _body(request)
+        except BadRequestError as error:
+            return _error(400, str(error))
+        # what is not sent stays as it is
+        wanted = user_settings.parse({**host.standing.as_dict(), **asked} if isinstance(asked, dict) else asked)
+        if isinstance(wanted, str):
+            return _error(400, wanted)
+        await _accept(host, wanted)
+        return web.json_response(wanted.as_dict())
+
+    @routes.get("/residency/trace")
+    async def get_trace(request: web.Request) -> web.Response:
+        prompt_id, form = request.query.get("prompt_id"), request.query.get("format")
+        if form not in (None, "chrome"):
+            return _error(400, f"{shown(form)} is not a format; leave it out, or choose chrome")
+        trace = next((trace for trace in reversed(host.runtime.traces) if prompt_id in (None, trace.prompt_id)), None)
+        if trace is None:
+            return _error(404, f"no trace of prompt {shown(prompt_id)}" if prompt_id else "no prompt has run yet")
+
+        def text() -> str:
+            host.runtime.look(wait=False)
+            return json.dumps(chrome(trace.as_dict()) if form else trace.as_dict())
+
+        headers = {"Content-Disposition": 'attachment; filename="residency-trace.json"'} if form else None
+        return web.json_response(text=await asyncio.to_thread(text), headers=headers)
+
+    @routes.get("/residency/traces")
+    async def get_traces(request: web.Request) -> web.Response:
+        keys = ("prompt_id", "outcome", "mode", "started_unix_s", "duration_s", "summary")
+        traces = [{key: head[key] for key in keys} for head in (trace.head() for trace in reversed(host.runtime.traces))]
+        return web.json_response({"traces": traces})
+
+
+def status(host: ComfyHost) -> dict[str, Any]:
+    """What is on, what is off, and why."""
+    manager, traces, threads = host.runtime.manager, host.runtime.traces, host.threads()
+    resolved = manager.mode if traces else None
+    return {
+        "version": __version__,
+        "installed": host.installed,
+        "closing": bool(threads) and not host.installed,
+        "mode": host.user.mode.value,
+        "mode_reason": resolved.reason if resolved and host.installed else f"set by {host.user.source}",
+        "features": [{"name": fit.name, "on": fit.fits, "reason": fit.reason} for fit in host.features()],
+        "failures": host.failures,
+        "budget": {"host_limit_bytes": manager.host.limit_bytes, "host_held_bytes": manager.host.used_bytes},
+        "threads": threads,
+        "last_prompt_id": traces[-1].prompt_id if traces else None,
+    }
+
+
+async def _accept(host: ComfyHost, wanted: user_settings.UserSettings) -> None:
+    """Enact and keep the settings. The answer waits a moment, no longer, for the file and for the threads that `off` ends."""
+    host.apply(wanted)
+    kept = asyncio.wrap_future(_keeper.submit(partial(_keep, wanted)))
+    await asyncio.wait([kept], timeout=SETTLE_S)
+    until_s = time.monotonic() + SETTLE_S
+    while not host.installed and host.threads() and time.monotonic() < until_s:
+        await asyncio.sleep(LOOK_S)
+
+
+def _keep(wanted: user_settings.UserSettings) -> None:
+    path = settings_file()
+    try:
+        user_settings.write(path, wanted)
+    except OSError as error:
+        log.warning("residency: the settings hold until ComfyUI ends, they could not be kept in %s: %s", path, error)
+
+
+async def _body(request: web.Request) -> Any:
+    """The JSON that a request carries. Raises BadRequestError for anything that is none; aiohttp itself answers one that is too big."""
+    try:
+        return json.loads(await request.text(), object_pairs_hook=_object)
+    except LookupError:
+        raise BadRequestError(f"{shown(request.charset)} is not a charset; send the body as JSON in UTF-8") from None
+    except RecursionError:
+        raise BadRequestError("the body is nested too deeply to be read; send a JSON object") from None
+    except ValueError as error:
+        raise BadRequestError(f"the body is not JSON in {cut(request.charset or 'UTF-8')}: {cut(str(error))}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it names {shown(name)} twice")
+        found[name] = value
+    return found
+
+
+def _error(code: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=code)

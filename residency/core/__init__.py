@@ -1,0 +1,1 @@
+"""The deciding core: events in, instructions out. Pure: no torch, no ComfyUI, no clock, no files."""

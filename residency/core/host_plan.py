@@ -1,0 +1,300 @@
+"""Which bytes should move now: a pure function of the timeline, the components and what the host tier holds.
+
+Byte by byte, in order of next read: read what is missing; make room by giving back the last bytes of what is read farthest in the future,
+or never again, and only while that is later than what the room is for; so what stays is a prefix. On random instances that are small enough
+to search this is the optimum (benchmarks/optimality.py). Cao, Felten, Karlin, Li, "A study of integrated prefetching and caching
+strategies", 1995 (the four rules); Belady, "A study of replacement algorithms for a virtual-storage computer", 1966.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from ..units import size as in_words
+from .component import Component
+from .eviction_order import NEVER, Rank, rank
+from .timeline import Timeline
+from .view import Move, Plan, Terms, TierView
+
+NO_TERMS = Terms()
+
+
+def plan(
+    timeline: Timeline,
+    position: int,
+    components: Mapping[str, Component],
+    host: TierView,
+    busy: Collection[str] = frozenset(),
+    *,
+    running: bool = False,
+    terms: Terms = NO_TERMS,
+    leave_order: Iterable[tuple[Rank, str]] | None = None,
+    complete_reads: int = 0,
+) -> Plan:
+    """Plan the host tier at `position`: the visit that runs now (`running`), or the last one that has; -1 before the first.
+
+    `busy` components are in use and may not be evicted, nor may those in flight. The bytes of the result, with what is held and in flight,
+    never exceed the limit; when the limit has shrunk under that, cancels and evictions give back as much as they may, farthest first.
+    `leave_order` (a Ranking's) and `complete_reads` (of the plan before) save work and change nothing.
+    """
+    if leave_order is None:
+        leave_order = sorted((rank(key, timeline, position, components, terms.policies), key) for key in host.held)
+    draft = _Draft(timeline, position, components, host, busy, terms, iter(leave_order), running=running)
+    draft.give_back_what_is_over()
+    first = max(timeline.first_read_number(position if running else position + 1), complete_reads)
+    complete = draft.fill(first, position if running else None)
+    draft.prefetches.sort(key=lambda found: found[0])
+    evictions = tuple(Move(key, size, reason) for key, (size, reason) in draft.evictions.items())
+    return Plan(tuple(draft.cancels), tuple(draft.surplus), evictions, tuple(move for _, move in draft.prefetches), complete)
+
+
+class _Draft:
+    """The plan while it is made: `free` bytes are neither used nor given away yet."""
+
+    __slots__ = (
+        "_busy_rank", "_leave_order", "_left",
+        "_surplus", "_victim", "busy", "cancels", "components", "evictions", "free", "host", "position",
+        "prefetches", "running", "surplus", "terms", "timeline",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        position: int,
+        components: Mapping[str, Component],
+        host: TierView,
+        busy: Collection[str],
+        terms: Terms,
+        leave_order: Iterator[tuple[Rank, str]],
+        *,
+        running: bool,
+    ) -> None:
+        self.running = running
+        self.timeline, self.position, self.components, self.host, self.busy, self.terms = timeline, position, components, host, busy, terms
+        self.free = host.limit_bytes - host.used_bytes
+        self._busy_rank: Rank | None = None  # of what is in use and will be worth least when its node has ended
+        if terms.leaving:
+            self.free += sum(terms.leaving.values())
+        if terms.stopping:
+            self.free += sum(host.in_flight.get(key, 0) for key in terms.stopping)
+        self._surplus = dict(terms.surplus)
+        if self._surplus:
+            self.free -= sum(self._surplus.values())
+        self.cancels: list[Move] = []
+        self.surplus: list[Move] = []
+        self.evictions: dict[str, tuple[int, str]] = {}
+        self.prefetches: list[tuple[int, Move]] = []
+        self._leave_order = leave_order
+        self._victim: tuple[Rank, str] | None = None
+        self._left = -1  # bytes of the victim that have not been taken; -1: nobody has been looked for
+
+    def _next_victim(self) -> None:
+        held, in_flight = self.host.held, self.host.in_flight
+        for found, key in self._leave_order:
+            if key in held and key not in self.busy and key not in in_flight and key in self.components:
+                self._victim, self._left = (found, key), held[key]
+                return
+        self._victim, self._left = None, 0
+
+    def _take(self, size_bytes: int, reason: str) -> None:
+        """Give back that many of the victim's bytes."""
+        assert self._victim is not None
+        found, key = self._victim
+        if key in self.evictions:
+            before, text = self.evictions[key]
+            self.evictions[key] = (before + size_bytes, text)
+        else:
+            self.evictions[key] = (size_bytes, f"{reason}; {_describe(found)}")
+        self.free += size_bytes
+        self._left -= size_bytes
+        if not self._left:
+            self._next_victim()
+
+    def _drop_surplus(self, wanted: int) -> None:
+        """Second copies go before anything else does: giving them back costs nothing."""
+        if not self._surplus:
+            return
+        while self.free < wanted and self._surplus:
+            key, size = self._surplus.popitem()
+            if key not in self.host.in_flight and key not in self.terms.leaving and key in self.components:
+                self.surplus.append(Move(key, size, "the process holds these bytes for itself"))
+            self.free += size
+
+    def give_back_what_is_over(self) -> None:
+        """The limit has shrunk: what is read farthest goes, be it there or on its way."""
+        self._drop_surplus(0)
+        if self.free >= -self.terms.reserve_bytes:
+            return
+        self.free += self.terms.reserve_bytes
+        self._next_victim()
+        host, terms = self.host, self.terms
+        flights = sorted(
+            (rank(key, self.timeline, self.position, self.components, terms.policies), key)
+            for key in host.in_flight
+            if key not in terms.stopping and key not in self.busy
+        )
+        while self.free < 0 and (flights or self._victim):
+            reason = f"memory is short: {in_words(-self.free)} over the limit"
+            if flights and (self._victim is None or flights[0] < self._victim):
+                found, key = flights.pop(0)
+                self.cancels.append(Move(key, host.in_flight[key], f"{reason}; {_describe(found)}"))
+                self.free += host.in_flight[key]
+            else:
+                self._take(min(self._left, -self.free), reason)
+        self.free -= terms.reserve_bytes
+
+    def fill(self, first: int, running: int | None) -> int:
+        """Give the room away in order of next read, from that number of the reads on. Returns how many of the reads are complete."""
+        reads, held, in_flight = self.timeline.reads, self.host.held, self.host.in_flight
+        components, terms = self.components, self.terms
+        done: set[str] = set()
+        drive_is_taken = False  # a node reads its own rest from a drive that serves one reader
+        for key, at, reason in self._ahead_of_order():
+            if not self._bring(key, at, reason):
+                return first
+            done.add(key)
+        complete, visit_at = -1, running
+        copies, loaded = terms.copies, terms.loaded
+        for number in range(first, len(reads)):
+            use = reads[number]
+            key, at = use.component, use.position
+            if copies and at != visit_at:
+                self._leave_room_for_copies(visit_at if visit_at == running else None, at)
+                visit_at = at
+            if key in done:
+                continue
+            component = components.get(key)
+            if component is None:
+                continue
+            missing = component.size_bytes - held.get(key, 0)
+            if missing <= 0:
+                continue
+            if loaded:
+                missing -= loaded.get(key, 0)
+            if in_flight:
+                missing -= in_flight.get(key, 0)
+            if missing <= 0:
+                continue
+            may_prefetch = terms.may_prefetch(key)
+            if complete < 0 and (may_prefetch or at == running):
+                complete = number
+            done.add(key)
+            if at == running and (key in terms.alone or not may_prefetch):
+                # the node reads the rest itself: its room is made, or the kernel would choose who leaves
+                self._make_room(missing, key, at, at)
+                self.free -= min(missing, max(0, self.free))
+                drive_is_taken |= key in terms.alone
+                continue
+            if not may_prefetch or (drive_is_taken and key in terms.alone):
+                continue
+            if key in in_flight:
+                break  # its rest comes first when it lands
+            if not self._bring(key, at, None):
+                break
+        else:
+            return len(reads) if complete < 0 else complete
+        return max(complete, first)
+
+    def _leave_room_for_copies(self, running: int | None, at: int) -> None:
+        """The node that runs will hold for itself all it reads. One that comes reads its components one after the other: while
+        the last is read, those before it are there twice."""
+        if running is not None:
+            self.free -= sum(self._copied_bytes(running))
+        sizes = self._copied_bytes(at)
+        if len(sizes) > 1:
+            self.free -= sum(sizes) - max(sizes)
+
+    def _copied_bytes(self, at: int) -> list[int]:
+        keys = [use.component for use in self.timeline.at(at) if use.reads and use.component in self.components]
+        return [self.components[key].size_bytes - self.terms.loaded.get(key, 0) for key in keys]
+
+    def _ahead_of_order(self) -> list[tuple[str, int, str]]:
+        """What was asked for, then what has priority: room is theirs before it is others'."""
+        terms = self.terms
+        if not (terms.asked or terms.policies):
+            return []
+        found = [(key, self.position, reason) for key, reason in terms.asked.items()]
+        urgent = sorted((-policy.priority, key) for key, policy in terms.policies.items() if policy.priority > 0)
+        for priority, key in urgent:
+            use = self.timeline.next_read(key, self.position)
+            if use is not None and key not in terms.asked:
+                found.append((key, use.position, f"priority {-priority}, {_nodes_ahead(use.position - self.position)}"))
+        return [entry for entry in found if entry[0] in self.components and terms.may_prefetch(entry[0])]
+
+    def _bring(self, key: str, at: int, reason: str | None) -> bool:
+        """Announce what is missing of the component, as far as room can be made. False: nothing behind it may be announced."""
+        if key in self.host.in_flight:
+            return True
+        held_bytes, loaded_bytes = self.host.held.get(key, 0), self.terms.loaded.get(key, 0)
+        missing = self.components[key].size_bytes - loaded_bytes - held_bytes
+        if missing <= 0:
+            return True
+        if missing > self.free:
+            self._make_room(missing, key, at, None if at > self.position else at)
+        size = min(missing, self.free)
+        if size <= 0:
+            return False
+        if reason is None:
+            visit = self.timeline.visits[at]
+            reason = f"read by {visit.class_type} {visit.node_id}, {_nodes_ahead(at - self.position)}"
+        if size < missing:
+            reason += f"; {in_words(missing - size)} of it do not fit the budget"
+        self.prefetches.append((at, Move(key, held_bytes + size, reason)))
+        self.free -= size
+        return size == missing
+
+    def _make_room(self, wanted: int, key: str, at: int, now: int | None) -> None:
+        """Give back the last bytes of what may leave for this component; `now`: it is read by the node that runs."""
+        policy = self.terms.policies.get(key)
+        priority = 0 if policy is None else policy.priority
+        patience: float | None = None
+        self._drop_surplus(wanted)
+        if self._left < 0:
+            self._next_victim()
+        while wanted > self.free and self._victim is not None:
+            found, other = self._victim
+            if other == key or not found.yields_to(priority, at):
+                return
+            if self.free < 0 and found.next_read != NEVER:
+                return  # more would have to be read again than there would be room for
+            size = min(self._left, wanted - self.free)
+            if now is None and key not in self.busy and found.next_read != NEVER and self._better_victim_is_busy(found):
+                # it is read again, and what runs now would rather leave: take only what the drive can bring by then
+                if patience is None:
+                    patience = self.terms.before_free(key) - self._queued_bytes() - max(0, self.free)
+                size = int(min(size, patience))
+                if size <= 0:
+                    return
+                patience -= size
+            self._take(size, f"makes room for {self.components[key].name}")
+
+    def _queued_bytes(self) -> int:
+        """Bytes that the drives bring first, and for others than the node that runs: it is not done before it has its own."""
+        host, busy = self.host, self.busy
+        flying = sum(size for key, size in host.in_flight.items() if key not in busy)
+        announced = (move for _, move in self.prefetches if move.component not in busy)
+        return flying + sum(move.size_bytes - host.held.get(move.component, 0) for move in announced)
+
+    def _better_victim_is_busy(self, found: Rank) -> bool:
+        """Whether something in use will be worth less than the victim once its node has ended."""
+        if self._busy_rank is None:
+            ends_at = self.position if self.running else self.position + 1
+            held, in_flight = self.host.held, self.host.in_flight
+            ranks = [
+                rank(key, self.timeline, ends_at, self.components, self.terms.policies)
+                for key in self.busy
+                if key in held or key in in_flight
+            ]
+            self._busy_rank = min(ranks, default=WORTH_MOST)
+        return self._busy_rank < found
+
+
+WORTH_MOST = Rank(True, 0, 1.0, 0)
+
+
+def _describe(found: Rank) -> str:
+    return "nothing reads it any more" if found.next_read == NEVER else f"its next read is at visit {found.next_read:.0f}"
+
+
+def _nodes_ahead(count: int) -> str:
+    return "now" if count <= 0 else "next" if count == 1 else f"{count} nodes ahead"

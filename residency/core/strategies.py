@@ -1,0 +1,99 @@
+"""What a memory mode means: which strategy each component gets, and why.
+
+A mode is the user's word; a strategy is what the planner does with one component. `auto` is resolved here, once per plan, with a
+reason that the log and the panel show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..units import size
+from .component import Component, Mode, Policy, Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedMode:
+    """A mode that is not auto, and the reason in plain words."""
+
+    mode: Mode
+    reason: str
+
+
+def resolve(mode: Mode, components: Iterable[Component], device_limit_bytes: int | None) -> ResolvedMode:
+    """Turn `auto` into the mode that fits; every other mode stays what the user chose.
+
+    `device_limit_bytes` is what the device may hold of weights; None when the device shares the host's memory or is unknown.
+    """
+    if mode is not Mode.AUTO:
+        return ResolvedMode(mode, f"{mode.value} was chosen")
+    sizes = [component.size_bytes for component in components]
+    if device_limit_bytes is None:
+        return ResolvedMode(Mode.BALANCED, "the device shares the host's memory")
+    total, largest = sum(sizes), max(sizes, default=0)
+    fits = f"of {size(device_limit_bytes)} on the device"
+    if total <= device_limit_bytes:
+        return ResolvedMode(Mode.HIGH_VRAM, f"all components, {size(total)}, fit {fits}")
+    if largest <= device_limit_bytes:
+        return ResolvedMode(Mode.BALANCED, f"the largest component, {size(largest)}, fits {fits}, all {size(total)} do not")
+    return ResolvedMode(Mode.LOW_VRAM, f"the largest component, {size(largest)}, does not fit {fits}")
+
+
+_BY_MODE = {
+    Mode.HIGH_VRAM: Strategy.RESIDENT,
+    Mode.BALANCED: Strategy.OFFLOAD,
+    Mode.LOW_VRAM: Strategy.RELEASE,
+}
+
+
+def strategy_of(mode: Mode) -> Strategy | None:
+    """The strategy a resolved mode asks for; None for off: the component is left to ComfyUI."""
+    return _BY_MODE.get(mode)
+
+
+class Placements:
+    """Which strategy each component of a prompt has: what its policy asks, or the mode of the whole; off for the whole overrules both."""
+
+    def __init__(self) -> None:
+        self.mode = ResolvedMode(Mode.OFF, "no prompt has run yet")
+        self.asked = Mode.OFF
+        self.policies: Mapping[str, Policy] = {}
+        self._found: dict[str, Strategy | None] = {}
+
+    @property
+    def off(self) -> bool:
+        """Whether everything is left to the host."""
+        return self.mode.mode is Mode.OFF
+
+    def set_policies(self, policies: Mapping[str, Policy]) -> None:
+        """What nodes asked for."""
+        self.policies = policies
+        self._found.clear()
+
+    def set_mode(self, mode: Mode, used: Iterable[Component], device_limit_bytes: int | None) -> None:
+        """What the user asked for the whole, or the same again when the device's limit has changed."""
+        self.asked = mode
+        self.mode = resolve(mode, used, device_limit_bytes)
+        self._found.clear()
+
+    def of(self, key: str) -> Strategy | None:
+        """The component's strategy; None: it is left to the host."""
+        if key not in self._found:
+            self._found[key] = self._find(key)
+        return self._found[key]
+
+    def is_auto(self, key: str) -> bool:
+        """Whether the component's strategy is what auto has found, and nobody's word."""
+        policy = self.policies.get(key)
+        return self.asked is Mode.AUTO and (policy is None or (policy.strategy is None and policy.mode in (None, Mode.AUTO)))
+
+    def _find(self, key: str) -> Strategy | None:
+        if self.off:
+            return None
+        policy = self.policies.get(key)
+        if policy is not None and policy.strategy is not None:
+            return policy.strategy
+        if policy is None or policy.mode in (None, Mode.AUTO):
+            return strategy_of(self.mode.mode)
+        return strategy_of(policy.mode)

@@ -1,0 +1,1 @@
+"""The demo: the pack off and on, side by side."""

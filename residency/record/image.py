@@ -1,0 +1,277 @@
+"""A trace as a picture: what computed, what was read meanwhile, what was evicted, on one time axis. PNG and self-contained HTML.
+
+Lanes: compute (one box per node; the part in which it stood still for weights is hatched), disk → host (one box per transfer, in the
+colour of its component; transfers that overlap get rows of their own), host → device where there are any, evictions.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from ..units import size
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Okabe and Ito's colours, told apart by colour-blind readers: https://jfly.uni-koeln.de/color/
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6d31", "#7b5cb5")
+PLAIN = "#b8bec6"
+INK = "#24292f"
+
+Trace = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One rectangle: `row` counts from the top of its lane, times are seconds, `hatched_s` of it from its start is stall."""
+
+    row: int
+    start_s: float
+    end_s: float
+    colour: str
+    label: str
+    hover: str
+    hatched_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    title: str
+    boxes: tuple[Box, ...]
+    marks: tuple[tuple[float, str, str], ...] = ()  # (time, colour, hover)
+
+    @property
+    def rows(self) -> int:
+        return 1 + max((box.row for box in self.boxes), default=0)
+
+
+def lanes_of(trace: Trace) -> list[Lane]:
+    """The lanes of a version 1 trace, top to bottom. Records that have not ended reach to the end of the trace."""
+    components = {component["key"]: component for component in trace["components"]}
+    colours = {key: COLOURS[index % len(COLOURS)] for index, key in enumerate(components)}
+    end = trace["duration_s"]
+
+    def name(key: str) -> str:
+        return str(components.get(key, {}).get("name", key))
+
+    nodes = []
+    for node in trace["nodes"]:
+        computed, loaded = node.get("computes") or [], node.get("loads") or []
+        start_s, end_s = node["start_s"], end if node["end_s"] is None else node["end_s"]
+        used = [key for key in computed if components.get(key, {}).get("kind") != "LORA"] or computed or loaded
+        hover = f"{node['class_type']} ({node['node_id']}): {start_s:.2f} to {end_s:.2f} s"
+        if node["stall_s"]:
+            hover += f", of it {node['stall_s']:.2f} s stall"
+        hover += "".join(f"\n{verb} {name(key)}" for verb, keys in (("loads", loaded), ("computes with", computed)) for key in keys)
+        colour = colours.get(used[0], PLAIN) if used else PLAIN
+        nodes.append(Box(0, start_s, end_s, colour, node["class_type"], hover, min(node["stall_s"], end_s - start_s)))
+
+    lanes = [Lane("compute", tuple(nodes))]
+    for tier, title in (("host", "disk → host"), ("device", "host → device")):
+        moved = [transfer for transfer in trace["transfers"] if transfer["tier"] == tier]
+        if moved or tier == "host":
+            lanes.append(Lane(title, tuple(_transfers(moved, end, name, colours))))
+    if trace["evictions"]:
+        marks = tuple(
+            (eviction["time_s"], colours.get(eviction["component"], PLAIN), _eviction(name(eviction["component"]), eviction))
+            for eviction in trace["evictions"]
+        )
+        lanes.append(Lane("evictions", (), marks))
+    return lanes
+
+
+def _eviction(name: str, eviction: Trace) -> str:
+    where = f"from the {eviction['tier']} at {eviction['time_s']:.2f} s"
+    return f"evict {name} {where}: {size(eviction['freed_bytes'])}; {eviction['reason']}"
+
+
+def _transfers(transfers: Sequence[Trace], end: float, name: Any, colours: Mapping[str, str]) -> Iterator[Box]:
+    """Boxes in rows: a transfer takes the first row that is free at its start."""
+    free_at: list[float] = []
+    for transfer in sorted(transfers, key=lambda transfer: float(transfer["start_s"])):
+        start_s, end_s = transfer["start_s"], end if transfer["end_s"] is None else transfer["end_s"]
+        if not transfer["moved_bytes"] and (transfer["tier"] == "device" or transfer["end_s"] is None or end_s - start_s < 0.001):
+            continue  # found in place, or waited for room or for its turn to the end: nothing to see
+        row = next((index for index, time_s in enumerate(free_at) if time_s <= start_s + 1e-6), len(free_at))
+        free_at[row : row + 1] = [end_s]
+        label = name(transfer["component"])
+        rate = transfer["moved_bytes"] / (end_s - start_s) if end_s > start_s else 0.0
+        hover = f"{label}: {size(transfer['moved_bytes'])}, {start_s:.2f} to {end_s:.2f} s, {size(rate)}/s, {transfer['status']}"
+        if transfer.get("reason"):
+            hover += f"\n{transfer['reason']}"
+        yield Box(row, start_s, end_s, colours.get(transfer["component"], PLAIN), f"{label} · {size(transfer['moved_bytes'])}", hover)
+
+
+def headline(trace: Trace) -> str:
+    """One line: mode, seconds, stall, bytes read ahead."""
+    summary = trace["summary"]
+    parts = [f"mode {trace['mode']}", f"{trace['duration_s']:.2f} s"]
+    if trace["mode"] != "off":
+        parts += [f"stall {summary['stall_s']:.2f} s", f"read ahead {size(summary['prefetched_bytes'])}"]
+    if summary.get("wasted_bytes"):
+        parts.append(f"in vain {size(summary['wasted_bytes'])}")
+    if trace["outcome"] not in ("success", "running"):
+        parts.append(trace.get("outcome_reason") or trace["outcome"])
+    return "  ·  ".join(parts)
+
+
+def png(traces: Sequence[tuple[str, Trace]], width_px: int = 1400, dpi: int = 120) -> bytes:
+    """The traces below each other on one time axis, as the bytes of a PNG `width_px` wide. Each comes with its title.
+
+    Raises ValueError when `traces` is empty. Draws without pyplot: any thread may call it.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    if not traces:
+        raise ValueError("no trace to draw: run a prompt first")
+    drawn = [(title, trace, lanes_of(trace)) for title, trace in traces]
+    rows = [sum(lane.rows for lane in lanes) for _, _, lanes in drawn]
+    span_s = max(max(trace["duration_s"] for _, trace, _ in drawn), 1e-3)
+    known = {component["key"]: component for _, trace in traces for component in trace["components"]}
+    height_in = sum(0.44 * count + 0.62 for count in rows) + (0.55 if known else 0.25)
+    figure = Figure(figsize=(width_px / dpi, height_in), dpi=dpi, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(drawn), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": rows})
+    letters = (width_px - 190) / 7.6  # of 7.5 point DejaVu Sans that fit the whole axis, at the default dpi
+
+    for (title, trace, lanes), panel in zip(drawn, panels[:, 0], strict=True):
+        top, ticks, names = 0, [], []
+        for lane in lanes:
+            ticks.append(top + lane.rows / 2)
+            names.append(lane.title)
+            for box in lane.boxes:
+                y, length = top + box.row + 0.12, max(box.end_s - box.start_s, 0.0)
+                panel.add_patch(Rectangle((box.start_s, y), length, 0.76, facecolor=box.colour, edgecolor="white", linewidth=0.6))
+                if box.hatched_s > 0:
+                    stall = Rectangle((box.start_s, y), box.hatched_s, 0.76, facecolor="white", edgecolor=box.colour, hatch="////")
+                    panel.add_patch(stall)
+                start_s = box.start_s + box.hatched_s
+                if (room := letters * (box.end_s - start_s) / span_s) < 6:  # the solid part is too short: the hatched one may do
+                    start_s, room = box.start_s, letters * length / span_s
+                if room >= 6:
+                    text = box.label if len(box.label) <= room else box.label[: int(room) - 1] + "…"
+                    end_s = box.end_s if start_s == box.start_s + box.hatched_s else box.start_s + box.hatched_s
+                    on_hatch = box.hatched_s > 0 and start_s == box.start_s
+                    panel.text(
+                        (start_s + end_s) / 2, y + 0.38, text, ha="center", va="center", fontsize=7.5, clip_on=True,
+                        color=INK if on_hatch else _text_colour(box.colour),
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1} if on_hatch else None,
+                    )  # fmt: skip
+            for time_s, colour, _ in lane.marks:
+                edge = {"markeredgecolor": INK, "markeredgewidth": 0.5, "clip_on": False}
+                panel.plot([time_s], [top + 0.5], marker="v", markersize=8, color=colour, **edge)
+            top += lane.rows
+            panel.axhline(top, color="#d8dee4", linewidth=0.8)
+        panel.set(xlim=(0, span_s * 1.005), ylim=(top, 0))
+        panel.set_yticks(ticks, names, fontsize=8.5)
+        panel.tick_params(axis="y", length=0)
+        panel.tick_params(axis="x", labelsize=8.5)
+        panel.grid(axis="x", color="#e6eaee", linewidth=0.7)
+        panel.set_axisbelow(True)
+        for side in ("top", "right", "left"):
+            panel.spines[side].set_visible(False)
+        panel.set_title(f"{title}  ·  {headline(trace)}" if title else headline(trace), loc="left", fontsize=9.5, color=INK)
+        if trace["duration_s"] < span_s:
+            panel.axvline(trace["duration_s"], color=INK, linewidth=1)
+    panels[-1, 0].set_xlabel("seconds from the start of the prompt; hatched: the node stands still for weights", fontsize=8.5)
+    if known:
+        patches = [
+            Rectangle((0, 0), 1, 1, facecolor=COLOURS[index % len(COLOURS)], label=f"{component['name']} ({size(component['size_bytes'])})")
+            for index, component in enumerate(known.values())
+        ]
+        figure.legend(handles=patches, loc="outside lower center", ncols=min(5, len(patches)), fontsize=8, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def image(trace: Trace, title: str = "") -> Image:
+    """One trace as a Pillow image (the Report node's output)."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(png([(title, trace)])))
+
+
+def _text_colour(background: str) -> str:
+    """Black or white, whichever reads better. Luma: ITU-R BT.601."""
+    red, green, blue = (int(background[index : index + 2], 16) for index in (1, 3, 5))
+    return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
+
+
+_STYLE = """
+body{font:14px system-ui,sans-serif;color:#24292f;margin:2em auto;max-width:1180px;padding:0 1em}h2{font-size:1.1em;margin:1.6em 0 .4em}
+svg{width:100%;height:auto;background:#fff}rect:hover{stroke:#24292f;stroke-width:1.5}table{border-collapse:collapse;margin-top:1em}
+td,th{padding:.25em .8em;border-bottom:1px solid #d8dee4;text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+"""
+
+
+def html(traces: Sequence[tuple[str, Trace]]) -> str:
+    """The same picture as one HTML page without scripts or outside files; every box tells its story when hovered."""
+    span_s = max([1e-3, *(trace["duration_s"] for _, trace in traces)])
+    body = "".join(_section(index, title, trace, span_s) for index, (title, trace) in enumerate(traces))
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Residency timeline</title><style>{_STYLE}</style>'
+        f"<h1>Residency timeline</h1>{body}</html>\n"
+    )
+
+
+def _section(index: int, title: str, trace: Trace, span_s: float) -> str:
+    left, width, row_px = 110, 1150, 30
+    scale = (width - left) / span_s
+    parts, top = [], 0
+    for lane in lanes_of(trace):
+        parts.append(f'<text x="0" y="{top + lane.rows * row_px / 2 + 5:.0f}" font-size="13">{escape(lane.title)}</text>')
+        for box in lane.boxes:
+            x, y, length = left + box.start_s * scale, top + box.row * row_px + 3, max((box.end_s - box.start_s) * scale, 1)
+            hover = f"<title>{escape(box.hover)}</title>"
+            parts.append(f'<rect x="{x:.1f}" y="{y}" width="{length:.1f}" height="{row_px - 6}" fill="{box.colour}">{hover}</rect>')
+            if box.hatched_s > 0:
+                place = f'x="{x:.1f}" y="{y}" width="{box.hatched_s * scale:.1f}" height="{row_px - 6}"'
+                parts.append(f'<rect {place} fill="url(#stall{index})">{hover}</rect>')
+            if length > 7 * len(box.label):
+                parts.append(
+                    f'<text x="{x + length / 2:.1f}" y="{y + 16}" font-size="12" text-anchor="middle" pointer-events="none" '
+                    f'fill="{_text_colour(box.colour)}">{escape(box.label)}</text>'
+                )
+        for time_s, colour, hover in lane.marks:
+            x = left + time_s * scale
+            shape = f'd="M{x - 6:.1f} {top + 8}h12l-6 12z" fill="{colour}" stroke="{INK}" stroke-width=".5"'
+            parts.append(f"<path {shape}><title>{escape(hover)}</title></path>")
+        top += lane.rows * row_px
+    ticks = "".join(
+        f'<line x1="{left + second * scale:.1f}" x2="{left + second * scale:.1f}" y1="0" y2="{top}" stroke="#e6eaee"/>'
+        f'<text x="{left + second * scale:.1f}" y="{top + 15}" font-size="12" text-anchor="middle">{second:g} s</text>'
+        for second in _ticks(span_s)
+    )
+    hatch = (
+        f'<defs><pattern id="stall{index}" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+        '<rect width="4" height="6" fill="#fff" fill-opacity=".85"/></pattern></defs>'
+    )
+    heading = f"{title}  ·  {headline(trace)}" if title else headline(trace)
+    return (
+        f'<h2>{escape(heading)}</h2><svg viewBox="0 0 {width + 20} {top + 22}">{hatch}{ticks}{"".join(parts)}</svg>'
+        f"<p>Hatched: the node stands still for weights.</p>{_table(trace)}"
+    )
+
+
+def _ticks(span_s: float) -> list[float]:
+    step = next(step for power in range(-3, 7) for step in (10.0**power, 2 * 10.0**power, 5 * 10.0**power) if span_s / step <= 12)
+    return [round(index * step, 6) for index in range(int(span_s / step) + 1)]
+
+
+def _table(trace: Trace) -> str:
+    read: dict[str, int] = {}
+    for transfer in trace["transfers"]:
+        read[transfer["component"]] = read.get(transfer["component"], 0) + transfer["moved_bytes"]
+    rows = "".join(
+        f"<tr><td>{escape(component['name'])}</td><td>{escape(component['kind'])}</td>"
+        f'<td class="n">{size(component["size_bytes"])}</td><td class="n">{size(read.get(component["key"], 0))}</td></tr>'
+        for component in trace["components"]
+    )
+    return f'<table><tr><th>component<th>kind<th class="n">size<th class="n">read ahead</tr>{rows}</table>'

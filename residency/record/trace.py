@@ -1,0 +1,448 @@
+"""What happened in one prompt: every event and instruction with time, bytes, tier and reason, and where the time went.
+
+`Trace.record` is fed by the runtime with each event and the instructions it led to; `as_dict` is the JSON that the panel, the
+report, the pictures and chrome.py read.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from ..core.component import Component, Mode, Policy, Tier
+from ..core.events import (
+    Cancel,
+    Event,
+    Evict,
+    Evicted,
+    Instruction,
+    NodeFinished,
+    NodeStarted,
+    Outcome,
+    Prefetch,
+    PromptEnded,
+    PromptStarted,
+    Replanned,
+    TransferDone,
+    TransferMoved,
+    TransferStopped,
+    Wait,
+)
+from ..core.timeline import Timeline, UseKind
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Bounds: a trace stays small however long a loop in the graph runs. 10,000 node records are 1.2 MB of JSON.
+MAX_RECORDS = 10_000
+
+OWN = "its node computes with it"  # of bytes that crossed the link while their node ran
+
+_KINDS = {Prefetch: "prefetch", Cancel: "cancel", Wait: "wait", Evict: "evict"}
+
+
+@dataclass(slots=True)
+class NodeRecord:
+    node_id: str
+    class_type: str
+    start_s: float
+    end_s: float | None = None
+    stall_s: float = 0.0
+    own_s: float = 0.0  # the pack's, between start and end; no compute
+    predicted_s: float = 0.0  # of computing, by earlier runs; 0.0 where nothing is known
+    loads: list[str] = field(default_factory=list)
+    computes: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class TransferRecord:
+    component: str
+    tier: str
+    start_s: float
+    end_s: float | None = None
+    moved_bytes: int = 0
+    present_bytes: int = 0
+    status: str = "announced"
+    reason: str = ""
+    read_bytes: int = 0  # copied for what moved: more where what was missing lay between bytes that were there
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What earlier runs say of a whole prompt: `compute_s` within `margin_s`, the sum over `nodes` nodes that they knew."""
+
+    compute_s: float
+    margin_s: float
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A transfer that a prompt leaves unanswered, and what of it that prompt's trace has told."""
+
+    component: Component
+    tier: Tier
+    moved_bytes: int
+    reason: str
+    read_bytes: int = 0
+
+
+def _locked(method: Callable[Concatenate[Trace, P], T]) -> Callable[Concatenate[Trace, P], T]:
+    @functools.wraps(method)
+    def call(self: Trace, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+class Trace:
+    """The story of one prompt. Times are seconds since `PromptStarted`.
+
+    Thread-safe, by a lock of its own that is held for microseconds, and while a copy is made: whoever reads a running trace waits for no
+    mover. Lock order: the runtime's, then this one.
+    """
+
+    def __init__(self, started: PromptStarted, started_unix_s: float, under_way: Iterable[UnderWay] = ()) -> None:
+        """`under_way`: transfers of the prompt before; this one tells what they move from now on."""
+        self._lock = threading.RLock()
+        self.prompt_id = started.prompt_id
+        self.mode: Mode = started.mode
+        self.mode_reason = ""
+        self.outcome: Outcome | None = None
+        self.outcome_reason = ""
+        self.started_unix_s = started_unix_s
+        self._zero_s = started.time_s
+        self._now_s = 0.0
+        self._components: dict[str, Component] = dict(started.components)
+        self._policies = started.policies
+        self._timeline: Timeline = started.timeline
+        self._nodes: list[NodeRecord] = []
+        self._running: NodeRecord | None = None
+        self._transfers: list[TransferRecord] = []
+        self._open: dict[tuple[str, str], TransferRecord] = {}
+        self._moved: dict[tuple[str, Tier], int] = {}  # by those, in all
+        self._read: dict[tuple[str, Tier], int] = {}
+        self._announced: dict[str, TransferRecord] = {}  # the last one to the device
+        self._evictions: list[dict[str, Any]] = []
+        self._decisions: list[dict[str, Any]] = []
+        self._dropped_records = 0
+        self._unread: dict[tuple[str, Tier], int] = {}  # bytes moved ahead and not used by a node yet
+        self._followed: set[str] = set()  # in flight while a node read them: what lands later is not waste
+        self._read_bytes = self._prefetched_bytes = self._onloaded_bytes = self._wasted_bytes = self._evicted_bytes = 0
+        self._compute_s = self._stall_s = self._wait_s = self._own_s = self._crossing_s = 0.0
+        self._crossed_bytes = 0
+        self._replans = 0
+        self._prediction: Prediction | None = None
+        for one in under_way:
+            self._components.setdefault(one.component.key, one.component)
+            self._announce(one.component.key, one.tier, one.reason)
+            self._moved[one.component.key, one.tier] = one.moved_bytes
+            self._read[one.component.key, one.tier] = one.read_bytes
+
+    @_locked
+    def record(self, event: Event, instructions: Sequence[Instruction]) -> None:
+        """Take one event and what the manager answered."""
+        self._now_s = max(self._now_s, event.time_s - self._zero_s)
+        match event:
+            case Replanned():
+                self._replanned(event)
+            case NodeStarted():
+                self._node_started(event)
+            case NodeFinished():
+                self._node_finished(event)
+            case TransferMoved():
+                self._transfer_moved(event)
+            case TransferDone() | TransferStopped():
+                self._transfer_ended(event)
+            case Evicted():
+                self._evicted_bytes += event.freed_bytes
+                self._append(
+                    self._evictions,
+                    {
+                        "component": event.component,
+                        "tier": event.tier.value,
+                        "time_s": self._now_s,
+                        "freed_bytes": event.freed_bytes,
+                        "reason": event.reason,
+                    },
+                )
+            case PromptEnded():
+                self._ended(event)
+            case _:
+                pass
+        for instruction in instructions:
+            self._decided(instruction)
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the start of the prompt to the last event."""
+        return self._now_s
+
+    @_locked
+    def under_way(self) -> list[UnderWay]:
+        """Transfers that have not been answered yet."""
+        moved, read = self._moved, self._read
+        return [
+            UnderWay(self._components[key], Tier(tier), moved.get((key, Tier(tier)), 0), record.reason, read.get((key, Tier(tier)), 0))
+            for (key, tier), record in self._open.items()
+            if key in self._components
+        ]
+
+    @_locked
+    def stalled(self, seconds: float, *, waited: bool = False) -> None:
+        """Add time in which the running node waited for weights; `waited` when it was held for a read-ahead."""
+        seconds = max(0.0, seconds)
+        self._stall_s += seconds
+        if waited:
+            self._wait_s += seconds
+        if self._running is not None:
+            self._running.stall_s += seconds
+
+    @_locked
+    def spent(self, start_s: float, end_s: float, stalled_s: float = 0.0) -> None:
+        """Add time that the pack itself took on the thread that runs the nodes, by the events' clock; `stalled_s` of it counts as stall."""
+        self._own_s += max(0.0, end_s - start_s - stalled_s)
+        if self._running is not None:
+            since_s = max(start_s - self._zero_s, self._running.start_s)
+            self._running.own_s += max(0.0, end_s - self._zero_s - since_s - stalled_s)
+
+    @_locked
+    def kept(self, time_s: float, component: Component, reason: str) -> None:
+        """A component that this prompt does not use stays loaded."""
+        self._now_s = max(self._now_s, time_s - self._zero_s)
+        self._components.setdefault(component.key, component)
+        self._decide("keep", component, Tier.HOST, component.size_bytes, reason)
+
+    @_locked
+    def given_up(self, time_s: float, component: Component, reason: str) -> None:
+        """A component that had stayed loaded for this prompt, or was to stay for a later one, does not."""
+        self._now_s = max(self._now_s, time_s - self._zero_s)
+        self._components.setdefault(component.key, component)
+        self._decide("give up", component, Tier.HOST, component.size_bytes, reason)
+
+    @_locked
+    def foretold(self, prediction: Prediction) -> None:
+        """Keep what earlier runs say of this prompt, to be held against what it takes."""
+        self._prediction = prediction
+
+    @_locked
+    def copied(self, component: str, size_bytes: int, present_bytes: int, ahead: bool, start_s: float, end_s: float) -> None:
+        """Keep when bytes crossed the link to the device. Those brought over ahead were announced: what is told here of a transfer is no
+        longer told there."""
+        reason = OWN
+        if ahead:
+            announced = self._announced.get(component)
+            if announced is None:
+                return  # by an earlier prompt
+            reason, announced.moved_bytes = announced.reason, max(0, announced.moved_bytes - size_bytes)
+        else:
+            self._onloaded_bytes += size_bytes
+        times = max(0.0, start_s - self._zero_s), max(0.0, end_s - self._zero_s)
+        self._append(self._transfers, TransferRecord(component, Tier.DEVICE.value, *times, size_bytes, present_bytes, "done", reason))
+
+    @_locked
+    def crossed(self, size_bytes: int, seconds: float) -> None:
+        """Keep how fast bytes crossed the link to the device while they were crossing."""
+        self._crossed_bytes += size_bytes
+        self._crossing_s += seconds
+
+    def _replanned(self, event: Replanned) -> None:
+        before, after = self._ids_of(self._timeline), self._ids_of(event.timeline)
+        if after != before[len(before) - len(after) :]:  # else only the queue behind this prompt has changed, or what is known of it
+            self._replans += 1
+        self._timeline = event.timeline
+        self._components.update(event.components)
+        if event.running is not None and self._running is not None:
+            self._running.predicted_s = event.timeline.visits[event.running].compute_s
+
+    def _append(self, records: list[Any], record: Any) -> None:
+        if len(records) < MAX_RECORDS:
+            records.append(record)
+        else:
+            self._dropped_records += 1
+
+    def _node_started(self, event: NodeStarted) -> None:
+        visit = self._timeline.visits[event.position]
+        uses = self._timeline.at(event.position)
+        self._running = NodeRecord(
+            visit.node_id,
+            visit.class_type,
+            self._now_s,
+            predicted_s=visit.compute_s,
+            loads=[use.component for use in uses if use.kind is UseKind.LOAD],
+            computes=[use.component for use in uses if use.kind is UseKind.COMPUTE],
+        )
+        self._append(self._nodes, self._running)
+
+    def _node_finished(self, event: NodeFinished) -> None:
+        if self._running is None:
+            return
+        uses = self._timeline.at(event.position)
+        if any(use.reads and use.kind is UseKind.LOAD for use in uses):
+            # a loader that reads weights does nothing else: all its time is stall
+            self.stalled(self._now_s - self._running.start_s - self._running.stall_s - self._running.own_s)
+        self._close_node()
+        for use in uses:
+            if use.kind is UseKind.COMPUTE:
+                self._unread.pop((use.component, Tier.DEVICE), None)
+            if use.reads:
+                self._unread.pop((use.component, Tier.HOST), None)
+                if (use.component, Tier.HOST.value) in self._open:
+                    self._followed.add(use.component)
+
+    def _close_node(self) -> None:
+        assert self._running is not None
+        self._running.end_s = self._now_s
+        self._compute_s += max(0.0, self._now_s - self._running.start_s - self._running.stall_s - self._running.own_s)
+        self._running = None
+
+    def _transfer_ended(self, event: TransferDone | TransferStopped) -> None:
+        record = self._transfer_moved(event)
+        del self._open[(event.component, event.tier.value)]
+        self._moved.pop((event.component, event.tier), None)
+        self._read.pop((event.component, event.tier), None)
+        record.end_s = self._now_s
+        record.status = "done" if isinstance(event, TransferDone) else "stopped"
+        if isinstance(event, TransferStopped):
+            record.reason = event.reason
+        if event.tier is Tier.HOST:
+            self._followed.discard(event.component)
+
+    def _transfer_moved(self, event: TransferMoved | TransferDone | TransferStopped) -> TransferRecord:
+        """What has moved since the transfer was last heard of is counted; its record."""
+        place = (event.component, event.tier)
+        record = self._open.get((event.component, event.tier.value))
+        if record is None:
+            record = self._announce(event.component, event.tier, "")
+        moved_bytes, read_bytes = event.moved_bytes - self._moved.get(place, 0), event.read_bytes - self._read.get(place, 0)
+        self._moved[place], self._read[place] = event.moved_bytes, event.read_bytes
+        # the mover's own duration: an announced transfer queues behind others before it starts
+        record.start_s = max(0.0, self._now_s - event.duration_s)
+        record.moved_bytes += moved_bytes
+        record.read_bytes += read_bytes
+        self._read_bytes += read_bytes
+        record.present_bytes = event.present_bytes
+        if event.tier is Tier.DEVICE:
+            self._onloaded_bytes += moved_bytes
+        else:
+            self._prefetched_bytes += moved_bytes
+        if moved_bytes and not (event.tier is Tier.HOST and event.component in self._followed):
+            self._unread[place] = self._unread.get(place, 0) + moved_bytes
+        return record
+
+    def _announce(self, component: str, tier: Tier, reason: str) -> TransferRecord:
+        record = self._open[(component, tier.value)] = TransferRecord(component, tier.value, self._now_s, reason=reason)
+        if tier is Tier.DEVICE:
+            self._announced[component] = record
+        self._append(self._transfers, record)
+        return record
+
+    def _decided(self, instruction: Instruction) -> None:
+        if isinstance(instruction, Prefetch) and (instruction.component.key, instruction.tier.value) not in self._open:
+            self._announce(instruction.component.key, instruction.tier, instruction.reason)
+        elif isinstance(instruction, Cancel) and self.outcome is not None:
+            self._stop(instruction)
+        size_bytes = 0 if isinstance(instruction, Cancel) else instruction.size_bytes
+        self._decide(_KINDS[type(instruction)], instruction.component, instruction.tier, size_bytes, instruction.reason)
+
+    def _stop(self, instruction: Cancel) -> None:
+        """Cancelled because this prompt has ended: the answer will come too late for it."""
+        record = self._open.get((instruction.component.key, instruction.tier.value))
+        if record is not None:
+            record.end_s, record.status, record.reason = self._now_s, "stopped", instruction.reason
+
+    def _decide(self, kind: str, component: Component, tier: Tier, size_bytes: int, reason: str) -> None:
+        told = {"time_s": self._now_s, "kind": kind, "component": component.key, "tier": tier.value}
+        self._append(self._decisions, {**told, "size_bytes": size_bytes, "reason": reason})
+
+    def _ended(self, event: PromptEnded) -> None:
+        self.outcome, self.outcome_reason = event.outcome, event.reason
+        if self._running is not None:
+            self._close_node()
+        last = len(self._ids_of(self._timeline)) - 1
+        for (key, tier), moved_bytes in self._unread.items():
+            host = tier is Tier.HOST
+            following = self._timeline.next_read(key, last) if host else self._timeline.next_compute_at(key, last)
+            if following is None:
+                self._wasted_bytes += moved_bytes
+
+    def _ids_of(self, timeline: Timeline) -> list[str]:
+        """The nodes of this prompt."""
+        return [visit.node_id for visit in timeline.visits if visit.prompt_id == self.prompt_id]
+
+    @_locked
+    def summary(self) -> dict[str, Any]:
+        """Seconds and bytes of the whole prompt."""
+        prediction = self._prediction
+        return {
+            "compute_s": self._compute_s,
+            "stall_s": self._stall_s,
+            "wait_s": self._wait_s,
+            "own_s": self._own_s,
+            "prefetched_bytes": self._prefetched_bytes,
+            "read_bytes": self._read_bytes,
+            "onloaded_bytes": self._onloaded_bytes,
+            "onload_bytes_per_s": self._crossed_bytes / self._crossing_s if self._crossing_s > 0 else None,
+            "wasted_bytes": self._wasted_bytes,
+            "evicted_bytes": self._evicted_bytes,
+            "nodes": len(self._nodes),
+            "replans": self._replans,
+            "predicted_compute_s": None if prediction is None else prediction.compute_s,
+            "predicted_margin_s": None if prediction is None else prediction.margin_s,
+            "predicted_nodes": 0 if prediction is None else prediction.nodes,
+        }
+
+    @_locked
+    def head(self) -> dict[str, Any]:
+        """The trace without its lists: cheap at any length."""
+        return {
+            "version": 1,
+            "prompt_id": self.prompt_id,
+            "mode": self.mode.value,
+            "mode_reason": self.mode_reason,
+            "outcome": self.outcome.value if self.outcome else "running",
+            "outcome_reason": self.outcome_reason,
+            "started_unix_s": self.started_unix_s,
+            "duration_s": self._now_s,
+            "summary": self.summary(),
+        }
+
+    @_locked
+    def as_dict(self) -> dict[str, Any]:
+        """The trace as JSON-ready data, version 1; docs/trace.md describes the keys."""
+        return {
+            **self.head(),
+            "components": [
+                {"key": c.key, "name": c.name, "kind": c.kind, "size_bytes": c.size_bytes, "policy": _policy(self._policies.get(c.key))}
+                for c in self._components.values()
+            ],
+            "nodes": _plain(NodeRecord, self._nodes),
+            "transfers": _plain(TransferRecord, self._transfers),
+            "evictions": list(self._evictions),
+            "decisions": list(self._decisions),
+            "dropped_records": self._dropped_records,
+        }
+
+
+def _plain(kind: type[NodeRecord | TransferRecord], records: Iterable[Any]) -> list[dict[str, Any]]:
+    """The records as mappings: TIMING."""
+    names = tuple(field.name for field in fields(kind))
+    values = attrgetter(*names)
+    return [dict(zip(names, values(record), strict=True)) for record in records]
+
+
+def _policy(policy: Policy | None) -> dict[str, Any]:
+    policy = policy or Policy()
+    return {
+        "mode": policy.mode.value if policy.mode else None,
+        "strategy": policy.strategy.value if policy.strategy else None,
+        "priority": policy.priority,
+        "prefetch": policy.prefetch,
+        "keep": policy.keep,
+        "source": policy.source,
+    }

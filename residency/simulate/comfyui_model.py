@@ -1,0 +1,127 @@
+"""How ComfyUI 0.33 consumes weights under dynamic VRAM: layer by layer at each forward, from the nearest place that has them.
+
+Device pages are used in place; pinned buffers cross the link; the page cache goes through a newly registered pinned buffer while
+RAM allows, else through a staging buffer; the rest is read from the file. One layer is fetched ahead of the one that computes, so
+a stretch of layers takes the longer of its transfer and its compute. Sources: comfy/ops.py cast_modules_with_vbar,
+comfy/pinned_memory.py pin_memory, comfy/model_management.py free_pins, execution.py (pins given up after each node).
+
+One rule follows the measurement and not the source: as read, free_pins would take pins of other, idle models for the running one; S2
+showed that the models used first keep theirs and the last one is read again (A 6-7 s, B 23-29 s). So a node pins into free room only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from .workload import Program, Step
+from .world import World
+
+
+class Consumer:
+    """Runs steps in a world."""
+
+    def __init__(self, world: World, program: Program) -> None:
+        self.world = world
+        self.program = program
+        self.after_first_pass: Callable[[], None] = lambda: None
+
+    def resident_bytes(self, key: str) -> int:
+        """Bytes that need no reading: on the device or pinned."""
+        return max(self.world.device.held.get(key, 0), self.world.host.pins.get(key, 0))
+
+    def run(self, step: Step, compute_s: float) -> None:
+        """One node: the first pass, then the others over what did not stay on the device."""
+        world = self.world
+        world.running = step.components
+        total_bytes = self.program.step_bytes(step)
+        if not total_bytes:
+            world.idle(compute_s)
+            world.running = ()
+            return
+        resident = {}
+        for key in step.components:
+            size_bytes = self.program.components[key].size_bytes
+            resident[key] = world.device.make_room(key, size_bytes, step.working_set_bytes, step.components)
+        pass_s = compute_s / step.passes
+        for key in step.components:
+            self._first_pass(key, resident[key], pass_s / total_bytes)
+        if step.passes > 1:
+            self.after_first_pass()
+            for key in step.components:
+                self._later_passes(key, step.passes - 1, pass_s / total_bytes)
+        world.running = ()
+        self._after_node()
+
+    def _first_pass(self, key: str, resident_bytes: int, compute_s_per_byte: float) -> None:
+        world, machine = self.world, self.world.machine
+        size_bytes, at = self.program.components[key].size_bytes, 0
+        world.host.touch(key)
+        while at < size_bytes:
+            pinned = world.host.pins.get(key, 0)
+            if at < resident_bytes:
+                at = self._stretch(at, resident_bytes, math.inf, compute_s_per_byte)
+            elif at < pinned:
+                at = self._stretch(at, pinned, machine.pinned_bytes_per_s, compute_s_per_byte)
+            else:
+                at = self._from_host_or_disk(key, at, size_bytes, compute_s_per_byte)
+
+    def _from_host_or_disk(self, key: str, at: int, size_bytes: int, compute_s_per_byte: float) -> int:
+        """Consume one run from `at`; returns where it ended."""
+        world, machine = self.world, self.world.machine
+        most = math.inf if compute_s_per_byte == 0 else 1 / compute_s_per_byte
+        present, end = world.host.cached(key).run_at(at, size_bytes)
+        if present:
+            pinned = world.host.pin(key, end, machine.pin_floor_bytes) if machine.pins and at <= world.host.pins.get(key, 0) else 0
+            if pinned > at:
+                return self._stretch(at, pinned, machine.fresh_pin_bytes_per_s, compute_s_per_byte)
+            return self._stretch(at, end, machine.cached_bytes_per_s, compute_s_per_byte)
+        transfer = world.mover.lane_of(key).reading
+        if transfer is not None and transfer.key == key and at < transfer.run_end:
+            reached = transfer.run_end
+            if world.follow(key, at, min(most, machine.fresh_pin_bytes_per_s)):
+                self._pin(key, at, reached)
+                return reached
+        end = world.read(key, at, end, most)
+        self._pin(key, at, end)
+        return end
+
+    def _pin(self, key: str, at: int, end: int) -> None:
+        machine = self.world.machine
+        if machine.pins and at <= self.world.host.pins.get(key, 0):
+            self.world.host.pin(key, end, machine.pin_floor_bytes)
+
+    def _stretch(self, start: int, end: int, rate_bytes_per_s: float, compute_s_per_byte: float) -> int:
+        seconds = (end - start) * max(1 / rate_bytes_per_s, compute_s_per_byte)
+        if math.isinf(rate_bytes_per_s):
+            self.world.idle(seconds)
+        else:
+            self.world.cross(seconds)
+        return end
+
+    def _later_passes(self, key: str, passes: int, compute_s_per_byte: float) -> None:
+        """All further passes at once: what stayed where it is used at that place's rate, `passes` times.
+
+        The layers that are not on the device have the first claim on the model's pins: they take those of layers that are.
+        """
+        world, machine = self.world, self.world.machine
+        size_bytes = self.program.components[key].size_bytes
+        resident = world.device.held.get(key, 0)
+        pinned = min(size_bytes - resident, world.host.pins.get(key, 0))
+        world.idle(passes * resident * compute_s_per_byte)
+        world.cross(passes * pinned * max(1 / machine.pinned_bytes_per_s, compute_s_per_byte))
+        rest = size_bytes - resident - pinned
+        if rest <= 0:
+            return
+        cached = min(rest, world.host.cached(key).size_bytes)
+        world.cross(passes * cached * max(1 / machine.cached_bytes_per_s, compute_s_per_byte))
+        missing = rest - cached
+        if missing > 0:
+            rate = machine.drives[self.program.drive_of.get(key, 0)].single_bytes_per_s
+            world.cross(passes * missing * max(1 / rate, compute_s_per_byte))
+            world.consumer_bytes += passes * missing
+
+    def _after_node(self) -> None:
+        machine, host = self.world.machine, self.world.host
+        if machine.pins:
+            host.unpin(machine.idle_floor_bytes - host.available_bytes)

@@ -1,0 +1,68 @@
+"""The scenarios of benchmarks on the H100 (2026-11-23), as programs, with what stock ComfyUI 0.33 took.
+
+Workflow "two experts": text encode (CLIP-L and T5-XXL) -> sampler A -> sampler B -> VAE decode -> save. Compute times are the same
+workflow's with everything resident; bytes are the files'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..core.component import Component
+from .machine import GB, H100, Machine
+from .workload import Program, Step
+
+# Resident compute of bf16: 8.6 s, 4.1 s of it in sampler A, as much in B. fp8 (10.3 s resident): the difference is the samplers'.
+TEXT_S, SAMPLER_S, DECODE_S = 0.1, 4.1, 0.3
+FP8_SAMPLER_S = SAMPLER_S + (10.3 - 8.6) / 2
+STEPS = 20
+# Not measured: activations of a 1024 x 1024 sampler step and decode, and of the text encoder.
+SAMPLER_WORKING_BYTES, DECODE_WORKING_BYTES, TEXT_WORKING_BYTES = 3 * GB // 2, 2 * GB, GB // 2
+
+SIZES = {"text encoder": 98 * GB // 10, "expert A": 238 * GB // 10, "expert B": 238 * GB // 10, "vae": 2 * GB // 10}
+FP8_SIZES = {**SIZES, "expert A": 119 * GB // 10, "expert B": 119 * GB // 10}
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`warm_up` prompts run before the measured one. `measured_s` is what stock ComfyUI took, the mean of `runs_s`."""
+
+    name: str
+    what: str
+    machine: Machine
+    program: Program
+    runs_s: tuple[float, ...]
+    warm_up: int = 0
+
+    @property
+    def measured_s(self) -> float:
+        return sum(self.runs_s) / len(self.runs_s)
+
+
+def two_experts(prompts: int, sizes: dict[str, int] | None = None, sampler_s: float = SAMPLER_S) -> Program:
+    """That many prompts with a new text each, queued one after the other has ended."""
+    components = {key: Component(key, key, "MODEL", size) for key, size in (sizes or SIZES).items()}
+    prompt = (
+        Step("4", "CLIPTextEncode", TEXT_S, ("text encoder",), working_set_bytes=TEXT_WORKING_BYTES),
+        Step("6", "KSampler", sampler_s, ("expert A",), STEPS, SAMPLER_WORKING_BYTES),
+        Step("10", "KSampler", sampler_s, ("expert B",), STEPS, SAMPLER_WORKING_BYTES),
+        Step("7", "VAEDecode", DECODE_S, ("vae",), working_set_bytes=DECODE_WORKING_BYTES),
+    )
+    return Program("two experts", components, (prompt,) * prompts, queued=False)
+
+
+def scenarios(machine: Machine = H100) -> Sequence[Scenario]:
+    """S1 to S4 and S3b. S5 runs ComfyUI's legacy patcher, which is not modelled: its pageable copies back were never measured."""
+    short = replace(machine, device_bytes=24 * GB)
+    scarce = replace(short, host_bytes=42 * GB)
+    warm, fp8 = two_experts(3), two_experts(3, FP8_SIZES, FP8_SAMPLER_S)
+    return (
+        Scenario("S1", "cold, 80 GB free on the device", machine, two_experts(1), (69.3,)),
+        Scenario("S1-24", "cold, 24 GB free on the device", short, two_experts(1), (69.2,)),
+        Scenario("S2", "42 GB of RAM and 24 GB on the device free, warm, new text", scarce, warm, (37.6, 33.4), 2),
+        Scenario("S3", "24 GB on the device free, RAM ample, warm, new text", short, warm, (12.4, 11.5), 2),
+        Scenario("S3b", "the same with fp8 experts", short, fp8, (11.5, 11.2), 2),
+        Scenario("S3b-cold", "fp8 experts, 24 GB, cold", short, two_experts(1, FP8_SIZES, FP8_SAMPLER_S), (48.9,)),
+        Scenario("S4", "80 GB free on the device, warm, new text", machine, warm, (8.6, 8.9), 2),
+    )

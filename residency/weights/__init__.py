@@ -1,0 +1,1 @@
+"""Components from weights files: headers, byte ranges, stable keys."""

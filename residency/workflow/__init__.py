@@ -1,0 +1,1 @@
+"""Workflow files of both formats: read, converted, and their uses of weights foretold."""

@@ -1,0 +1,101 @@
+"""ComfyUI's models folder, searched for the files that widgets name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..weights.components import SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES
+from ..weights.transformers_folder import holds_model, subfolders
+
+# Input names and the model folders that they usually choose from, for a file name that lies in several folders.
+_FOLDERS = {
+    "ckpt": ("checkpoints",),
+    "unet": ("diffusion_models", "unet"),
+    "clip_vision": ("clip_vision",),
+    "clip": ("text_encoders", "clip"),
+    "vae": ("vae",),
+    "lora": ("loras",),
+    "control_net": ("controlnet",),
+    "upscale": ("upscale_models",),
+}
+_LANGUAGE_INPUT = "lm_name"  # names a folder: nothing in the value itself says so
+_LANGUAGE_FOLDERS = ("LLM", "transformers")
+_DIFFUSERS = "model_index.json"  # lists the folders of a model that the diffusers library has saved
+_NO_WEIGHTS = frozenset({"configs", "custom_nodes", "datasets"})
+_LONGEST = 1024  # characters of a path in a widget; what is longer is a text
+
+
+def names_weights(value: str) -> bool:
+    """Whether a widget's value looks like the name of a weights file."""
+    return len(value) <= _LONGEST and value.lower().endswith(SAFETENSORS_SUFFIXES + WHOLE_FILE_SUFFIXES) and "\n" not in value
+
+
+class ModelFolder:
+    """The `models` folder, and `sizes` in bytes by file name for what is not in it. Folders of extra_model_paths.yaml are not searched."""
+
+    def __init__(self, path: Path, sizes: Mapping[str, int]) -> None:
+        self.path = path
+        self.sizes = sizes
+        inside = path.iterdir() if path.is_dir() else ()
+        self._folders = sorted(folder for folder in inside if folder.is_dir() and folder.name not in _NO_WEIGHTS)
+
+    def search(self, lists: Mapping[str, str] | None) -> Search:
+        """For one node; `lists` are the inputs that choose from a model folder, None where nobody knows them."""
+        return Search(self, lists)
+
+    def find(self, value: str, preferred: tuple[str, ...]) -> str | None:
+        """Absolute path of the file or folder of weights that a value names, `preferred` folders first.
+
+        It stays inside the folder whatever the value says, as in ComfyUI, and takes Windows' separators on every system.
+        """
+        inside = os.path.relpath(os.path.join("/", value.replace("\\", "/")), "/")
+        for folder in sorted(self._folders, key=lambda folder: folder.name not in preferred):
+            path = os.path.abspath(os.path.join(folder, inside))
+            if os.path.isfile(path) or (inside != os.curdir and os.path.isdir(path) and _holds_weights(path)):
+                return path
+        return None
+
+
+def _holds_weights(path: str) -> bool:
+    return holds_model(path) or os.path.isfile(os.path.join(path, _DIFFUSERS))
+
+
+class Search:
+    """What the widgets of one node name: `named` in all, of it `declared` with their bytes, and `missing` everywhere."""
+
+    def __init__(self, folder: ModelFolder, lists: Mapping[str, str] | None) -> None:
+        self._folder = folder
+        self._lists = lists
+        self.named: dict[str, None] = {}
+        self.declared: dict[str, int] = {}
+        self.missing: dict[str, None] = {}
+
+    def resolve(self, input_name: str, value: str) -> str | None:
+        """Absolute path of what a value names, None when it names nothing. Notes what looks like weights and is nowhere.
+
+        Without a suffix of weights a value names some only where the node's class is unknown or chooses from a folder there.
+        """
+        likely = names_weights(value)
+        path = None
+        if input_name == _LANGUAGE_INPUT:
+            likely = True
+            path = subfolders([str(self._folder.path / name) for name in _LANGUAGE_FOLDERS]).get(value)
+        elif likely or (0 < len(value) <= _LONGEST and value.isprintable() and (self._lists is None or input_name in self._lists)):
+            path = self._folder.find(value, self._preferred(input_name))
+        if path is None and value in self._folder.sizes:
+            self.declared[value] = self._folder.sizes[value]
+        elif path is None and likely:
+            self.missing[value] = None
+        elif path is not None and os.path.isfile(path) and not names_weights(path):
+            self.declared[value], path = os.path.getsize(path), None  # of a format that nobody knows: read as a whole
+        elif path is None:
+            return None
+        self.named[value] = None
+        return path
+
+    def _preferred(self, input_name: str) -> tuple[str, ...]:
+        listed = (self._lists or {}).get(input_name)
+        words = next((folders for word, folders in _FOLDERS.items() if word in input_name), ())
+        return words if listed is None else (listed, *words)
