@@ -1,7 +1,7 @@
-"""Feeds events to the manager, hands its instructions to the movers, and writes both into the trace. Every host runs on it.
+"""Takes facts from the host and its movers, has them decided, and hands the instructions to the movers. Every host runs on it.
 
-Thread-safe: the host posts from its executor thread, movers from theirs. Events are handled one at a time in the order in which
-they were posted; a mover that answers from inside a call is queued behind the event that caused it.
+Thread-safe: the host tells from its executor thread, movers from theirs. Facts are decided one at a time in the order in which they were
+told; instructions are enacted in the order of the decisions, after the lock is released.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from .core.component import Component, Tier
+from .core.component import Tier
 from .core.events import (
-    BudgetChanged,
     Cancel,
     Event,
     Evict,
@@ -29,13 +28,16 @@ from .core.events import (
     Prefetch,
     PromptEnded,
     PromptStarted,
+    Spent,
+    Stalled,
     TransferDone,
     TransferMoved,
     TransferStopped,
     Wait,
 )
 from .core.manager import Manager
-from .record.trace import Prediction, Trace, UnderWay
+from .record.trace import Trace, UnderWay
+from .session import Fact, Session, StandsAside
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +45,16 @@ KEPT_TRACES = 20
 
 
 class Mover(Protocol):
-    """Enacts instructions for one tier and answers each with an event through the `post` it was made with.
+    """Enacts instructions for one tier and answers each with an event through the `tell` it was made with.
 
-    No method may block on a transfer or raise for what happens to the user's files; a refusal is a TransferStopped event.
+    Every method but `so_far` is called without the runtime's lock, one call at a time, in the order of the decisions: by the thread that
+    told the fact, or by one that was telling another just then. A tier of the runtime's `at_safe_points` is enacted only inside
+    `safe_point()`, on the thread that calls it. No method may block on a transfer or raise for what happens to the user's files; a refusal
+    is a TransferStopped event. After `close` nothing is announced any more, but answers of what was may still arrive.
     """
 
     def prefetch(self, instruction: Prefetch) -> Future[None]:
-        """Start or queue the transfer; the future is done when its TransferDone or TransferStopped has been posted."""
+        """Start or queue the transfer; the future is done when its TransferDone or TransferStopped has been told."""
 
     def cancel(self, instruction: Cancel) -> None: ...
 
@@ -59,7 +64,8 @@ class Mover(Protocol):
         """Bytes of the component's last Prefetch that are there by now."""
 
     def so_far(self, key: str) -> TransferMoved | None:
-        """How far the component's unanswered Prefetch is; None before it has begun, and where it is not told."""
+        """How far the component's unanswered Prefetch is; None before it has begun, and where it is not told. Called with the runtime's
+        lock: it may not tell anything, nor wait."""
 
     def close(self, *, wait: bool = True) -> None:
         """Stop everything and join every thread. Without `wait` no drive, device or thread is waited for: what is unanswered is answered
@@ -78,56 +84,92 @@ class Hold:
         return self.future.done() or self.progress() >= self.size_bytes
 
 
-class Runtime:
-    """One manager, its movers and the traces of the last prompts.
+@dataclass(slots=True)
+class _Due:
+    """The instructions that follow from one fact, in order, and the holds that they gave."""
 
-    `movers` are made by the host with `runtime.post` as their callback and set once. `clock` gives monotonic seconds.
-    `on_update(trace, ended)`, when set, is called after each event of the running prompt, on the thread that posted it.
+    instructions: list[Instruction]
+    holds: list[Hold] = field(default_factory=list)
+    done: bool = False
+
+
+class Runtime:
+    """One session and its manager, the movers, and the traces of the last prompts.
+
+    `movers` are made by the host with `runtime.tell` as their callback and set once. `clock` gives monotonic seconds. Instructions for the
+    tiers `at_safe_points` wait until the host calls `safe_point`. `on_update(trace, ended)`, when set, is called after each event of the
+    running prompt, on the thread that told the fact. `recorder`, when set, gets every fact and the instructions that follow from it.
+
+    The lock is held while a fact is turned into events, decided and written into the trace; never while a mover works.
     """
 
     def __init__(
         self,
         clock: Callable[[], float] = time.perf_counter,
         unix_clock: Callable[[], float] = time.time,
-        device_limit_bytes: int | None = None,
+        at_safe_points: Collection[Tier] = (),
     ) -> None:
         self.clock = clock
-        self.manager = Manager(device_limit_bytes=device_limit_bytes)
+        self.session = Session()
+        self.manager = Manager()
         self.movers: Mapping[Tier, Mover] = {}
         self.traces: tuple[Trace, ...] = ()  # replaced, never changed: any thread may go through it
         self.trace: Trace | None = None  # of the running prompt
         self.on_update: Callable[[Trace, bool], None] | None = None
+        self.recorder: Callable[[Fact, Sequence[Instruction]], None] | None = None
         self.stalled_s = 0.0  # of all prompts
         self._unix_clock = unix_clock
         self._lock = threading.RLock()
-        self._queue: deque[Event] = deque()
-        self._draining = False
-        self._closed = False
+        self._due: deque[_Due] = deque()  # decided, not enacted
+        self._enacting: int | None = None  # the thread that empties `_due` now
+        self._enacted = threading.Condition(self._lock)
+        self._at_safe_points = frozenset(at_safe_points)
+        self._deferred: deque[Instruction] = deque()
         self._futures: dict[tuple[str, Tier], Future[None]] = {}
         self._under_way: dict[tuple[str, Tier], UnderWay] = {}  # between two prompts
 
-    def post(self, event: Event) -> list[Hold]:
-        """Handle one event. Returns what the node that has just started must wait for (empty for every other event)."""
-        if self._closed:
-            self._queue.append(event)
-            return []
+    def tell(self, fact: Fact) -> list[Hold]:
+        """Take one fact. Returns what the node that has just begun must wait for (empty for every other fact).
+
+        Raises SessionError for a fact that cannot be true now; nothing has changed then.
+        """
         with self._lock:
-            self._queue.append(event)
-            if self._draining:  # a mover answering from inside a call: the loop below, further up this thread, takes it
-                return []
-            self._draining = True
-            try:
-                waits: list[Hold] = []
-                while self._queue:
-                    waits += self._handle(self._queue.popleft())
-                return waits
-            finally:
-                self._draining = False
+            mine = self._decide(fact)
+        self._enact_due(mine)
+        return mine.holds
+
+    def safe_point(self) -> None:
+        """Enact what waits for a safe point. On the executor's thread, where the device stands still or a step has ended."""
+        while True:
+            with self._lock:
+                if not self._deferred:
+                    return
+                instruction = self._deferred.popleft()
+            self._enact(instruction)
+
+    def abandon(self, reason: str) -> None:
+        """The host follows the running prompt no longer: its trace ends, and nothing more is moved for it or for the queue behind it; also
+        where the manager is what has failed. On any thread."""
+        trace = self.trace
+        try:
+            self.tell(StandsAside(self.clock(), reason))
+        except Exception:
+            log.exception("residency: the prompt could not be ended in good order")
+            with self._lock:
+                self.trace = None
+                if trace is None or trace.outcome is not None:
+                    return
+                cancels = [Cancel(one.component, one.tier, reason) for one in trace.under_way()]
+                trace.record(PromptEnded(self.clock(), trace.prompt_id, Outcome.ABANDONED, reason), cancels)
+                if self.on_update is not None:
+                    self.on_update(trace, True)
+            for cancel in cancels:
+                self._enact(cancel)
 
     def look(self, *, wait: bool = True) -> None:
         """Write into the running trace how far its transfers have come, and tell whoever follows it. Else that is done at each event.
 
-        Without `wait` not while an event is handled: a mover may be at work, and the event looks itself.
+        Without `wait` not while a fact is decided: that looks itself.
         """
         if not self._lock.acquire(blocking=wait):
             return
@@ -139,13 +181,6 @@ class Runtime:
         finally:
             self._lock.release()
 
-    def stalled(self, seconds: float, *, waited: bool = False) -> None:
-        """Add stall time to the running node of the running trace."""
-        with self._lock:
-            self.stalled_s += seconds
-            if self.trace is not None:
-                self.trace.stalled(seconds, waited=waited)
-
     @contextmanager
     def own_time(self) -> Iterator[None]:
         """Around what the host does on the thread that runs the nodes: the pack's own time in the running trace, less what is stall."""
@@ -156,83 +191,41 @@ class Runtime:
             with self._lock:
                 trace = self.trace or trace  # the prompt may have begun or ended within
                 if trace is not None:
-                    trace.spent(start_s, self.clock(), self.stalled_s - stalled_s)
-
-    def foretold(self, prediction: Prediction) -> None:
-        """Write into the running trace what earlier runs say of its prompt."""
-        with self._lock:
-            if self.trace is not None:
-                self.trace.foretold(prediction)
-
-    def copied(self, component: str, size_bytes: int, present_bytes: int, ahead: bool, start_s: float, end_s: float) -> None:
-        """Write into the running trace when bytes of a component crossed the link to the device; `ahead`: its node was not running yet."""
-        with self._lock:
-            if self.trace is not None:
-                self.trace.copied(component, size_bytes, present_bytes, ahead, start_s, end_s)
-
-    def kept(self, component: Component, reason: str) -> None:
-        """Write into the running trace that a component stays loaded which its prompt does not use."""
-        with self._lock:
-            if self.trace is not None:
-                self.trace.kept(self.clock(), component, reason)
-
-    def given_up(self, component: Component, reason: str) -> None:
-        """Write into the running trace that a component does not stay loaded, though something needs it again."""
-        with self._lock:
-            if self.trace is not None:
-                self.trace.given_up(self.clock(), component, reason)
-
-    def crossed(self, size_bytes: int, seconds: float) -> None:
-        """Write into the running trace that so many bytes crossed the link to the device in so long, at its full pace."""
-        with self._lock:
-            if self.trace is not None:
-                self.trace.crossed(size_bytes, seconds)
-
-    def abandon(self, reason: str) -> None:
-        """The host follows the running prompt no longer: its trace ends, and nothing more is moved for it or for what is queued behind it;
-        also where the manager is what has failed."""
-        with self._lock:
-            trace = self.trace
-            ended = PromptEnded(self.clock(), trace.prompt_id if trace is not None else "", Outcome.ABANDONED, reason)
-            try:
-                self.post(ended)
-            except Exception:
-                log.exception("residency: the prompt could not be ended in good order")
-                self._queue.clear()
-                self.trace = None
-                if trace is not None and trace.outcome is None:
-                    cancels = [Cancel(one.component, one.tier, reason) for one in trace.under_way()]
-                    trace.record(ended, cancels)
-                    self._dispatch(cancels)
-                    if self.on_update is not None:
-                        self.on_update(trace, True)
-
-    def set_host_limit(self, limit_bytes: int) -> None:
-        """Tell the manager what the host tier may hold, when it has changed."""
-        if limit_bytes != self.manager.host.limit_bytes:
-            self.post(BudgetChanged(self.clock(), Tier.HOST, limit_bytes))
+                    trace.record(Spent(start_s, self.clock(), self.stalled_s - stalled_s), ())
 
     def open(self, movers: Mapping[Tier, Mover]) -> None:
         """Go on with these movers after a close that did not wait."""
         self.movers = movers
-        self._closed = False
 
     def close(self, *, wait: bool = True) -> None:
-        """Cancel everything, join the movers' threads.
-
-        Without `wait` nothing is waited for, not even an event that is being handled: what the movers answer is kept, and handled before
-        the first event after `open`.
-        """
-        self._closed = not wait
+        """Cancel everything, join the movers' threads; without `wait` nothing is waited for."""
+        with self._lock:
+            self._deferred.clear()
         for mover in self.movers.values():
             mover.close(wait=wait)
 
-    def _handle(self, event: Event) -> list[Hold]:
+    def _decide(self, fact: Fact) -> _Due:
+        told: list[Instruction] = []
+        for event in self.session.take(fact):
+            told += self._handle(event)
+        if self.recorder is not None:
+            self.recorder(fact, told)
+        due = _Due([one for one in told if one.tier not in self._at_safe_points])
+        self._deferred.extend(one for one in told if one.tier in self._at_safe_points)
+        if due.instructions:
+            self._due.append(due)
+        else:
+            due.done = True
+        return due
+
+    def _handle(self, event: Event) -> list[Instruction]:
         instructions = self.manager.handle(event)
         if isinstance(event, PromptStarted):
             self._futures = {key: future for key, future in self._futures.items() if not future.done()}
             self.trace = Trace(event, self._unix_clock(), self._under_way.values())
             self.traces = (*self.traces, self.trace)[-KEPT_TRACES:]
+        elif isinstance(event, Stalled):
+            self.stalled_s += event.seconds
         elif isinstance(event, TransferDone | TransferStopped):
             self._under_way.pop((event.component, event.tier), None)
         trace = self.trace
@@ -240,15 +233,46 @@ class Runtime:
             trace.mode, trace.mode_reason = self.manager.mode.mode, self.manager.mode.reason
             self._look_at_transfers(trace)
             trace.record(event, instructions)
-        waits = self._dispatch(instructions)
-        if trace is not None:
             ended = isinstance(event, PromptEnded)
             if self.on_update is not None:
                 self.on_update(trace, ended)
             if ended:
                 self._under_way = {(one.component.key, one.tier): one for one in trace.under_way()}
                 self.trace = None
-        return waits
+        return instructions
+
+    def _enact_due(self, mine: _Due) -> None:
+        """One thread at a time enacts, in the order of the decisions. A mover that answers from inside a call only adds to what is due: the
+        loop further up its thread takes it. Another thread waits until its own instructions are enacted: a node must know its holds."""
+        me = threading.get_ident()
+        while True:
+            with self._lock:
+                if mine.done or self._enacting == me:
+                    return
+                if self._enacting is not None:
+                    self._enacted.wait()
+                    continue
+                self._enacting = me
+            try:
+                self._empty()
+            finally:
+                with self._lock:
+                    self._enacting = None
+                    self._enacted.notify_all()
+
+    def _empty(self) -> None:
+        while True:
+            with self._lock:
+                if not self._due:
+                    return
+                due = self._due.popleft()
+            for instruction in due.instructions:
+                hold = self._enact(instruction)
+                if hold is not None:
+                    due.holds.append(hold)
+            with self._lock:
+                due.done = True
+                self._enacted.notify_all()
 
     def _look_at_transfers(self, trace: Trace) -> None:
         """A transfer that reads a whole model may outlast its prompt."""
@@ -258,36 +282,35 @@ class Runtime:
             if moved is not None:
                 trace.record(moved, ())
 
-    def _dispatch(self, instructions: Sequence[Instruction]) -> list[Hold]:
-        waits: list[Hold] = []
-        for instruction in instructions:
-            key = (instruction.component.key, instruction.tier)
-            mover = self.movers.get(instruction.tier)
-            if isinstance(instruction, Wait):
-                if mover is not None and key in self._futures and not self._futures[key].done():
-                    waits.append(Hold(self._futures[key], instruction.size_bytes, partial(mover.progress, instruction.component.key)))
-            elif mover is None:
-                self._refuse(instruction, f"this host has no mover for the {instruction.tier.value} tier")
+    def _enact(self, instruction: Instruction) -> Hold | None:
+        key = (instruction.component.key, instruction.tier)
+        mover = self.movers.get(instruction.tier)
+        if isinstance(instruction, Wait):
+            future = self._futures.get(key)
+            if future is None or future.done() or mover is None:
+                return None
+            return Hold(future, instruction.size_bytes, partial(mover.progress, instruction.component.key))
+        if mover is None:
+            self._refuse(instruction, f"this host has no mover for the {instruction.tier.value} tier")
+            return None
+        try:
+            if isinstance(instruction, Prefetch):
+                future = mover.prefetch(instruction)
+                with self._lock:
+                    self._futures[key] = future
+            elif isinstance(instruction, Cancel):
+                mover.cancel(instruction)
             else:
-                try:
-                    self._enact(mover, instruction, key)
-                except Exception as error:  # a broken mover costs time, never the user's workflow
-                    log.exception("residency: the %s mover failed on %s", instruction.tier.value, instruction.component.name)
-                    self._refuse(instruction, f"{type(error).__name__}: {error}")
-        return waits
-
-    def _enact(self, mover: Mover, instruction: Prefetch | Cancel | Evict, key: tuple[str, Tier]) -> None:
-        if isinstance(instruction, Prefetch):
-            self._futures[key] = mover.prefetch(instruction)
-        elif isinstance(instruction, Cancel):
-            mover.cancel(instruction)
-        else:
-            mover.evict(instruction)
+                mover.evict(instruction)
+        except Exception as error:  # a broken mover costs time, never the user's workflow
+            log.exception("residency: the %s mover failed on %s", instruction.tier.value, instruction.component.name)
+            self._refuse(instruction, f"{type(error).__name__}: {error}")
+        return None
 
     def _refuse(self, instruction: Instruction, reason: str) -> None:
         key, tier = instruction.component.key, instruction.tier
         if isinstance(instruction, Prefetch):
             held_bytes = self.manager.host.held.get(key, 0) if tier is Tier.HOST else 0
-            self.post(TransferStopped(self.clock(), key, tier, 0, held_bytes, 0.0, reason))
+            self.tell(TransferStopped(self.clock(), key, tier, 0, held_bytes, 0.0, reason))
         elif isinstance(instruction, Evict):
-            self.post(Evicted(self.clock(), key, tier, 0, f"refused: {reason}"))
+            self.tell(Evicted(self.clock(), key, tier, 0, f"refused: {reason}"))

@@ -49,7 +49,7 @@ class VirtualHost:
         self.present: dict[str, int] = {}
         self.log: list[Instruction] = []
         self.moved_bytes = 0
-        self.give(PromptStarted(0.0, "p", timeline, parts, mode, exclusive=frozenset(parts) if hard_disk else frozenset()))
+        self.give(PromptStarted(0.0, "p", timeline, parts, mode, single_reader=frozenset(parts) if hard_disk else frozenset()))
 
     def give(self, event: Event) -> list[Instruction]:
         """Hand the event over; evictions and cancels are enacted at once, prefetches wait in `flight`."""

@@ -7,7 +7,6 @@ from residency.core.component import Mode, Policy, Tier
 from residency.core.events import (
     Cancel,
     Evict,
-    ModeChanged,
     NodeFinished,
     NodeStarted,
     Outcome,
@@ -181,9 +180,11 @@ def test_a_refused_transfer_is_not_asked_for_again_in_this_prompt():
     assert host.start(0) == []
 
 
-def test_off_in_the_middle_cancels_and_then_stays_silent():
+def test_an_abandoned_prompt_is_cancelled_with_its_reason_and_then_stays_silent():
     host = VirtualHost(reads("ab"), components(a=10, b=10), limit_mb=100)
-    assert said(host.give(ModeChanged(1.0, Mode.OFF, "the user said so"))) == [("Cancel", "a"), ("Cancel", "b")]
+    told = host.give(PromptEnded(1.0, "p", Outcome.ABANDONED, "the user has switched it off"))
+    assert said(told) == [("Cancel", "a"), ("Cancel", "b")]
+    assert {instruction.reason for instruction in told} == {"the user has switched it off"}
     assert host.start(0) == [] and host.finish(0) == []
 
 
@@ -288,10 +289,10 @@ def test_what_the_running_prompt_loads_anew_or_nothing_needs_or_only_a_repetitio
     assert host.manager.needed_again("c") is None
 
 
-def test_while_the_mode_is_off_nothing_stays_for_the_queue():
+def test_nothing_stays_for_the_queue_behind_an_abandoned_prompt():
     host = turns(500, "a", "b")
     assert host.manager.needed_again("b") is not None
-    host.give(ModeChanged(2.0, Mode.OFF, "a test"))
+    host.give(PromptEnded(2.0, "p", Outcome.ABANDONED, "a test"))
     assert host.manager.needed_again("b") is None
 
 

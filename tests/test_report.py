@@ -1,7 +1,7 @@
 from story import MB, components, reads
 
 from residency.core.component import Mode, Policy, Strategy, Tier
-from residency.core.events import NodeFinished, NodeStarted, Outcome, Prefetch, PromptEnded, PromptStarted, TransferDone
+from residency.core.events import NodeFinished, NodeStarted, Outcome, Prefetch, PromptEnded, PromptStarted, Spent, Stalled, TransferDone
 from residency.record.text import text
 from residency.record.trace import Trace
 
@@ -10,8 +10,8 @@ def test_a_trace_in_words_names_who_waited_and_why_bytes_moved():
     parts = components(a=10)
     trace = Trace(PromptStarted(0.0, "p", reads("a"), parts, Mode.BALANCED), 0.0)
     trace.record(NodeStarted(1.0, 0), [Prefetch(parts["a"], Tier.HOST, 10 * MB, "read by Node 0, next")])
-    trace.stalled(2.25, waited=True)
-    trace.spent(0.75, 1.25)
+    trace.record(Stalled(1.0, 2.25, waited=True), [])
+    trace.record(Spent(0.75, 1.25), [])
     trace.record(TransferDone(3.5, "a", Tier.HOST, 10 * MB, 10 * MB, 2.0), [])
     trace.record(NodeFinished(5.0, 0), [])
     trace.record(PromptEnded(5.0, "p", Outcome.SUCCESS), [])

@@ -7,21 +7,10 @@ import pytest
 from story import MB, components, reads
 
 from residency.core.component import Mode, Tier
-from residency.core.events import (
-    BudgetChanged,
-    Cancel,
-    Evicted,
-    NodeFinished,
-    NodeStarted,
-    Outcome,
-    PromptEnded,
-    PromptStarted,
-    TransferDone,
-    TransferMoved,
-    TransferStopped,
-)
+from residency.core.events import BudgetChanged, Cancel, Evicted, Outcome, TransferDone, TransferMoved, TransferStopped
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.runtime import KEPT_TRACES, Runtime
+from residency.session import NodeBegins, NodeEnds, PromptBegins, PromptEnds, SessionError
 
 
 class ThreadMover:
@@ -37,7 +26,7 @@ class ThreadMover:
         def move():
             self.gate.wait()
             key, size = instruction.component.key, instruction.size_bytes
-            self.runtime.post(TransferDone(self.runtime.clock(), key, Tier.HOST, size, size, 0.1))
+            self.runtime.tell(TransferDone(self.runtime.clock(), key, Tier.HOST, size, size, 0.1))
             future.set_result(None)
 
         threading.Thread(target=move, daemon=True).start()
@@ -48,7 +37,7 @@ class ThreadMover:
 
     def evict(self, instruction):
         self.seen.append(instruction)
-        self.runtime.post(Evicted(self.runtime.clock(), instruction.component.key, instruction.tier, 1, "asked"))
+        self.runtime.tell(Evicted(self.runtime.clock(), instruction.component.key, instruction.tier, 1, "asked"))
 
     def progress(self, key):
         return 0
@@ -62,21 +51,21 @@ class ThreadMover:
 
 def start(runtime, mover, order="ab", mode=Mode.BALANCED):
     runtime.movers = {Tier.HOST: mover}
-    runtime.post(BudgetChanged(runtime.clock(), Tier.HOST, 100 * MB))
-    runtime.post(PromptStarted(runtime.clock(), "p", reads(order), components(a=10, b=10), mode, exclusive=frozenset("ab")))
+    runtime.tell(BudgetChanged(runtime.clock(), Tier.HOST, 100 * MB))
+    runtime.tell(PromptBegins(runtime.clock(), "p", reads(order), components(a=10, b=10), mode, single_reader=frozenset("ab")))
 
 
 def test_a_node_gets_the_future_of_the_transfer_it_must_wait_for():
     runtime = Runtime()
     mover = ThreadMover(runtime)
     start(runtime, mover)
-    (hold,) = runtime.post(NodeStarted(runtime.clock(), 0))
+    (hold,) = runtime.tell(NodeBegins(runtime.clock(), "0"))
     assert not hold.over()
     mover.gate.set()
     hold.future.result(timeout=10)
     assert hold.over()
-    runtime.post(NodeFinished(runtime.clock(), 0))
-    runtime.post(PromptEnded(runtime.clock(), "p", Outcome.SUCCESS))
+    runtime.tell(NodeEnds(runtime.clock()))
+    runtime.tell(PromptEnds(runtime.clock(), Outcome.SUCCESS))
     assert runtime.traces[-1].summary()["prefetched_bytes"] >= 10 * MB
 
 
@@ -87,8 +76,8 @@ def test_a_mover_that_raises_is_a_refusal_and_the_prompt_goes_on():
 
     runtime = Runtime()
     start(runtime, Broken(runtime))
-    assert runtime.post(NodeStarted(runtime.clock(), 0)) == []
-    runtime.post(PromptEnded(runtime.clock(), "p", Outcome.SUCCESS))
+    assert runtime.tell(NodeBegins(runtime.clock(), "0")) == []
+    runtime.tell(PromptEnds(runtime.clock(), Outcome.SUCCESS))
     reasons = [transfer["reason"] for transfer in runtime.traces[-1].as_dict()["transfers"]]
     assert reasons == ["OSError: no such drive"] * 2
 
@@ -98,7 +87,7 @@ def test_a_prompt_that_its_host_gives_up_ends_its_trace_and_everything_that_was_
     runtime = Runtime()
     mover = ThreadMover(runtime)
     start(runtime, mover)
-    runtime.post(NodeStarted(runtime.clock(), 0))
+    runtime.tell(NodeBegins(runtime.clock(), "0"))
     ended = []
     runtime.on_update = lambda trace, is_over: ended.append(is_over)
     if manager_fails:
@@ -117,10 +106,10 @@ def test_a_tier_without_a_mover_refuses_by_name():
     mover = ThreadMover(runtime)
     mover.gate.set()
     start(runtime, mover, order="a", mode=Mode.LOW_VRAM)
-    for hold in runtime.post(NodeStarted(runtime.clock(), 0)):
+    for hold in runtime.tell(NodeBegins(runtime.clock(), "0")):
         hold.future.result(timeout=10)
-    runtime.post(NodeFinished(runtime.clock(), 0))
-    runtime.post(PromptEnded(runtime.clock(), "p", Outcome.SUCCESS))
+    runtime.tell(NodeEnds(runtime.clock()))
+    runtime.tell(PromptEnds(runtime.clock(), Outcome.SUCCESS))
     device = [e["reason"] for e in runtime.traces[-1].as_dict()["evictions"] if e["tier"] == "device"]
     assert device == ["refused: this host has no mover for the device tier"]
 
@@ -133,7 +122,7 @@ def test_a_read_that_goes_on_from_one_prompt_into_the_next_is_followed():
             return TransferMoved(self.runtime.clock(), key, Tier.HOST, self.moved_bytes, self.moved_bytes, 0.01)
 
     def queued(*prompt_ids):
-        visits = [Visit(prompt_id, "1", "Node") for prompt_id in prompt_ids]
+        visits = [Visit(prompt_id, "0", "Node") for prompt_id in prompt_ids]
         return Timeline.of(visits, [Use(len(visits) - 1, "a", UseKind.COMPUTE, True)])
 
     def in_trace(prompt_id, bytes_mb):
@@ -143,23 +132,23 @@ def test_a_read_that_goes_on_from_one_prompt_into_the_next_is_followed():
     runtime = Runtime()
     mover = Slow(runtime)
     runtime.movers = {Tier.HOST: mover}
-    runtime.post(BudgetChanged(runtime.clock(), Tier.HOST, 100 * MB))
-    runtime.post(PromptStarted(runtime.clock(), "p", queued("p", "q"), components(a=10), Mode.BALANCED))
-    runtime.post(NodeStarted(runtime.clock(), 0))
+    runtime.tell(BudgetChanged(runtime.clock(), Tier.HOST, 100 * MB))
+    runtime.tell(PromptBegins(runtime.clock(), "p", queued("p", "q"), components(a=10), Mode.BALANCED))
+    runtime.tell(NodeBegins(runtime.clock(), "0"))
     mover.moved_bytes = 3 * MB
     updates = []
     runtime.on_update = lambda trace, ended: updates.append(trace.summary()["prefetched_bytes"])
     runtime.look()  # in the middle of the node
     assert updates == [3 * MB] and in_trace("p", 3)
-    runtime.post(NodeFinished(runtime.clock(), 0))
+    runtime.tell(NodeEnds(runtime.clock()))
     mover.moved_bytes = 4 * MB
-    runtime.post(PromptEnded(runtime.clock(), "p", Outcome.SUCCESS))
-    runtime.post(PromptStarted(runtime.clock(), "q", queued("q"), components(a=10), Mode.BALANCED))
-    runtime.post(NodeStarted(runtime.clock(), 0))
+    runtime.tell(PromptEnds(runtime.clock(), Outcome.SUCCESS))
+    runtime.tell(PromptBegins(runtime.clock(), "q", queued("q"), components(a=10), Mode.BALANCED))
+    runtime.tell(NodeBegins(runtime.clock(), "0"))
     mover.gate.set()
     mover.futures[-1].result(timeout=10)
-    runtime.post(NodeFinished(runtime.clock(), 0))
-    runtime.post(PromptEnded(runtime.clock(), "q", Outcome.SUCCESS))
+    runtime.tell(NodeEnds(runtime.clock()))
+    runtime.tell(PromptEnds(runtime.clock(), Outcome.SUCCESS))
     assert in_trace("p", 4) and in_trace("q", 6)
 
 
@@ -167,11 +156,11 @@ def test_a_read_that_ends_between_two_prompts_is_none_of_the_seconds():
     runtime = Runtime()
     mover = ThreadMover(runtime)
     start(runtime, mover)
-    runtime.post(PromptEnded(runtime.clock(), "p", Outcome.INTERRUPTED))
+    runtime.tell(PromptEnds(runtime.clock(), Outcome.INTERRUPTED))
     reads_left = [one["component"] for one in runtime.traces[-1].as_dict()["transfers"]]
     for key in reads_left:
-        runtime.post(TransferStopped(runtime.clock(), key, Tier.HOST, 2 * MB, 2 * MB, 0.1, "asked"))
-    runtime.post(PromptStarted(runtime.clock(), "q", reads("-"), {}, Mode.BALANCED))
+        runtime.tell(TransferStopped(runtime.clock(), key, Tier.HOST, 2 * MB, 2 * MB, 0.1, "asked"))
+    runtime.tell(PromptBegins(runtime.clock(), "q", reads("-"), {}, Mode.BALANCED))
     assert reads_left and runtime.traces[-1].as_dict()["transfers"] == []
 
 
@@ -189,7 +178,7 @@ def test_events_from_many_threads_are_handled_one_at_a_time():
             inside.pop()
 
     runtime.manager.handle = watched
-    threads = [threading.Thread(target=lambda: [runtime.post(BudgetChanged(0.0, Tier.HOST, i)) for i in range(200)]) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: [runtime.tell(BudgetChanged(0.0, Tier.HOST, i)) for i in range(200)]) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -223,55 +212,88 @@ def test_the_traces_are_read_while_prompts_start_and_run():
     runtime = Runtime()
 
     def prompts():
-        for number in range(400):
-            key = f"{number}"
-            runtime.post(PromptStarted(runtime.clock(), key, reads("ab"), components(a=10, b=10), Mode.BALANCED))
+        for _ in range(400):
+            runtime.tell(PromptBegins(runtime.clock(), "p", reads("ab"), components(a=10, b=10), Mode.BALANCED))
             for position in range(2):
-                runtime.post(NodeStarted(runtime.clock(), position))
-                runtime.post(NodeFinished(runtime.clock(), position))
-            runtime.post(PromptEnded(runtime.clock(), key, Outcome.SUCCESS))
+                runtime.tell(NodeBegins(runtime.clock(), str(position)))
+                runtime.tell(NodeEnds(runtime.clock()))
+            runtime.tell(PromptEnds(runtime.clock(), Outcome.SUCCESS))
 
     heads = lambda: [(trace.head(), trace.as_dict()) for trace in runtime.traces]  # noqa: E731
     assert meanwhile(prompts, heads) == []
-    assert len(runtime.traces) == KEPT_TRACES and runtime.traces[-1].prompt_id == "399"
+    assert len(runtime.traces) == KEPT_TRACES
 
 
-def test_a_trace_is_read_while_a_mover_works_under_the_lock():
+def test_no_mover_is_called_with_the_lock_that_readers_of_the_trace_take():
+    class Looking(ThreadMover):
+        def prefetch(self, instruction):
+            def read():
+                runtime.look()
+                self.seen.append(runtime.trace.as_dict()["outcome"])
+
+            reader = threading.Thread(target=read, daemon=True)
+            reader.start()
+            reader.join(timeout=10)
+            return super().prefetch(instruction)
+
+    runtime = Runtime()
+    mover = Looking(runtime)
+    start(runtime, mover)
+    assert mover.seen == ["running", "running"]
+    mover.gate.set()
+
+
+def test_a_node_that_begins_while_another_thread_enacts_knows_its_holds():
+    class Held(ThreadMover):
+        entered, go_on = threading.Event(), threading.Event()
+
+        def prefetch(self, instruction):
+            if instruction.component.key == "a":
+                self.entered.set()
+                assert self.go_on.wait(timeout=10)
+            return super().prefetch(instruction)
+
+    runtime = Runtime()
+    mover = Held(runtime)
+    begun = threading.Thread(target=start, args=(runtime, mover))
+    begun.start()
+    assert mover.entered.wait(timeout=10)
+    holds = []
+    node = threading.Thread(target=lambda: holds.extend(runtime.tell(NodeBegins(runtime.clock(), "0"))))
+    node.start()
+    mover.go_on.set()
+    begun.join()
+    node.join()
+    assert [hold.size_bytes for hold in holds] == [10 * MB]
+    mover.gate.set()
+
+
+def test_a_tier_at_safe_points_is_enacted_there_and_on_that_thread():
+    class Device(ThreadMover):
+        def evict(self, instruction):
+            self.seen.append(threading.get_ident())
+            runtime.tell(Evicted(runtime.clock(), instruction.component.key, Tier.DEVICE, 1, "asked"))
+
+    runtime = Runtime(at_safe_points=[Tier.DEVICE])
+    host, device = ThreadMover(runtime), Device(runtime)
+    host.gate.set()
+    start(runtime, host, order="a", mode=Mode.LOW_VRAM)
+    runtime.movers = {Tier.HOST: host, Tier.DEVICE: device}
+    for hold in runtime.tell(NodeBegins(runtime.clock(), "0")):
+        hold.future.result(timeout=10)
+    other = threading.Thread(target=lambda: runtime.tell(NodeEnds(runtime.clock())))
+    other.start()
+    other.join()
+    assert device.seen == []
+    runtime.safe_point()
+    assert device.seen == [threading.get_ident()]
+
+
+def test_a_fact_that_cannot_be_true_changes_nothing():
     runtime = Runtime()
     mover = ThreadMover(runtime)
     start(runtime, mover)
-    read = threading.Event()
-
-    def look():
-        runtime.look(wait=False)
-        if runtime.traces[-1].as_dict():
-            read.set()
-
-    with runtime._lock:  # what a mover that works is called under
-        watcher = threading.Thread(target=look, daemon=True)
-        watcher.start()
-        assert read.wait(10)
-    watcher.join()
-
-
-def test_closing_without_waiting_keeps_the_answers_for_the_first_event_of_the_next_movers():
-    runtime = Runtime()
-    mover = ThreadMover(runtime)
-    start(runtime, mover)
-    assert runtime.manager.host.in_flight
-
-    def close(*, wait):
-        assert not wait
-        for key in [*runtime.manager.host.in_flight]:
-            runtime.post(TransferStopped(runtime.clock(), key, Tier.HOST, 0, 0, 0.0, "closed"))
-
-    mover.close = close
-    with runtime._lock:  # somebody's event is being handled for long
-        closer = threading.Thread(target=lambda: runtime.close(wait=False))
-        closer.start()
-        closer.join(10)
-        assert not closer.is_alive()
-    assert runtime.manager.host.in_flight
-    runtime.open({})
-    runtime.post(PromptEnded(runtime.clock(), "p", Outcome.ERROR))
-    assert not runtime.manager.host.in_flight
+    with pytest.raises(SessionError, match="NodeEnds while the session is between of prompt p"):
+        runtime.tell(NodeEnds(runtime.clock()))
+    assert len(runtime.tell(NodeBegins(runtime.clock(), "0"))) == 1
+    mover.gate.set()

@@ -6,8 +6,10 @@ from story import MB, components, reads
 from residency.core.component import Mode, Tier
 from residency.core.events import (
     Cancel,
+    Copied,
     Evict,
     Evicted,
+    Foretold,
     NodeFinished,
     NodeStarted,
     Outcome,
@@ -15,6 +17,7 @@ from residency.core.events import (
     PromptEnded,
     PromptStarted,
     Replanned,
+    Stalled,
     TransferDone,
     TransferMoved,
     TransferStopped,
@@ -22,7 +25,7 @@ from residency.core.events import (
 )
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.record import text as report
-from residency.record.trace import MAX_RECORDS, OWN, Prediction, Trace
+from residency.record.trace import MAX_RECORDS, OWN, Trace
 from residency.record.trace_events import chrome
 
 
@@ -36,7 +39,7 @@ def test_a_prompt_is_told_with_times_from_its_start():
     trace.record(
         NodeStarted(101.0, 0), [Prefetch(parts["a"], Tier.HOST, 10 * MB, "next"), Wait(parts["a"], Tier.HOST, 10 * MB, "in flight")]
     )
-    trace.stalled(2.0, waited=True)
+    trace.record(Stalled(103.0, 2.0, waited=True), [])
     trace.record(TransferDone(103.0, "a", Tier.HOST, 10 * MB, 10 * MB, 1.5), [])
     trace.record(NodeFinished(106.0, 0), [Evict(parts["a"], Tier.HOST, 10 * MB, "done")])
     trace.record(Evicted(106.5, "a", Tier.HOST, 10 * MB, "done"), [])
@@ -119,12 +122,12 @@ def test_what_the_end_of_its_prompt_stops_has_ended():
 def test_what_crossed_the_link_is_drawn_when_it_crossed():
     trace = trace_of(reads("ab"), components(a=10, b=10))
     trace.record(NodeStarted(101.0, 0), [Prefetch(components(b=10)["b"], Tier.DEVICE, 10 * MB, "next")])
-    trace.copied("c", 5 * MB, 5 * MB, True, 99.0, 101.0)  # announced by the prompt before
+    trace.record(Copied(101.0, "c", 5 * MB, 5 * MB, True, 99.0, 101.0), [])  # announced by the prompt before
     trace.record(TransferMoved(101.2, "b", Tier.DEVICE, 4 * MB, 4 * MB, 0.1), [])
-    trace.copied("a", 8 * MB, 9 * MB, False, 101.0, 102.0)
-    trace.copied("b", 4 * MB, 4 * MB, True, 102.0, 102.4)
+    trace.record(Copied(102.0, "a", 8 * MB, 9 * MB, False, 101.0, 102.0), [])
+    trace.record(Copied(102.4, "b", 4 * MB, 4 * MB, True, 102.0, 102.4), [])
     trace.record(TransferDone(104.5, "b", Tier.DEVICE, 10 * MB, 10 * MB, 3.4), [])
-    trace.copied("b", 6 * MB, 10 * MB, True, 104.5, 105.0)
+    trace.record(Copied(105.0, "b", 6 * MB, 10 * MB, True, 104.5, 105.0), [])
     announced, *crossed = [
         (one["component"], one["start_s"], one["end_s"], one["moved_bytes"] / MB, one["reason"]) for one in trace.as_dict()["transfers"]
     ]
@@ -147,7 +150,7 @@ def test_a_loader_that_reads_is_all_stall():
     timeline = Timeline.of([Visit("p", "1", "UNETLoader")], [Use(0, "a", UseKind.LOAD, True)])
     trace = trace_of(timeline, components(a=10))
     trace.record(NodeStarted(101.0, 0), [])
-    trace.stalled(0.5)
+    trace.record(Stalled(0.0, 0.5), [])
     trace.record(NodeFinished(104.0, 0), [])
     assert trace.summary()["stall_s"] == pytest.approx(3.0)
     assert trace.summary()["compute_s"] == pytest.approx(0.0)
@@ -193,7 +196,7 @@ def test_a_replan_counts_when_the_order_of_this_prompts_nodes_was_another():
 def test_the_prediction_stands_beside_what_it_took():
     trace = trace_of(reads("-"), {})
     assert trace.summary()["predicted_compute_s"] is None and report.prediction(trace.as_dict()) is None
-    trace.foretold(Prediction(2.0, 0.5, 1))
+    trace.record(Foretold(0.0, 2.0, 0.5, 1), [])
     trace.record(NodeStarted(100.0, 0), [])
     trace.record(Replanned(100.5, Timeline((Visit("p", "0", "Node", compute_s=2.0),), ()), running=0), [])
     trace.record(NodeFinished(103.0, 0), [])

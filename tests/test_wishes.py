@@ -8,8 +8,8 @@ from residency.core.component import Mode, Policy, Tier
 from residency.core.events import (
     BudgetChanged,
     Evict,
+    HostObserved,
     NodeStarted,
-    Observed,
     Prefetch,
     PrefetchAsked,
     PromptStarted,
@@ -108,14 +108,14 @@ def test_what_is_in_use_is_released_when_its_node_has_ended():
     assert [i.tier for i in host.finish(0)] == [Tier.DEVICE, Tier.HOST]
 
 
-def seen(held_mb: dict[str, int], loaded_mb: dict[str, int], surplus_mb: dict[str, int] | None = None, *, copies: bool = False) -> Observed:
+def seen(held_mb: dict[str, int], loaded_mb: dict[str, int], surplus_mb: dict[str, int] | None = None, *, copies: bool = False) -> HostObserved:
     def in_bytes(sizes: dict[str, int]) -> dict[str, int]:
         return {key: size * MB for key, size in sizes.items()}
 
-    return Observed(0.0, Tier.HOST, in_bytes(held_mb), in_bytes(loaded_mb), in_bytes(surplus_mb or {}), copies)
+    return HostObserved(0.0, in_bytes(held_mb), in_bytes(loaded_mb), in_bytes(surplus_mb or {}), copies)
 
 
-def started(limit_mb: int, look: Observed, order: str, **sizes: int) -> list[object]:
+def started(limit_mb: int, look: HostObserved, order: str, **sizes: int) -> list[object]:
     manager = Manager(limit_mb * MB)
     manager.handle(PromptStarted(0.0, "o", reads("-"), components(**sizes), Mode.BALANCED))
     manager.handle(look)

@@ -1,5 +1,7 @@
 """`python -m residency replay TRACE.json`: a recorded run on another machine, or under another policy.
 
+A recording of facts (RESIDENCY_RECORD=FILE) is told to this version's session and manager instead: are the instructions still the same?
+
 The trace gives the order, the compute and the weights; the machine is what the options say. A trace does not tell in how many passes a
 node went over its weights: nodes that compute with a diffusion model are taken to go --passes times, all others once.
 """
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.component import Component
+from ..record.facts import FactsError, is_recording, replayed
 from ..simulate import Program, Step, run
 from ..units import UsageError, written
 from . import machines, pictures
@@ -41,7 +44,7 @@ def register(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "replay", help="tell what a recorded run would have taken on another machine or under another policy", description=__doc__
     )
-    parser.add_argument("trace", type=Path, metavar="TRACE.json", help="what GET /residency/trace gives, or the Report node's json")
+    parser.add_argument("trace", type=Path, metavar="TRACE.json", help="what GET /residency/trace gives, the Report node's json, or recorded facts")
     parser.add_argument("--policy", choices=[*POLICIES, "all"], default="all", help="who moves the weights (%(default)s)")
     parser.add_argument("--passes", type=int, default=PASSES, metavar="N", help="steps of every sampler (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -53,6 +56,8 @@ def register(commands: Any) -> None:
 def command(options: argparse.Namespace) -> int:
     if options.passes < 1:
         raise UsageError(f"--passes: {options.passes} passes compute nothing; give 1 or more")
+    if is_recording(options.trace):
+        return replay_facts(options.trace)
     trace = read_trace(options.trace)
     recorded = recorded_of(trace, options.passes, str(options.trace))
     described = machines.describe(options, recorded.disk_bytes_per_s, "as this trace read")
@@ -72,6 +77,16 @@ def command(options: argparse.Namespace) -> int:
     lines.append(f"With {ram} of RAM free for weights {would}; it took {seconds(recorded.duration_s)}.")
     print("\n".join([*lines, *paths]))
     return 0
+
+
+def replay_facts(path: Path) -> int:
+    """Exit status 0 where the instructions are the same, 1 where they are not. Raises UsageError."""
+    try:
+        done = replayed(path)
+    except FactsError as error:
+        raise UsageError(str(error)) from error
+    print(f"{done.facts} facts, {done.instructions} instructions: {done.difference or 'the same as recorded'}")
+    return 0 if done.difference is None else 1
 
 
 def read_trace(path: Path) -> dict[str, Any]:

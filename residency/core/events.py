@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import get_args
 
 from .component import Component, Mode, Policy, Tier
 from .timeline import Timeline
@@ -18,7 +19,7 @@ class Outcome(Enum):
     SUCCESS = "success"
     ERROR = "error"
     INTERRUPTED = "interrupted"
-    ABANDONED = "abandoned"  # the host follows it no longer: it goes on without
+    ABANDONED = "abandoned"  # by the pack: ComfyUI has gone on without it
 
 
 # --- events: all times are seconds on one monotonic clock, chosen by the host ---
@@ -32,7 +33,7 @@ class PromptStarted:
     components: Mapping[str, Component]
     mode: Mode
     policies: Mapping[str, Policy] = field(default_factory=dict)  # by component: what nodes asked for
-    exclusive: frozenset[str] = frozenset()  # components on drives that serve one reader at a time (hard disks)
+    single_reader: frozenset[str] = frozenset()  # components on drives that serve one reader at a time (hard disks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Replanned:
     time_s: float
     timeline: Timeline
     components: Mapping[str, Component] = field(default_factory=dict)  # newly found ones
-    exclusive: frozenset[str] = frozenset()  # all of them, as in PromptStarted
+    single_reader: frozenset[str] = frozenset()  # all of them, as in PromptStarted
     running: int | None = None
 
 
@@ -128,26 +129,23 @@ class BudgetChanged:
 
 @dataclass(frozen=True, slots=True)
 class RatesMeasured:
-    """Bytes per second. `read` by component key: the drives it lies on; `onload` host to device, `offload` back; None: not measured yet."""
+    """Bytes per second. `read` by component key: the drives it lies on; `onload` host to device, None: not measured yet."""
 
     time_s: float
     read: Mapping[str, float]
     onload: float | None = None
-    offload: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
-    """What the host has found on a tier: all of it, by component, whoever put it there. Transfers in flight are not part of it.
+class HostObserved:
+    """The contents of the host tier by component, whoever put them there. Transfers in flight are not part of it.
 
-    Of the host tier: `loaded` is the prefix of each component that the process holds for itself, pinned or on the device, and reads no
-    more; `held` is what lies in the page cache behind that prefix, `surplus` what lies there of the prefix itself: a second copy.
-    `copies`: the process goes on to hold for itself what it reads, so a node needs room for both. A host may look at any time, in the
-    middle of a node as well.
+    `loaded` is the prefix of each component that the process holds for itself, pinned or on the device, and reads no more; `held` are the
+    bytes in the page cache behind that prefix, `surplus` those there of the prefix itself: a second copy. `copies`: the process goes on to
+    hold for itself what it reads, so a node needs room for both. A host may look at any time, in the middle of a node as well.
     """
 
     time_s: float
-    tier: Tier
     held: Mapping[str, int]
     loaded: Mapping[str, int] = field(default_factory=dict)
     surplus: Mapping[str, int] = field(default_factory=dict)
@@ -156,9 +154,9 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class DeviceObserved:
-    """What the host has found on the device, by component, and what weights may take beside all that is there now. Before a node, or
-    while one runs: then its working set is part of what is there. `in_host`: bytes of each component with a copy in host memory, ready to
-    cross the link; None: the host does not tell."""
+    """The contents of the device by component, and the bytes that weights may take beside all that is there now. Before a node, or while
+    one runs: then its working set is part of what is there. `in_host`: bytes of each component with a copy in host memory, ready to cross
+    the link; None: the host does not tell."""
 
     time_s: float
     held: Mapping[str, int]
@@ -186,37 +184,105 @@ class ReleaseAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class ModeChanged:
+class PromptEnded:
+    """`reason` says why the pack has abandoned it; empty for every other outcome."""
+
     time_s: float
-    mode: Mode
+    prompt_id: str
+    outcome: Outcome
+    reason: str = ""
+
+
+# --- events for the record: the trace tells them, nothing is decided by them (TransferMoved is one as well) ---
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """The running node has waited for weights; `waited`: it was held for a read-ahead."""
+
+    time_s: float
+    seconds: float
+    waited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """Bytes of a component have crossed the link to the device, between `start_s` and `end_s`; `ahead`: its node was not running yet."""
+
+    time_s: float
+    component: str
+    size_bytes: int
+    present_bytes: int
+    ahead: bool
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Crossed:
+    """So many bytes have crossed the link to the device in so many seconds of crossing: its full pace."""
+
+    time_s: float
+    size_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A component that its prompt does not use stays loaded."""
+
+    time_s: float
+    component: Component
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class PromptEnded:
-    time_s: float
-    prompt_id: str
-    outcome: Outcome
-    reason: str = ""  # of ABANDONED
+class GivenUp:
+    """A component that had stayed loaded for this prompt, or was to stay for a later one, does not."""
 
+    time_s: float
+    component: Component
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """The pack itself has worked on the thread that runs the nodes, from `time_s` to `end_s`; `stalled_s` of it counts as stall."""
+
+    time_s: float
+    end_s: float
+    stalled_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """Earlier runs say of the whole prompt: `compute_s` within `margin_s`, the sum over `nodes` nodes that they knew."""
+
+    time_s: float
+    compute_s: float
+    margin_s: float
+    nodes: int
+
+
+Record = TransferMoved | Stalled | Spent | Copied | Crossed | Kept | GivenUp | Foretold
+RECORDS: tuple[type, ...] = get_args(Record)
 
 Event = (
     PromptStarted
     | Replanned
     | NodeStarted
     | NodeFinished
-    | TransferMoved
     | TransferDone
     | TransferStopped
     | Evicted
     | BudgetChanged
     | RatesMeasured
-    | Observed
+    | HostObserved
     | DeviceObserved
     | PrefetchAsked
     | ReleaseAsked
-    | ModeChanged
     | PromptEnded
+    | Record
 )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from . import host_plan as planning
 from .budget import Budget
 from .component import Component, Policy, Tier
-from .events import Cancel, Evict, Instruction, Observed, Prefetch, RatesMeasured
+from .events import Cancel, Evict, HostObserved, Instruction, Prefetch, RatesMeasured
 from .eviction_order import Ranking, rank
 from .timeline import EMPTY, Timeline
 from .view import Move, Terms
@@ -85,7 +85,7 @@ class HostTier:
         elif self.budget.used_bytes != used_bytes:
             self.changed = True
 
-    def observe(self, seen: Observed) -> None:
+    def observe(self, seen: HostObserved) -> None:
         """The host has looked."""
         for key, loaded_bytes in self.loaded.items():
             if seen.loaded.get(key, 0) < loaded_bytes:

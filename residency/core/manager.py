@@ -13,16 +13,16 @@ from .budget import Budget
 from .component import Component, Mode, Strategy, Tier
 from .device_tier import DeviceTier, View
 from .events import (
+    RECORDS,
     BudgetChanged,
     DeviceObserved,
     Event,
     Evict,
     Evicted,
+    HostObserved,
     Instruction,
-    ModeChanged,
     NodeFinished,
     NodeStarted,
-    Observed,
     Outcome,
     PrefetchAsked,
     PromptEnded,
@@ -31,7 +31,6 @@ from .events import (
     ReleaseAsked,
     Replanned,
     TransferDone,
-    TransferMoved,
     TransferStopped,
     Wait,
 )
@@ -60,18 +59,17 @@ class Manager:
             Replanned: self._replanned,
             NodeStarted: self._node_started,
             NodeFinished: self._node_finished,
-            TransferMoved: lambda event: [],
             TransferDone: self._transfer_ended,
             TransferStopped: self._transfer_ended,
             Evicted: self._evicted,
             BudgetChanged: self._budget_changed,
             RatesMeasured: self._rates_measured,
-            Observed: self._looked,
+            HostObserved: self._looked_at_host,
             DeviceObserved: self._looked_at_device,
             PrefetchAsked: self._prefetch_asked,
             ReleaseAsked: self._release_asked,
-            ModeChanged: self._mode_changed,
             PromptEnded: self._prompt_ended,
+            **dict.fromkeys(RECORDS, lambda event: []),
         }
 
     @property
@@ -130,7 +128,7 @@ class Manager:
         self._running = frozenset()
         self._soon = frozenset([use.component for use in event.timeline.at(0)])
         self._used |= self._on_device
-        self._host.terms.alone = event.exclusive
+        self._host.terms.alone = event.single_reader
         self._host.terms.may_prefetch = self._may_prefetch
         self._host.begin(Place(event.timeline, now_s=event.time_s), self._placements.policies)
 
@@ -216,8 +214,7 @@ class Manager:
         host.place.running = False
         device = self._device.cancel(list(self._device.in_flight), self._device_view(), "the prompt has ended")
         if event.outcome is not Outcome.SUCCESS:
-            why = event.reason or f"the prompt has ended: {event.outcome.value}"
-            stopped = host.cancel(list(host.budget.in_flight), why)
+            stopped = host.cancel(list(host.budget.in_flight), event.reason or f"the prompt has ended: {event.outcome.value}")
             host.asked.clear()
             host.begin(Place(now_s=event.time_s))  # nothing of it is read ahead any more
             return device + stopped
@@ -270,10 +267,7 @@ class Manager:
         self._host.rates = event
         return []
 
-    def _looked(self, event: Observed) -> list[Instruction]:
-        if event.tier is Tier.DEVICE:
-            self._on_device = {key for key, held_bytes in event.held.items() if held_bytes > 0}
-            return []
+    def _looked_at_host(self, event: HostObserved) -> list[Instruction]:
         self._observed = True
         self._host.observe(event)
         return self._replan()
@@ -306,13 +300,6 @@ class Manager:
         self._on_device.discard(event.component)
         instructions: list[Instruction] = [Evict(component, Tier.DEVICE, component.size_bytes, event.reason)]
         return instructions + self._host.release(event.component, event.reason) if event.host else instructions
-
-    def _mode_changed(self, event: ModeChanged) -> list[Instruction]:
-        self._set_mode(event.mode)
-        if event.mode is Mode.OFF:
-            device = self._device.cancel(list(self._device.in_flight), self._device_view(), "the mode is off")
-            return device + self._host.cancel(list(self._host.budget.in_flight), "the mode is off")
-        return self._replan()
 
     # --- models that the running prompt does not use ---
 

@@ -16,10 +16,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from ..core.component import Component, Mode, Policy, Tier
 from ..core.events import (
     Cancel,
+    Copied,
+    Crossed,
     Event,
     Evict,
     Evicted,
+    Foretold,
+    GivenUp,
     Instruction,
+    Kept,
     NodeFinished,
     NodeStarted,
     Outcome,
@@ -27,6 +32,8 @@ from ..core.events import (
     PromptEnded,
     PromptStarted,
     Replanned,
+    Spent,
+    Stalled,
     TransferDone,
     TransferMoved,
     TransferStopped,
@@ -72,15 +79,6 @@ class TransferRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """What earlier runs say of a whole prompt: `compute_s` within `margin_s`, the sum over `nodes` nodes that they knew."""
-
-    compute_s: float
-    margin_s: float
-    nodes: int
-
-
-@dataclass(frozen=True, slots=True)
 class UnderWay:
     """A transfer that a prompt leaves unanswered, and what of it that prompt's trace has told."""
 
@@ -114,7 +112,7 @@ class Trace:
         self.mode: Mode = started.mode
         self.mode_reason = ""
         self.outcome: Outcome | None = None
-        self.outcome_reason = ""
+        self.outcome_reason = ""  # of an abandoned prompt
         self.started_unix_s = started_unix_s
         self._zero_s = started.time_s
         self._now_s = 0.0
@@ -137,7 +135,7 @@ class Trace:
         self._compute_s = self._stall_s = self._wait_s = self._own_s = self._crossing_s = 0.0
         self._crossed_bytes = 0
         self._replans = 0
-        self._prediction: Prediction | None = None
+        self._foretold: Foretold | None = None
         for one in under_way:
             self._components.setdefault(one.component.key, one.component)
             self._announce(one.component.key, one.tier, one.reason)
@@ -173,6 +171,21 @@ class Trace:
                 )
             case PromptEnded():
                 self._ended(event)
+            case Stalled():
+                self._stalled(event.seconds, waited=event.waited)
+            case Copied():
+                self._copied(event)
+            case Crossed():
+                self._crossed_bytes += event.size_bytes
+                self._crossing_s += event.seconds
+            case Kept():
+                self._told_of(event, "keep")
+            case GivenUp():
+                self._told_of(event, "give up")
+            case Spent():
+                self._spent(event)
+            case Foretold():
+                self._foretold = event
             case _:
                 pass
         for instruction in instructions:
@@ -193,9 +206,7 @@ class Trace:
             if key in self._components
         ]
 
-    @_locked
-    def stalled(self, seconds: float, *, waited: bool = False) -> None:
-        """Add time in which the running node waited for weights; `waited` when it was held for a read-ahead."""
+    def _stalled(self, seconds: float, *, waited: bool = False) -> None:
         seconds = max(0.0, seconds)
         self._stall_s += seconds
         if waited:
@@ -203,53 +214,30 @@ class Trace:
         if self._running is not None:
             self._running.stall_s += seconds
 
-    @_locked
-    def spent(self, start_s: float, end_s: float, stalled_s: float = 0.0) -> None:
-        """Add time that the pack itself took on the thread that runs the nodes, by the events' clock; `stalled_s` of it counts as stall."""
-        self._own_s += max(0.0, end_s - start_s - stalled_s)
+    def _spent(self, event: Spent) -> None:
+        seconds = event.end_s - event.stalled_s
+        self._own_s += max(0.0, seconds - event.time_s)
         if self._running is not None:
-            since_s = max(start_s - self._zero_s, self._running.start_s)
-            self._running.own_s += max(0.0, end_s - self._zero_s - since_s - stalled_s)
+            since_s = max(event.time_s - self._zero_s, self._running.start_s)
+            self._running.own_s += max(0.0, seconds - self._zero_s - since_s)
 
-    @_locked
-    def kept(self, time_s: float, component: Component, reason: str) -> None:
-        """A component that this prompt does not use stays loaded."""
-        self._now_s = max(self._now_s, time_s - self._zero_s)
-        self._components.setdefault(component.key, component)
-        self._decide("keep", component, Tier.HOST, component.size_bytes, reason)
+    def _told_of(self, event: Kept | GivenUp, kind: str) -> None:
+        self._components.setdefault(event.component.key, event.component)
+        self._decide(kind, event.component, Tier.HOST, event.component.size_bytes, event.reason)
 
-    @_locked
-    def given_up(self, time_s: float, component: Component, reason: str) -> None:
-        """A component that had stayed loaded for this prompt, or was to stay for a later one, does not."""
-        self._now_s = max(self._now_s, time_s - self._zero_s)
-        self._components.setdefault(component.key, component)
-        self._decide("give up", component, Tier.HOST, component.size_bytes, reason)
-
-    @_locked
-    def foretold(self, prediction: Prediction) -> None:
-        """Keep what earlier runs say of this prompt, to be held against what it takes."""
-        self._prediction = prediction
-
-    @_locked
-    def copied(self, component: str, size_bytes: int, present_bytes: int, ahead: bool, start_s: float, end_s: float) -> None:
-        """Keep when bytes crossed the link to the device. Those brought over ahead were announced: what is told here of a transfer is no
-        longer told there."""
-        reason = OWN
-        if ahead:
-            announced = self._announced.get(component)
+    def _copied(self, event: Copied) -> None:
+        """Bytes brought over ahead were announced: those told here of a transfer are no longer told there."""
+        reason, size_bytes = OWN, event.size_bytes
+        if event.ahead:
+            announced = self._announced.get(event.component)
             if announced is None:
                 return  # by an earlier prompt
             reason, announced.moved_bytes = announced.reason, max(0, announced.moved_bytes - size_bytes)
         else:
             self._onloaded_bytes += size_bytes
-        times = max(0.0, start_s - self._zero_s), max(0.0, end_s - self._zero_s)
-        self._append(self._transfers, TransferRecord(component, Tier.DEVICE.value, *times, size_bytes, present_bytes, "done", reason))
-
-    @_locked
-    def crossed(self, size_bytes: int, seconds: float) -> None:
-        """Keep how fast bytes crossed the link to the device while they were crossing."""
-        self._crossed_bytes += size_bytes
-        self._crossing_s += seconds
+        times = max(0.0, event.start_s - self._zero_s), max(0.0, event.end_s - self._zero_s)
+        record = TransferRecord(event.component, Tier.DEVICE.value, *times, size_bytes, event.present_bytes, "done", reason)
+        self._append(self._transfers, record)
 
     def _replanned(self, event: Replanned) -> None:
         before, after = self._ids_of(self._timeline), self._ids_of(event.timeline)
@@ -285,7 +273,7 @@ class Trace:
         uses = self._timeline.at(event.position)
         if any(use.reads and use.kind is UseKind.LOAD for use in uses):
             # a loader that reads weights does nothing else: all its time is stall
-            self.stalled(self._now_s - self._running.start_s - self._running.stall_s - self._running.own_s)
+            self._stalled(self._now_s - self._running.start_s - self._running.stall_s - self._running.own_s)
         self._close_node()
         for use in uses:
             if use.kind is UseKind.COMPUTE:
@@ -378,7 +366,7 @@ class Trace:
     @_locked
     def summary(self) -> dict[str, Any]:
         """Seconds and bytes of the whole prompt."""
-        prediction = self._prediction
+        foretold = self._foretold
         return {
             "compute_s": self._compute_s,
             "stall_s": self._stall_s,
@@ -392,9 +380,9 @@ class Trace:
             "evicted_bytes": self._evicted_bytes,
             "nodes": len(self._nodes),
             "replans": self._replans,
-            "predicted_compute_s": None if prediction is None else prediction.compute_s,
-            "predicted_margin_s": None if prediction is None else prediction.margin_s,
-            "predicted_nodes": 0 if prediction is None else prediction.nodes,
+            "predicted_compute_s": None if foretold is None else foretold.compute_s,
+            "predicted_margin_s": None if foretold is None else foretold.margin_s,
+            "predicted_nodes": 0 if foretold is None else foretold.nodes,
         }
 
     @_locked

@@ -39,7 +39,7 @@ class Link:
         self.can_prefetch = False
         self.busy = False  # the consumer's own copies come first
         self.moved_bytes = 0
-        self.post: Callable[[TransferDone | TransferStopped | Evicted], object] = lambda event: None
+        self.tell: Callable[[TransferDone | TransferStopped | Evicted], object] = lambda event: None
         self._machine, self._host, self._device, self._clock = machine, host, device, clock
         self._queue: deque[Copy] = deque()
 
@@ -68,7 +68,7 @@ class Link:
     def evict(self, instruction: Evict) -> None:
         key = instruction.component.key
         freed_bytes = self._device.drop(key, instruction.keep_bytes)
-        self.post(Evicted(self._clock(), key, Tier.DEVICE, freed_bytes, instruction.reason))
+        self.tell(Evicted(self._clock(), key, Tier.DEVICE, freed_bytes, instruction.reason))
 
     def progress(self, key: str) -> int:
         return next((int(copy.front) for copy in self._queue if copy.key == key), 0)
@@ -132,5 +132,5 @@ class Link:
         moved_bytes = int(copy.front) - copy.start
         self.moved_bytes += moved_bytes
         fields = (now_s, copy.key, Tier.DEVICE, moved_bytes, present_bytes, now_s - copy.begun_s)
-        self.post(TransferDone(*fields) if reason is None else TransferStopped(*fields, reason))
+        self.tell(TransferDone(*fields) if reason is None else TransferStopped(*fields, reason))
         copy.future.set_result(None)

@@ -64,7 +64,7 @@ class ReadAheadLanes:
     ) -> None:
         self.lanes = [Lane(drive) for drive in drives]
         self.moved_bytes = 0
-        self.post: Callable[[TransferDone | TransferStopped | Evicted], object] = lambda event: None
+        self.tell: Callable[[TransferDone | TransferStopped | Evicted], object] = lambda event: None
         self._drive_of = drive_of
         self._host = host
         self._running = running
@@ -97,7 +97,7 @@ class ReadAheadLanes:
         busy = self.find(key) is not None
         freed = 0 if busy else self._host.drop(key, instruction.keep_bytes, instruction.upto_bytes)
         reason = "refused: it is being read ahead" if busy else instruction.reason
-        self.post(Evicted(self._clock(), key, Tier.HOST, freed, reason))
+        self.tell(Evicted(self._clock(), key, Tier.HOST, freed, reason))
 
     def progress(self, key: str) -> int:
         transfer = self.find(key)
@@ -155,7 +155,7 @@ class ReadAheadLanes:
         duration_s = 0.0 if transfer.started_s is None else now_s - transfer.started_s
         fields = (now_s, transfer.key, Tier.HOST, moved_bytes, present_bytes, duration_s)
         if reason is None:
-            self.post(TransferDone(*fields))
+            self.tell(TransferDone(*fields))
         else:
-            self.post(TransferStopped(*fields, reason))
+            self.tell(TransferStopped(*fields, reason))
         transfer.future.set_result(None)

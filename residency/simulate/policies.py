@@ -6,22 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..core.component import Mode, Tier
-from ..core.events import (
-    BudgetChanged,
-    DeviceObserved,
-    NodeFinished,
-    NodeStarted,
-    Observed,
-    Outcome,
-    PromptEnded,
-    PromptStarted,
-    RatesMeasured,
-)
+from ..core.events import DeviceObserved, HostObserved, RatesMeasured, Stalled
+from ..core.events import Outcome as Ended
 from ..core.timeline import Timeline, Use, UseKind, Visit
 from ..record.trace import Trace
 from ..runtime import Hold, Runtime
+from ..session import Limits, Looks, NodeBegins, NodeEnds, PromptBegins, PromptEnds, Sight
 from .comfyui_model import Consumer
-from .run import Pack
+from .run import Pack, Recorder
 from .tiers import Victim
 from .workload import Program
 from .world import World
@@ -36,7 +28,7 @@ class OnDemand:
     name: str
     victim: Victim = Victim.LEAST_RECENT
 
-    def pack(self, world: World, consumer: Consumer, program: Program) -> Pack | None:
+    def pack(self, world: World, consumer: Consumer, program: Program, recorder: Recorder | None) -> Pack | None:
         return None
 
 
@@ -64,8 +56,8 @@ class Managed:
         own = "ours, device ahead" if self.device_prefetch else "ours"
         return own if self.start_share is None else f"ours, start at {self.start_share:g}"
 
-    def pack(self, world: World, consumer: Consumer, program: Program) -> Pack | None:
-        return _ManagedPack(self, world, consumer, program)
+    def pack(self, world: World, consumer: Consumer, program: Program, recorder: Recorder | None) -> Pack | None:
+        return _ManagedPack(self, world, consumer, program, recorder)
 
 
 OURS = Managed()
@@ -73,40 +65,41 @@ OURS_DEVICE = Managed(device_prefetch=True)
 
 
 class _ManagedPack:
-    """Hands the manager the events that comfyui/host.py would."""
+    """Tells the session the facts that a host of the real ComfyUI would."""
 
-    def __init__(self, policy: Managed, world: World, consumer: Consumer, program: Program) -> None:
+    def __init__(self, policy: Managed, world: World, consumer: Consumer, program: Program, recorder: Recorder | None) -> None:
         self._policy, self._world, self._consumer, self._program = policy, world, consumer, program
         self._runtime = Runtime(
             clock=lambda: world.time_s,
             unix_clock=lambda: 0.0,
-            device_limit_bytes=world.device.limit_bytes,
+            at_safe_points=(Tier.DEVICE,),
         )
+        self._runtime.recorder = recorder
         self._runtime.movers = {Tier.HOST: world.mover, Tier.DEVICE: world.link}
-        world.mover.post = world.link.post = self._runtime.post
+        world.mover.tell = world.link.tell = self._runtime.tell
         world.link.can_prefetch = policy.device_prefetch
-        self._limit_bytes: int | None = None
         self._traces: list[Trace] = []
         consumer.after_first_pass = self._look_again
         if policy.informed:
             drives, drive_of = world.machine.drives, program.drive_of
             read = {key: drives[drive_of.get(key, 0)].read_bytes_per_s for key in program.components}
             machine = world.machine
-            self._runtime.post(RatesMeasured(0.0, read, machine.pinned_bytes_per_s, machine.pinned_back_bytes_per_s))
+            self._runtime.tell(RatesMeasured(0.0, read, machine.pinned_bytes_per_s))
 
     def prompt_starts(self, index: int) -> None:
-        self._look()
-        timeline = self._timeline(index)
-        components, mode = self._program.components, self._policy.mode
-        self._runtime.post(PromptStarted(self._world.time_s, f"p{index}", timeline, components, mode, exclusive=self._exclusive()))
+        now_s, components, mode = self._world.time_s, self._program.components, self._policy.mode
+        limits, sight = self._limits(), Sight(self._host_contents())
+        begins = PromptBegins(now_s, f"p{index}", self._timeline(index), components, mode, {}, self._single_reader(), limits, sight)
+        self._runtime.tell(begins)
         if self._runtime.trace is not None:
             self._traces.append(self._runtime.trace)
         self._world.settle()
 
     def node_starts(self, position: int) -> Sequence[Hold]:
-        self._refresh_budget()
-        self._look_at_device(0)
-        holds = self._runtime.post(NodeStarted(self._world.time_s, position))
+        node_id = self._runtime.session.timeline.visits[position].node_id
+        sight = Sight(device=self._device_contents(0))
+        holds = self._runtime.tell(NodeBegins(self._world.time_s, node_id, self._limits(), sight))
+        self._runtime.safe_point()
         share = self._policy.start_share
         if share is None:
             return holds
@@ -114,27 +107,19 @@ class _ManagedPack:
         return [replace(hold, size_bytes=int(asked.get(id(hold.future), hold.size_bytes) * share)) for hold in holds]
 
     def node_stalled(self, seconds: float, *, waited: bool) -> None:
-        self._runtime.stalled(seconds, waited=waited)
+        self._runtime.tell(Stalled(self._world.time_s, seconds, waited))
 
     def node_finishes(self, position: int) -> None:
-        self._look()
-        self._runtime.post(NodeFinished(self._world.time_s, position))
+        self._runtime.tell(NodeEnds(self._world.time_s, self._limits(), Sight(self._host_contents())))
 
     def prompt_ends(self, index: int) -> None:
-        self._runtime.post(PromptEnded(self._world.time_s, f"p{index}", Outcome.SUCCESS))
+        self._runtime.tell(PromptEnds(self._world.time_s, Ended.SUCCESS))
+        self._runtime.safe_point()
 
     def traces(self) -> list[Trace]:
         return self._traces
 
-    def _refresh_budget(self) -> None:
-        world = self._world
-        reserve_bytes = world.machine.budget_floor_bytes
-        limit_bytes = world.host.available_bytes - reserve_bytes
-        if limit_bytes != self._limit_bytes:
-            self._limit_bytes = limit_bytes
-            self._runtime.post(BudgetChanged(world.time_s, Tier.HOST, limit_bytes, reserve_bytes))
-
-    def _exclusive(self) -> frozenset[str]:
+    def _single_reader(self) -> frozenset[str]:
         """Components whose nodes are held: those on drives that seek, or all when a start share is asked for."""
         drives, drive_of = self._world.machine.drives, self._program.drive_of
         keys = self._program.components
@@ -154,13 +139,17 @@ class _ManagedPack:
 
     def _look_again(self) -> None:
         """In the middle of a node."""
-        self._look()
-        self._look_at_device(self._world.device.working_set_bytes)
+        sight = Sight(self._host_contents(), self._device_contents(self._world.device.working_set_bytes))
+        self._runtime.tell(Looks(self._world.time_s, self._limits(), sight))
+        self._runtime.safe_point()
         self._world.settle()
 
-    def _look(self) -> None:
-        """What a host can find out at any time: its page cache, its pinned buffers and its device."""
-        self._refresh_budget()
+    def _limits(self) -> Limits:
+        reserve_bytes = self._world.machine.budget_floor_bytes
+        return Limits(self._world.host.available_bytes - reserve_bytes, reserve_bytes, self._world.device.limit_bytes)
+
+    def _host_contents(self) -> HostObserved:
+        """All that a host can find out at any time: its page cache and its pinned buffers."""
         world, components = self._world, self._program.components
         all_bytes = sum(component.size_bytes for component in components.values())
         stays = all_bytes <= world.device.limit_bytes  # else others will push it off the device before its next use
@@ -177,11 +166,12 @@ class _ManagedPack:
                 surplus[key] = surplus_bytes
             if ranges.size_bytes > surplus_bytes:
                 held[key] = ranges.size_bytes - surplus_bytes
-        self._runtime.post(Observed(world.time_s, Tier.HOST, held, loaded, surplus, world.machine.pins))
+        return HostObserved(world.time_s, held, loaded, surplus, world.machine.pins)
 
-    def _look_at_device(self, working_set_bytes: int) -> None:
-        if self._policy.device_prefetch:
-            world, held = self._world, dict(self._world.device.held)
-            copies = {key: world.host.pins.get(key, 0) + world.host.cached(key).size_bytes for key in self._program.components}
-            room_bytes = world.device.limit_bytes - sum(held.values()) - working_set_bytes
-            self._runtime.post(DeviceObserved(world.time_s, held, room_bytes, copies))
+    def _device_contents(self, working_set_bytes: int) -> DeviceObserved | None:
+        if not self._policy.device_prefetch:
+            return None
+        world, held = self._world, dict(self._world.device.held)
+        copies = {key: world.host.pins.get(key, 0) + world.host.cached(key).size_bytes for key in self._program.components}
+        room_bytes = world.device.limit_bytes - sum(held.values()) - working_set_bytes
+        return DeviceObserved(world.time_s, held, room_bytes, copies)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..core.events import Instruction
 from ..record.trace import Trace
+from ..session import Fact
 from .comfyui_model import Consumer
 from .machine import Machine
 from .tiers import Victim
 from .workload import Program, Step
 from .world import Held, World
+
+Recorder = Callable[[Fact, Sequence[Instruction]], None]
 
 
 class Pack(Protocol):
@@ -40,7 +44,7 @@ class Policy(Protocol):
     @property
     def victim(self) -> Victim: ...
 
-    def pack(self, world: World, consumer: Consumer, program: Program) -> Pack | None: ...
+    def pack(self, world: World, consumer: Consumer, program: Program, recorder: Recorder | None) -> Pack | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +81,11 @@ class Outcome:
         return sum(node.stall_s for node in self.nodes)
 
 
-def run(program: Program, machine: Machine, policy: Policy) -> Outcome:
-    """Simulate. Deterministic: the same arguments give the same result."""
+def run(program: Program, machine: Machine, policy: Policy, recorder: Recorder | None = None) -> Outcome:
+    """Simulate. Deterministic: the same arguments give the same result. `recorder` gets the facts that a managed run tells its session."""
     world = World(machine, program, policy.victim)
     consumer = Consumer(world, program)
-    pack = policy.pack(world, consumer, program)
+    pack = policy.pack(world, consumer, program, recorder)
     scatter = random.Random(program.seed)
     nodes: list[NodeTime] = []
     prompts_s: list[float] = []

@@ -7,19 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ...core.events import Copied
+
 LEAST_BURST_BYTES = 512 * 1024**2  # less is over before its own start has been paid for, and tells nothing of the rate
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """Copies of one component that are over. Seconds of the host's clock. `ahead`: its node was not running yet."""
-
-    component: str
-    size_bytes: int
-    present_bytes: int
-    ahead: bool
-    start_s: float
-    end_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +54,7 @@ class Link:
         for begun, ended, told in over:
             start_s = begun.zero_s + begun.zero.elapsed_time(begun.event) / 1e3
             took_s = begun.event.elapsed_time(ended) / 1e3
-            copied = Copied(*told, start_s, start_s + took_s)
+            copied = Copied(self._clock(), *told, start_s, start_s + took_s)
             if copied.size_bytes >= LEAST_BURST_BYTES:
                 self._crossed_bytes += copied.size_bytes
                 self._crossing_s += took_s

@@ -17,8 +17,9 @@ import folder_paths
 from PIL import Image
 
 from ...core.component import Component
+from ...core.events import Foretold
 from ...profiles import NodeKey, Profiles, database_in, node_keys
-from ...record.trace import Prediction, Trace
+from ...record.trace import Trace
 from ...transfers import drive_of
 from .live_graph import Expected, dynamic_vram
 
@@ -31,13 +32,13 @@ class Foresight:
     expected: Mapping[str, Expected]
     margins_s: Mapping[str, float]
 
-    def total(self, node_ids: Iterable[str]) -> Prediction | None:
+    def total(self, node_ids: Iterable[str], now_s: float) -> Foretold | None:
         """The sum over the nodes that will run; None when nothing is known of any. Margins add up: what slows one node slows all."""
         known = [node_id for node_id in node_ids if node_id in self.margins_s]
         if not known:
             return None
         seconds = sum(self.expected[node_id].compute_s for node_id in known)
-        return Prediction(seconds, sum(self.margins_s[node_id] for node_id in known), len(known))
+        return Foretold(now_s, seconds, sum(self.margins_s[node_id] for node_id in known), len(known))
 
 
 class Teacher:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from ...core.component import Component, Mode, Tier
-from ...core.events import NodeFinished, NodeStarted, Outcome, PromptEnded, PromptStarted
+from ...core.events import Outcome, Stalled
 from ...core.timeline import Timeline, Use, UseKind, Visit
 from ...runtime import Runtime
+from ...session import Limits, NodeBegins, NodeEnds, PromptBegins, PromptEnds
 from ...transfers import ReadAhead, available_bytes
 from .models import WIDTH, load
 
@@ -41,8 +42,8 @@ class LocalHost:
 
     def __init__(self, host_limit_bytes: int | None = None) -> None:
         self.runtime = Runtime()
-        self.runtime.movers = {Tier.HOST: ReadAhead(self.runtime.post, self.runtime.clock)}
-        self.runtime.set_host_limit(available_bytes() // 2 if host_limit_bytes is None else host_limit_bytes)
+        self.runtime.movers = {Tier.HOST: ReadAhead(self.runtime.tell, self.runtime.clock)}
+        self._limits = Limits(available_bytes() // 2 if host_limit_bytes is None else host_limit_bytes)
 
     def run(
         self, timeline: Timeline, components: Mapping[str, Component], mode: Mode, passes: Callable[[Visit], int] = one_pass
@@ -51,28 +52,28 @@ class LocalHost:
 
         Raises what reading a file raises; the trace then ends with the outcome "error".
         """
-        clock, post = self.runtime.clock, self.runtime.post
+        clock, tell = self.runtime.clock, self.runtime.tell
         prompt_id = timeline.visits[0].prompt_id if timeline.visits else "empty"
-        post(PromptStarted(clock(), prompt_id, timeline, components, mode))
+        tell(PromptBegins(clock(), prompt_id, timeline, components, mode, limits=self._limits))
         trace = self.runtime.traces[-1]
         outcome = Outcome.ERROR
         loaded: dict[str, torch.nn.Module] = {}
         digest = hashlib.sha256()
         try:
             for position, visit in enumerate(timeline.visits):
-                waits = post(NodeStarted(clock(), position))
+                waits = tell(NodeBegins(clock(), visit.node_id))
                 started_s = clock()
                 for hold in waits:
                     while not hold.over():
                         futures.wait([hold.future], timeout=0.005)
                 if waits:
-                    self.runtime.stalled(clock() - started_s, waited=True)
+                    tell(Stalled(clock(), clock() - started_s, waited=True))
                 for use in timeline.at(position):
                     self._enact(use, components[use.component], loaded, passes(visit), digest)
-                post(NodeFinished(clock(), position))
+                tell(NodeEnds(clock()))
             outcome = Outcome.SUCCESS
         finally:
-            post(PromptEnded(clock(), prompt_id, outcome))
+            tell(PromptEnds(clock(), outcome))
         return LocalRun(trace.as_dict(), digest.hexdigest())
 
     def close(self) -> None:
@@ -84,7 +85,8 @@ class LocalHost:
             started_s = self.runtime.clock()
             paths = dict.fromkeys(extent.path for extent in component.extents)
             loaded[component.key] = torch.nn.Sequential(*(load(path) for path in paths))
-            self.runtime.stalled(self.runtime.clock() - started_s)
+            now_s = self.runtime.clock()
+            self.runtime.tell(Stalled(now_s, now_s - started_s))
         if use.kind is UseKind.COMPUTE:
             with torch.inference_mode():
                 x = torch.linspace(-1.0, 1.0, BATCH * WIDTH).reshape(BATCH, WIDTH)

@@ -1,0 +1,232 @@
+"""One host's prompts, one after the other: facts in, events out, in one order. Pure, as the core is.
+
+ComfyUI, the simulator, the local host and a replayed recording all tell a session what they see; no host talks to the manager itself. The
+life of a prompt, and which fact is legal in which phase:
+
+    IDLE --PromptBegins--> BETWEEN --NodeBegins--> RUNNING --NodeEnds--> BETWEEN --PromptEnds--> IDLE
+                           BETWEEN, RUNNING: OrderChanges, Looks;  any: StandsAside -> IDLE, and every event that passes through
+
+A fact carries all that its host has looked at for it, so that the order in which the manager is told (limits, what lies where, then what
+happens) is written here once and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from .core.component import Component, Mode, Policy, Tier
+from .core.events import (
+    BudgetChanged,
+    DeviceObserved,
+    Event,
+    HostObserved,
+    NodeFinished,
+    NodeStarted,
+    Outcome,
+    PromptEnded,
+    PromptStarted,
+    Replanned,
+)
+from .core.timeline import EMPTY, Timeline
+
+
+class Phase(Enum):
+    """Where a session is: without a prompt, between two of its nodes, or in one."""
+
+    IDLE = "idle"
+    BETWEEN = "between"
+    RUNNING = "running"
+
+
+class SessionError(Exception):
+    """A fact that cannot be true now: the host and the session disagree. Names the fact, the phase and the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes that the tiers may hold of weights. None: unknown, or not looked at; the host's reserve is kept free beyond its limit."""
+
+    host_bytes: int | None = None
+    host_reserve_bytes: int = 0
+    device_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """The contents of the tiers as a host has found them; None: it has not looked there."""
+
+    host: HostObserved | None = None
+    device: DeviceObserved | None = None
+
+
+NO_LIMITS, NOTHING_SEEN = Limits(), Sight()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptBegins:
+    """`timeline` holds the prompt's own visits first, then the queue's."""
+
+    time_s: float
+    prompt_id: str
+    timeline: Timeline
+    components: Mapping[str, Component]
+    mode: Mode
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    single_reader: frozenset[str] = frozenset()
+    limits: Limits = NO_LIMITS
+    sight: Sight = NOTHING_SEEN
+
+
+@dataclass(frozen=True, slots=True)
+class OrderChanges:
+    """Another order of what is left, the visit that runs first, if one does; or another queue behind it, or more known of either."""
+
+    time_s: float
+    timeline: Timeline
+    components: Mapping[str, Component]
+    single_reader: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeBegins:
+    """The executor has chosen the node, whatever the order said."""
+
+    time_s: float
+    node_id: str
+    limits: Limits = NO_LIMITS
+    sight: Sight = NOTHING_SEEN
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """The host has looked, between two steps of a node or at any other time."""
+
+    time_s: float
+    limits: Limits = NO_LIMITS
+    sight: Sight = NOTHING_SEEN
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEnds:
+    time_s: float
+    limits: Limits = NO_LIMITS
+    sight: Sight = NOTHING_SEEN
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEnds:
+    time_s: float
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class StandsAside:
+    """The pack stands aside: a failure of its own, or the user has switched it off. The prompt goes on as ComfyUI's own."""
+
+    time_s: float
+    reason: str
+
+
+Fact = PromptBegins | OrderChanges | NodeBegins | Looks | NodeEnds | PromptEnds | StandsAside | Event
+
+_BEGUN = frozenset({Phase.BETWEEN, Phase.RUNNING})
+LEGAL: Mapping[type, frozenset[Phase]] = {
+    PromptBegins: frozenset(Phase),
+    OrderChanges: _BEGUN,
+    NodeBegins: frozenset({Phase.BETWEEN}),
+    Looks: frozenset(Phase),
+    NodeEnds: frozenset({Phase.RUNNING}),
+    PromptEnds: _BEGUN,
+    StandsAside: frozenset(Phase),
+}
+
+
+class Session:
+    """`take(fact)` returns the events that follow from it. `timeline` and `position` are where the prompt is now."""
+
+    def __init__(self) -> None:
+        self.phase = Phase.IDLE
+        self.prompt_id = ""
+        self.timeline: Timeline = EMPTY
+        self.position = -1  # of the visit that runs, or that has run last
+        self._limits = NO_LIMITS
+
+    def take(self, fact: Fact) -> list[Event]:
+        """Raises SessionError, and changes nothing, when the fact cannot be true now."""
+        legal = LEGAL.get(type(fact))
+        if legal is not None and self.phase not in legal:
+            of = f" of prompt {self.prompt_id}" if self.prompt_id else ""
+            raise SessionError(f"{type(fact).__name__} while the session is {self.phase.value}{of}")
+        return list(self._events(fact))
+
+    def next_node(self) -> str | None:
+        """The node that is expected to begin next; None at the end of the prompt."""
+        following = self.position + 1
+        visits = self.timeline.visits
+        return visits[following].node_id if following < len(visits) and visits[following].prompt_id == self.prompt_id else None
+
+    def _events(self, fact: Fact) -> Iterator[Event]:
+        match fact:
+            case PromptBegins():
+                if self.phase is not Phase.IDLE:  # its host lost it on the way
+                    yield self._end(fact.time_s, Outcome.ABANDONED, "another prompt has begun")
+                self.phase, self.prompt_id = Phase.BETWEEN, fact.prompt_id
+                self.timeline, self.position = fact.timeline, -1
+                yield from self._looked(fact.time_s, fact.limits, fact.sight)
+                yield PromptStarted(
+                    fact.time_s, fact.prompt_id, fact.timeline, fact.components, fact.mode, fact.policies, fact.single_reader
+                )
+            case OrderChanges():
+                runs = self.phase is Phase.RUNNING
+                self.timeline, self.position = fact.timeline, 0 if runs else -1
+                yield Replanned(fact.time_s, fact.timeline, fact.components, fact.single_reader, 0 if runs else None)
+            case NodeBegins():
+                self.position, self.phase = self._position_of(fact.node_id), Phase.RUNNING
+                yield from self._looked(fact.time_s, fact.limits, fact.sight)
+                yield NodeStarted(fact.time_s, self.position)
+            case Looks():
+                yield from self._looked(fact.time_s, fact.limits, fact.sight)
+            case NodeEnds():
+                self.phase = Phase.BETWEEN
+                yield from self._looked(fact.time_s, fact.limits, fact.sight)
+                yield NodeFinished(fact.time_s, self.position)
+            case PromptEnds():
+                yield self._end(fact.time_s, fact.outcome)
+            case StandsAside():
+                if self.phase is not Phase.IDLE:
+                    yield self._end(fact.time_s, Outcome.ABANDONED, fact.reason)
+            case _:
+                yield fact
+
+    def _position_of(self, node_id: str) -> int:
+        """Where the visit lies that begins now: the next one, or a later one of this prompt that the executor has preferred."""
+        if self.next_node() == node_id:
+            return self.position + 1
+        for position in range(self.position + 1, len(self.timeline.visits)):
+            visit = self.timeline.visits[position]
+            if visit.prompt_id != self.prompt_id:
+                break
+            if visit.node_id == node_id:
+                return position
+        raise SessionError(f"node {node_id} begins, but what is left of prompt {self.prompt_id} does not hold it")
+
+    def _looked(self, time_s: float, limits: Limits, sight: Sight) -> Iterator[Event]:
+        known = self._limits
+        host = (limits.host_bytes, limits.host_reserve_bytes)
+        if limits.host_bytes is not None and host != (known.host_bytes, known.host_reserve_bytes):
+            self._limits = replace(self._limits, host_bytes=limits.host_bytes, host_reserve_bytes=limits.host_reserve_bytes)
+            yield BudgetChanged(time_s, Tier.HOST, limits.host_bytes, limits.host_reserve_bytes)
+        if limits.device_bytes is not None and limits.device_bytes != known.device_bytes:
+            self._limits = replace(self._limits, device_bytes=limits.device_bytes)
+            yield BudgetChanged(time_s, Tier.DEVICE, limits.device_bytes)
+        if sight.host is not None:
+            yield sight.host
+        if sight.device is not None:
+            yield sight.device
+
+    def _end(self, time_s: float, outcome: Outcome, reason: str = "") -> PromptEnded:
+        ended = PromptEnded(time_s, self.prompt_id, outcome, reason)
+        self.phase, self.prompt_id = Phase.IDLE, ""
+        return ended
