@@ -183,7 +183,7 @@ class Session:
                 self.timeline, self.position = fact.timeline, 0 if runs else -1
                 yield Replanned(fact.time_s, fact.timeline, fact.components, fact.single_reader, 0 if runs else None)
             case NodeBegins():
-                self.position, self.phase = self._position_of(fact.node_id), Phase.RUNNING
+                self.position, self.phase = self.position_of(fact.node_id), Phase.RUNNING
                 yield from self._looked(fact.time_s, fact.limits, fact.sight)
                 yield NodeStarted(fact.time_s, self.position)
             case Looks():
@@ -200,8 +200,8 @@ class Session:
             case _:
                 yield fact
 
-    def _position_of(self, node_id: str) -> int:
-        """Where the visit lies that begins now: the next one, or a later one of this prompt that the executor has preferred."""
+    def position_of(self, node_id: str) -> int:
+        """Where the node's next visit lies: it follows, or the executor has preferred it to others of this prompt. Raises SessionError."""
         if self.next_node() == node_id:
             return self.position + 1
         for position in range(self.position + 1, len(self.timeline.visits)):

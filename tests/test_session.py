@@ -29,12 +29,12 @@ from residency.session import (
     NodeEnds,
     OrderChanges,
     Phase,
-    PromptAbandoned,
     PromptBegins,
     PromptEnds,
     Session,
     SessionError,
     Sight,
+    StandsAside,
 )
 
 SEEN = Sight(HostObserved(1.0, {}), DeviceObserved(1.0, {}, 5))
@@ -98,7 +98,7 @@ def test_another_order_restarts_the_positions_and_says_whether_a_node_runs():
 def test_an_abandoned_prompt_ends_in_any_phase_with_its_reason_and_once():
     session = begun()
     session.take(NodeBegins(1.0, "0"))
-    gone = PromptAbandoned(2.0, "the user has switched it off")
+    gone = StandsAside(2.0, "the user has switched it off")
     assert session.take(gone) == [PromptEnded(2.0, "p", Outcome.ABANDONED, "the user has switched it off")]
     assert session.take(gone) == [] and session.phase is Phase.IDLE
 
@@ -118,7 +118,7 @@ FACTS = [
     Looks(1.0, Limits(5), SEEN),
     NodeEnds(1.0),
     PromptEnds(1.0, Outcome.ERROR),
-    PromptAbandoned(1.0, "a test"),
+    StandsAside(1.0, "a test"),
     RatesMeasured(1.0, {}),
 ]
 
@@ -134,7 +134,7 @@ def test_every_started_prompt_ends_once_and_nodes_alternate_whatever_a_host_tell
             assert (session.phase, session.position, session.timeline) == before
         else:
             assert before[0] in LEGAL.get(type(fact), frozenset(Phase))
-    told += session.take(PromptAbandoned(9.0, "the end"))
+    told += session.take(StandsAside(9.0, "the end"))
     assert sum(isinstance(event, PromptStarted) for event in told) == sum(isinstance(event, PromptEnded) for event in told)
     running = False
     for event in told:

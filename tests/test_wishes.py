@@ -108,7 +108,9 @@ def test_what_is_in_use_is_released_when_its_node_has_ended():
     assert [i.tier for i in host.finish(0)] == [Tier.DEVICE, Tier.HOST]
 
 
-def seen(held_mb: dict[str, int], loaded_mb: dict[str, int], surplus_mb: dict[str, int] | None = None, *, copies: bool = False) -> HostObserved:
+def seen(
+    held_mb: dict[str, int], loaded_mb: dict[str, int], surplus_mb: dict[str, int] | None = None, *, copies: bool = False
+) -> HostObserved:
     def in_bytes(sizes: dict[str, int]) -> dict[str, int]:
         return {key: size * MB for key, size in sizes.items()}
 

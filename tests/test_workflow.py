@@ -391,4 +391,4 @@ def test_the_table_of_core_nodes_knows_what_prediction_needs() -> None:
     assert save is not None and save.is_output
     assert switch is not None and switch.lazy == {"on_true", "on_false"}
     assert any(node.traits.is_async for node in core_nodes().values())
-    assert (Path(__file__).parents[1] / "residency" / "data" / "core_nodes.json").stat().st_size < 150_000
+    assert (Path(__file__).parents[1] / "residency" / "workflow" / "core_nodes.json").stat().st_size < 150_000

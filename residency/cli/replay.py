@@ -44,7 +44,7 @@ def register(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "replay", help="tell what a recorded run would have taken on another machine or under another policy", description=__doc__
     )
-    parser.add_argument("trace", type=Path, metavar="TRACE.json", help="what GET /residency/trace gives, the Report node's json, or recorded facts")
+    parser.add_argument("trace", type=Path, metavar="TRACE.json", help="GET /residency/trace, the Report node's json, or facts")
     parser.add_argument("--policy", choices=[*POLICIES, "all"], default="all", help="who moves the weights (%(default)s)")
     parser.add_argument("--passes", type=int, default=PASSES, metavar="N", help="steps of every sampler (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")

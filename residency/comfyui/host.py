@@ -1,4 +1,4 @@
-"""The ComfyUI host: turns what the executor does into events, and holds a node back while its files are being read ahead.
+"""The ComfyUI host: tells the session what the executor does, and holds a node back while its files are being read ahead.
 
 Life: `install()` in the pack's on_load or when a mode other than off is chosen; per prompt prompt_begins -> (node_starts ->
 node_finishes | node_returns)* -> prompt_ends; `uninstall()` takes every hook out and asks every thread to end. Beside it, on the errands'
@@ -6,7 +6,7 @@ thread: LookAhead, when a prompt has started or the queue has changed, and what 
 is logged once, counted, and handed back to ComfyUI: after a few failures the host takes itself out.
 
 What ComfyUI's event loop calls (`apply`, `set_user_mode`, `install`, `uninstall`, the hooks of the queue) waits for no drive, no device, no
-thread, and for neither `_lock` nor the runtime's, which are held while a mover works.
+thread, and not for `_lock`, which is held while the device's mover works; the runtime's is held while a fact is decided, never longer.
 """
 
 from __future__ import annotations
@@ -15,32 +15,23 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import comfy.model_management as model_management
 
 from ..core.component import Mode, Tier
-from ..core.events import (
-    BudgetChanged,
-    DeviceObserved,
-    NodeFinished,
-    NodeStarted,
-    Outcome,
-    PrefetchAsked,
-    PromptEnded,
-    PromptStarted,
-    ReleaseAsked,
-)
+from ..core.events import Crossed, DeviceObserved, Outcome, PrefetchAsked, ReleaseAsked, Stalled
 from ..core.timeline import EMPTY, UseKind
 from ..graph import AllowanceError
 from ..record import text as report
 from ..runtime import Hold, Runtime
+from ..session import NO_LIMITS, Limits, Looks, NodeBegins, NodeEnds, Phase, PromptBegins, PromptEnds, Sight
 from ..settings import prompt as settings
 from ..settings.node_inputs import DEVICE, DEVICE_AND_HOST
 from ..settings.user import UserSettings
-from ..transfers import ReadAhead, exclusive, memory
+from ..transfers import ReadAhead, memory, single_reader
 from ..transfers.disk import THREADS_PER_DRIVE
 from .device.memory_usage import device_limit_bytes
 from .device.mover import DeviceMover
@@ -74,10 +65,10 @@ class ComfyHost:
     def __init__(self, queue: Callable[[], Iterable[Queued]] = tuple, budget: Budget = DEFAULT_BUDGET) -> None:
         self.budget = budget
         self._device_limit_bytes = self._whole_device_bytes = device_limit_bytes()  # asked once: the driver may be at work
-        self.runtime = Runtime(device_limit_bytes=self._device_limit_bytes)
+        self.runtime = Runtime(at_safe_points=[Tier.DEVICE])
         self._memory_total_bytes = memory.host_memory().total_bytes
-        self.device = DeviceMover(self.runtime.post, self.runtime.clock)
-        self._cached = CachedResults(self.runtime, self.device.models, lambda: self.device.exclusive)
+        self.device = DeviceMover(self.runtime.tell, self.runtime.clock)
+        self._cached = CachedResults(self.runtime, self.device.models, lambda: self.device.one_copy)
         self.steps = Steps(lambda node_id: self._timed(self._step, node_id))
         self.user = settings.Settings(Mode.AUTO, "the default")
         self.fits: list[seams.Fit] = []
@@ -163,6 +154,7 @@ class ComfyHost:
         if self._whole_device_bytes is not None:
             self._device_limit_bytes = max(0, self._whole_device_bytes - wanted.vram_headroom_bytes)
         self.device.spared_bytes = wanted.vram_headroom_bytes
+        self.runtime.tell(Looks(self.runtime.clock(), Limits(device_bytes=self._device_budget_bytes(self.user.device_budget_bytes))))
         mover = self.runtime.movers.get(Tier.HOST)
         if isinstance(mover, ReadAhead):
             mover.set_threads(self._read_threads())
@@ -176,7 +168,7 @@ class ComfyHost:
             self.idle.set(60 * self.standing.idle_release_min if on else 0.0)
 
     def _read_ahead(self) -> ReadAhead:
-        return ReadAhead(self.runtime.post, self.runtime.clock, threads_per_drive=self._read_threads())
+        return ReadAhead(self.runtime.tell, self.runtime.clock, threads_per_drive=self._read_threads())
 
     def _read_threads(self) -> int:
         return self.standing.read_threads or THREADS_PER_DRIVE
@@ -194,7 +186,7 @@ class ComfyHost:
         the executor's thread does for a node meanwhile falls into the void. `told`: a prompt without a trace gets one that says why."""
         prompt, self._prompt = self._prompt, None
         if told and prompt is not None and self.runtime.trace is None:
-            self.runtime.post(PromptStarted(self.runtime.clock(), prompt.prompt_id, EMPTY, {}, prompt.settings.mode))
+            self.runtime.tell(PromptBegins(self.runtime.clock(), prompt.prompt_id, EMPTY, {}, prompt.settings.mode))
         if prompt is not None or self.runtime.trace is not None:
             self.steps.forget()
             self.runtime.abandon(reason)
@@ -207,13 +199,14 @@ class ComfyHost:
         if prompt is not None:
             asked = where or prompt.value(node_id, "where", DEVICE)
             for key in self._components_behind(node_id, value):
-                self.runtime.post(ReleaseAsked(self.runtime.clock(), key, asked == DEVICE_AND_HOST, f"node {node_id} releases it"))
+                self.runtime.tell(ReleaseAsked(self.runtime.clock(), key, asked == DEVICE_AND_HOST, f"node {node_id} releases it"))
+            self.runtime.safe_point()
 
     def prefetch(self, node_id: str, value: Any) -> None:
         """Ask for what is behind `value` now. Does nothing while the pack is off."""
         if self._prompt is not None:
             for key in self._components_behind(node_id, value):
-                self.runtime.post(PrefetchAsked(self.runtime.clock(), key, f"node {node_id} asks for it"))
+                self.runtime.tell(PrefetchAsked(self.runtime.clock(), key, f"node {node_id} asks for it"))
 
     def _components_behind(self, node_id: str, value: Any) -> tuple[str, ...]:
         key = self.device.models.key_of(value)
@@ -246,7 +239,7 @@ class ComfyHost:
             seams.UNSTAGE: hooks.unstage(runs, door(self._node_returns)),
             seams.COMPLETE: hooks.complete(runs, door(self._node_completes)),
             seams.OUTPUTS: hooks.outputs(runs, door(self._node_outputs)),
-            seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, runtime.stalled),
+            seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, self._stalled),
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
             seams.CAST: hooks.cast(device.gate.wait),
             seams.PIN: hooks.pin(device.before_pin, device.may_pin),
@@ -262,9 +255,12 @@ class ComfyHost:
         # asked again and again, not awaited: the transfer may outlive this event loop, and cancelling the wait must not cancel it
         while not all(hold.over() for hold in holds) and not model_management.processing_interrupted():
             await asyncio.sleep(HOLD_POLL_S)
-        self.runtime.stalled(self.runtime.clock() - started_s, waited=True)
+        self._stalled(self.runtime.clock() - started_s, waited=True)
 
-    # --- events ---
+    def _stalled(self, seconds: float, *, waited: bool = False) -> None:
+        self.runtime.tell(Stalled(self.runtime.clock(), seconds, waited))
+
+    # --- facts ---
 
     def _prompt_begins(self, prompt: Any, prompt_id: str, extra_data: Any, outputs: list[str]) -> None:
         with self._lock:
@@ -299,10 +295,11 @@ class ComfyHost:
         trace = self.runtime.trace
         self._tell_copies()
         crossed_bytes, crossing_s = self.device.link.crossed()
-        self.runtime.crossed(crossed_bytes, crossing_s)
         if crossing_s > 0:
+            self.runtime.tell(Crossed(self.runtime.clock(), crossed_bytes, crossing_s))
             self._look_ahead.onload_bytes_per_s = crossed_bytes / crossing_s
-        self.runtime.post(PromptEnded(self.runtime.clock(), prompt.prompt_id, outcome))
+        self.runtime.tell(PromptEnds(self.runtime.clock(), outcome))
+        self.runtime.safe_point()
         if trace is None:
             return
         if self.standing.console_line:
@@ -321,50 +318,63 @@ class ComfyHost:
 
     def _node_starts(self, execution_list: Any, node_id: str) -> list[Hold]:
         with self._lock:
-            prompt = self._prompt
+            prompt, session = self._prompt, self.runtime.session
             assert prompt is not None
             now_s = self.runtime.clock()
             if prompt.graph is None:
-                self._refresh_budget(prompt, now_s)
-                self._set_device_budget(prompt.settings.device_budget_bytes, now_s, self.device.limit_bytes())
-                # what the seam cannot enact must not be foretold
-                reorders = self.reorder and self._fits(seams.PICK)
-                within_bytes = self.runtime.manager.device_limit_bytes if reorders else None
-                device, models = self.device, self.device.models
-                known = device.resident_bytes, within_bytes, models.is_alive, models.alive()
-                prompt.execution_list = execution_list
-                made_with = self._cached.origins.loads_of
-                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known, made_with, self.budget, self.runtime.clock)
+                self._begin(prompt, execution_list, now_s)
+            elif (
+                prompt.graph.look_at_files(node_id)
+                or prompt.changed
+                or session.next_node() != node_id
+                or self._look_ahead.has_changed(prompt, now_s)
+            ):
                 self._look_ahead.plan(prompt, execution_list)
-                self.runtime.post(self._started(prompt, now_s))
-                self._cached.tell()
-                self.steps.watch()
-                self._choose_tiers(prompt)
-            elif not prompt.graph.look_at_files(node_id) and prompt.is_next(node_id) and not self._look_ahead.has_changed(prompt, now_s):
-                prompt.position += 1
-                self._refresh_budget(prompt, now_s)
-            else:
-                self._look_ahead.plan(prompt, execution_list)
-                self._look_ahead.replanned(prompt, running=None)
-            if prompt.timeline.visits[prompt.position].node_id != node_id:
-                # the executor chose another node than its own rule says (a chained patch): follow it
-                prompt.position = next(i for i, visit in enumerate(prompt.timeline.visits) if visit.node_id == node_id)
-            prompt.running = True
+                self._look_ahead.tell_order(prompt)
             self._tell_copies()
-            visit = prompt.timeline.visits[prompt.position]
+            visit = session.timeline.visits[session.position_of(node_id)]
+            # before the device is looked at: the room on it is what the node leaves
             self.device.expect(visit.working_set_bytes)
-            self._look_at_device()
-            started_s = self.runtime.clock()
-            holds = self.runtime.post(NodeStarted(started_s, prompt.position))
-            used = [use.component for use in prompt.timeline.at(prompt.position) if use.kind is UseKind.COMPUTE]
+            started_s, sight = self.runtime.clock(), Sight(device=self._device_contents(prompt))
+            holds = self.runtime.tell(NodeBegins(started_s, node_id, self._limits(prompt, now_s), sight))
+            self.runtime.safe_point()
+            used = [use.component for use in session.timeline.at(session.position) if use.kind is UseKind.COMPUTE]
             own = traits(visit.class_type)
             encodes = own is not None and own.encodes
             self.device.node_starts(used, has_steps=visit.class_type in self._stepping, single_pass=encodes)
             if self._device_limit_bytes is not None:
                 # no part of what the node computes: else it would seem to take longer, and more would be brought over while it runs
-                self.runtime.stalled(self.runtime.clock() - started_s)
+                self._stalled(self.runtime.clock() - started_s)
             prompt.peaks.node_starts(started_s)
             return holds
+
+    def _begin(self, prompt: RunningPrompt, execution_list: Any, now_s: float) -> None:
+        """The first node of a prompt: its graph is known only now."""
+        budget_bytes = self._device_budget_bytes(prompt.settings.device_budget_bytes, self.device.limit_bytes())
+        # what the seam cannot enact must not be foretold
+        reorders = self.reorder and self._fits(seams.PICK)
+        device, models = self.device, self.device.models
+        known = device.resident_bytes, budget_bytes if reorders else None, models.is_alive, models.alive()
+        prompt.execution_list = execution_list
+        made_with = self._cached.origins.loads_of
+        prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known, made_with, self.budget, self.runtime.clock)
+        self._look_ahead.plan(prompt, execution_list)
+        parts = prompt.graph.components
+        self.runtime.tell(
+            PromptBegins(
+                now_s,
+                prompt.prompt_id,
+                prompt.timeline,
+                parts,
+                prompt.settings.mode,
+                prompt.policies(),
+                single_reader(parts.values()),
+                replace(self._limits(prompt, now_s), device_bytes=budget_bytes),
+            )
+        )
+        self._cached.tell()
+        self.steps.watch()
+        self._choose_tiers(prompt)
 
     def _step(self, node_id: str) -> None:
         """Between two steps of the running node: what its first step has shown of its working set leaves room for the next node."""
@@ -372,10 +382,12 @@ class ComfyHost:
             prompt = self._prompt
             if prompt is None or prompt.graph is None:
                 return
-            if prompt.stepped != node_id:
+            session = self.runtime.session
+            if prompt.stepped != node_id and session.phase is Phase.RUNNING:
                 prompt.stepped = node_id
-                self._stepping.add(prompt.timeline.visits[prompt.position].class_type)
-                self._look_at_device()
+                self._stepping.add(session.timeline.visits[session.position].class_type)
+                self.runtime.tell(Looks(self.runtime.clock(), sight=Sight(device=self._device_contents(prompt))))
+                self.runtime.safe_point()
             self.device.advance()
             self.runtime.look()
 
@@ -383,40 +395,40 @@ class ComfyHost:
         """Host copies of everything, or one copy of each: the second where the prompt's weights do not fit into host memory."""
         assert prompt.graph is not None
         total_bytes = sum(component.size_bytes for component in prompt.graph.components.values())
-        self.device.exclusive = dynamic_vram() and self._fits(seams.PIN) and total_bytes > self.device.host_capacity_bytes()
+        self.device.one_copy = dynamic_vram() and self._fits(seams.PIN) and total_bytes > self.device.host_capacity_bytes()
         self.device.victims = self.runtime.manager.device_victims
 
     def _fits(self, seam: seams.Seam) -> bool:
         return any(fit.name == seam.name and fit.fits for fit in self.fits)
 
-    def _look_at_device(self) -> None:
+    def _device_contents(self, prompt: RunningPrompt) -> DeviceObserved | None:
         room_bytes = self.device.room_bytes()
-        if room_bytes is None or self._prompt is None:
-            return
-        held, budget_bytes = self.device.held(), self._prompt.settings.device_budget_bytes
+        if room_bytes is None:
+            return None
+        held, budget_bytes = self.device.held(), prompt.settings.device_budget_bytes
         if budget_bytes is not None:
             room_bytes = min(room_bytes, budget_bytes - sum(held.values()))
-        self.runtime.post(DeviceObserved(self.runtime.clock(), held, room_bytes, self.device.in_host()))
+        return DeviceObserved(self.runtime.clock(), held, room_bytes, self.device.in_host())
 
     def _tell_copies(self) -> None:
         """Into the trace: what has crossed the link to the device since the last time."""
         for copied in self.device.link.take():
-            self.runtime.copied(*astuple(copied))
+            self.runtime.tell(copied)
 
     def _node_finishes(self) -> None:
         with self._lock:
-            prompt = self._prompt
-            if prompt is not None and prompt.graph is not None:
+            prompt, session = self._prompt, self.runtime.session
+            if prompt is not None and session.phase is Phase.RUNNING:
                 now_s = self.runtime.clock()
-                prompt.peaks.node_finishes(prompt.timeline.visits[prompt.position].node_id, now_s)
-                prompt.running = False
-                self.runtime.post(NodeFinished(now_s, prompt.position))
+                prompt.peaks.node_finishes(session.timeline.visits[session.position].node_id, now_s)
+                self.runtime.tell(NodeEnds(now_s))
+                self.runtime.safe_point()
 
     def _node_completes(self) -> None:
         with self._lock:
-            prompt = self._prompt
-            if prompt is not None and prompt.graph is not None:
-                visit = prompt.timeline.visits[prompt.position]
+            prompt, session = self._prompt, self.runtime.session
+            if prompt is not None and prompt.graph is not None and session.phase is Phase.RUNNING:
+                visit = session.timeline.visits[session.position]
                 prompt.graph.ran(visit.node_id)
                 if visit.asks is not None:
                     prompt.changed = True  # it was to ask for lazy inputs first, and did not
@@ -425,10 +437,11 @@ class ComfyHost:
     def _node_returns(self, execution_list: Any) -> None:
         """The node goes back: lazy inputs became needed, a subgraph was expanded, or it is asynchronous."""
         with self._lock:
-            prompt = self._prompt
+            prompt, session = self._prompt, self.runtime.session
+            ran = prompt is not None and prompt.graph is not None and session.phase is Phase.RUNNING
+            visit = session.timeline.visits[session.position] if ran else None
             self._node_finishes()
-            if prompt is not None and prompt.graph is not None:
-                visit = prompt.timeline.visits[prompt.position]
+            if prompt is not None and prompt.graph is not None and visit is not None:
                 prompt.graph.put_back(visit.node_id)
                 # that it asks for as much as was foretold shows here; whether for the same, at the next node
                 if visit.asks is None or visit.asks != execution_list.blockCount.get(visit.node_id):
@@ -457,28 +470,23 @@ class ComfyHost:
             if self._prompt is not None:
                 self._cached.dropped(self._prompt, cache)
 
-    def _refresh_budget(self, prompt: RunningPrompt, now_s: float) -> None:
+    def _limits(self, prompt: RunningPrompt, now_s: float) -> Limits:
+        """Of the host's memory, looked at now and then."""
         if now_s < prompt.next_budget_s:
-            return
+            return NO_LIMITS
         prompt.next_budget_s = now_s + BUDGET_REFRESH_S
         reserve_bytes = int(HEADROOM_SHARE * self._memory_total_bytes)
         limit_bytes = memory.available_bytes() - reserve_bytes
         if prompt.settings.host_budget_bytes is not None and prompt.settings.host_budget_bytes < limit_bytes:
             limit_bytes, reserve_bytes = prompt.settings.host_budget_bytes, 0
-        self.runtime.post(BudgetChanged(now_s, Tier.HOST, limit_bytes, reserve_bytes))
+        return Limits(limit_bytes, reserve_bytes)
 
-    def _set_device_budget(self, budget_bytes: int | None, now_s: float, left_bytes: int | None = None) -> None:
-        """`left_bytes`: what other programs leave of the device."""
-        if self._device_limit_bytes is not None:
-            whole_bytes = self._device_limit_bytes
-            limit_bytes = min(whole_bytes, budget_bytes or whole_bytes, whole_bytes if left_bytes is None else left_bytes)
-            if limit_bytes != self.runtime.manager.device_limit_bytes:
-                self.runtime.post(BudgetChanged(now_s, Tier.DEVICE, limit_bytes))
-
-    def _started(self, prompt: RunningPrompt, now_s: float) -> PromptStarted:
-        assert prompt.graph is not None
-        parts, mode = prompt.graph.components, prompt.settings.mode
-        return PromptStarted(now_s, prompt.prompt_id, prompt.timeline, parts, mode, prompt.policies(), exclusive(parts.values()))
+    def _device_budget_bytes(self, budget_bytes: int | None, left_bytes: int | None = None) -> int | None:
+        """What weights may take of the device; `left_bytes`: what other programs leave of it. None where it has no memory of its own."""
+        if self._device_limit_bytes is None:
+            return None
+        whole_bytes = self._device_limit_bytes
+        return min(whole_bytes, budget_bytes or whole_bytes, whole_bytes if left_bytes is None else left_bytes)
 
     def _queued(self) -> tuple[Queued, ...]:
         return tuple(self._queue())[: self.queue_depth]

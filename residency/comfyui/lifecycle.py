@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from ..record.facts import FactWriter
 from ..settings import take_out as hoist
 from ..settings import user as user_settings
 from ..settings.prompt import standing
 from ..transfers import memory
 from .device.memory_usage import device_memory_bytes
 from .host import ComfyHost
+
+log = logging.getLogger("residency")
+
+RECORD_VARIABLE = "RESIDENCY_RECORD"
 
 host: ComfyHost | None = None
 
@@ -23,6 +31,7 @@ def load() -> ComfyHost:
     from .server import routes as server
 
     host = ComfyHost(queue=server.queued_prompts)
+    record(host)
     host.runtime.on_update = server.Announcer().announce
     first = standing(os.environ)
     host.set_user_mode(first.mode, first.source)
@@ -39,6 +48,17 @@ def _expect_prompt(data: dict[str, Any]) -> dict[str, Any]:
     if host is not None:
         host.expect_prompt()
     return data
+
+
+def record(host: ComfyHost) -> None:
+    """Write the facts of this process into the file that RESIDENCY_RECORD names, for `python -m residency replay`. Nothing by default."""
+    path = os.environ.get(RECORD_VARIABLE)
+    if not path:
+        return
+    try:
+        host.runtime.recorder = FactWriter(Path(path), ended=partial(log.warning, "residency: the recording %s has ended: %s", path))
+    except OSError as error:
+        log.warning("residency: %s is %s, which cannot be written (%s): nothing is recorded", RECORD_VARIABLE, path, error)
 
 
 def release(node_id: str, value: Any, where: str | None) -> None:

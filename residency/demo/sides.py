@@ -55,7 +55,7 @@ def cache_folder(environment: Mapping[str, str] | None = None, platform: str = s
 
 def make_models(comfyui: ComfyUI, folder: Path, progress: Progress, expert_mib: int | None = None) -> None:
     """Make the demo's models with ComfyUI's own Python; quick when they are there. Raises ServerError with what it said."""
-    script = Path(__file__).with_name("comfyui") / "tiny.py"
+    script = Path(__file__).parents[1] / "comfyui" / "sample_models" / "tiny.py"
     command = [str(comfyui.python), str(script), str(comfyui.path), str(folder), *([str(expert_mib)] if expert_mib else [])]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     said = []

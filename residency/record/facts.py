@@ -20,12 +20,12 @@ from typing import Any, TextIO
 from ..core import events
 from ..core.events import Instruction
 from ..core.manager import Manager
-from ..session import Fact, Looks, NodeBegins, NodeEnds, OrderChanges, PromptAbandoned, PromptBegins, PromptEnds, Session, SessionError
+from ..session import Fact, Looks, NodeBegins, NodeEnds, OrderChanges, PromptBegins, PromptEnds, Session, SessionError, StandsAside
 
 FORMAT = ["residency facts", 1]
 MAX_BYTES = 64 * 2**20  # a prompt of 1,000 nodes takes 0.3 MB
 
-_FACTS = (PromptBegins, OrderChanges, NodeBegins, Looks, NodeEnds, PromptEnds, PromptAbandoned, *typing.get_args(events.Event))
+_FACTS = (PromptBegins, OrderChanges, NodeBegins, Looks, NodeEnds, PromptEnds, StandsAside, *typing.get_args(events.Event))
 _BY_NAME = {kind.__name__: kind for kind in _FACTS}
 
 
@@ -51,13 +51,13 @@ class Told:
 
 
 class FactWriter:
-    """Writes facts until the file has `limit_bytes`; then nothing more. A drive that refuses ends the recording, with one call of `ended`."""
+    """Writes facts until the file has `limit_bytes`; then nothing more, and a drive that refuses ends it too, with one call of `ended`."""
 
     def __init__(self, path: Path, limit_bytes: int = MAX_BYTES, ended: Callable[[str], object] = lambda reason: None) -> None:
         """Raises OSError where the file cannot be made. A recording that lies there already is replaced."""
         self._ended = ended
         self._left_bytes = limit_bytes
-        self._file: TextIO | None = path.open("w", encoding="utf-8")
+        self._file: TextIO | None = path.open("w", buffering=1, encoding="utf-8")
         self._write(FORMAT)
 
     def __call__(self, fact: Fact, instructions: Sequence[Instruction]) -> None:
@@ -110,7 +110,7 @@ def read(path: Path) -> Iterator[Told]:
 
 
 def replayed(path: Path) -> Replayed:
-    """Tell the recording to a new session and its manager, and hold the instructions against those that were recorded. Raises FactsError."""
+    """Tell the recording to a new session and its manager; hold the instructions against those that were recorded. Raises FactsError."""
     session, manager = Session(), Manager()
     facts = instructions = 0
     for recorded in read(path):

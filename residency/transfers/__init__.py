@@ -1,7 +1,7 @@
 """Movers: what carries bytes between the tiers, and what they know about this machine."""
 
 from .disk import ReadAhead
-from .drive import drive_of, exclusive, is_rotational, measure_read_rate
+from .drive import drive_of, is_rotational, measure_read_rate, single_reader
 from .memory import HostMemory, available_bytes, host_memory, pressure
 from .pagecache import cached_bytes
 
@@ -11,9 +11,9 @@ __all__ = [
     "available_bytes",
     "cached_bytes",
     "drive_of",
-    "exclusive",
     "host_memory",
     "is_rotational",
     "measure_read_rate",
     "pressure",
+    "single_reader",
 ]

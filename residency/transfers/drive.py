@@ -84,7 +84,7 @@ def is_rotational(drive: str, root: str = "/") -> bool | None:
     return turns
 
 
-def exclusive(components: Iterable[Component]) -> frozenset[str]:
+def single_reader(components: Iterable[Component]) -> frozenset[str]:
     """The keys of components that lie, in part or whole, on a disk that seeks: a second reader slows both down."""
     return frozenset(
         component.key

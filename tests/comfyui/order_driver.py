@@ -195,7 +195,7 @@ class Driver:
 
         from residency.comfyui.host import ComfyHost
         from residency.comfyui.prompt.live_graph import DEFAULT_BUDGET, Budget
-        from residency.core.events import PromptStarted, Replanned
+        from residency.session import OrderChanges, PromptBegins
 
         for folder in Path(request["models"]).iterdir():
             folder_paths.add_model_folder_path(folder.name, str(folder))
@@ -205,21 +205,19 @@ class Driver:
         wish, plans, asks = request["hosted"], 0, []
         allowed = None if wish is None else wish["operations"]
         host = ComfyHost(budget=DEFAULT_BUDGET if allowed is None else Budget(allowed, 0))
-        post = host.runtime.post
 
-        def listen(event: Any) -> Any:
+        def listen(fact: Any, instructions: Any) -> None:
             nonlocal plans
-            if isinstance(event, PromptStarted):
-                announced.append([visit.node_id for visit in event.timeline.visits if visit.asks is None])
-                asks.extend(visit.node_id for visit in event.timeline.visits if visit.asks is not None)
-            plans += isinstance(event, PromptStarted | Replanned)
-            return post(event)
+            if isinstance(fact, PromptBegins):
+                announced.append([visit.node_id for visit in fact.timeline.visits if visit.asks is None])
+                asks.extend(visit.node_id for visit in fact.timeline.visits if visit.asks is not None)
+            plans += isinstance(fact, PromptBegins | OrderChanges)
 
         pick = ExecutionList.ux_friendly_pick_node
         if wish is not None:
             if wish["other_pick"]:
                 ExecutionList.ux_friendly_pick_node = lambda this, ready: pick(this, ready)
-            host.runtime.post = listen  # type: ignore[method-assign]
+            host.runtime.recorder = listen
             host.reorder = wish["reorder"]
             host._device_limit_bytes = wish["device_limit_bytes"]  # this machine's device may have no memory of its own
             host.install()

@@ -206,20 +206,18 @@ def story_choosing() -> dict[str, Any]:
 def story_ahead() -> dict[str, Any]:
     """What the timeline runs on into: nothing, the same again, the queue as deep as is wished."""
     from residency.comfyui.host import ComfyHost
-    from residency.core.events import PromptStarted
+    from residency.session import PromptBegins
 
     queued: list[Any] = []
     host = ComfyHost(queue=lambda: queued)
     told: list[Any] = []
-    post = host.runtime.post
 
-    def listen(event: Any) -> Any:
-        if isinstance(event, PromptStarted):
-            ids = [visit.prompt_id for visit in event.timeline.visits]
-            told.append([ids.count("p"), len(ids), event.timeline.expected_from])
-        return post(event)
+    def listen(fact: Any, instructions: Any) -> None:
+        if isinstance(fact, PromptBegins):
+            ids = [visit.prompt_id for visit in fact.timeline.visits]
+            told.append([ids.count("p"), len(ids), fact.timeline.expected_from])
 
-    host.runtime.post = listen  # type: ignore[method-assign]
+    host.runtime.recorder = listen
     host.install()
     run_prompt()
     run_prompt()

@@ -100,12 +100,12 @@ def test_an_empty_file_has_no_rate_and_a_missing_one_is_an_error(tmp_path: Path)
         measure_read_rate(str(tmp_path / "gone"))
 
 
-def test_components_on_a_disk_that_seeks_are_exclusive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_disk_that_seeks_serves_a_single_reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """There is no hard disk to test on: what the system says of one is put in the place of the question."""
     part = tmp_path / "weights"
     part.write_bytes(b"0" * 10)
     weights = Component("w", "w", "MODEL", 10, (Extent(str(part), 0, 10),))
     monkeypatch.setattr(drive, "is_rotational", lambda name: True)
-    assert drive.exclusive([weights]) == {"w"}
+    assert drive.single_reader([weights]) == {"w"}
     monkeypatch.setattr(drive, "is_rotational", lambda name: None)
-    assert drive.exclusive([weights]) == frozenset()
+    assert drive.single_reader([weights]) == frozenset()

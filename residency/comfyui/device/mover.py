@@ -67,17 +67,16 @@ class _Pending:
 class DeviceMover:
     """Answers Prefetch and Evict on the device tier. On the executor's thread; `close` may come from another one.
 
-    `_busy` is held while device memory is worked on, and by `close`; `prefetch`, `cancel` and `evict`, which are called under the runtime's
-    lock, never take it, or the two would wait for each other.
+    `_busy` is held while device memory is worked on, and by `close`.
     """
 
-    def __init__(self, post: Callable[[Event], Any], clock: Callable[[], float]) -> None:
+    def __init__(self, tell: Callable[[Event], Any], clock: Callable[[], float]) -> None:
         self.models = Models()
         self.snapshots = Snapshots()
-        self._post = post
+        self._tell = tell
         self._clock = clock
         self.spared_bytes = 0  # device memory that the user wants left free
-        self.exclusive = False  # weights lie on the device or in host memory, not in both
+        self.one_copy = False  # weights lie on the device or in host memory, not in both
         self.victims: Callable[[], list[str]] = list  # components that may leave the device, best first
         self.pages = None if onload is None else PageStore(spare_bytes)
         self._pending: dict[str, _Pending] = {}
@@ -115,7 +114,7 @@ class DeviceMover:
     def in_host(self) -> dict[str, int]:
         """Bytes by component that have a copy in host memory which can cross the link at its full rate, or stands in for the device's."""
         found: dict[str, int] = {}
-        for key in self.models.alive() if not self.exclusive else ():
+        for key in self.models.alive() if not self.one_copy else ():
             for loaded in self.models.loaded(key):
                 found[key] = found.get(key, 0) + copied_bytes(loaded.model)
         return found
@@ -169,7 +168,7 @@ class DeviceMover:
                 refusal = "its device shares the host's memory: leaving it would free nothing"
                 continue
             before_bytes = device_bytes(patcher)
-            if patcher.is_dynamic() and self.exclusive:
+            if patcher.is_dynamic() and self.one_copy:
                 refusal = "its room is exchanged page by page when the next model loads"
             elif patcher.is_dynamic():
                 # its pinned host copy stays: unloading the model whole would drop that as well, and the next use would read the file
@@ -184,7 +183,7 @@ class DeviceMover:
             model_management.soft_empty_cache()
         log.debug("residency: %s: %.0f MB given back in %.1f ms", key, freed_bytes / 1e6, 1e3 * (self._clock() - started_s))
         reason = instruction.reason if freed_bytes else refusal or "nothing of it is on the device"
-        self._post(Evicted(self._clock(), key, Tier.DEVICE, freed_bytes, reason))
+        self._tell(Evicted(self._clock(), key, Tier.DEVICE, freed_bytes, reason))
 
     def progress(self, key: str) -> int:
         return self.held().get(key, 0)
@@ -212,7 +211,7 @@ class DeviceMover:
             self._settle()
             for key in keys:
                 for loaded in self.models.loaded(key):
-                    if self._is_ours(loaded.model) and not self.exclusive:
+                    if self._is_ours(loaded.model) and not self.one_copy:
                         complete = self._bring(loaded.model) and complete
         if complete and not has_steps:
             self._advance(None)
@@ -251,7 +250,7 @@ class DeviceMover:
                     self._finish(self._pending.pop(key), reason)
                 elif done.moved_bytes:
                     now_s, moved = self._clock(), (pending.moved_bytes, pending.present_bytes)
-                    self._post(TransferMoved(now_s, key, Tier.DEVICE, *moved, now_s - (pending.started_s or now_s)))
+                    self._tell(TransferMoved(now_s, key, Tier.DEVICE, *moved, now_s - (pending.started_s or now_s)))
 
     def _bring(self, patcher: Any, asked_bytes: int = 0) -> bool:
         """Announce the copies of a model that is computed with now. Whether that was all: nothing of it is left that could cross."""
@@ -318,7 +317,7 @@ class DeviceMover:
             for patcher in patchers:
                 if self._is_ours(patcher):
                     complete = self._bring(patcher, working_set_bytes) and complete
-                    if self.pages is not None and self.exclusive and self._single_pass:
+                    if self.pages is not None and self.one_copy and self._single_pass:
                         self.pages.leave_out(patcher)
             if self.gate.open:
                 self.wait_for_copies()
@@ -332,13 +331,13 @@ class DeviceMover:
 
     def may_pin(self, subset: str) -> bool:
         """Whether ComfyUI may make a host copy of weights; what is streamed at each step needs one in any case."""
-        return not (self.exclusive and (self._single_pass or subset.endswith("-loaded")))
+        return not (self.one_copy and (self._single_pass or subset.endswith("-loaded")))
 
     def _exchange(self, patcher: Any, working_set_bytes: int) -> None:
         """Bring back what of the model was written back, in exchange for what is needed later."""
-        if self.pages is None or not (self.exclusive or self._images_bytes(patcher)):
+        if self.pages is None or not (self.one_copy or self._images_bytes(patcher)):
             return
-        leaving = [entry.model for key in self.victims() for entry in self.models.loaded(key)] if self.exclusive else []
+        leaving = [entry.model for key in self.victims() for entry in self.models.loaded(key)] if self.one_copy else []
         leaving = [other for other in leaving if self._is_ours(other) and other.model is not patcher.model]
         headroom_bytes = max(HEADROOM_BYTES, min(working_set_bytes, 2 * HEADROOM_BYTES)) + self.spared_bytes
         if self._out is None:
@@ -350,10 +349,10 @@ class DeviceMover:
         now_s = self._clock()
         for other, size_bytes in gone:
             reason = "written back: host memory is too short for copies in both"
-            self._post(Evicted(now_s, self._key_of(other), Tier.DEVICE, size_bytes, reason))
+            self._tell(Evicted(now_s, self._key_of(other), Tier.DEVICE, size_bytes, reason))
         if brought_bytes:
             present_bytes, key = device_bytes(patcher), self._key_of(patcher)
-            self._post(TransferDone(now_s, key, Tier.DEVICE, brought_bytes, present_bytes, now_s - started_s))
+            self._tell(TransferDone(now_s, key, Tier.DEVICE, brought_bytes, present_bytes, now_s - started_s))
 
     def _is_ours(self, patcher: Any) -> bool:
         """Whether pages of the model can be filled here: a dynamic one on the device that the stream of copies belongs to."""
@@ -416,7 +415,7 @@ class DeviceMover:
         now_s, key = self._clock(), pending.component.key
         duration_s = now_s - (pending.started_s or now_s)
         if reason:
-            self._post(TransferStopped(now_s, key, Tier.DEVICE, pending.moved_bytes, pending.present_bytes, duration_s, reason))
+            self._tell(TransferStopped(now_s, key, Tier.DEVICE, pending.moved_bytes, pending.present_bytes, duration_s, reason))
         else:
-            self._post(TransferDone(now_s, key, Tier.DEVICE, pending.moved_bytes, pending.present_bytes, duration_s))
+            self._tell(TransferDone(now_s, key, Tier.DEVICE, pending.moved_bytes, pending.present_bytes, duration_s))
         pending.future.set_result(None)

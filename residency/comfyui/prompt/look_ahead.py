@@ -12,10 +12,11 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from ...core.events import RatesMeasured, Replanned
+from ...core.events import RatesMeasured
 from ...record.trace import Trace
 from ...runtime import Runtime
-from ...transfers import exclusive
+from ...session import OrderChanges, Phase
+from ...transfers import single_reader
 from .background import Errands
 from .live_graph import REPETITION, Ahead, Expected, Queued
 from .profiling import Teacher
@@ -90,11 +91,11 @@ class LookAhead:
         before, prompt.ahead = prompt.ahead, self._ahead(prompt)
         return prompt.ahead != before
 
-    def replanned(self, prompt: RunningPrompt, running: int | None) -> None:
-        """Tell the core of the prompt's new timeline."""
+    def tell_order(self, prompt: RunningPrompt) -> None:
+        """Tell the session of the prompt's new timeline."""
         assert prompt.graph is not None
         parts = prompt.graph.components
-        self._runtime.post(Replanned(self._runtime.clock(), prompt.timeline, parts, exclusive(parts.values()), running))
+        self._runtime.tell(OrderChanges(self._runtime.clock(), prompt.timeline, parts, single_reader(parts.values())))
 
     # --- on any thread, without the lock ---
 
@@ -144,16 +145,16 @@ class LookAhead:
             if self._current() is not prompt:
                 return
             if rates or self.onload_bytes_per_s:
-                self._runtime.post(RatesMeasured(self._runtime.clock(), rates, self.onload_bytes_per_s))
+                self._runtime.tell(RatesMeasured(self._runtime.clock(), rates, self.onload_bytes_per_s))
             prompt.foresights.update(foretold)
             for prompt_id, foresight in foretold.items():
                 graph.expected.update(((prompt_id, node_id), expected) for node_id, expected in foresight.expected.items())
             own = foretold.get(prompt.prompt_id)
             if own is not None:
                 self._remember(prompt.workflow, own.expected)
-            total = own.total(prompt.first_order) if own else None
+            total = own.total(prompt.first_order, self._runtime.clock()) if own else None
             if total is not None:
-                self._runtime.foretold(total)
+                self._runtime.tell(total)
             if any(foresight.expected for foresight in foretold.values()):
                 self._replan_behind(prompt)
 
@@ -165,12 +166,13 @@ class LookAhead:
 
     def _replan_behind(self, prompt: RunningPrompt) -> None:
         """The order of this prompt stands; what is behind it, or known of it, has changed. With the lock held."""
-        if not prompt.running:
+        session = self._runtime.session
+        if session.phase is not Phase.RUNNING:
             prompt.changed = True  # the start of the next node, a moment away, does it
             return
         assert prompt.graph is not None
-        prompt.take(prompt.graph.continued(prompt.timeline, prompt.position, prompt.ahead))
-        self.replanned(prompt, running=0)
+        prompt.take(prompt.graph.continued(session.timeline, session.position, prompt.ahead))
+        self.tell_order(prompt)
 
     def _learn(self, prompt: RunningPrompt, trace: Trace, nodes: dict[str, Any], cached: set[str]) -> None:
         if self._teacher is None or prompt.graph is None:

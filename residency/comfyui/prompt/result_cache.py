@@ -21,6 +21,7 @@ import comfy.memory_management as memory_management
 import psutil
 
 from ...core.component import Component
+from ...core.events import GivenUp, Kept
 from ...graph.traits import links
 from ...runtime import Runtime
 from ...transfers import memory
@@ -68,7 +69,7 @@ class CachedResults:
     def tell(self) -> None:
         """Into the trace of the prompt that has begun: what was given up for it."""
         for component, reason in dict(self._given_up).items():
-            self._runtime.given_up(component, reason)
+            self._runtime.tell(GivenUp(self._runtime.clock(), component, reason))
         self._given_up.clear()
 
     def forget(self) -> None:
@@ -115,7 +116,8 @@ class CachedResults:
             spared.append(key)
             for component in needed.keys() - prompt.kept:
                 prompt.kept.add(component)
-                self._runtime.kept(prompt.graph.components.get(component) or manager.kept[component], needed[component])
+                kept = prompt.graph.components.get(component) or manager.kept[component]
+                self._runtime.tell(Kept(self._runtime.clock(), kept, needed[component]))
         if psutil.virtual_memory().available < target_bytes:  # else ComfyUI keeps them by itself
             self._cache = weakref.ref(cache)
             self._spared.update(spared)
@@ -127,7 +129,7 @@ class CachedResults:
             origin = self.origins.of_result(key, entry.outputs)
             change = self._change(origin)
             if change is not None and origin is not None and origin.makers is not None:
-                self._runtime.given_up(origin.loads.components[0][0], change)
+                self._runtime.tell(GivenUp(self._runtime.clock(), origin.loads.components[0][0], change))
             prompt.may_stay[key] = change is None
         return prompt.may_stay[key]
 
@@ -152,7 +154,8 @@ class CachedResults:
             return
         gone -= set(chain.from_iterable(self._components(cache.cache.items()).values()))
         prompt.graph.dropped |= gone
-        if any(prompt.timeline.next_use(component, prompt.position) is not None for component in gone):
+        session = self._runtime.session
+        if any(session.timeline.next_use(component, session.position) is not None for component in gone):
             prompt.changed = True  # a new plan at the next node
 
     def _components(self, results: Iterable[tuple[Any, Any]]) -> dict[Any, list[str]]:

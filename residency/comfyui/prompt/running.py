@@ -1,4 +1,4 @@
-"""Where the running prompt is: its graph, its timeline, the visit that runs, and what is known of what comes behind it."""
+"""The running prompt as ComfyUI knows it: its graph, its order, its settings, and what comes behind it. Where it is, the session knows."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ class RunningPrompt:
         self.graph: LiveGraph | None = None
         self.timeline: Timeline = EMPTY
         self.first_order: tuple[str, ...] = ()  # the nodes that were to run when it began
-        self.position = 0
         self.stepped = ""  # the last node whose first step was seen
-        self.running = False  # a node, at `position`
         self.changed = False  # the order of the rest
         self.ahead = Ahead()
         self.queue_may_differ = False
@@ -47,13 +45,8 @@ class RunningPrompt:
         self.workflow = _workflow(nodes)
 
     def take(self, timeline: Timeline) -> None:
-        """From here on this is what runs."""
-        self.timeline, self.position = with_hints(timeline, self.prompt_id, self.asks), 0
-
-    def is_next(self, node_id: str) -> bool:
-        following = self.position + 1
-        visits = self.timeline.visits
-        return not self.changed and following < len(visits) and visits[following].node_id == node_id
+        """The order of what is left, with the nodes' own hints."""
+        self.timeline = with_hints(timeline, self.prompt_id, self.asks)
 
     def must_look_at_queue(self, now_s: float, every_s: float) -> bool:
         if now_s < self._next_queue_s and not self.queue_may_differ:
