@@ -270,7 +270,7 @@ class ComfyHost:
                 within_bytes = self.runtime.manager.device_limit_bytes if reorders else None
                 device, models = self.device, self.device.models
                 known = device.resident_bytes, within_bytes, models.is_alive, models.alive()
-                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known, self.budget, self.runtime.clock)
+                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known, self.budget)
                 self._look_ahead.plan(prompt, execution_list)
                 self.runtime.post(self._started(prompt, now_s))
                 self.steps.watch()
