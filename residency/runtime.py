@@ -10,9 +10,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -146,17 +145,15 @@ class Runtime:
             if self.trace is not None:
                 self.trace.stalled(seconds, waited=waited)
 
-    @contextmanager
-    def own_time(self) -> Iterator[None]:
-        """Around what the host does on the thread that runs the nodes: the pack's own time in the running trace, less what is stall."""
-        trace, start_s, stalled_s = self.trace, self.clock(), self.stalled_s
-        try:
-            yield
-        finally:
-            with self._lock:
-                trace = self.trace or trace  # the prompt may have begun or ended within
-                if trace is not None:
-                    trace.spent(start_s, self.clock(), self.stalled_s - stalled_s)
+    def spent(self, start_s: float, stalled_s: float, trace: Trace | None) -> None:
+        """Add what the host has done since then on the thread that runs the nodes to the pack's own time, less what was stall of it.
+
+        `stalled_s` and `trace` are what they were at the start: the prompt may have begun or ended since.
+        """
+        with self._lock:
+            trace = self.trace or trace
+            if trace is not None:
+                trace.spent(start_s, self.clock(), self.stalled_s - stalled_s)
 
     def foretold(self, prediction: Prediction) -> None:
         """Write into the running trace what earlier runs say of its prompt."""

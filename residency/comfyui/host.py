@@ -332,14 +332,17 @@ class ComfyHost:
                 known = device.resident_bytes, within_bytes, models.is_alive, models.alive()
                 prompt.execution_list = execution_list
                 made_with = self._cached.origins.loads_of
-                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known, made_with, self.budget, self.runtime.clock)
+                prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known, made_with, self.budget)
                 self._look_ahead.plan(prompt, execution_list)
                 self.runtime.post(self._started(prompt, now_s))
                 self._cached.tell()
                 self.steps.watch()
                 self._choose_tiers(prompt)
-            elif not prompt.graph.look_at_files(node_id) and prompt.is_next(node_id) and not self._look_ahead.has_changed(prompt, now_s):
-                prompt.position += 1
+            elif (
+                not prompt.graph.look_at_files(node_id)
+                and not self._look_ahead.has_changed(prompt, now_s)
+                and prompt.follows(node_id, execution_list.pendingNodes)
+            ):
                 self._refresh_budget(prompt, now_s)
             else:
                 self._look_ahead.plan(prompt, execution_list)
@@ -429,7 +432,7 @@ class ComfyHost:
                 visit = prompt.timeline.visits[prompt.position]
                 prompt.graph.put_back(visit.node_id)
                 # that it asks for as much as was foretold shows here; whether for the same, at the next node
-                if visit.asks is None or visit.asks != execution_list.blockCount.get(visit.node_id):
+                if prompt.must_replan(execution_list.blockCount.get(visit.node_id), execution_list.pendingNodes):
                     prompt.changed = True
 
     def _node_outputs(self, execution_list: Any, node_id: str, value: Any) -> None:
@@ -487,8 +490,13 @@ class ComfyHost:
         return mover.rates() if isinstance(mover, ReadAhead) else {}
 
     def _timed(self, method: Callable[..., Any], *args: Any) -> Any:
-        with self.runtime.own_time():
+        """What the executor's thread waits for and is no stall: the pack's own time."""
+        runtime = self.runtime
+        before = runtime.clock(), runtime.stalled_s, runtime.trace
+        try:
             return self._guard(method, *args)
+        finally:
+            runtime.spent(*before)
 
     def _guard(self, function: Callable[..., Any], *args: Any) -> Any:
         try:

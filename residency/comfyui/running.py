@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from ..component import Policy
@@ -28,6 +28,7 @@ class RunningPrompt:
         self.asks = asks
         self.graph: LiveGraph | None = None
         self.timeline: Timeline = EMPTY
+        self._runs_at: dict[str, int] = {}  # the last visit of each node of this prompt
         self.first_order: tuple[str, ...] = ()  # the nodes that were to run when it began
         self.position = 0
         self.stepped = ""  # the last node whose first step was seen
@@ -49,11 +50,32 @@ class RunningPrompt:
     def take(self, timeline: Timeline) -> None:
         """From here on this is what runs."""
         self.timeline, self.position = with_hints(timeline, self.prompt_id, self.asks), 0
+        self._runs_at = {visit.node_id: position for position, visit in enumerate(timeline.visits) if visit.prompt_id == self.prompt_id}
 
-    def is_next(self, node_id: str) -> bool:
-        following = self.position + 1
+    def follows(self, node_id: str, pending: Container[str]) -> bool:
+        """Go on to the node's visit if it is the next one that was foretold; visits of nodes that do not wait to run are passed over."""
         visits = self.timeline.visits
-        return not self.changed and following < len(visits) and visits[following].node_id == node_id
+        following = self.position + 1
+        while following < len(visits) and visits[following].node_id not in pending and visits[following].prompt_id == self.prompt_id:
+            following += 1
+        if self.changed or following == len(visits) or visits[following].node_id != node_id:
+            return False
+        self.position = following
+        return True
+
+    def must_replan(self, asked: int | None, pending: Container[str]) -> bool:
+        """The running node has been put back and waits for `asked` nodes: whether the order of the rest is another than was foretold.
+
+        Of a node that asks for less, what it does without is passed over; but weights that were to be read for that must not be.
+        """
+        visits, timeline = self.timeline.visits, self.timeline
+        own = visits[self.position]
+        if own.asks is None or asked is None or asked > own.asks:
+            return True
+        if asked == own.asks:
+            return False
+        first, last = timeline.first_read_number(self.position + 1), timeline.first_read_number(self._runs_at[own.node_id])
+        return any(visits[read.position].node_id not in pending for read in timeline.reads[first:last])
 
     def must_look_at_queue(self, now_s: float, every_s: float) -> bool:
         if now_s < self._next_queue_s and not self.queue_may_differ:
