@@ -67,7 +67,7 @@ def command(options: argparse.Namespace) -> int:
         print(f"residency: {error}", file=sys.stderr)
         return 1
     paths = demo.write(measured, options.output_directory)
-    host = f"ComfyUI {comfyui.version} ({comfyui.found_by})" if comfyui else "plain PyTorch, without ComfyUI: read on demand, and planned"
+    host = f"ComfyUI {comfyui.version} ({comfyui.found_by})" if comfyui else "plain PyTorch (no ComfyUI)"
     file_bytes = demo.total_bytes(demo.model_files(models))
     setting = demo_text.Setting(host, "images" if comfyui else "results", file_bytes, drive_bytes_per_s)
     lines = demo_text.told(setting, measured, width)
