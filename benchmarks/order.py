@@ -2,15 +2,17 @@
 
     python benchmarks/order.py --templates <folder of workflow files> [--graphs 300] [--json]
 
-Templates (the pip packages comfyui-workflow-templates-json and -core hold them) are converted and scheduled by ComfyUI's real
-ExecutionList, which takes each node as done once it is chosen; random graphs of cheap nodes are run by its real PromptExecutor. Every
-choice is compared with the prediction made from the live list just before it, and the whole order with the one from the prompt alone.
+Templates (the pip packages comfyui-workflow-templates-json and -core hold them; their site-packages folder will do) are converted and
+scheduled by ComfyUI's real ExecutionList, which takes each node as done once it is chosen; random graphs of cheap nodes are run by its real
+PromptExecutor. Every choice is compared with the prediction made from the live list just before it, and the whole order with the one from
+the prompt alone. Of each template's prediction the operations are counted and the time is taken; the five slowest are told.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import sys
 import tempfile
@@ -23,9 +25,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "comfyui")]
 
 from order_graphs import RealOrder, change_one, random_prompt  # noqa: E402
 
-from residency.graph import NodeTraits, predict_order, predict_pending  # noqa: E402
+from residency.graph import Allowance, NodeTraits, likely, predict_order, predict_pending  # noqa: E402
 from residency.installation.locate import HOW_TO_GET_ONE, find_comfyui  # noqa: E402
-from residency.workflow.file import WorkflowError, read_workflow  # noqa: E402
+from residency.workflow.file import Workflow, WorkflowError, read_workflow  # noqa: E402
 
 
 def _followed(answer: dict[str, Any]) -> bool:
@@ -39,6 +41,7 @@ def templates(real: RealOrder, folder: Path) -> dict[str, Any]:
         0,
     )
     found["unknown_classes"], found["not_equal"] = {}, []
+    times: list[dict[str, Any]] = []
     found["workflows"] = len(files)
     for path in files:
         try:
@@ -50,6 +53,7 @@ def templates(real: RealOrder, folder: Path) -> dict[str, Any]:
         if not workflow.outputs:
             found["without_nodes_to_run"] += 1
             continue
+        times.append(_timed(path.name, workflow))
         unknown = {node["class_type"] for node in workflow.prompt.values()} - real.classes
         for name in sorted(unknown):
             found["unknown_classes"][name] = found["unknown_classes"].get(name, 0) + 1
@@ -67,7 +71,24 @@ def templates(real: RealOrder, folder: Path) -> dict[str, Any]:
         found["every_choice"] += _followed(plain) and _followed(lazy)
         if plain["done"] != plain["predicted"] or lazy["done"] != lazy["predicted_lazy"]:
             found["not_equal"].append(path.name)
+    found["most_operations_per_node"] = round(max((one["operations"] / one["nodes"] for one in times), default=0), 1)
+    found["most_switches"] = max(times, key=lambda one: int(one["switches"]), default=None)
+    found["slowest"] = sorted(times, key=lambda one: -float(one["ms"]))[:5]
     return found
+
+
+def _timed(name: str, workflow: Workflow) -> dict[str, Any]:
+    """One prediction from the prompt alone, the best of three."""
+    wanted = likely(workflow.prompt.get, workflow.traits)
+    best_s = math.inf
+    for _ in range(3):
+        allowance = Allowance()
+        begun_s = time.perf_counter()
+        predict_order(workflow.prompt, workflow.outputs, workflow.traits, wanted=wanted, allowance=allowance)
+        best_s = min(best_s, time.perf_counter() - begun_s)
+    switches = sum(node["class_type"] == "ComfySwitchNode" for node in workflow.prompt.values())
+    told = {"template": name, "nodes": len(workflow.prompt), "switches": switches}
+    return {**told, "operations": allowance.spent, "ms": round(1e3 * best_s, 3)}
 
 
 def _is_workflow(path: Path) -> bool:

@@ -10,9 +10,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -181,17 +180,15 @@ class Runtime:
         finally:
             self._lock.release()
 
-    @contextmanager
-    def own_time(self) -> Iterator[None]:
-        """Around what the host does on the thread that runs the nodes: the pack's own time in the running trace, less what is stall."""
-        trace, start_s, stalled_s = self.trace, self.clock(), self.stalled_s
-        try:
-            yield
-        finally:
-            with self._lock:
-                trace = self.trace or trace  # the prompt may have begun or ended within
-                if trace is not None:
-                    trace.record(Spent(start_s, self.clock(), self.stalled_s - stalled_s), ())
+    def spent(self, start_s: float, stalled_s: float, trace: Trace | None) -> None:
+        """Add what the host has done since then on the thread that runs the nodes to the pack's own time, less what was stall of it.
+
+        `stalled_s` and `trace` are what they were at the start: the prompt may have begun or ended since.
+        """
+        with self._lock:
+            trace = self.trace or trace
+            if trace is not None:
+                trace.record(Spent(start_s, self.clock(), self.stalled_s - stalled_s), ())
 
     def open(self, movers: Mapping[Tier, Mover]) -> None:
         """Go on with these movers after a close that did not wait."""

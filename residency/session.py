@@ -12,7 +12,7 @@ happens) is written here once and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -151,6 +151,7 @@ class Session:
         self.prompt_id = ""
         self.timeline: Timeline = EMPTY
         self.position = -1  # of the visit that runs, or that has run last
+        self._runs_at: dict[str, int] = {}  # the last visit of each node of this prompt
         self._limits = NO_LIMITS
 
     def take(self, fact: Fact) -> list[Event]:
@@ -167,20 +168,45 @@ class Session:
         visits = self.timeline.visits
         return visits[following].node_id if following < len(visits) and visits[following].prompt_id == self.prompt_id else None
 
+    def follows(self, node_id: str, pending: Container[str]) -> bool:
+        """Whether the node is the next one that was foretold; visits of nodes that do not wait to run any more are passed over."""
+        visits, following = self.timeline.visits, self.position + 1
+        while following < len(visits) and visits[following].node_id not in pending and visits[following].prompt_id == self.prompt_id:
+            following += 1
+        return following < len(visits) and visits[following].node_id == node_id and visits[following].prompt_id == self.prompt_id
+
+    def must_replan(self, asked: int | None, pending: Container[str]) -> bool:
+        """The node that ran has been put back and waits for `asked` nodes: whether the order of the rest is another than was foretold.
+
+        Of a node that asks for less, what it does without is passed over; but weights that were to be read for that must not be.
+        """
+        visits, timeline = self.timeline.visits, self.timeline
+        own = visits[self.position]
+        if own.asks is None or asked is None or asked > own.asks:
+            return True
+        if asked == own.asks:
+            return False
+        first, last = timeline.first_read_number(self.position + 1), timeline.first_read_number(self._runs_at[own.node_id])
+        return any(visits[read.position].node_id not in pending for read in timeline.reads[first:last])
+
+    def _follow(self, timeline: Timeline, position: int) -> None:
+        self.timeline, self.position = timeline, position
+        self._runs_at = {visit.node_id: number for number, visit in enumerate(timeline.visits) if visit.prompt_id == self.prompt_id}
+
     def _events(self, fact: Fact) -> Iterator[Event]:
         match fact:
             case PromptBegins():
                 if self.phase is not Phase.IDLE:  # its host lost it on the way
                     yield self._end(fact.time_s, Outcome.ABANDONED, "another prompt has begun")
                 self.phase, self.prompt_id = Phase.BETWEEN, fact.prompt_id
-                self.timeline, self.position = fact.timeline, -1
+                self._follow(fact.timeline, -1)
                 yield from self._looked(fact.time_s, fact.limits, fact.sight)
                 yield PromptStarted(
                     fact.time_s, fact.prompt_id, fact.timeline, fact.components, fact.mode, fact.policies, fact.single_reader
                 )
             case OrderChanges():
                 runs = self.phase is Phase.RUNNING
-                self.timeline, self.position = fact.timeline, 0 if runs else -1
+                self._follow(fact.timeline, 0 if runs else -1)
                 yield Replanned(fact.time_s, fact.timeline, fact.components, fact.single_reader, 0 if runs else None)
             case NodeBegins():
                 self.position, self.phase = self.position_of(fact.node_id), Phase.RUNNING

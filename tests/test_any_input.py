@@ -40,10 +40,8 @@ ODD += [
     ["1", 1e999],
 ]
 ODD += [["x", 2, 3], {"on": True, "lora": "a.safetensors"}, [["a.safetensors", [1]]], {"__value__": [["b.safetensors"]]}, "x" * 400 + ".pt"]
-KEYS = (
-    *("id", "type", "inputs", "outputs", "links", "link", "linkIds", "nodes", "widget", "widgets_values"),
-    *("properties", "definitions", "subgraphs", "mode", "class_type", "prompt"),
-)
+KEYS = ["id", "type", "inputs", "outputs", "links", "link", "linkIds", "nodes", "widget", "widgets_values", "properties", "definitions"]
+KEYS += ["subgraphs", "mode", "class_type", "prompt"]
 
 
 class Ended:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from residency.cli import card
 from residency.cli.demo_text import Setting, beforehand, told
 from residency.core.component import Mode
-from residency.demo.runs import MODES, Measured, identical, measure, of, turns, typical
+from residency.demo.paired import least_pairs
+from residency.demo.runs import MODES, MOST_PAIRS, PATIENCE_S, Measured, affordable, identical, measure, of, turns, typical
 from residency.demo.sizing import SIZES_MIB, USUAL_MIB, choose_mib, files_bytes
 
 GIB = 2**30
@@ -68,6 +69,14 @@ def test_every_host_is_measured_alike_and_its_first_runs_do_not_count():
     assert asked[2:] == [(one.scenario, one.mode, one.seed) for one in measured]
     assert len(measured) == 8
     assert len({seed for _, _, seed in asked}) == 2 + 2 + 2
+
+
+@given(st.floats(0, 1e4))
+def test_a_slow_machine_runs_fewer_pairs_and_never_too_few_to_tell(pair_s: float):
+    pairs = affordable(pair_s)
+
+    assert pairs % 2 == 0 and least_pairs() <= pairs <= MOST_PAIRS
+    assert pairs * pair_s <= PATIENCE_S or pairs == least_pairs()
 
 
 def test_the_typical_run_is_the_one_of_the_median():
@@ -176,8 +185,10 @@ def test_whatever_was_measured_fits_a_terminal_of_100_columns(pairs: list[tuple[
 
 
 def test_what_is_going_to_happen_is_said_with_its_time_and_what_stays():
+    assert "6 to 10 pairs of cold runs, as many of warm ones, about 2 minutes." in beforehand(None, 0, "cache")
     assert (
-        beforehand(10, 0, "cache") == "Two experts, the pack off and on in turn: 10 pairs of cold runs, 10 of warm ones, about 2 minutes."
+        beforehand(10, 0, "cache")
+        == "Two experts, the pack off and on in turn: 10 pairs of cold runs, as many of warm ones, about 2 minutes."
     )
     assert beforehand(2, GIB, "cache").endswith(
         "about 1 minute. Before that, once, 1.00 GiB of models with random weights are written to cache."

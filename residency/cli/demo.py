@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from ..demo.runs import Progress
 
-PAIRS = 10
 _NEEDS = {"rich": "rich", "PIL": "pillow", "psutil": "psutil", "matplotlib": "matplotlib", "websocket": "websocket-client"}
 _LOCAL_NEEDS = {"torch": "torch", "safetensors": "safetensors"}
 
@@ -30,8 +29,8 @@ def register(commands: Any) -> None:
     parser = commands.add_parser("demo", help="run the example workflow with the pack off and on and show both side by side")
     where = "for the trace and the pictures (%(default)s)"
     parser.add_argument("--output-directory", type=Path, metavar="DIR", default=Path("out/demo"), help=where)
-    pairs = "pairs of runs, off and on, of each kind, rounded up to an even number (%(default)s)"
-    parser.add_argument("--repeats", type=_positive, default=PAIRS, metavar="N", help=pairs)
+    pairs = "pairs of runs, off and on, of each kind, rounded up to an even number (default: 6 to 10, by the time they take)"
+    parser.add_argument("--repeats", type=_positive, metavar="N", help=pairs)
     parser.add_argument("--expert-mib", type=_positive, metavar="MIB", help="size of each expert (default: by the drive and the RAM)")
     parser.add_argument("--local", action="store_true", help="use the plain PyTorch host even where there is a ComfyUI")
     parser.set_defaults(run=command)
@@ -51,7 +50,7 @@ def command(options: argparse.Namespace) -> int:
     if not demo.WORKFLOW.is_file():
         raise UsageError(f"{demo.WORKFLOW} is missing: run the demo from a checkout of the repository")
     width = min(demo_text.WIDTH, shutil.get_terminal_size((demo_text.WIDTH, 24)).columns)
-    pairs = options.repeats + options.repeats % 2
+    pairs = None if options.repeats is None else options.repeats + options.repeats % 2
     try:
         models, expert_mib, drive_bytes_per_s = _choose(comfyui, options.expert_mib)
         making_bytes = 0 if _complete(models) else files_bytes(expert_mib)
@@ -67,7 +66,7 @@ def command(options: argparse.Namespace) -> int:
         print(f"residency: {error}", file=sys.stderr)
         return 1
     paths = demo.write(measured, options.output_directory)
-    host = f"ComfyUI {comfyui.version} ({comfyui.found_by})" if comfyui else "plain PyTorch, without ComfyUI: read on demand, and planned"
+    host = f"ComfyUI {comfyui.version} ({comfyui.found_by})" if comfyui else "plain PyTorch (no ComfyUI)"
     file_bytes = demo.total_bytes(demo.model_files(models))
     setting = demo_text.Setting(host, "images" if comfyui else "results", file_bytes, drive_bytes_per_s)
     lines = demo_text.told(setting, measured, width)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from ..core.component import Mode
-from ..demo.paired import Comparison, Verdict, compare, sentence
-from ..demo.runs import MODES, SCENARIOS, Measured, identical, name, of
+from ..demo.paired import Comparison, Verdict, compare, least_pairs, sentence
+from ..demo.runs import MODES, MOST_PAIRS, SCENARIOS, Measured, identical, name, of
 from ..units import size, written
 from .tables import table
 
@@ -32,12 +32,13 @@ class Setting:
         return self.file_bytes / self.drive_bytes_per_s if self.drive_bytes_per_s > 0 else None
 
 
-def beforehand(pairs: int, making_bytes: int, place: str) -> str:
+def beforehand(pairs: int | None, making_bytes: int, place: str) -> str:
     """What is going to happen, for how long, and what stays on this machine."""
-    about_min = max(1, round(pairs * 13 / 60))  # a pair of each kind takes 8 to 15 s on two cores
+    count = f"{least_pairs()} to {MOST_PAIRS}" if pairs is None else f"{pairs}"
+    about_min = max(1, round((MOST_PAIRS if pairs is None else pairs) * 13 / 60))  # a pair of each kind takes 8 to 15 s on two cores
     made = f" Before that, once, {size(making_bytes)} of models with random weights are written to {place}." if making_bytes else ""
-    minutes = f"{about_min} minute{'s' if about_min > 1 else ''}"
-    return f"Two experts, the pack off and on in turn: {pairs} pairs of cold runs, {pairs} of warm ones, about {minutes}.{made}"
+    minutes = f"about {about_min} minute{'s' if about_min > 1 else ''}"
+    return f"Two experts, the pack off and on in turn: {count} pairs of cold runs, as many of warm ones, {minutes}.{made}"
 
 
 def told(setting: Setting, measured: Sequence[Measured], width: int = WIDTH) -> list[str]:

@@ -326,8 +326,8 @@ class ComfyHost:
             elif (
                 prompt.graph.look_at_files(node_id)
                 or prompt.changed
-                or session.next_node() != node_id
                 or self._look_ahead.has_changed(prompt, now_s)
+                or not session.follows(node_id, execution_list.pendingNodes)
             ):
                 self._look_ahead.plan(prompt, execution_list)
                 self._look_ahead.tell_order(prompt)
@@ -357,7 +357,7 @@ class ComfyHost:
         known = device.resident_bytes, budget_bytes if reorders else None, models.is_alive, models.alive()
         prompt.execution_list = execution_list
         made_with = self._cached.origins.loads_of
-        prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known, made_with, self.budget, self.runtime.clock)
+        prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known, made_with, self.budget)
         self._look_ahead.plan(prompt, execution_list)
         parts = prompt.graph.components
         self.runtime.tell(
@@ -444,7 +444,7 @@ class ComfyHost:
             if prompt is not None and prompt.graph is not None and visit is not None:
                 prompt.graph.put_back(visit.node_id)
                 # that it asks for as much as was foretold shows here; whether for the same, at the next node
-                if visit.asks is None or visit.asks != execution_list.blockCount.get(visit.node_id):
+                if session.must_replan(execution_list.blockCount.get(visit.node_id), execution_list.pendingNodes):
                     prompt.changed = True
 
     def _node_outputs(self, execution_list: Any, node_id: str, value: Any) -> None:
@@ -497,8 +497,13 @@ class ComfyHost:
         return mover.rates() if isinstance(mover, ReadAhead) else {}
 
     def _timed(self, method: Callable[..., Any], *args: Any) -> Any:
-        with self.runtime.own_time():
+        """What the executor's thread waits for and is no stall: the pack's own time."""
+        runtime = self.runtime
+        before = runtime.clock(), runtime.stalled_s, runtime.trace
+        try:
             return self._guard(method, *args)
+        finally:
+            runtime.spent(*before)
 
     def _guard(self, function: Callable[..., Any], *args: Any) -> Any:
         try:

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..core.component import Mode
+from .paired import least_pairs
 
 MODES = (Mode.OFF, Mode.AUTO)
 SCENARIOS = ("cold", "warm")
 UNCOUNTED_SEED = 98
+MOST_PAIRS = 10  # one of them may point the other way (paired.py)
+PATIENCE_S = 150.0
+WARM_SHARE = 0.4  # of a cold run's seconds
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, done, total): total 0 when nobody knows."""
@@ -38,19 +42,30 @@ class RunOnce(Protocol):
     def __call__(self, scenario: str, mode: Mode, seed: int) -> Measured: ...
 
 
-def measure(run_once: RunOnce, pairs: int, progress: Progress) -> list[Measured]:
-    """Every pair of every scenario, after one run of each side that is not counted: the first ones pay for what a process imports."""
+def measure(run_once: RunOnce, pairs: int | None, progress: Progress) -> list[Measured]:
+    """Every pair of every scenario, after one run of each side that is not counted: the first ones pay for what a process imports.
+
+    `pairs` of each scenario; None: as many as this machine does in PATIENCE_S.
+    """
     progress("first runs, not counted", 0, 0)
     began_s = time.monotonic()
     for number, mode in enumerate(MODES):
         run_once("cold", mode, UNCOUNTED_SEED + number)
-    about_s = 0.7 * len(SCENARIOS) * pairs * (time.monotonic() - began_s)  # a warm run takes about four tenths of a cold one
+    pair_s = (1 + WARM_SHARE) * (time.monotonic() - began_s)  # a cold one and a warm one
+    pairs = affordable(pair_s) if pairs is None else pairs
     measured: list[Measured] = []
     order = [(scenario, mode, seed) for at, scenario in enumerate(SCENARIOS) for mode, seed in turns(pairs, 1000 * (at + 1))]
     for scenario, mode, seed in order:
-        progress(f"{scenario} runs, off and on in turn; {len(order)} runs in about {about_s:.0f} s", len(measured), len(order))
+        progress(f"{scenario} runs, off and on in turn; {len(order)} runs in about {pairs * pair_s:.0f} s", len(measured), len(order))
         measured.append(run_once(scenario, mode, seed))
     return measured
+
+
+def affordable(pair_s: float) -> int:
+    """Pairs of each scenario within PATIENCE_S, an even number; never so few that they could tell nothing."""
+    pairs = int(PATIENCE_S / pair_s) // 2 * 2 if pair_s > 0 else MOST_PAIRS
+    least = least_pairs() + least_pairs() % 2
+    return min(MOST_PAIRS, max(least, pairs))
 
 
 def turns(pairs: int, first_seed: int = 0) -> Iterator[tuple[Mode, int]]:

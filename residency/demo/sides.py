@@ -31,7 +31,7 @@ from .runs import MODES, Measured, Progress, measure, name, typical
 
 WORKFLOW = PACK / "example_workflows" / "two_experts.json"
 LOCAL_MIB = {"residency_expert_a": None, "residency_expert_b": None, "residency_clip_l": 200, "residency_tae": 16}  # None: as chosen
-SAMPLER_PASSES = 12  # of the local host's samplers: about as long as their file takes to read from a common SSD
+SAMPLER_PASSES = 3  # of the local host's samplers: about as long as their file takes to read from a common SSD
 STEPS, SIDE = 1, 128  # the random models draw noise: one step of a small image computes about as long as its model takes to read
 DROP_TIMEOUT_S = 10.0
 FREE_S = 0.5
@@ -88,7 +88,7 @@ def needs_cpu(comfyui: ComfyUI) -> bool:
     return answer.stdout.strip() != "True"
 
 
-def on_comfyui(comfyui: ComfyUI, models: Path, progress: Progress, pairs: int) -> list[Measured]:
+def on_comfyui(comfyui: ComfyUI, models: Path, progress: Progress, pairs: int | None) -> list[Measured]:
     """Cold and warm pairs of runs on one fresh server. Raises ServerError."""
     files = model_files(models)
     # --cache-classic: an earlier prompt's results are not kept, so that the same seed computes again in the other mode
@@ -244,7 +244,7 @@ def make_local_models(folder: Path, expert_mib: int, progress: Progress) -> None
             make_weights(path, (size_mib or expert_mib) << 20, seed, lambda done, total, label=label: progress(label, done, total))  # type: ignore[misc]
 
 
-def on_local_host(models: Path, progress: Progress, pairs: int) -> list[Measured]:
+def on_local_host(models: Path, progress: Progress, pairs: int | None) -> list[Measured]:
     """The same workflow's timeline with stacks of linear layers in place of the models, reading on demand and planned."""
     from .local.host import LocalHost
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,11 @@ def read_documents(path: str | Path) -> list[Any]:
     Raises WorkflowError when there is none.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as opened:
+            huge = os.fstat(opened.fileno()).st_size > MOST_BYTES
+            file = opened if opened.seekable() else BytesIO(opened.read(MOST_BYTES + 1))  # a pipe
             found = texts(file)
             file.seek(0)
-            huge = os.fstat(file.fileno()).st_size > MOST_BYTES
             raw = b"" if found is not None or huge else file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         what = error.strerror if isinstance(error, OSError) else error

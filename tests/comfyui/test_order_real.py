@@ -285,8 +285,8 @@ def test_what_has_to_be_predicted_again_and_again_ends_the_prompts_trace_and_not
     assert answer["error"] is None and answer["failures"] == 0
 
 
-def test_a_node_that_asks_for_nothing_though_it_was_expected_to_is_planned_around(real: RealOrder, models: Path) -> None:
-    """A mix by a mask of zeros asks for one image of two: what was foretold of it is corrected at the next node."""
+def test_what_a_node_does_without_is_passed_over(real: RealOrder, models: Path) -> None:
+    """A mix by a mask of zeros asks for one image of two: the order that was foretold holds but for the other."""
     needs(real, "TestLazyMixImages", "StubMask")
     mask = {"class_type": "StubMask", "inputs": {"value": 0.0, "height": 8, "width": 8, "batch_size": 1}}
     mix = {"class_type": "TestLazyMixImages", "inputs": {"image1": ["1", 0], "image2": ["2", 0], "mask": ["3", 0]}}
@@ -294,4 +294,18 @@ def test_a_node_that_asks_for_nothing_though_it_was_expected_to_is_planned_aroun
     answer = real.ask_hosted(prompt, ["5"], models, hosted(None))
     assert answer["done"] == ["3", "1", "4", "5"] and answer["failures"] == 0
     assert answer["announced"] == [["3", "1", "2", "4", "5"]]
-    assert answer["plans"] == 2 and answer["traces"][0]["summary"]["nodes"] == 5  # the mix starts twice
+    assert answer["plans"] == 1 and answer["traces"][0]["summary"]["nodes"] == 5  # the mix starts twice
+
+
+def test_weights_that_a_node_does_without_are_not_read_on(real: RealOrder, models: Path) -> None:
+    """A switch that no constant decides: with its answer the other expert leaves the plan at once."""
+    prompt, _ = by_turns()
+    prompt = {node_id: node for node_id, node in prompt.items() if not node_id.startswith("show")}
+    prompt |= {"size": {"class_type": "GetImageSize", "inputs": {"image": ["probe", 0]}}, "probe": image(1), "out": show("switch")}
+    inputs = {"switch": ["size", 0], "on_true": ["A1", 0], "on_false": ["B1", 0]}
+    prompt["switch"] = {"class_type": "ComfySwitchNode", "inputs": inputs}
+    answer = real.ask_hosted(prompt, ["out"], models, hosted(None))
+    assert answer["error"] is None and answer["failures"] == 0
+    assert {"A1", "B1"} <= set(answer["announced"][0])
+    assert "A1" in answer["done"] and "B1" not in answer["done"]
+    assert answer["traces"][0]["summary"]["replans"] == 1

@@ -74,6 +74,26 @@ def test_the_predicted_timeline_says_what_each_node_computes_with(server: Server
     assert trace["summary"]["replans"] == 0
 
 
+def test_many_switches_make_the_same_images_and_the_packs_own_time_is_told(server: Server):
+    """Each switch is started twice, once to ask for the branch that it needs, as was foretold: nothing is planned anew."""
+    prompt: dict[str, Any] = {"b": {"class_type": "PrimitiveBoolean", "inputs": {"value": True}}}
+    for i in range(60):
+        for name, color in (("t", i), ("f", 1000 + i)):
+            prompt[f"{name}{i}"] = {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": color}}
+        inputs = {"switch": ["b", 0], "on_true": [f"t{i}", 0], "on_false": [f"f{i}", 0]}
+        prompt[f"s{i}"] = {"class_type": "ComfySwitchNode", "inputs": inputs}
+        prompt[f"o{i}"] = {"class_type": "PreviewImage", "inputs": {"images": [f"s{i}", 0]}}
+    stock = server.run(prompt, mode("off"))
+    forget(server)
+    ours = server.run(prompt, mode("auto"))
+    assert sorted(map(pixels, ours.images)) == sorted(map(pixels, stock.images)) and len(ours.images) == 60
+    trace = last_trace(server)
+    summary = trace["summary"]
+    assert trace["prompt_id"] == ours.prompt_id and trace["outcome"] == "success"
+    assert (summary["nodes"], summary["replans"]) == (1 + 60 * 4, 0)
+    assert summary["own_s"] > 0
+
+
 def test_our_nodes_give_the_same_image_and_carry_their_own_mode(server: Server):
     stock = server.run(two_experts(seed=5), mode("off"))
     ours = server.run(with_ours(two_experts(seed=5)))

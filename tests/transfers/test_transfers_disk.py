@@ -493,8 +493,8 @@ def test_a_transfer_in_progress_does_not_hold_up_the_interpreters_exit(cold_file
     path = cold_file("a", 4 * MIB)
     program = f"""
         import threading
-        from residency.component import Component, Extent, Tier
-        from residency.events import Prefetch
+        from residency.core.component import Component, Extent, Tier
+        from residency.core.events import Prefetch
         from residency.transfers import ReadAhead
         reached = threading.Event()
         mover = ReadAhead(print, available=lambda: reached.set() or threading.Event().wait())

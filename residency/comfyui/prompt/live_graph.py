@@ -219,7 +219,8 @@ def _keyed(loads: NodeLoads) -> tuple[tuple[str, str | None], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What predicting one prompt may cost: so much, and so much more for each of its nodes. Past either the pack stands aside."""
+    """What predicting one prompt may cost in operations and in seconds of CPU time: so much, and so much more for each of its nodes. Past
+    either the pack stands aside."""
 
     operations: int = OPERATIONS
     node_operations: int = NODE_OPERATIONS
@@ -253,7 +254,6 @@ class LiveGraph:
         loaded: Iterable[str] = (),
         made_with: Callable[[Any, Any], NodeLoads | None] = lambda key, outputs: None,
         budget: Budget = DEFAULT_BUDGET,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`resident_bytes(key)`: what of the component needs no reading. `loaded`: those of which a model is alive now, as `is_loaded(key)`
         says later. `made_with(key, outputs)`: what a result in ComfyUI's cache was loaded from, whatever lies at its file's place now.
@@ -278,7 +278,6 @@ class LiveGraph:
         self._keyed: dict[str, tuple[tuple[str, str | None], ...]] = {}  # the same as component keys, each with its output type
         self._computes: dict[str, tuple[str, ...]] = {}
         self._budget = budget
-        self._clock = clock
         self._predicting_s = 0.0
         self._allowance = Allowance(budget.operations)
         self._flow = Flow(self._nodes, traits, self._keyed, allowance=self._allowance)
@@ -375,7 +374,7 @@ class LiveGraph:
         return self._run_on(visits, uses, ahead)
 
     def _turns(self, execution_list: Any) -> list[Turn]:
-        started_s = self._clock()
+        started_s = time.thread_time()  # what others take of the machine is no fault of the graph's
         turns = predict_turns(
             execution_list.pendingNodes,
             execution_list.blockCount,
@@ -388,7 +387,7 @@ class LiveGraph:
             allowance=self._allowance,
             asked=self._asked,
         )
-        self._predicting_s += self._clock() - started_s
+        self._predicting_s += time.thread_time() - started_s
         limit_s = self._budget.floor_s + self._budget.node_s * len(self._nodes)
         if self._predicting_s > limit_s:
             raise AllowanceError(f"predicting the order took {self._predicting_s:.2f} s, more than {limit_s:.2f} s")
