@@ -118,7 +118,7 @@ def test_the_demo_without_comfyui_runs_the_same_timeline_on_plain_pytorch(
     monkeypatch.setattr(demo, "LOCAL_MIB", dict.fromkeys(demo.LOCAL_MIB, 8))
     monkeypatch.setattr(demo, "SAMPLER_PASSES", 1)
     monkeypatch.setattr(demo, "FREE_S", 0.0)
-    monkeypatch.setattr("residency.demo.sides.sizing._PROBE_BYTES", 16 << 20)
+    monkeypatch.setattr("residency.demo.sizing._PROBE_BYTES", 16 << 20)
     assert main(["demo", "--repeats", "1", "--output-directory", str(tmp_path / "shown")]) == 0
     said = capsys.readouterr().out
     assert "results with the pack on and off: identical" in said

@@ -17,6 +17,7 @@ from residency.core.events import (
     PromptEnded,
     PromptStarted,
     Replanned,
+    Spent,
     Stalled,
     TransferDone,
     TransferMoved,
@@ -208,12 +209,12 @@ def test_the_prediction_stands_beside_what_it_took():
 def test_what_the_pack_itself_takes_is_told_and_is_neither_compute_nor_stall():
     """Only what lies within a node is taken off what it computes; what was stall meanwhile stays stall."""
     trace = trace_of(reads("a-"), components(a=10))
-    trace.spent(100.0, 101.0)
+    trace.record(Spent(100.0, 101.0), [])
     trace.record(NodeStarted(101.0, 0), [])
-    trace.stalled(0.5)
-    trace.spent(100.5, 102.0, stalled_s=0.5)
+    trace.record(Stalled(101.0, 0.5), [])
+    trace.record(Spent(100.5, 102.0, stalled_s=0.5), [])
     trace.record(NodeFinished(105.0, 0), [])
-    trace.spent(105.0, 105.25)
+    trace.record(Spent(105.0, 105.25), [])
     trace.record(PromptEnded(106.0, "p", Outcome.SUCCESS), [])
     told = trace.as_dict()
     assert told["nodes"][0]["own_s"] == 0.5 and told["nodes"][0]["stall_s"] == 0.5

@@ -72,7 +72,7 @@ def main() -> None:
     import comfy_aimdo.torch as aimdo_torch
     import torch
 
-    from residency.comfyui.device.mover import onload
+    from residency.comfyui.device import onload
 
     onload.PAGE_BYTES = PAGE
     copies_come_late()

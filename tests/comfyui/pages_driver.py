@@ -255,8 +255,8 @@ def main() -> None:
     import comfy_aimdo.torch as aimdo_torch
     import torch
 
-    from residency.comfyui.device.mover import onload
-    from residency.comfyui.device.mover import page_exchange as exclusive
+    from residency.comfyui.device import onload
+    from residency.comfyui.device import page_exchange as exclusive
 
     exclusive.PAGE_BYTES = onload.PAGE_BYTES = PAGE
     exclusive.SLAB_PAGES, exclusive.CHUNK_PAGES, exclusive.TRANSIT_PAGES = 4, 2, 4

@@ -28,7 +28,7 @@ def start(root: Path, scratch: Path) -> None:
 
 
 def functions() -> list[Any]:
-    from residency.comfyui.seams.functions import functions as seams
+    from residency.comfyui.seams import functions as seams
 
     found = []
     for seam in seams.ALL:
@@ -59,7 +59,7 @@ def run_prompt(prompt: dict[str, Any] | None = None, outputs: tuple[str, ...] = 
 
 
 def story_fit() -> dict[str, Any]:
-    from residency.comfyui.seams.functions import functions as seams
+    from residency.comfyui.seams import functions as seams
 
     return {"report": seams.report()}
 
@@ -165,8 +165,8 @@ def story_choosing() -> dict[str, Any]:
     from comfy_execution.graph import ExecutionList
 
     from residency.comfyui.host import ComfyHost
-    from residency.comfyui.seams.functions import functions as seams
-    from residency.comfyui.seams.functions import wrappers as hooks
+    from residency.comfyui.seams import functions as seams
+    from residency.comfyui.seams import wrappers as hooks
 
     latents = {name: {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}} for name in "ab"}
     saves = {f"save {name}": {"class_type": "SaveLatent", "inputs": {"samples": [name, 0], "filename_prefix": name}} for name in "ab"}
@@ -233,7 +233,7 @@ def story_ahead() -> dict[str, Any]:
 
 def tell(story: Any) -> Any:
     """One story; whatever it did to ComfyUI's functions is undone."""
-    from residency.comfyui.seams.functions import functions as seams
+    from residency.comfyui.seams import functions as seams
 
     before = [(*seam._resolve(), function) for seam, function in zip(seams.ALL, functions(), strict=True)]
     try:
