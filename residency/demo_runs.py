@@ -63,7 +63,7 @@ def measure(run_once: RunOnce, pairs: int | None, progress: Progress) -> list[Me
 
 def affordable(pair_s: float) -> int:
     """Pairs of each scenario within PATIENCE_S, an even number; never so few that they could tell nothing."""
-    pairs = int(PATIENCE_S / pair_s) // 2 * 2 if pair_s > 0 else MOST_PAIRS
+    pairs = int(PATIENCE_S / max(pair_s, PATIENCE_S / MOST_PAIRS)) // 2 * 2
     least = least_pairs() + least_pairs() % 2
     return min(MOST_PAIRS, max(least, pairs))
 
