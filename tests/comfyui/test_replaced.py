@@ -296,7 +296,10 @@ def test_when_the_pack_is_turned_off_nothing_is_left_that_comfyui_would_have_dro
     assert "residency_expert_a" in story.decided(ids[1], "keep")
     story.server.post("/residency/mode", {"mode": "off"})
     try:
-        [_, new], ids = story._run([story.changing(nothing(), FILES["diffusion model"], "replaced"), draw(seed, "")])
+        part = story.place / "part"
+        shutil.copy(story.originals / "other" / FILES["diffusion model"], part)
+        os.replace(part, story.place / FILES["diffusion model"])
+        [new], ids = story._run([draw(seed, "")])
     finally:
         story.server.post("/residency/mode", {"mode": "auto"})
-    assert new != old and "1" not in story.cached(ids[1])
+    assert new != old and "1" not in story.cached(ids[0])
