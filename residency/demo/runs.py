@@ -63,9 +63,9 @@ def measure(run_once: RunOnce, pairs: int | None, progress: Progress) -> list[Me
 
 def affordable(pair_s: float) -> int:
     """Pairs of each scenario within PATIENCE_S, an even number; never so few that they could tell nothing."""
-    pairs = int(PATIENCE_S / max(pair_s, PATIENCE_S / MOST_PAIRS)) // 2 * 2
-    least = least_pairs() + least_pairs() % 2
-    return min(MOST_PAIRS, max(least, pairs))
+    if MOST_PAIRS * pair_s <= PATIENCE_S:
+        return MOST_PAIRS
+    return max(least_pairs() + least_pairs() % 2, int(PATIENCE_S / pair_s) // 2 * 2)
 
 
 def turns(pairs: int, first_seed: int = 0) -> Iterator[tuple[Mode, int]]:

@@ -170,7 +170,6 @@ class Flow:
         stack = [(root, False)]
         opened: set[str] = set()
         while stack:
-            self._spend()
             node_id, ready = stack.pop()
             if ready:
                 self._settle(node_id)
@@ -219,16 +218,18 @@ class Flow:
         """(link type, component type, key) for everything that reaches the node; a wildcard link has the component's type."""
         followed = None if self._wanted is None or not traits.lazy else set(self._wanted(node_id, node))
         found: dict[tuple[str, str, str], None] = {}
+        looked_at = 1
         for name, source, slot in links(node):
-            self._spend()
+            looked_at += 1
             if name in traits.aside or (followed is not None and name in traits.lazy and name not in followed):
                 continue
             carried = self._carried.get(source, ())
             if 0 <= slot < len(carried):
                 link = self._outputs[source][slot]
-                self._spend(len(carried[slot]))
+                looked_at += len(carried[slot])
                 for kind, key in carried[slot]:
                     found[(kind if link in WILDCARDS else link, kind, key)] = None
+        self._spend(looked_at)
         return list(found)
 
     def _link_type(self, source: str, slot: int) -> str | None:

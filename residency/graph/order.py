@@ -131,17 +131,18 @@ class _Schedule:
         found: list[tuple[str, str]] = []
         while stack:
             node_id = stack.pop()
-            self._spend()
             node = None if node_id in self._index else self._node_of(node_id)
             if node is None:
                 continue
             traits = self._enter(node_id, node)
+            walked = 1
             for name, source, _ in links(node):
-                self._spend()
-                if name in traits.lazy or self._has_run(source):
-                    continue
-                stack.append(source)
-                found.append((source, node_id))
+                walked += 1
+                if name not in traits.lazy and not self._has_run(source):
+                    stack.append(source)
+                    found.append((source, node_id))
+            self._spend(walked)
+        self._spend(len(found))
         for source, target in found:
             self._block(source, target)
 
@@ -149,9 +150,10 @@ class _Schedule:
         for node_id in pending:
             self._enter(node_id, self._node_of(node_id) or {})
         for node_id in self._index:
-            for target in blocking.get(node_id, ()):
-                if target in self._index:
-                    self._block(node_id, target)
+            targets = [target for target in blocking.get(node_id, ()) if target in self._index]
+            self._spend(1 + len(targets))
+            for target in targets:
+                self._block(node_id, target)
         self._outside = {node_id for node_id, count in self._blockers.items() if block_count.get(node_id, 0) > count}
 
     def run(self) -> list[Turn]:
@@ -173,14 +175,15 @@ class _Schedule:
             turns.append(Turn(chosen))
             if self._candidates is not None:
                 self._candidates.ran(chosen, self._is_candidate)
+            self._spend(1 + len(self._feeds[chosen]))
             for target in self._feeds[chosen]:
                 self._blockers[target] -= 1
-                if not self._blockers[target] and target in self._outside:
-                    self._held.append(target)
-                self._push(target)
+                if not self._blockers[target]:
+                    if target in self._outside:
+                        self._held.append(target)
+                    self._push(target)
 
     def _enter(self, node_id: str, node: Node) -> NodeTraits:
-        self._spend()
         traits = self._traits_of(node.get("class_type", "")) or UNKNOWN
         self._index[node_id] = len(self._index)
         self._traits[node_id] = traits
@@ -195,7 +198,6 @@ class _Schedule:
         return node_id in self._done or node_id in self._cached or self._node_of(node_id) is None
 
     def _block(self, source: str, target: str) -> None:
-        self._spend()
         if target in self._feeds[source]:
             return
         self._feeds[source][target] = None
@@ -206,11 +208,11 @@ class _Schedule:
         if self._traits[target].is_output and source not in self._feeders:
             self._feeders.add(source)
             self._raise(source, FEEDS_OUTPUT)
+            self._spend(1 + len(self._fed_by[source]))
             for feeder in self._fed_by[source]:
                 self._raise(feeder, FEEDS_FEEDER)
 
     def _raise(self, node_id: str, rank: int) -> None:
-        self._spend()
         if rank < self._class[node_id]:
             self._class[node_id] = rank
             self._touched.append(node_id)
@@ -225,9 +227,9 @@ class _Schedule:
 
     def _push(self, node_id: str) -> None:
         """Queue the node if it is ready."""
-        self._spend()
         if self._is_ready(node_id):
             rank, index = self._class[node_id], self._index[node_id]
+            self._spend()
             heappush(self._heap, (rank, index, node_id))
             if self._candidates is not None and rank != URGENT:
                 self._candidates.add(node_id, index, rank == FEEDS_OUTPUT)
@@ -247,7 +249,6 @@ class _Schedule:
     def _pop(self) -> str | None:
         """The next node; entries of nodes that have run, wait again or have a higher class by now are dropped here."""
         while self._heap:
-            self._spend()
             rank, _, node_id = heappop(self._heap)
             if self._is_ready(node_id) and self._class[node_id] == rank:
                 return node_id

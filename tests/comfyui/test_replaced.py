@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -183,6 +184,21 @@ class Story:
 
 
 @pytest.fixture
+def writer(comfyui: ComfyUI, originals: Path, place: Path) -> Path:
+    """A language model that writes, and another one's weights."""
+    made = originals / "LLM"
+    if not made.exists():
+        script = Path(__file__).with_name("tiny_language.py")
+        ran = subprocess.run([str(comfyui.python), str(script), str(made)], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        other = originals / "other" / "LLM" / "writer"
+        other.mkdir(parents=True)
+        tensors, raw = tensors_of(made / "writer" / "model.safetensors")
+        write(other / "model.safetensors", tensors, numpy.roll(numpy.frombuffer(raw, numpy.float16), 1).tobytes())
+    return shutil.copytree(made / "writer", place / "LLM" / "writer", dirs_exist_ok=True)
+
+
+@pytest.fixture
 def story(server: Server, originals: Path, place: Path) -> Story:
     return Story(server, originals, place)
 
@@ -235,6 +251,33 @@ def test_a_result_is_not_kept_whose_file_was_replaced_while_it_was_in_use(story:
     assert "residency_expert_a" not in story.decided(ids[1], "keep") and "1" not in story.cached(ids[2])
 
 
+def test_a_file_that_is_replaced_before_its_loaders_turn_is_the_one_that_is_told(story: Story):
+    first = story.changing(draw(next(takes), ""), FILES["diffusion model"], "replaced", after="5")
+    ours, stock, ids = story.both([first])
+    assert ours == stock
+    trace = story.server.get_json(f"/residency/trace?prompt_id={ids[0]}")
+    [loaded] = next(node["loads"] for node in trace["nodes"] if node["node_id"] == "1")
+    foreseen = [one["key"] for one in trace["components"] if one["name"] == "residency_expert_a"]
+    assert len(foreseen) == 2 and loaded == foreseen[1]  # in the order in which they became known
+
+
+def test_a_folder_of_a_language_model_is_read_again_when_anything_in_it_was_replaced(story: Story, writer: Path):
+    def write(seed: int) -> dict[str, Any]:
+        sampling = {"max_new_tokens": 12, "temperature": 1.0, "seed": seed, "text": "a cat", "system_prompt": "the sea"}
+        return {
+            "1": {"class_type": "ResidencyTransformersLoader", "inputs": {"lm_name": writer.name, "device": "default"}},
+            "2": {"class_type": "ResidencyWriteText", "inputs": {"lm": ["1", 0], **sampling}},
+            "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+        }
+
+    seed = next(takes)
+    changing = story.changing(nothing(), f"LLM/{writer.name}/model.safetensors", "replaced")
+    _, _, ids = story.both([write(seed), changing, write(seed)])
+    told = [story.server.get_json(f"/history/{one}")[one]["outputs"]["3"]["text"] for one in (ids[0], ids[2])]
+    assert told[0] != told[1], f"{story.cached(ids[2])} {story.told(ids)}"
+    assert "model.safetensors was replaced since it was loaded" in story.decided(ids[2], "give up").values()
+
+
 def test_what_a_prompt_has_used_is_comfyuis_own_from_then_on(story: Story):
     """Without the pack the third prompt loads the model, and the fourth finds it in ComfyUI's cache, whatever has become of the file."""
     seed = next(takes)
@@ -253,7 +296,10 @@ def test_when_the_pack_is_turned_off_nothing_is_left_that_comfyui_would_have_dro
     assert "residency_expert_a" in story.decided(ids[1], "keep")
     story.server.post("/residency/mode", {"mode": "off"})
     try:
-        [_, new], ids = story._run([story.changing(nothing(), FILES["diffusion model"], "replaced"), draw(seed, "")])
+        part = story.place / "part"
+        shutil.copy(story.originals / "other" / FILES["diffusion model"], part)
+        os.replace(part, story.place / FILES["diffusion model"])
+        [new], ids = story._run([draw(seed, "")])
     finally:
         story.server.post("/residency/mode", {"mode": "auto"})
-    assert new != old and "1" not in story.cached(ids[1])
+    assert new != old and "1" not in story.cached(ids[0])
