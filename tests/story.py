@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from residency.core.component import Component, Mode, Tier
+from residency.core.component_state import TierState
 from residency.core.events import (
     BudgetChanged,
     Cancel,
@@ -37,6 +38,16 @@ def reads(order: Iterable[str]) -> Timeline:
     return Timeline.of(visits, [Use(i, c, UseKind.COMPUTE, True) for i, c in enumerate(letters) if c != "-"])
 
 
+def tier(limit_mb: int, held_mb: Mapping[str, int] | None = None, coming_mb: Mapping[str, int] | None = None) -> TierState:
+    """A host tier on which those megabytes are, and are on their way."""
+    state = TierState(Tier.HOST, limit_mb * MB)
+    for key, size_mb in (held_mb or {}).items():
+        state.seen(key, size_mb * MB, "a test")
+    for key, size_mb in (coming_mb or {}).items():
+        state.announce(key, size_mb * MB, "a test")
+    return state
+
+
 class VirtualHost:
     """Enacts what the manager asks, when the test says so. `flight` holds the announced transfers in order."""
 
@@ -54,6 +65,7 @@ class VirtualHost:
     def give(self, event: Event) -> list[Instruction]:
         """Hand the event over; evictions and cancels are enacted at once, prefetches wait in `flight`."""
         instructions = self.manager.handle(event)
+        self.manager.validate()
         self.log += instructions
         for instruction in instructions:
             key = instruction.component.key

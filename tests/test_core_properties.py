@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from story import MB, VirtualHost, components, reads
+from story import VirtualHost, components, reads, tier
 
 from residency.core.component import Mode, Policy
 from residency.core.events import (
@@ -21,7 +21,6 @@ from residency.core.events import (
 )
 from residency.core.eviction_order import Ranking, rank
 from residency.core.host_plan import plan
-from residency.core.view import HostView
 
 KEYS = "abcd"
 orders = st.text(KEYS + "-", min_size=1, max_size=10)
@@ -111,14 +110,14 @@ def test_every_prefetched_byte_is_of_a_component_that_is_read_later(order, size_
 @given(orders, sizes, st.integers(0, 9), st.integers(0, 200), st.dictionaries(st.sampled_from(KEYS), st.integers(1, 60)))
 def test_the_kept_order_and_a_sorted_one_give_the_same_plan(order, size_mb, position, limit_mb, held_mb):
     parts, timeline = components(**size_mb), reads(order)
-    held = {key: min(size, size_mb[key]) * MB for key, size in held_mb.items()}
+    held = {key: min(size, size_mb[key]) for key, size in held_mb.items()}
     ranking = Ranking()
     for at in range(-1, position + 1):  # ranks as they were at earlier positions, then as they are
         for key in held:
             ranking.put(key, rank(key, timeline, at, parts, {}))
     kept = ranking.first_to_leave()
-    view = HostView(held, {}, limit_mb * MB)
-    assert plan(timeline, position, parts, view, leave_order=kept) == plan(timeline, position, parts, view)
+    state = tier(limit_mb, held)
+    assert plan(timeline, position, parts, state, leave_order=kept) == plan(timeline, position, parts, state)
 
 
 @given(orders, sizes, st.integers(1, 240))

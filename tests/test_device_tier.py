@@ -8,8 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from story import MB, components
 
+from residency.core.component import Mode, Tier
 from residency.core.device_tier import DeviceTier, View
-from residency.core.events import Evict, Prefetch
+from residency.core.events import (
+    Cancel,
+    DeviceObserved,
+    Evict,
+    Evicted,
+    NodeStarted,
+    Prefetch,
+    PromptStarted,
+    ReleaseAsked,
+    TransferStopped,
+)
+from residency.core.manager import Manager
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.simulate import GB, OURS, OURS_DEVICE, Machine, Program, Step, run
 from residency.simulate.scenarios import scenarios
@@ -117,8 +129,8 @@ def test_what_was_told_to_stop_may_be_asked_for_again():
     tier = seen(10, a=12)
     view = at(0, "ab", components(a=12, b=12))
     tier.node_steps(view)
-    tier.cancel(["b"], view, "its node has started")
-    tier.arrived("b", 0, refused=True)
+    tier.cancel(["b"], view.components, "its node has started")
+    tier.arrived("b", 0, "a test")
     assert said(tier.node_steps(view)) == [("Prefetch", "b", 10)]
 
 
@@ -135,16 +147,71 @@ def test_what_is_on_its_way_comes_further_when_there_is_more_room():
     tier.observe({"a": 12 * MB}, 7 * MB)
     assert said(tier.node_steps(view)) == [("Prefetch", "b", 7)]
     assert tier.node_steps(view) == []  # all the room is given away
-    tier.arrived("b", 7 * MB, refused=False)
-    assert tier.in_flight == {} and tier.held["b"] == 7 * MB
+    tier.arrived("b", 7 * MB)
+    assert tier.state.in_flight == {} and tier.state.held["b"] == 7 * MB
 
 
 def test_a_refused_transfer_is_not_asked_for_again():
     tier = seen(10, a=12)
     view = at(0, "ab", components(a=12, b=12))
     tier.node_steps(view)
-    tier.arrived("b", 0, refused=True)
+    tier.arrived("b", 0, "a test")
     assert tier.node_steps(view) == []
+
+
+def test_what_is_on_its_way_is_stopped_before_it_is_released():
+    """Nothing in flight is evicted: the mover's answer comes first."""
+    tier, parts = seen(10, a=12), components(a=12, b=12)
+    tier.node_steps(at(0, "ab", parts))
+    assert [type(one).__name__ for one in tier.release(parts["b"], "its last use")] == ["Cancel"]
+    assert tier.release(parts["b"], "its last use") == []
+    tier.arrived("b", 3 * MB, "asked")
+    assert said(tier.release(parts["b"], "its last use")) == [("Evict", "b", 12)]
+    tier.state.validate()
+
+
+def test_what_is_stopping_is_not_asked_for_further_before_its_mover_has_answered():
+    tier, view = seen(2, a=12), at(0, "ab", components(a=12, b=12))
+    tier.node_steps(view)
+    tier.cancel(["b"], view.components, "the prompt has ended")
+    tier.observe({"a": 12 * MB}, 9 * MB)
+    assert tier.node_steps(view) == []
+
+
+def test_what_is_leaving_is_not_brought_back_before_its_mover_has_answered():
+    tier, parts = seen(0, a=12, b=12), components(a=12, b=12, c=12)
+    assert said(tier.node_starts(at(1, "acb", parts))) == [("Evict", "a", 12)]
+    tier.observe({"a": 12 * MB, "b": 12 * MB}, 20 * MB)
+    assert tier.node_steps(at(0, "ba", parts)) == []
+
+
+def test_what_was_released_on_its_way_leaves_when_its_mover_has_stopped():
+    parts = components(a=12, b=12)
+    manager = Manager(99 * MB)
+    manager.handle(PromptStarted(0.0, "p", computing("ab"), parts, Mode.BALANCED))
+    manager.handle(NodeStarted(1.0, 0))
+    assert said(manager.handle(DeviceObserved(1.0, {"a": 12 * MB}, 20 * MB))) == [("Prefetch", "b", 12)]
+    (cancel,) = manager.handle(ReleaseAsked(2.0, "b", False, "its last use"))
+    assert isinstance(cancel, Cancel)
+    assert said(manager.handle(TransferStopped(3.0, "b", Tier.DEVICE, 3 * MB, 3 * MB, 0.1, "asked"))) == [("Evict", "b", 12)]
+    manager.handle(Evicted(4.0, "b", Tier.DEVICE, 3 * MB, "asked"))
+    assert manager.device.held == {"a": 12 * MB}
+    manager.validate()
+
+
+def test_what_was_told_to_leave_makes_room_once_though_its_mover_has_not_answered():
+    tier, view = seen(2, t=10, b=12), at(1, "tabt", components(t=10, a=12, b=12))
+    assert said(tier.node_starts(view)) == [("Evict", "t", 10)]
+    assert tier.node_starts(view) == []
+    tier.left("t", 10 * MB, "asked")
+    assert tier.node_starts(view) == [] and tier.state.held == {"b": 12 * MB}
+
+
+def test_what_a_host_moves_untold_is_followed():
+    tier = seen(4, a=12)
+    tier.left("a", 5 * MB, "written back")
+    tier.arrived("b", 6 * MB)
+    assert tier.state.held == {"a": 7 * MB, "b": 6 * MB} and tier.state.budget.available_bytes == 3 * MB
 
 
 def test_nothing_is_done_before_the_device_was_seen():
@@ -172,10 +239,10 @@ def test_the_room_holds_and_what_runs_or_flies_stays(order, held, room, position
     view = at(position % (len(order) - 1), order, components(**sizes))
     instructions = tier.node_steps(view)
     freed = sum(one.size_bytes for one in instructions if isinstance(one, Evict))
-    brought = sum(one.size_bytes - tier.held.get(one.component.key, 0) for one in instructions if isinstance(one, Prefetch))
+    brought = sum(one.size_bytes - tier.state.held.get(one.component.key, 0) for one in instructions if isinstance(one, Prefetch))
     evicted = {one.component.key for one in instructions if isinstance(one, Evict)}
     assert brought <= room * MB + freed
-    assert not evicted & (view.running | set(tier.in_flight))
+    assert not evicted & (view.running | set(tier.state.in_flight))
 
 
 def test_for_what_comes_early_nothing_leaves_that_has_no_copy_in_the_host():

@@ -8,13 +8,16 @@ from residency.core.component import Mode, Policy, Tier
 from residency.core.events import (
     BudgetChanged,
     Evict,
+    Evicted,
     HostObserved,
     NodeStarted,
     Prefetch,
     PrefetchAsked,
     PromptStarted,
     ReleaseAsked,
+    Replanned,
     TransferDone,
+    TransferStopped,
 )
 from residency.core.manager import Manager
 
@@ -134,6 +137,40 @@ def test_second_copies_of_what_the_process_holds_make_room_first_and_cost_nothin
     instructions = started(60, seen({"b": 30}, {"a": 30}, {"a": 30}), "-bc", a=30, b=30, c=30)
     assert told(instructions) == [("Evict", "a", 30), ("Prefetch", "c", 30)]
     assert isinstance(instructions[0], Evict) and (instructions[0].keep_bytes, instructions[0].upto_bytes) == (0, 30 * MB)
+
+
+def test_a_second_copy_and_weights_that_leave_together_are_answered_one_by_one_and_what_stays_is_still_there():
+    manager = Manager(20 * MB)
+    manager.handle(PromptStarted(0.0, "p", reads("-"), components(a=60), Mode.BALANCED))
+    instructions = manager.handle(seen({"a": 30}, {"a": 20}, {"a": 10}))
+    assert told(instructions) == [("Evict", "a", 10), ("Evict", "a", 10)]
+    for _ in instructions:
+        assert manager.handle(Evicted(1.0, "a", Tier.HOST, 10 * MB, "asked")) == []
+        manager.validate()
+    assert manager.host.held == {"a": 20 * MB}
+
+
+def test_what_the_user_wants_goes_on_being_read_when_the_order_changes():
+    host = begin("-b", {}, 100, a=40, b=30)
+    host.give(PrefetchAsked(2.0, "a", "the user wants it"))
+    assert host.give(Replanned(3.0, reads("-b"))) == []
+    assert [prefetch.component.key for prefetch in host.flight] == ["b", "a"]
+
+
+def test_what_was_given_up_while_it_was_read_leaves_unless_the_next_prompt_reads_it():
+    def given_up() -> Manager:
+        manager = Manager(100 * MB)
+        manager.handle(PromptStarted(0.0, "p", reads("-a"), components(a=40), Mode.BALANCED))
+        assert [type(one).__name__ for one in manager.handle(ReleaseAsked(1.0, "a", True, "its last use"))] == ["Evict", "Cancel"]
+        return manager
+
+    def stops(manager: Manager) -> list[tuple[str, str, int]]:
+        return told(manager.handle(TransferStopped(3.0, "a", Tier.HOST, 9 * MB, 9 * MB, 0.1, "asked")))
+
+    assert stops(given_up()) == [("Evict", "a", 9)]
+    again = given_up()
+    again.handle(PromptStarted(2.0, "q", reads("-a"), components(a=40), Mode.BALANCED))
+    assert stops(again) == [("Prefetch", "a", 40)]
 
 
 def test_a_node_that_copies_what_it_reads_needs_room_for_both():

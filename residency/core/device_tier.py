@@ -8,9 +8,10 @@ again starts at once and the rest follows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 from .component import Component, Tier
+from .component_state import State, TierState
 from .events import Cancel, Evict, Instruction, Prefetch
 from .timeline import Timeline, UseKind
 
@@ -23,41 +24,49 @@ LEAST_SHARE = 1 / 16  # of what is missing: less is not worth a look at each of 
 LOOK_AHEAD = 64  # computing visits: what lies beyond cannot be brought over while this one computes
 
 
-@dataclass(slots=True)
 class DeviceTier:
-    """Bytes by component that lie on the device or are on their way, and the room that is left; nothing is done before it is known."""
+    """What the manager knows of the device: its records, and the room that is left; nothing is decided before a host has looked."""
 
-    held: dict[str, int] = field(default_factory=dict)
-    in_flight: dict[str, int] = field(default_factory=dict)  # bytes still to come
-    refused: set[str] = field(default_factory=set)  # not asked for again in this prompt
-    cancelled: set[str] = field(default_factory=set)  # told to stop: that it stopped is no refusal
-    room_bytes: int | None = None
-    in_host: Mapping[str, int] | None = None  # bytes with a copy in host memory; None: not told
+    def __init__(self) -> None:
+        self.state = TierState(Tier.DEVICE)
+        self.seen = False  # a host has looked: the limit is what was there then, and the room beside it
+        self.in_host: Mapping[str, int] | None = None  # bytes with a copy in host memory; None: not told
+
+    # --- what happens ---
 
     def observe(self, held: Mapping[str, int], room_bytes: int, in_host: Mapping[str, int] | None = None) -> None:
         """`room_bytes`: what weights may take beside all that is there now."""
-        self.held = dict(held)
-        self.room_bytes = room_bytes
-        self.in_host = in_host
+        state = self.state
+        for key in dict.fromkeys((*held, *state.records)):
+            state.seen(key, held.get(key, 0), "the host has looked")
+        state.budget.limit_bytes = state.budget.held_bytes + room_bytes
+        self.seen, self.in_host = True, in_host
 
-    def arrived(self, key: str, present_bytes: int, refused: bool) -> None:
-        """A transfer has ended."""
-        self.in_flight.pop(key, None)
-        if refused and key not in self.cancelled:
-            self.refused.add(key)
-        self.cancelled.discard(key)
-        gained_bytes = present_bytes - self.held.get(key, 0)
-        if gained_bytes > 0 and self.room_bytes is not None:
-            self.held[key] = present_bytes
-            self.room_bytes -= gained_bytes
+    def node_has_used(self, key: str, size_bytes: int) -> None:
+        """A node has computed with the component: all of it lies there, until the next look says how much."""
+        self.state.seen(key, size_bytes, "a node has computed with it")
 
-    def left(self, key: str, freed_bytes: int) -> None:
-        """Bytes of the component have left the device."""
-        if self.room_bytes is not None:
-            self.room_bytes += freed_bytes
-        kept_bytes = self.held.pop(key, 0) - freed_bytes
-        if kept_bytes > 0:
-            self.held[key] = kept_bytes
+    def arrived(self, key: str, present_bytes: int, refusal: str | None = None) -> None:
+        """A transfer has ended, or the host has brought something by itself."""
+        held_bytes = max(present_bytes, self.state.of(key).held_bytes)
+        if refusal is None:
+            self.state.landed(key, held_bytes)
+        else:
+            self.state.stopped(key, held_bytes, refusal)
+
+    def left(self, key: str, freed_bytes: int, reason: str) -> None:
+        """Bytes of the component have left the device, told or untold."""
+        held_bytes = self.state.of(key).held_bytes
+        kept_bytes = max(0, held_bytes - freed_bytes) if self.seen else 0
+        self.state.left(key, kept_bytes, reason)
+        self.state.budget.limit_bytes += max(0, freed_bytes - held_bytes)  # nobody had seen those: their room is new
+
+    def holds(self, key: str) -> bool:
+        """Whether some of the component lies there and was not told to leave."""
+        record = self.state.records.get(key)
+        return record is not None and record.stays_bytes > 0
+
+    # --- what follows ---
 
     def node_starts(self, view: View) -> list[Instruction]:
         """For the node that starts now: all the room that its weights need, at once; and, where it is known how long the node takes and
@@ -65,76 +74,107 @@ class DeviceTier:
 
         The device stands still between two nodes: giving room back costs least now. In the middle of one it waits for all that is
         announced, and stood still for 0.1 s then (H100, a step of 0.22 s)."""
-        if self.room_bytes is None:
+        if not self.seen or view.position >= len(view.timeline.visits):
             return []
         visit = view.timeline.visits[view.position]
-        held = dict(self.held)
-        needed_bytes = sum(max(0, view.components[key].size_bytes - held.get(key, 0)) for key in view.running if key in view.components)
+        running = [key for key in view.running if key in view.components]
+        needed_bytes = sum(max(0, view.components[key].size_bytes - self._stays_bytes(key)) for key in running)
         # nothing comes in: what it computes with beside its weights is the allocator's to find
-        short_bytes = needed_bytes + visit.working_set_bytes - self.room_bytes if needed_bytes else 0
-        evictions = self._evict(short_bytes, view, NEVER, f"makes room for {visit.class_type} {visit.node_id}", held)
+        short_bytes = needed_bytes + visit.working_set_bytes - self._room_bytes() if needed_bytes else 0
+        evictions = self._evict(short_bytes, view, NEVER, f"makes room for {visit.class_type} {visit.node_id}")
         if not view.looks_ahead:
             return list(evictions)
-        freed_bytes = sum(one.size_bytes for one in evictions)
-        spare_bytes = self.room_bytes + freed_bytes - needed_bytes - visit.working_set_bytes
+        spare_bytes = self._room_bytes() - needed_bytes - visit.working_set_bytes
         comes_bytes = HIDDEN_SHARE * view.comes_bytes - needed_bytes  # its own come first
-        return [*evictions, *self._bring_next(replace(view, comes_bytes=comes_bytes), spare_bytes, held)]
+        return [*evictions, *self._bring_next(view, comes_bytes, spare_bytes, may_evict=True)]
 
     def node_steps(self, view: View) -> list[Instruction]:
         """While a node computes, its working set is part of what was seen: what the next ones compute with. Something leaves for it only
         where that was not done when the node started."""
-        if self.room_bytes is None:
+        if not self.seen:
             return []
-        return self._bring_next(view, self.room_bytes, dict(self.held), may_evict=not view.looks_ahead)
+        return self._bring_next(view, view.comes_bytes, self._room_bytes(), may_evict=not view.looks_ahead)
 
-    def _bring_next(self, view: View, room_bytes: int, held: dict[str, int], *, may_evict: bool = True) -> list[Instruction]:
+    def victims(self, view: View) -> list[str]:
+        """What may leave, best first."""
+        return [key for _, key in self._victims(view)] if self.seen else []
+
+    def cancel(self, keys: Iterable[str], components: Mapping[str, Component], reason: str) -> list[Instruction]:
+        """Give up what is on its way; the mover's answer settles it."""
+        instructions: list[Instruction] = []
+        for key in keys:
+            record = self.state.coming.get(key)
+            if record is not None and record.state is State.ANNOUNCED and key in components:
+                self.state.stop(key, reason)
+                instructions.append(Cancel(components[key], Tier.DEVICE, reason))
+        return instructions
+
+    def release(self, component: Component, reason: str) -> list[Instruction]:
+        """All of it leaves, be it there or on its way; what nobody has seen there as well."""
+        key, state = component.key, self.state
+        record = state.of(key)
+        if record.coming_bytes:
+            was = record.state
+            state.give_up(key, reason)
+            return [Cancel(component, Tier.DEVICE, reason)] if was is State.ANNOUNCED else []
+        if record.held_bytes:
+            state.leave(key, record.stays_bytes, reason)
+        return [Evict(component, Tier.DEVICE, component.size_bytes, reason)]
+
+    def _room_bytes(self) -> int:
+        """What weights may take, with what was told to leave gone; what is on its way is not there yet."""
+        return self.state.budget.limit_bytes - self.state.budget.held_bytes + self.state.leaving_bytes
+
+    def _stays_bytes(self, key: str) -> int:
+        record = self.state.records.get(key)
+        return 0 if record is None else record.stays_bytes
+
+    def _bring_next(self, view: View, comes_bytes: float, room_bytes: int, *, may_evict: bool) -> list[Instruction]:
         """What the next nodes compute with, in order, as far as there is room or something needed later can leave."""
         instructions: list[Instruction] = []
-        room_bytes -= sum(size_bytes for key, size_bytes in self.in_flight.items() if key not in view.running)
+        state = self.state
+        room_bytes -= sum(record.coming_bytes for key, record in state.coming.items() if key not in view.running)
         for key, needed_at in _next_uses(view):
-            whole_bytes, coming_bytes = view.components[key].size_bytes, held.get(key, 0) + self.in_flight.get(key, 0)
-            missing_bytes = min(whole_bytes, whole_bytes if self.in_host is None else self.in_host.get(key, 0)) - coming_bytes
-            if missing_bytes <= 0 or key in self.refused or not view.may_prefetch(key):
+            record = state.of(key)
+            if record.leaving_bytes:
+                break  # its rest comes first when it has left
+            if not record.may_come or record.state is State.STOPPING:
                 continue
-            wanted_bytes = int(min(missing_bytes, view.comes_bytes))
+            whole_bytes, coming_bytes = view.components[key].size_bytes, record.held_bytes + record.coming_bytes
+            missing_bytes = min(whole_bytes, whole_bytes if self.in_host is None else self.in_host.get(key, 0)) - coming_bytes
+            if missing_bytes <= 0 or not view.may_prefetch(key):
+                continue
+            wanted_bytes = int(min(missing_bytes, comes_bytes))
             least_bytes = LEAST_SHARE * missing_bytes
             if wanted_bytes < least_bytes:
                 break
             if wanted_bytes > room_bytes and may_evict:
                 why = f"makes room for {view.components[key].name}"
-                evictions = self._evict(wanted_bytes - room_bytes, view, needed_at, why, held, spared=key)
+                evictions = self._evict(wanted_bytes - room_bytes, view, needed_at, why, spared=key)
                 instructions += evictions
                 room_bytes += sum(one.size_bytes for one in evictions)
             size_bytes = min(wanted_bytes, room_bytes)
             if size_bytes < least_bytes:
                 break
-            self.in_flight[key] = self.in_flight.get(key, 0) + size_bytes
             room_bytes -= size_bytes
-            view = replace(view, comes_bytes=view.comes_bytes - size_bytes)
+            comes_bytes -= size_bytes
             visit = view.timeline.visits[needed_at]
             reason = f"{visit.class_type} {visit.node_id} computes with it, {_ahead(needed_at - view.position)}"
+            if record.coming_bytes:
+                state.extend(key, size_bytes, reason)
+            else:
+                state.announce(key, size_bytes, reason)
             instructions.append(Prefetch(view.components[key], Tier.DEVICE, coming_bytes + size_bytes, reason))
             if size_bytes < missing_bytes:
                 break
         return instructions
 
-    def victims(self, view: View) -> list[str]:
-        """What may leave, best first."""
-        return [key for _, key in self._victims(view, self.held)]
-
-    def cancel(self, keys: Iterable[str], view: View, reason: str) -> list[Instruction]:
-        """Give up what is on its way; the mover's answer settles it."""
-        stopping = [key for key in keys if key in self.in_flight and key in view.components]
-        self.cancelled.update(stopping)
-        return [Cancel(view.components[key], Tier.DEVICE, reason) for key in stopping]
-
-    def _evict(
-        self, short_bytes: int, view: View, needed_after: float, reason: str, held: dict[str, int], *, spared: str = ""
-    ) -> list[Evict]:
-        """Evictions that give at least `short_bytes` of `held` back, of what is next needed after `needed_after`; fewer where there is
-        no more. `held` is told what will be left."""
+    def _evict(self, short_bytes: int, view: View, needed_after: float, reason: str, *, spared: str = "") -> list[Evict]:
+        """Evictions that give at least `short_bytes` back, of what is next needed after `needed_after`; fewer where there is no more."""
         evictions: list[Evict] = []
-        for next_use, key in self._victims(view, held):
+        if short_bytes <= 0:
+            return evictions
+        for next_use, key in self._victims(view):
             if short_bytes <= 0:
                 break
             if key == spared:
@@ -142,24 +182,26 @@ class DeviceTier:
             # for what comes early only that leaves which is needed later and has a copy: without one it would be read from the drive again
             if needed_after != NEVER and (next_use <= needed_after or not self._has_copy(key)):
                 continue
-            size_bytes = min(held[key], short_bytes)
+            size_bytes = min(self._stays_bytes(key), short_bytes)
             told = "nothing needs it any more" if next_use == NEVER else f"its next use is at visit {next_use:.0f}"
-            held[key] -= size_bytes
-            evictions.append(Evict(view.components[key], Tier.DEVICE, size_bytes, f"{reason}; {told}", held[key]))
+            why = f"{reason}; {told}"
+            self.state.leave(key, size_bytes, why)
+            evictions.append(Evict(view.components[key], Tier.DEVICE, size_bytes, why, self._stays_bytes(key)))
             short_bytes -= size_bytes
         return evictions
 
     def _has_copy(self, key: str) -> bool:
-        return self.in_host is None or self.in_host.get(key, 0) >= self.held.get(key, 0)
+        return self.in_host is None or self.in_host.get(key, 0) >= self.state.records[key].held_bytes
 
-    def _victims(self, view: View, held: Mapping[str, int]) -> Iterator[tuple[float, str]]:
+    def _victims(self, view: View) -> Iterator[tuple[float, str]]:
         """(next use, component), best victim first: the lowest priority, then the farthest next use, then the smallest."""
         candidates = []
-        for key, held_bytes in held.items():
-            if held_bytes <= 0 or key in view.running or key in self.in_flight or key not in view.components or not view.may_evict(key):
+        for key, record in self.state.records.items():
+            stays_bytes = record.stays_bytes
+            if stays_bytes <= 0 or key in view.running or record.coming_bytes or key not in view.components or not view.may_evict(key):
                 continue
             next_at = view.timeline.next_compute_at(key, view.position)
-            candidates.append((view.priority(key), -NEVER if next_at is None else -next_at, held_bytes, key))
+            candidates.append((view.priority(key), -NEVER if next_at is None else -next_at, stays_bytes, key))
         candidates.sort()
         return ((-use, key) for _, use, _, key in candidates)
 

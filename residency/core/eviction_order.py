@@ -1,13 +1,13 @@
 """Who leaves a tier first: the held components in order, kept up to date instead of sorted anew.
 
 A component's rank changes when a visit passes one of its reads or when a policy changes, never in between; so each visit costs a few
-heap operations, however many components are held.
+bisections, however many components are held.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Generator, Mapping
+from bisect import bisect_left, insort
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .component import Component, Policy
@@ -47,35 +47,36 @@ def rank(key: str, timeline: Timeline, position: int, components: Mapping[str, C
 
 
 class Ranking:
-    """Components by rank. `put` whenever a rank may have changed; iterating costs one heap operation a component."""
+    """Components by rank. `put` whenever a rank may have changed: a bisection, and one shift in a list of what is held."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[Rank, str]] = []
+        self._order: list[tuple[Rank, str]] = []
         self._ranks: dict[str, Rank] = {}
 
     def put(self, key: str, new: Rank) -> None:
         """Set the rank of a component."""
         if self._ranks.get(key) != new:
+            self.drop(key)
             self._ranks[key] = new
-            heapq.heappush(self._heap, (new, key))
+            insort(self._order, (new, key))
 
     def drop(self, key: str) -> None:
         """The component is not held any more."""
-        self._ranks.pop(key, None)
+        old = self._ranks.pop(key, None)
+        if old is not None:
+            del self._order[bisect_left(self._order, (old, key))]
 
     def clear(self) -> None:
-        self._heap.clear()
+        self._order.clear()
         self._ranks.clear()
 
-    def first_to_leave(self) -> Generator[tuple[Rank, str], None, None]:
-        """Lazily, in order. The ranking must not change while this runs; close it when enough have been seen."""
-        seen: list[tuple[Rank, str]] = []
-        try:
-            while self._heap:
-                entry = heapq.heappop(self._heap)
-                if self._ranks.get(entry[1]) == entry[0] and (not seen or seen[-1] != entry):
-                    seen.append(entry)
-                    yield entry
-        finally:
-            for entry in seen:
-                heapq.heappush(self._heap, entry)
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def rank_of(self, key: str) -> Rank | None:
+        """Its rank; None when it is not held."""
+        return self._ranks.get(key)
+
+    def first_to_leave(self) -> Sequence[tuple[Rank, str]]:
+        """In order. It changes with the ranking."""
+        return self._order

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ..units import size as in_words
 from .component import Component
+from .component_state import ComponentState, State
 from .eviction_order import NEVER, Rank, rank
 from .timeline import Timeline
 from .view import Move, Plan, Terms, TierView
@@ -38,23 +39,24 @@ def plan(
     `leave_order` (a Ranking's) and `complete_reads` (of the plan before) save work and change nothing.
     """
     if leave_order is None:
-        leave_order = sorted((rank(key, timeline, position, components, terms.policies), key) for key in host.held)
+        held = [key for key, record in host.records.items() if record.held_bytes]
+        leave_order = sorted((rank(key, timeline, position, components, terms.policies), key) for key in held)
     draft = _Draft(timeline, position, components, host, busy, terms, iter(leave_order), running=running)
     draft.give_back_what_is_over()
     first = max(timeline.first_read_number(position if running else position + 1), complete_reads)
     complete = draft.fill(first, position if running else None)
-    draft.prefetches.sort(key=lambda found: found[0])
-    evictions = tuple(Move(key, size, reason) for key, (size, reason) in draft.evictions.items())
-    return Plan(tuple(draft.cancels), tuple(draft.surplus), evictions, tuple(move for _, move in draft.prefetches), complete)
+    draft.prefetches.sort(key=_read_at)
+    evictions = [Move(key, size, reason) for key, (size, reason) in draft.evictions.items()]
+    return Plan(draft.cancels, draft.surplus, evictions, [move for _, move in draft.prefetches], complete)
 
 
 class _Draft:
     """The plan while it is made: `free` bytes are neither used nor given away yet."""
 
     __slots__ = (
-        "_busy_rank", "_leave_order", "_left",
-        "_surplus", "_victim", "busy", "cancels", "components", "evictions", "free", "host", "position",
-        "prefetches", "running", "surplus", "terms", "timeline",
+        "_brought", "_busy_rank", "_leave_order", "_left", "_surplus", "_victim",
+        "busy", "cancels", "components", "evictions", "free", "host", "position",
+        "prefetches", "records", "running", "surplus", "terms", "timeline",
     )  # fmt: skip
 
     def __init__(
@@ -71,28 +73,28 @@ class _Draft:
     ) -> None:
         self.running = running
         self.timeline, self.position, self.components, self.host, self.busy, self.terms = timeline, position, components, host, busy, terms
-        self.free = host.limit_bytes - host.used_bytes
+        self.records = host.records
         self._busy_rank: Rank | None = None  # of what is in use and will be worth least when its node has ended
-        if terms.leaving:
-            self.free += sum(terms.leaving.values())
-        if terms.stopping:
-            self.free += sum(host.in_flight.get(key, 0) for key in terms.stopping)
-        self._surplus = dict(terms.surplus)
-        if self._surplus:
-            self.free -= sum(self._surplus.values())
+        self._surplus = {key: record.surplus_bytes for key, record in host.surplus.items()}
+        self.free = host.budget.available_bytes + host.leaving_bytes + host.stopping_bytes - sum(self._surplus.values())
         self.cancels: list[Move] = []
         self.surplus: list[Move] = []
         self.evictions: dict[str, tuple[int, str]] = {}
+        self._brought: set[str] = set()  # of what is to come nothing leaves
         self.prefetches: list[tuple[int, Move]] = []
         self._leave_order = leave_order
         self._victim: tuple[Rank, str] | None = None
         self._left = -1  # bytes of the victim that have not been taken; -1: nobody has been looked for
 
     def _next_victim(self) -> None:
-        held, in_flight = self.host.held, self.host.in_flight
-        for found, key in self._leave_order:
-            if key in held and key not in self.busy and key not in in_flight and key in self.components:
-                self._victim, self._left = (found, key), held[key]
+        records, busy, components = self.records, self.busy, self.components
+        for found in self._leave_order:
+            key = found[1]
+            record = records.get(key)
+            if record is None or not record.held_bytes or record.coming_bytes or key in busy or key in self._brought:
+                continue
+            if key in components:
+                self._victim, self._left = found, record.held_bytes
                 return
         self._victim, self._left = None, 0
 
@@ -112,11 +114,10 @@ class _Draft:
 
     def _drop_surplus(self, wanted: int) -> None:
         """Second copies go before anything else does: giving them back costs nothing."""
-        if not self._surplus:
-            return
-        while self.free < wanted and self._surplus:
+        while self._surplus and self.free < wanted:
             key, size = self._surplus.popitem()
-            if key not in self.host.in_flight and key not in self.terms.leaving and key in self.components:
+            record = self.records[key]
+            if not (record.coming_bytes or record.answers_due) and key in self.components:
                 self.surplus.append(Move(key, size, "the process holds these bytes for itself"))
             self.free += size
 
@@ -127,38 +128,38 @@ class _Draft:
             return
         self.free += self.terms.reserve_bytes
         self._next_victim()
-        host, terms = self.host, self.terms
+        terms = self.terms
         flights = sorted(
             (rank(key, self.timeline, self.position, self.components, terms.policies), key)
-            for key in host.in_flight
-            if key not in terms.stopping and key not in self.busy
+            for key, record in self.host.coming.items()
+            if record.state is State.ANNOUNCED and key not in self.busy
         )
         while self.free < 0 and (flights or self._victim):
             reason = f"memory is short: {in_words(-self.free)} over the limit"
             if flights and (self._victim is None or flights[0] < self._victim):
                 found, key = flights.pop(0)
-                self.cancels.append(Move(key, host.in_flight[key], f"{reason}; {_describe(found)}"))
-                self.free += host.in_flight[key]
+                coming_bytes = self.records[key].coming_bytes
+                self.cancels.append(Move(key, coming_bytes, f"{reason}; {_describe(found)}"))
+                self.free += coming_bytes
             else:
                 self._take(min(self._left, -self.free), reason)
         self.free -= terms.reserve_bytes
 
     def fill(self, first: int, running: int | None) -> int:
         """Give the room away in order of next read, from that number of the reads on. Returns how many of the reads are complete."""
-        reads, held, in_flight = self.timeline.reads, self.host.held, self.host.in_flight
-        components, terms = self.components, self.terms
+        reads, records, components, terms = self.timeline.reads, self.records, self.components, self.terms
         done: set[str] = set()
         drive_is_taken = False  # a node reads its own rest from a drive that serves one reader
-        for key, at, reason in self._ahead_of_order():
-            if not self._bring(key, at, reason):
-                return first
-            done.add(key)
+        if self.host.asked or terms.policies:
+            for key, at, reason in self._ahead_of_order():
+                if not self._bring(key, self.records.get(key, NOTHING), at, reason):
+                    return first
+                done.add(key)
         complete, visit_at = -1, running
-        copies, loaded = terms.copies, terms.loaded
         for number in range(first, len(reads)):
             use = reads[number]
             key, at = use.component, use.position
-            if copies and at != visit_at:
+            if terms.copies and at != visit_at:
                 self._leave_room_for_copies(visit_at if visit_at == running else None, at)
                 visit_at = at
             if key in done:
@@ -166,16 +167,11 @@ class _Draft:
             component = components.get(key)
             if component is None:
                 continue
-            missing = component.size_bytes - held.get(key, 0)
+            record = records.get(key, NOTHING)
+            missing = component.size_bytes - record.held_bytes - record.loaded_bytes - record.coming_bytes
             if missing <= 0:
                 continue
-            if loaded:
-                missing -= loaded.get(key, 0)
-            if in_flight:
-                missing -= in_flight.get(key, 0)
-            if missing <= 0:
-                continue
-            may_prefetch = terms.may_prefetch(key)
+            may_prefetch = record.may_come and terms.may_prefetch(key)
             if complete < 0 and (may_prefetch or at == running):
                 complete = number
             done.add(key)
@@ -187,9 +183,9 @@ class _Draft:
                 continue
             if not may_prefetch or (drive_is_taken and key in terms.alone):
                 continue
-            if key in in_flight:
+            if record.coming_bytes:
                 break  # its rest comes first when it lands
-            if not self._bring(key, at, None):
+            if not self._bring(key, record, at, None):
                 break
         else:
             return len(reads) if complete < 0 else complete
@@ -206,27 +202,29 @@ class _Draft:
 
     def _copied_bytes(self, at: int) -> list[int]:
         keys = [use.component for use in self.timeline.at(at) if use.reads and use.component in self.components]
-        return [self.components[key].size_bytes - self.terms.loaded.get(key, 0) for key in keys]
+        return [self.components[key].size_bytes - self.records.get(key, NOTHING).loaded_bytes for key in keys]
 
     def _ahead_of_order(self) -> list[tuple[str, int, str]]:
         """What was asked for, then what has priority: room is theirs before it is others'."""
-        terms = self.terms
-        if not (terms.asked or terms.policies):
-            return []
-        found = [(key, self.position, reason) for key, reason in terms.asked.items()]
+        terms, asked = self.terms, self.host.asked
+        found = [(key, self.position, record.asked or "") for key, record in asked.items()]
         urgent = sorted((-policy.priority, key) for key, policy in terms.policies.items() if policy.priority > 0)
         for priority, key in urgent:
             use = self.timeline.next_read(key, self.position)
-            if use is not None and key not in terms.asked:
+            if use is not None and key not in asked:
                 found.append((key, use.position, f"priority {-priority}, {_nodes_ahead(use.position - self.position)}"))
-        return [entry for entry in found if entry[0] in self.components and terms.may_prefetch(entry[0])]
+        return [one for one in found if one[0] in self.components and self._may_come(one[0])]
 
-    def _bring(self, key: str, at: int, reason: str | None) -> bool:
+    def _may_come(self, key: str) -> bool:
+        return self.records.get(key, NOTHING).may_come and self.terms.may_prefetch(key)
+
+    def _bring(self, key: str, record: ComponentState, at: int, reason: str | None) -> bool:
         """Announce what is missing of the component, as far as room can be made. False: nothing behind it may be announced."""
-        if key in self.host.in_flight:
+        if record.coming_bytes:
             return True
-        held_bytes, loaded_bytes = self.host.held.get(key, 0), self.terms.loaded.get(key, 0)
-        missing = self.components[key].size_bytes - loaded_bytes - held_bytes
+        if key in self.evictions:
+            return False  # its rest comes first when it has left
+        missing = self.components[key].size_bytes - record.loaded_bytes - record.held_bytes
         if missing <= 0:
             return True
         if missing > self.free:
@@ -239,8 +237,11 @@ class _Draft:
             reason = f"read by {visit.class_type} {visit.node_id}, {_nodes_ahead(at - self.position)}"
         if size < missing:
             reason += f"; {in_words(missing - size)} of it do not fit the budget"
-        self.prefetches.append((at, Move(key, held_bytes + size, reason)))
+        self.prefetches.append((at, Move(key, record.held_bytes + size, reason)))
         self.free -= size
+        self._brought.add(key)
+        if self._victim is not None and self._victim[1] == key:
+            self._next_victim()
         return size == missing
 
     def _make_room(self, wanted: int, key: str, at: int, now: int | None) -> None:
@@ -255,10 +256,11 @@ class _Draft:
             found, other = self._victim
             if other == key or not found.yields_to(priority, at):
                 return
-            if self.free < 0 and found.next_read != NEVER:
+            never = found.nearness == -NEVER
+            if self.free < 0 and not never:
                 return  # more would have to be read again than there would be room for
             size = min(self._left, wanted - self.free)
-            if now is None and key not in self.busy and found.next_read != NEVER and self._better_victim_is_busy(found):
+            if now is None and not never and key not in self.busy and self._better_victim_is_busy(found):
                 # it is read again, and what runs now would rather leave: take only what the drive can bring by then
                 if patience is None:
                     patience = self.terms.before_free(key) - self._queued_bytes() - max(0, self.free)
@@ -270,23 +272,30 @@ class _Draft:
 
     def _queued_bytes(self) -> int:
         """Bytes that the drives bring first, and for others than the node that runs: it is not done before it has its own."""
-        host, busy = self.host, self.busy
-        flying = sum(size for key, size in host.in_flight.items() if key not in busy)
+        records, busy = self.records, self.busy
+        flying = sum(record.coming_bytes for key, record in self.host.coming.items() if key not in busy)
         announced = (move for _, move in self.prefetches if move.component not in busy)
-        return flying + sum(move.size_bytes - host.held.get(move.component, 0) for move in announced)
+        return flying + sum(move.size_bytes - records.get(move.component, NOTHING).held_bytes for move in announced)
 
     def _better_victim_is_busy(self, found: Rank) -> bool:
         """Whether something in use will be worth less than the victim once its node has ended."""
         if self._busy_rank is None:
             ends_at = self.position if self.running else self.position + 1
-            held, in_flight = self.host.held, self.host.in_flight
+            busy = ((key, self.records.get(key, NOTHING)) for key in self.busy)
             ranks = [
                 rank(key, self.timeline, ends_at, self.components, self.terms.policies)
-                for key in self.busy
-                if key in held or key in in_flight
+                for key, record in busy
+                if record.held_bytes or record.coming_bytes
             ]
             self._busy_rank = min(ranks, default=WORTH_MOST)
         return self._busy_rank < found
+
+
+NOTHING = ComponentState("")  # of what the tier has never heard of
+
+
+def _read_at(found: tuple[int, Move]) -> int:
+    return found[0]
 
 
 WORTH_MOST = Rank(True, 0, 1.0, 0)

@@ -1,15 +1,16 @@
-"""The host tier: its budget, what is on its way there or leaving, and the instructions that the plan turns into."""
+"""The host tier: what is on its way there or leaving, who leaves first, and the instructions that the plan turns into."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from . import host_plan as planning
-from .budget import Budget
 from .component import Component, Policy, Tier
+from .component_state import ComponentState, State, TierState
 from .events import Cancel, Evict, HostObserved, Instruction, Prefetch, RatesMeasured
-from .eviction_order import Ranking, rank
+from .eviction_order import Rank, Ranking, rank
+from .host_plan import NOTHING
 from .timeline import EMPTY, Timeline
 from .view import Move, Terms
 
@@ -33,22 +34,14 @@ class HostTier:
     """What the manager knows of the host tier. Every change goes through here, so that the order of leaving stays true."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self.budget = Budget(limit_bytes)
+        self.state = TierState(Tier.HOST, limit_bytes)
         self.components: dict[str, Component] = {}
         self.place = Place()
         self.rates: RatesMeasured | None = None
         self.terms = Terms(before_free=self._before_free)
-        self.refused: set[str] = set()  # stopped by the mover, or given up by the user: not asked for again in this prompt
-        self.cancelled: set[str] = set()  # told to stop, not answered yet
-        self.leaving: dict[str, int] = {}  # bytes told to leave, not answered yet
-        self.given_up: set[str] = set()  # by the user while on their way: what has come by then leaves
-        self.asked: dict[str, str] = {}
-        self.terms.stopping, self.terms.leaving, self.terms.asked = self.cancelled, self.leaving, self.asked
-        self.loaded: dict[str, int] = {}
-        self.surplus: dict[str, int] = {}  # page-cache copies of what the process holds for itself
-        self.terms.loaded, self.terms.surplus = self.loaded, self.surplus
-        self._ranking = Ranking()
         self.changed = True  # since the last plan
+        self._ranking = Ranking()
+        self._ranks: dict[str, Rank] = {}  # by the order alone, for as long as the next read is ahead
         self._waiting: list[Move] = []  # planned prefetches that wait for room
         self._complete_reads = 0
 
@@ -62,80 +55,124 @@ class HostTier:
         self._complete_reads = 0
         self.changed = True
         self._ranking.clear()
-        for key in self.budget.held:
-            self._rank(key)
+        self._ranks.clear()
+        for record in self.state.records.values():
+            if record.held_bytes:
+                self._rank(record)
+
+    def new_prompt(self, components: Mapping[str, Component], elsewhere: Container[str]) -> None:
+        """Its components, and those of earlier prompts of which something is there or on its way, here or `elsewhere`. Refusals are
+        forgotten."""
+        records = self.state.records
+        self.components = {
+            key: component
+            for key, component in self.components.items()
+            if key in elsewhere or ((record := records.get(key)) is not None and (record.held_bytes or record.coming_bytes))
+        }
+        self.components.update(components)
+        self.state.renew(self.components)
 
     def pass_by(self, keys: Iterable[str]) -> None:
         """A visit that reads these has begun: their next read is a later one."""
         for key in keys:
-            if key in self.budget.held:
-                self._rank(key)
+            record = self.state.records.get(key)
+            if record is not None and record.held_bytes:
+                self._rank(record)
 
-    def settle(self, key: str, held_bytes: int) -> None:
-        """What is there of a component now; its transfer, if any, has ended."""
-        used_bytes = self.budget.used_bytes
-        self.budget.settle(key, held_bytes)
-        if held_bytes > 0:
-            self._rank(key)
-        else:
-            self._ranking.drop(key)
-        if key in self.components and held_bytes < self.wanted_bytes(key):
-            self._missing_again(key)
-            self.changed = True
-        elif self.budget.used_bytes != used_bytes:
-            self.changed = True
+    def landed(self, key: str, present_bytes: int) -> None:
+        """A transfer has ended, or somebody has read the component unasked."""
+        used_bytes = self.state.budget.used_bytes
+        self.state.landed(key, present_bytes)
+        self._settled(key, used_bytes)
+
+    def stopped(self, key: str, present_bytes: int, reason: str) -> None:
+        """A transfer was refused, has failed or was stopped."""
+        used_bytes = self.state.budget.used_bytes
+        self.state.stopped(key, present_bytes, reason)
+        self._settled(key, used_bytes)
+
+    def left(self, key: str, reason: str) -> None:
+        """The mover has answered an eviction: what it could not give back is no longer ours to count on."""
+        record = self.state.of(key)
+        used_bytes = self.state.budget.used_bytes
+        last = record.answers_due == 1
+        self.state.left(key, record.stays_bytes if last else record.held_bytes, reason)
+        if last and not record.coming_bytes:
+            self._settled(key, used_bytes)
 
     def observe(self, seen: HostObserved) -> None:
         """The host has looked."""
-        for key, loaded_bytes in self.loaded.items():
-            if seen.loaded.get(key, 0) < loaded_bytes:
+        state = self.state
+        for key, record in state.records.items():
+            if record.loaded_bytes and seen.loaded.get(key, 0) < record.loaded_bytes:
                 self._missing_again(key)
-        for mine, theirs in ((self.loaded, seen.loaded), (self.surplus, seen.surplus)):
-            mine.clear()
-            mine.update(theirs)
+        state.owned(seen.loaded, seen.surplus)
         self.terms.copies = seen.copies
         self.changed = True
-        for key in {*seen.held, *self.budget.held}:
-            if key in self.components and key not in self.budget.in_flight and key not in self.leaving:
-                held_bytes = min(seen.held.get(key, 0), self.wanted_bytes(key))
-                if held_bytes != self.budget.held.get(key, 0):
-                    self.settle(key, held_bytes)
+        for key in dict.fromkeys((*seen.held, *state.records)):
+            record = state.records.get(key, NOTHING)
+            if key in self.components and not (record.coming_bytes or record.answers_due):
+                self._see(key, min(seen.held.get(key, 0), self.wanted_bytes(key)), "the host has looked")
 
     def node_has_read(self, key: str) -> None:
         """A node has read the component itself: it is there, as far as there was room."""
-        if key in self.budget.in_flight or key not in self.components or key in self.leaving:
+        record = self.state.records.get(key, NOTHING)
+        if key not in self.components or record.coming_bytes or record.answers_due:
             return
-        held_bytes, wanted_bytes = self.budget.held.get(key, 0), self.wanted_bytes(key)
-        if held_bytes < wanted_bytes:
-            self.settle(key, min(wanted_bytes, held_bytes + max(0, self.budget.available_bytes)))
+        wanted_bytes = self.wanted_bytes(key)
+        if record.held_bytes < wanted_bytes:
+            held_bytes = min(wanted_bytes, record.held_bytes + max(0, self.state.budget.available_bytes))
+            used_bytes = self.state.budget.used_bytes
+            self.state.seen(key, held_bytes, "a node has read it")
+            self._settled(key, used_bytes)
 
     def forget(self) -> None:
         """Between prompts the system may drop pages behind our back: what is there is asked again, which costs the mover a probe."""
-        for key in list(self.budget.held):
+        for key, record in list(self.state.records.items()):
             kept = self.terms.policies.get(key)
-            if key not in self.budget.in_flight and not (kept is not None and kept.keep):
-                self.settle(key, 0)
+            if record.held_bytes and not record.coming_bytes and not (kept is not None and kept.keep):
+                self._see(key, 0, "nobody looks between two prompts")
 
-    def _left(self, key: str) -> None:
-        """The mover has answered an eviction: what it could not give back is no longer ours to count on."""
-        gone_bytes = self.leaving.pop(key, None)
-        if key not in self.budget.in_flight:
-            held_bytes = self.budget.held.get(key, 0)
-            self.settle(key, 0 if gone_bytes is None else max(0, held_bytes - gone_bytes))
+    def _see(self, key: str, held_bytes: int, why: str) -> None:
+        used_bytes = self.state.budget.used_bytes
+        if held_bytes != self.state.records.get(key, NOTHING).held_bytes:
+            self.state.seen(key, held_bytes, why)
+            self._settled(key, used_bytes)
+
+    def _settled(self, key: str, used_bytes: int) -> None:
+        """What is there of the component may be another than before, when the tier used so many bytes."""
+        record = self.state.records[key]
+        if record.held_bytes:
+            self._rank(record)
+        else:
+            self._ranking.drop(key)
+        component = self.components.get(key)
+        if component is not None and record.held_bytes + record.loaded_bytes < component.size_bytes:
+            self._missing_again(key)
+            self.changed = True
+        elif self.state.budget.used_bytes != used_bytes:
+            self.changed = True
 
     def wanted_bytes(self, key: str) -> int:
         """Bytes of the component that the tier has to hold: all that the process does not hold for itself."""
-        return max(0, self.components[key].size_bytes - self.loaded.get(key, 0))
+        return max(0, self.components[key].size_bytes - self.state.records.get(key, NOTHING).loaded_bytes)
+
+    def validate(self) -> None:
+        """Hold the records, and the order of leaving, against their sources. Raises AssertionError."""
+        self.state.validate()
+        held = {key: record for key, record in self.state.records.items() if record.held_bytes}
+        for key, record in held.items():
+            found = rank(key, self.place.timeline, self.place.position, self.components, self.terms.policies)
+            if record.asked is not None:
+                found = found._replace(nearness=1.0)
+            assert self._ranking.rank_of(key) == found, f"{key} is ranked {self._ranking.rank_of(key)}, its next read says {found}"
+        assert len(self._ranking) == len(held), f"ranked: {len(self._ranking)}, held: {sorted(held)}"
 
     def set_limit(self, limit_bytes: int, reserve_bytes: int) -> None:
         """What the tier may hold; `limit_bytes` may be negative when others have taken of the reserve."""
-        self.budget.limit_bytes = max(0, limit_bytes)
+        self.state.budget.limit_bytes = max(0, limit_bytes)
         self.terms.reserve_bytes = reserve_bytes + min(0, limit_bytes)
         self.changed = True
-
-    def present_bytes(self, key: str) -> int:
-        """Bytes of the component, from its start, that need no drive: what the process holds for itself and what the tier holds."""
-        return self.loaded.get(key, 0) + self.budget.held.get(key, 0)
 
     # --- what follows ---
 
@@ -143,29 +180,33 @@ class HostTier:
         """Whether the last plan holds for a visit that uses these and starts when it was expected to."""
         if self.changed or self.terms.copies:
             return False
-        held, in_flight = self.budget.held, self.budget.in_flight
-        return all(key not in self.components or held.get(key, 0) + in_flight.get(key, 0) >= self.wanted_bytes(key) for key in keys)
+        records, components = self.state.records, self.components
+        for key in keys:
+            component = components.get(key)
+            if component is not None:
+                record = records.get(key, NOTHING)
+                if record.held_bytes + record.coming_bytes + record.loaded_bytes < component.size_bytes:
+                    return False
+        return True
 
     def replan(self, busy: Collection[str]) -> list[Instruction]:
         """What should move now."""
-        place = self.place
+        place, state = self.place, self.state
         self.changed = False
         self._waiting = []
-        if self._complete_reads >= len(place.timeline.reads) and self.budget.available_bytes >= 0 and not (self.surplus or self.asked):
+        if self._complete_reads >= len(place.timeline.reads) and state.budget.available_bytes >= 0 and not (state.surplus or state.asked):
             return []
-        order = self._ranking.first_to_leave()
         decided = planning.plan(
             place.timeline,
             place.position,
             self.components,
-            self.budget,
-            {*busy, *self.leaving} if self.leaving else busy,
+            state,
+            {*busy, *state.leaving} if state.leaving else busy,
             running=place.running,
             terms=self.terms,
-            leave_order=order,
+            leave_order=self._ranking.first_to_leave(),
             complete_reads=self._complete_reads,
         )
-        order.close()
         self._complete_reads = decided.complete_reads
         instructions: list[Instruction] = []
         for move in decided.cancels:
@@ -173,28 +214,31 @@ class HostTier:
         for move in decided.surplus:
             instructions.append(self._give_surplus(move.component, move.reason))
         for move in decided.evictions:
-            instructions.append(self.evict(move.component, move.size_bytes, move.reason))
+            instructions.append(self._evict(move.component, move.size_bytes, move.reason))
         self._waiting = list(decided.prefetches)
         return instructions + self._announce()
 
     def _announce(self) -> list[Instruction]:
         """What was planned and finds its room: the rest of it comes with the movers' answers, or with the next plan."""
         instructions: list[Instruction] = []
+        state = self.state
         while self._waiting:
-            move = self._waiting[0]
-            held_bytes = self.budget.held.get(move.component, 0)
-            if not self.budget.reserve(move.component, move.size_bytes - held_bytes):
+            key, size_bytes, reason = self._waiting[0]
+            record = state.of(key)
+            coming_bytes = size_bytes - record.held_bytes
+            if coming_bytes > state.budget.available_bytes:
                 break
+            state.announce(key, coming_bytes, reason)
             self._waiting.pop(0)
-            start = self.loaded.get(move.component, 0)
-            instructions.append(Prefetch(self.components[move.component], Tier.HOST, start + move.size_bytes, move.reason, start))
+            start = record.loaded_bytes
+            instructions.append(Prefetch(self.components[key], Tier.HOST, start + size_bytes, reason, start))
         return instructions
 
-    def room_came(self, key: str) -> list[Instruction] | None:
+    def room_came(self, key: str, reason: str) -> list[Instruction] | None:
         """An eviction was answered. What waited for it, when that is all that has happened since the plan; None: plan anew."""
         as_planned = not self.changed
-        self._left(key)
-        if not as_planned or not self._waiting or self.leaving:
+        self.left(key, reason)
+        if not as_planned or not self._waiting or self.state.leaving:
             return None
         found = self._announce()
         if self._waiting:
@@ -204,46 +248,66 @@ class HostTier:
 
     def cancel(self, keys: Iterable[str], reason: str) -> list[Instruction]:
         """Each transfer is told to stop once; it stays in flight, and its bytes reserved, until the mover has answered."""
-        stopping = [key for key in keys if key not in self.cancelled]
-        self.cancelled.update(stopping)
-        return [Cancel(self.components[key], Tier.HOST, reason) for key in stopping]
+        instructions: list[Instruction] = []
+        for key in keys:
+            if self.state.coming[key].state is State.ANNOUNCED:
+                self.state.stop(key, reason)
+                instructions.append(Cancel(self.components[key], Tier.HOST, reason))
+        return instructions
 
-    def evict(self, key: str, size_bytes: int, reason: str) -> Instruction:
+    def cancel_unread(self, timeline: Timeline, after: int, reason: str) -> list[Instruction]:
+        """Stop every transfer that no visit behind that position reads and nobody has asked for."""
+        coming = self.state.coming.values()
+        unread = [one.key for one in coming if one.asked is None and timeline.next_read_number(one.key, after) is None]
+        return self.cancel(unread, reason)
+
+    def _evict(self, key: str, size_bytes: int, reason: str) -> Instruction:
         """Give back the last bytes of what is held of the component."""
-        self.leaving[key] = size_bytes
-        rest_bytes = self.budget.held.get(key, 0) - size_bytes
-        keep_bytes = self.loaded.get(key, 0) + rest_bytes if rest_bytes > 0 else 0
+        self.state.leave(key, size_bytes, reason)
+        record = self.state.records[key]
+        keep_bytes = record.loaded_bytes + record.stays_bytes if record.stays_bytes > 0 else 0
         return Evict(self.components[key], Tier.HOST, size_bytes, reason, keep_bytes)
 
     def _give_surplus(self, key: str, reason: str) -> Instruction:
-        size_bytes = self.surplus.pop(key)
-        self.leaving[key] = 0  # nothing that the budget counts
-        return Evict(self.components[key], Tier.HOST, size_bytes, reason, 0, self.loaded[key])
+        size_bytes = self.state.drop_copy(key, reason)
+        return Evict(self.components[key], Tier.HOST, size_bytes, reason, 0, self.state.records[key].loaded_bytes)
 
     def ask(self, key: str, reason: str) -> None:
         """The user wants it next, and nothing else in its place until this prompt is over."""
-        self.asked[key] = reason
+        self.state.ask(key, reason)
         self.changed = True
-        self.refused.discard(key)
-        if key in self.budget.held:
-            self._rank(key)
+        record = self.state.records[key]
+        if record.held_bytes:
+            self._rank(record)
+
+    def ask_no_more(self, keys: Iterable[str]) -> None:
+        """The user wants these no longer, or the prompt that they were wanted for is over."""
+        for key in keys:
+            self.state.ask_no_more(key)
+            record = self.state.records.get(key, NOTHING)
+            if record.held_bytes:
+                self._rank(record)
 
     def release(self, key: str, reason: str) -> list[Instruction]:
         """The user gives it up: what is there leaves, what is on its way is stopped, and it is not read ahead again in this prompt."""
-        self.asked.pop(key, None)
-        self.refused.add(key)
+        self.ask_no_more([key])
         self.changed = True
-        if key in self.budget.in_flight:
-            self.given_up.add(key)
-            return self.cancel([key], reason)
-        held_bytes = self.budget.held.get(key, 0)
-        if not held_bytes or key in self.leaving:
+        record = self.state.of(key)
+        was = record.state
+        self.state.give_up(key, reason)
+        if was is State.ANNOUNCED:
+            return [Cancel(self.components[key], Tier.HOST, reason)]
+        if record.coming_bytes or record.answers_due or not record.held_bytes:
             return []
-        return [self.evict(key, held_bytes, reason)]
+        return [self._evict(key, record.held_bytes, reason)]
 
-    def _rank(self, key: str) -> None:
-        found = rank(key, self.place.timeline, self.place.position, self.components, self.terms.policies)
-        self._ranking.put(key, found._replace(nearness=1.0) if key in self.asked else found)
+    def _rank(self, record: ComponentState) -> None:
+        key = record.key
+        found = self._ranks.get(key)
+        if found is None or -found.nearness <= self.place.position:
+            found = rank(key, self.place.timeline, self.place.position, self.components, self.terms.policies)
+            self._ranks[key] = found
+        self._ranking.put(key, found if record.asked is None else found._replace(nearness=1.0))
 
     def _missing_again(self, key: str) -> None:
         after = self.place.position - 1 if self.place.running else self.place.position

@@ -1,7 +1,7 @@
 """The deciding core: events in, instructions out. It touches no device, no file and no clock.
 
-The manager keeps three facts: where the running prompt is on its timeline, what each tier holds, and which transfers are in
-flight. After each event that could change the answer it asks the planner what should move, and turns the plan into instructions.
+The manager knows where the running prompt is on its timeline; what is there, on its way or leaving stands in the records of its two
+tiers. After each event that could change the answer it asks the planner what should move, and turns the plan into instructions.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .budget import Budget
 from .component import Component, Mode, Strategy, Tier
+from .component_state import Entry, State, TierState, in_order
 from .device_tier import DeviceTier, View
 from .events import (
     RECORDS,
     BudgetChanged,
     DeviceObserved,
     Event,
-    Evict,
     Evicted,
     HostObserved,
     Instruction,
@@ -38,6 +37,8 @@ from .host_tier import HostTier, Place
 from .strategies import Placements, ResolvedMode
 from .timeline import UseKind
 
+GIVEN_UP = "the user gave it up"
+
 
 class Manager:
     """`handle(event)` returns the instructions that follow from it, in the order in which they must be given."""
@@ -49,8 +50,7 @@ class Manager:
         self._placements = Placements()
         self._running: frozenset[str] = frozenset()  # components of the node that runs now
         self._soon: frozenset[str] = frozenset()  # between two nodes: components of the one that starts now
-        self._on_device: set[str] = set()
-        self._used: set[str] = set()  # on the device, and may have been used for the last time
+        self._used: set[str] = set()  # were on the device, and may have been used for the last time
         self._observed = False  # the host looks at what its page cache holds, nothing has to be asked again
         self.kept: dict[str, Component] = {}  # what the last prompt that knew them asked to keep when it has ended
         self._releases: list[ReleaseAsked] = []  # of components in use: they leave when their node has ended
@@ -78,37 +78,47 @@ class Manager:
         return self._placements.mode
 
     @property
-    def host(self) -> Budget:
-        """What the host tier holds, what is on its way there, and its limit."""
-        return self._host.budget
+    def host(self) -> TierState:
+        """What the host tier holds, what is on its way there, and its limit. To be read alone."""
+        return self._host.state
+
+    @property
+    def device(self) -> TierState:
+        """What lies on the device and what is on its way there. To be read alone."""
+        return self._device.state
+
+    def validate(self) -> None:
+        """Hold everything that is kept twice against its source. For tests; raises AssertionError."""
+        self._host.validate()
+        self._device.state.validate()
+
+    def story(self, key: str) -> list[Entry]:
+        """What has happened to the component lately, on both tiers in one order."""
+        return in_order((self._host.state.story(key), self._device.state.story(key)))
 
     def handle(self, event: Event) -> list[Instruction]:
         """Take one event. Raises TypeError for what is not an event; every known event is accepted at any time."""
         handler = self._handlers.get(type(event))
         if handler is None:
-            raise TypeError(f"not an event: {event!r}; see residency/events.py")
-        self._host.place.now_s = event.time_s
+            raise TypeError(f"not an event: {event!r}; see residency/core/events.py")
+        self._host.place.now_s = self._host.state.now_s = self._device.state.now_s = event.time_s
         return handler(event)
 
     # --- prompts and nodes ---
 
     def _prompt_started(self, event: PromptStarted) -> list[Instruction]:
         host, timeline = self._host, event.timeline
-        unneeded = [key for key in host.budget.in_flight if timeline.next_read_number(key, -1) is None]
-        stopped = host.cancel(unneeded, "a new prompt has started and does not read it")
+        host.ask_no_more(list(host.state.asked))
+        stopped = host.cancel_unread(timeline, -1, "a new prompt has started and does not read it")
         # what the device and the host hold outlives the prompt: a component of an earlier one may still be released
-        kept = self._on_device.union(host.budget.in_flight, host.budget.held)
-        host.components = {key: component for key, component in host.components.items() if key in kept}
-        host.components.update(event.components)
+        host.new_prompt(event.components, frozenset(self._device.state.held))
+        self._device.state.renew(host.components)
         self._placements.set_policies(event.policies)
         self.kept = {key: component for key, component in self.kept.items() if key not in event.policies}
         asked = [key for key, policy in event.policies.items() if policy.keep and key in host.components]
         self.kept.update((key, host.components[key]) for key in asked)
         if not self._observed:
             host.forget()
-        host.refused.clear()
-        self._device.refused.clear()
-        host.asked.clear()
         self._begin(event)
         self._set_mode(event.mode)
         return stopped + self._replan()
@@ -121,13 +131,12 @@ class Manager:
             self._host.begin(Place(event.timeline, event.running, True, event.time_s, until_s), self._placements.policies)
             self._running = frozenset([use.component for use in event.timeline.at(event.running)])
             self._soon = frozenset()
-        unneeded = [key for key in self._host.budget.in_flight if event.timeline.next_read_number(key, -1) is None]
-        return self._host.cancel(unneeded, "the new order no longer reads it") + self._replan()
+        return self._host.cancel_unread(event.timeline, -1, "the new order no longer reads it") + self._replan()
 
     def _begin(self, event: PromptStarted | Replanned) -> None:
         self._running = frozenset()
         self._soon = frozenset([use.component for use in event.timeline.at(0)])
-        self._used |= self._on_device
+        self._used.update(self._device.state.held)
         self._host.terms.alone = event.single_reader
         self._host.terms.may_prefetch = self._may_prefetch
         self._host.begin(Place(event.timeline, now_s=event.time_s), self._placements.policies)
@@ -145,16 +154,19 @@ class Manager:
         host.pass_by(self._running)
         if self._placements.off:
             return []
-        instructions = self._device.cancel(self._running, self._device_view(), "its node loads the rest itself")
-        instructions += self._device.node_starts(self._device_view())
-        if host.budget.in_flight:
+        instructions = self._device.cancel(self._running, host.components, "its node loads the rest itself")
+        if self._device.seen:
+            instructions += self._device.node_starts(self._device_view())
+        coming = host.state.coming
+        if coming:
             instructions += host.cancel(self._ahead_of_its_turn(position), "a node that runs now reads another file first")
             for use in uses:
                 # On a drive that serves many readers the node follows the read-ahead. Waiting for the whole file cost more:
                 # two experts, cold, on an H100: 66.1 s held until the end, 59.3 s until half, 55.7 s not held (stock 65.9-70.0 s).
-                if use.reads and use.component in host.budget.in_flight and use.component in host.terms.alone:
-                    announced_bytes = host.budget.in_flight[use.component] + host.budget.held.get(use.component, 0)
+                if use.reads and use.component in coming and use.component in host.terms.alone:
+                    record = coming[use.component]
                     reason = "its hard disk is reading it ahead; a second reader would slow both"
+                    announced_bytes = record.coming_bytes + record.held_bytes
                     instructions.append(Wait(host.components[use.component], Tier.HOST, announced_bytes, reason))
         if expected and host.is_planned_for(self._running):
             return instructions
@@ -176,10 +188,11 @@ class Manager:
         instructions: list[Instruction] = []
         for use in timeline.at(position):
             key = use.component
-            if key in host.components and not self._placements.off:
-                self._on_device.add(key)
+            component = host.components.get(key)
+            if component is not None:
+                self._device.node_has_used(key, component.size_bytes)
                 self._used.add(key)
-            if use.reads and key in host.budget.in_flight:
+            if use.reads and key in host.state.coming:
                 if timeline.next_read_number(key, position) is None:
                     instructions += host.cancel([key], "its node has read the rest itself")
             elif use.reads:
@@ -197,14 +210,14 @@ class Manager:
         # would read them again: dropping them too made it take 50.5 s instead of 8.4 s on an H100.
         instructions: list[Instruction] = []
         timeline = self._host.place.timeline
-        for key in sorted(self._used & self._on_device):
+        for key in sorted(self._used):
+            if self._placements.of(key) is not Strategy.RELEASE or not self._device.holds(key):
+                continue
             # whoever did not ask for it shall not wait for it either when the same workflow runs again
             again = self._placements.is_auto(key) and timeline.next_compute_at(key, position) is not None
-            if self._placements.of(key) is Strategy.RELEASE and timeline.next_use(key, position) is None and not again:
-                component = self._host.components[key]
+            if timeline.next_use(key, position) is None and not again:
                 reason = "nothing in this prompt or the queue needs it any more"
-                instructions.append(Evict(component, Tier.DEVICE, component.size_bytes, reason))
-                self._on_device.discard(key)
+                instructions += self._device.release(self._host.components[key], reason)
         self._used.clear()
         return instructions
 
@@ -212,47 +225,42 @@ class Manager:
         host = self._host
         self._running = self._soon = frozenset()
         host.place.running = False
-        device = self._device.cancel(list(self._device.in_flight), self._device_view(), "the prompt has ended")
+        device = self._device.cancel(list(self._device.state.coming), host.components, "the prompt has ended")
         if event.outcome is not Outcome.SUCCESS:
-            stopped = host.cancel(list(host.budget.in_flight), event.reason or f"the prompt has ended: {event.outcome.value}")
-            host.asked.clear()
+            stopped = host.cancel(list(host.state.coming), event.reason or f"the prompt has ended: {event.outcome.value}")
+            host.ask_no_more(list(host.state.asked))
             host.begin(Place(now_s=event.time_s))  # nothing of it is read ahead any more
             return device + stopped
         # what the queue reads next goes on being read: the timeline runs on into the queued prompts
-        place = host.place
-        unneeded = [
-            key for key in host.budget.in_flight if key not in host.asked and place.timeline.next_read_number(key, place.position) is None
-        ]
-        return device + host.cancel(unneeded, "the prompt has ended and nothing queued reads it")
+        reason = "the prompt has ended and nothing queued reads it"
+        return device + host.cancel_unread(host.place.timeline, host.place.position, reason)
 
     # --- movers and tiers ---
 
     def _transfer_ended(self, event: TransferDone | TransferStopped) -> list[Instruction]:
-        host = self._host
+        host, key = self._host, event.component
+        refusal = event.reason if isinstance(event, TransferStopped) else None
         if event.tier is Tier.DEVICE:
-            self._device.arrived(event.component, event.present_bytes, refused=isinstance(event, TransferStopped))
-            return []
-        if event.tier is Tier.HOST:
-            stopped = event.component in host.cancelled
-            host.cancelled.discard(event.component)
-            if isinstance(event, TransferStopped) and not stopped:
-                host.refused.add(event.component)  # settled below: the plan is made anew
-            host.settle(event.component, event.present_bytes)
-            if event.component in host.given_up:
-                host.given_up.discard(event.component)
-                return host.release(event.component, "the user gave it up") + self._replan()
+            given_up = self._device.state.of(key).state is State.GIVEN_UP
+            self._device.arrived(key, event.present_bytes, refusal)
+            return self._device.release(host.components[key], GIVEN_UP) if given_up and self._device.holds(key) else []
+        given_up = host.state.of(key).state is State.GIVEN_UP
+        if refusal is None:
+            host.landed(key, event.present_bytes)
+        else:
+            host.stopped(key, event.present_bytes, refusal)
+        if given_up:
+            return host.release(key, GIVEN_UP) + self._replan()
         # what lands as announced was planned for
         return self._replan() if host.changed else []
 
     def _evicted(self, event: Evicted) -> list[Instruction]:
         if event.tier is Tier.HOST:
-            announced = self._host.room_came(event.component)
+            announced = self._host.room_came(event.component, event.reason)
             if announced is not None and not self._placements.off:
                 return announced
         elif event.tier is Tier.DEVICE:
-            self._device.left(event.component, event.freed_bytes)
-            if event.component not in self._device.held:
-                self._on_device.discard(event.component)
+            self._device.left(event.component, event.freed_bytes, event.reason)
         return self._replan()
 
     def _budget_changed(self, event: BudgetChanged) -> list[Instruction]:
@@ -273,7 +281,6 @@ class Manager:
         return self._replan()
 
     def _looked_at_device(self, event: DeviceObserved) -> list[Instruction]:
-        self._on_device = {key for key, held_bytes in event.held.items() if held_bytes > 0}
         self._device.observe(event.held, event.room_bytes, event.in_host)
         if self._placements.off or not self._running:
             return []
@@ -296,9 +303,7 @@ class Manager:
         return self._release(event) + self._replan()
 
     def _release(self, event: ReleaseAsked) -> list[Instruction]:
-        component = self._host.components[event.component]
-        self._on_device.discard(event.component)
-        instructions: list[Instruction] = [Evict(component, Tier.DEVICE, component.size_bytes, event.reason)]
+        instructions = self._device.release(self._host.components[event.component], event.reason)
         return instructions + self._host.release(event.component, event.reason) if event.host else instructions
 
     # --- models that the running prompt does not use ---
@@ -332,7 +337,7 @@ class Manager:
         components = self._host.components
         used = [components[key] for key in self._host.place.timeline.components() if key in components]
         self._placements.set_mode(mode, used, self.device_limit_bytes)
-        self._used |= self._on_device
+        self._used.update(self._device.state.held)
 
     def _replan(self) -> list[Instruction]:
         if self._placements.off:
@@ -373,18 +378,15 @@ class Manager:
         return 0 if policy is None else policy.priority
 
     def _may_prefetch(self, key: str) -> bool:
-        host = self._host
-        if key in host.refused or key in host.leaving:
-            return False
         policy = self._placements.policies.get(key)
         if policy is None:
             return True  # nobody plans while the mode is off
-        return self._placements.of(key) is not None and (policy.prefetch or key in host.asked)
+        return self._placements.of(key) is not None and (policy.prefetch or key in self._host.state.asked)
 
     def _ahead_of_its_turn(self, position: int) -> list[str]:
         """Transfers announced before one that the starting visit reads, though they are read later: they would keep it waiting."""
         host = self._host
         needed = {use.component for use in host.place.timeline.at(position) if use.reads}
-        announced = list(host.budget.in_flight)  # in the order in which the mover takes them
+        announced = list(host.state.coming)  # in the order in which the mover takes them
         last = max((index for index, key in enumerate(announced) if key in needed), default=0)
         return [key for key in announced[:last] if key not in needed]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -107,9 +107,9 @@ class Timeline:
         """Component keys in order of first use."""
         return tuple(self._by_component)
 
-    def at(self, position: int) -> tuple[Use, ...]:
-        """The uses of the visit at `position`."""
-        return tuple(self._by_position.get(position, ()))
+    def at(self, position: int) -> Sequence[Use]:
+        """The uses of the visit at `position`; not to be changed."""
+        return self._by_position.get(position, ())
 
     def next_use(self, component: str, after: int) -> Use | None:
         """The first use of `component` that was asked for, at a position greater than `after`; None when nothing needs it any more."""

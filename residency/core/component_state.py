@@ -1,0 +1,403 @@
+"""What the core knows of one component on one tier: one record, one table of legal moves, one budget, and the story of how it came about.
+
+Bytes of a record: `held_bytes` are there; `coming_bytes` are announced and reserved, and not there yet; `leaving_bytes` are there and told
+to leave. A move is the manager's word (ANNOUNCE, EXTEND, STOP, GIVE_UP, LEAVE, DROP_COPY), a mover's answer (LANDED, STOPPED, LEFT), what a
+host has seen (SEEN), or a new wish (RENEW). `MOVES` holds every legal one; the table in docs/states.md is drawn from it.
+
+Movers answer late, twice, and for what nobody has asked of them: their three moves and SEEN are legal in every state. The two tiers share
+the table and nothing else: no move of a record changes another one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from ..units import size as in_words
+from .budget import Budget
+from .component import Tier
+
+STORY_MOVES = 100  # of one component on one tier; older ones are forgotten
+
+
+class State(Enum):
+    """Where the bytes of a component stand on a tier, and what may happen to them next."""
+
+    ABSENT = "absent"
+    ANNOUNCED = "announced"  # the mover was told to bring it; a part may be there already
+    STOPPING = "stopping"  # announced, then told to stop, and not answered yet
+    GIVEN_UP = "given up"  # as STOPPING, and what has come by then leaves
+    HELD = "held"
+    LEAVING = "leaving"  # told to leave, in whole or in part, and not answered yet
+    RELEASED = "released"  # as LEAVING, and refused once it has left
+    REFUSED = "refused"  # by its mover, or given up by the user: not asked for again in this prompt; a part may be there
+
+    __hash__ = object.__hash__  # members are singletons; Enum hashes their names, in Python
+
+
+class Move(Enum):
+    """What happens to a record. The value is the word of the story."""
+
+    ANNOUNCE = "announced"
+    EXTEND = "announced further"
+    STOP = "told to stop"
+    GIVE_UP = "given up"
+    LEAVE = "told to leave"
+    DROP_COPY = "told to drop its second copy"
+    LANDED = "arrived"
+    STOPPED = "stopped"
+    LEFT = "left"
+    SEEN = "seen"
+    RENEW = "may come again"
+
+    __hash__ = object.__hash__
+
+
+S, M = State, Move
+_AT_REST = (S.ABSENT, S.HELD, S.REFUSED)
+_UNCHANGED = {state: state for state in State}
+_FORGIVEN = {**_UNCHANGED, S.GIVEN_UP: S.STOPPING, S.RELEASED: S.LEAVING, S.REFUSED: S.HELD}
+_BY_MOVE: Mapping[Move, Mapping[State, State]] = {
+    M.ANNOUNCE: {S.ABSENT: S.ANNOUNCED, S.HELD: S.ANNOUNCED},
+    M.EXTEND: {S.ANNOUNCED: S.ANNOUNCED},
+    M.STOP: {S.ANNOUNCED: S.STOPPING},
+    M.GIVE_UP: {
+        S.ABSENT: S.REFUSED, S.HELD: S.REFUSED, S.REFUSED: S.REFUSED, S.LEAVING: S.RELEASED, S.RELEASED: S.RELEASED,
+        S.ANNOUNCED: S.GIVEN_UP, S.STOPPING: S.GIVEN_UP, S.GIVEN_UP: S.GIVEN_UP,
+    },
+    M.LEAVE: {S.HELD: S.LEAVING, S.LEAVING: S.LEAVING, S.REFUSED: S.RELEASED, S.RELEASED: S.RELEASED},
+    M.DROP_COPY: {state: state for state in _AT_REST},
+    M.LANDED: {**_UNCHANGED, S.ABSENT: S.HELD, S.ANNOUNCED: S.HELD, S.STOPPING: S.HELD, S.GIVEN_UP: S.REFUSED},
+    M.STOPPED: {**_UNCHANGED, S.ABSENT: S.HELD, S.ANNOUNCED: S.REFUSED, S.STOPPING: S.HELD, S.GIVEN_UP: S.REFUSED},
+    M.LEFT: {**_UNCHANGED, S.LEAVING: S.HELD, S.RELEASED: S.REFUSED},
+    M.SEEN: {**_UNCHANGED, S.ABSENT: S.HELD},
+    M.RENEW: _FORGIVEN,
+}  # fmt: skip
+# Where the table says HELD and no byte is there, the record is ABSENT.
+MOVES: Mapping[tuple[State, Move], State] = {(before, move): after for move, row in _BY_MOVE.items() for before, after in row.items()}
+COMING = frozenset({S.ANNOUNCED, S.STOPPING, S.GIVEN_UP})
+MAY_COME = frozenset({S.ABSENT, S.HELD, S.ANNOUNCED, S.STOPPING})
+
+
+class IllegalMoveError(Exception):
+    """The core contradicts itself. Names the component, the tier, the state and the move; nothing has changed."""
+
+
+class Entry(NamedTuple):
+    """One line of a story: a move, the bytes that it was about, and its reason, "" where there is none."""
+
+    time_s: float
+    tier: Tier
+    move: Move
+    size_bytes: int
+    why: str
+
+
+@dataclass(slots=True)
+class ComponentState:
+    """One component on one tier.
+
+    `answers_due`: evictions that its mover has not answered. Of the host tier alone: `loaded_bytes` from its start, which the process
+    holds for itself and reads no more; `surplus_bytes` of those that lie in the page cache as well, a second copy which no budget counts;
+    `asked`, the reason for which the user wants it next.
+    """
+
+    key: str
+    state: State = State.ABSENT
+    held_bytes: int = 0
+    coming_bytes: int = 0
+    leaving_bytes: int = 0
+    answers_due: int = 0
+    loaded_bytes: int = 0
+    surplus_bytes: int = 0
+    asked: str | None = None
+    since_s: float = 0.0
+    log: deque[tuple[float, Move, int, str]] = field(default_factory=lambda: deque(maxlen=STORY_MOVES))
+
+    @property
+    def why(self) -> str:
+        """The reason of the last move."""
+        return self.log[-1][3] if self.log else ""
+
+    @property
+    def stays_bytes(self) -> int:
+        """Bytes there that were not told to leave."""
+        return self.held_bytes - self.leaving_bytes
+
+    @property
+    def may_come(self) -> bool:
+        """Whether it may be asked for in this prompt, as far as the tier knows."""
+        return self.state in MAY_COME and not self.answers_due
+
+
+class TierState:
+    """All records of one tier and their budget, in step. Every change of a record is a method here; nothing else writes one.
+
+    `coming`, `leaving`, `asked` and `surplus` are the records of which that is true, each in the order in which it became true.
+    A method raises IllegalMoveError before it changes anything. `now_s` is the time of the event that is being handled.
+    """
+
+    def __init__(self, tier: Tier, limit_bytes: int = 0) -> None:
+        self.tier = tier
+        self.budget = Budget(limit_bytes)
+        self.records: dict[str, ComponentState] = {}
+        self.coming: dict[str, ComponentState] = {}
+        self.leaving: dict[str, ComponentState] = {}  # an eviction, of the weights or of their second copy, is not answered
+        self.asked: dict[str, ComponentState] = {}
+        self.surplus: dict[str, ComponentState] = {}
+        self.leaving_bytes = 0
+        self.stopping_bytes = 0  # coming, and told to stop
+        self.now_s = 0.0
+
+    # --- what is there ---
+
+    @property
+    def limit_bytes(self) -> int:
+        return self.budget.limit_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        return self.budget.used_bytes
+
+    @property
+    def held(self) -> dict[str, int]:
+        """Bytes on the tier by component, transfers in flight excluded. A new mapping each time."""
+        return {key: record.held_bytes for key, record in self.records.items() if record.held_bytes}
+
+    @property
+    def in_flight(self) -> dict[str, int]:
+        """Bytes still to come by component, in the order in which they were announced. A new mapping each time."""
+        return {key: record.coming_bytes for key, record in self.coming.items()}
+
+    def of(self, key: str) -> ComponentState:
+        """The record of the component, made when there is none."""
+        record = self.records.get(key)
+        if record is None:
+            record = self.records[key] = ComponentState(key)
+        return record
+
+    # --- the manager's word ---
+
+    def announce(self, key: str, coming_bytes: int, why: str) -> None:
+        """So many bytes are to come, beside those that are there. Whether they fit is the caller's to ask of the budget."""
+        record = self.of(key)
+        self._move(record, Move.ANNOUNCE, coming_bytes, why)
+        self.coming[key] = record
+        self._come(record, coming_bytes)
+
+    def extend(self, key: str, more_bytes: int, why: str) -> None:
+        """Of what was announced more bytes are to come."""
+        record = self.of(key)
+        self._move(record, Move.EXTEND, more_bytes, why)
+        self._come(record, record.coming_bytes + more_bytes)
+
+    def stop(self, key: str, why: str) -> None:
+        """What is coming is told to stop; its bytes stay reserved until the mover has answered."""
+        record = self.of(key)
+        self._move(record, Move.STOP, record.coming_bytes, why)
+        self.stopping_bytes += record.coming_bytes
+
+    def give_up(self, key: str, why: str) -> None:
+        """The user does not want it in this prompt, be it there or on its way."""
+        record = self.of(key)
+        was_announced = record.state is State.ANNOUNCED
+        self._move(record, Move.GIVE_UP, record.held_bytes, why)
+        if was_announced:
+            self.stopping_bytes += record.coming_bytes
+
+    def leave(self, key: str, size_bytes: int, why: str) -> None:
+        """So many more bytes, the last ones, are told to leave."""
+        record = self.of(key)
+        self._move(record, Move.LEAVE, size_bytes, why)
+        self._owe(record, size_bytes)
+
+    def drop_copy(self, key: str, why: str) -> int:
+        """The second copy is told to leave. Returns its bytes."""
+        record = self.of(key)
+        size_bytes = record.surplus_bytes
+        self._move(record, Move.DROP_COPY, size_bytes, why)
+        record.surplus_bytes = 0
+        del self.surplus[key]
+        self._owe(record, 0)
+        return size_bytes
+
+    def ask(self, key: str, why: str) -> None:
+        """The user wants it next, whatever has refused it."""
+        record = self.of(key)
+        record.asked = why
+        self.asked.setdefault(key, record)
+        self._move(record, Move.RENEW, 0, why)
+
+    def ask_no_more(self, key: str) -> None:
+        record = self.asked.pop(key, None)
+        if record is not None:
+            record.asked = None
+
+    def renew(self, known: Collection[str]) -> None:
+        """A new prompt: refusals are forgotten, and so is what is neither there nor among the components that are known."""
+        for record in list(self.records.values()):
+            if record.state not in MAY_COME and record.state is not State.LEAVING:
+                self._move(record, Move.RENEW, 0, "a new prompt")
+            nothing = record.state is State.ABSENT and not (record.answers_due or record.loaded_bytes or record.surplus_bytes)
+            if nothing and record.asked is None and record.key not in known:
+                del self.records[record.key]
+
+    # --- what movers answer and hosts see ---
+
+    def landed(self, key: str, held_bytes: int, why: str = "") -> None:
+        """The transfer has ended, or something was brought unasked: so many bytes are there. What is told to leave does not change."""
+        self._ended(self.of(key), Move.LANDED, held_bytes, why)
+
+    def stopped(self, key: str, held_bytes: int, why: str) -> None:
+        """The transfer was refused, has failed or was stopped."""
+        self._ended(self.of(key), Move.STOPPED, held_bytes, why)
+
+    def left(self, key: str, held_bytes: int, why: str) -> None:
+        """An eviction was answered, the oldest of several, or something has left unasked: so many bytes are still there."""
+        record = self.of(key)
+        freed_bytes = record.held_bytes - held_bytes
+        record.answers_due = max(0, record.answers_due - 1)
+        rest_bytes = min(held_bytes, max(0, record.leaving_bytes - freed_bytes)) if record.answers_due else 0
+        self.leaving_bytes += rest_bytes - record.leaving_bytes
+        record.leaving_bytes = rest_bytes
+        self._hold(record, held_bytes)
+        if record.answers_due:
+            self._enter(record, record.state, Move.LEFT, freed_bytes, why)
+            return
+        self.leaving.pop(key, None)
+        self._move(record, Move.LEFT, freed_bytes, why)
+
+    def seen(self, key: str, held_bytes: int, why: str) -> None:
+        """So many bytes are there, whoever has brought or taken the others."""
+        record = self.of(key)
+        if record.held_bytes == held_bytes:
+            return
+        self._hold(record, held_bytes)
+        if record.leaving_bytes > held_bytes:
+            self.leaving_bytes += held_bytes - record.leaving_bytes
+            record.leaving_bytes = held_bytes
+        self._move(record, Move.SEEN, held_bytes, why)
+
+    def owned(self, loaded: Mapping[str, int], surplus: Mapping[str, int]) -> None:
+        """What the process holds for itself, and what of that lies in the page cache as well."""
+        for record in self.records.values():
+            record.loaded_bytes = record.surplus_bytes = 0
+        for key, size_bytes in loaded.items():
+            self.of(key).loaded_bytes = size_bytes
+        self.surplus.clear()
+        for key, size_bytes in surplus.items():
+            if size_bytes > 0:
+                record = self.surplus[key] = self.of(key)
+                record.surplus_bytes = size_bytes
+
+    # --- how ---
+
+    def _move(self, record: ComponentState, move: Move, size_bytes: int, why: str) -> None:
+        before = record.state
+        after = MOVES.get((before, move))
+        if after is None:
+            raise IllegalMoveError(
+                f"{record.key} is {before.value} on the {self.tier.value} tier and cannot be {move.value}: {why or 'no reason'}"
+            )
+        self._enter(record, after, move, size_bytes, why)
+
+    def _enter(self, record: ComponentState, after: State, move: Move, size_bytes: int, why: str) -> None:
+        if after is State.HELD and not record.held_bytes:
+            after = State.ABSENT
+        if after is not record.state:
+            record.state, record.since_s = after, self.now_s
+        record.log.append((self.now_s, move, size_bytes, why))
+
+    def _ended(self, record: ComponentState, move: Move, held_bytes: int, why: str) -> None:
+        if record.state is State.LEAVING or record.state is State.RELEASED:
+            held_bytes = record.held_bytes  # it comes late: the answer to the eviction decides
+        if record.key in self.coming:
+            if record.state is not State.ANNOUNCED:
+                self.stopping_bytes -= record.coming_bytes
+            self._come(record, 0)
+            del self.coming[record.key]
+        self._hold(record, held_bytes)
+        self._move(record, move, held_bytes, why)
+
+    def _come(self, record: ComponentState, coming_bytes: int) -> None:
+        more_bytes = coming_bytes - record.coming_bytes
+        record.coming_bytes = coming_bytes
+        self.budget.coming_bytes += more_bytes
+        self.budget.used_bytes += more_bytes
+
+    def _hold(self, record: ComponentState, held_bytes: int) -> None:
+        self.budget.used_bytes += held_bytes - record.held_bytes
+        record.held_bytes = held_bytes
+
+    def _owe(self, record: ComponentState, leaving_bytes: int) -> None:
+        record.answers_due += 1
+        self.leaving[record.key] = record
+        record.leaving_bytes += leaving_bytes
+        self.leaving_bytes += leaving_bytes
+
+    # --- for tests and for people ---
+
+    def validate(self) -> None:
+        """Hold every total and every index against the records. Raises AssertionError with the names of both sides."""
+        records = self.records.values()
+        for record in records:
+            _check_record(record, self.tier)
+        sums = {
+            "used_bytes": (self.budget.used_bytes, sum(record.held_bytes + record.coming_bytes for record in records)),
+            "coming_bytes": (self.budget.coming_bytes, sum(record.coming_bytes for record in records)),
+            "leaving_bytes": (self.leaving_bytes, sum(record.leaving_bytes for record in records)),
+            "stopping_bytes": (self.stopping_bytes, sum(one.coming_bytes for one in records if one.state is not State.ANNOUNCED)),
+            "coming": (set(self.coming), {record.key for record in records if record.state in COMING}),
+            "leaving": (set(self.leaving), {record.key for record in records if record.answers_due}),
+            "asked": (set(self.asked), {record.key for record in records if record.asked is not None}),
+            "surplus": (set(self.surplus), {record.key for record in records if record.surplus_bytes}),
+        }
+        for name, (kept, counted) in sums.items():
+            assert kept == counted, f"{self.tier.value} tier: {name} is {kept}, its records say {counted}"
+        for index in (self.coming, self.leaving, self.asked, self.surplus):
+            for key, record in index.items():
+                assert self.records.get(key) is record, f"{self.tier.value} tier: {key} has two records"
+
+    def story(self, key: str) -> Iterator[Entry]:
+        """The last moves of the component on this tier, oldest first."""
+        record = self.records.get(key)
+        for time_s, move, size_bytes, why in record.log if record is not None else ():
+            yield Entry(time_s, self.tier, move, size_bytes, why)
+
+
+def _check_record(record: ComponentState, tier: Tier) -> None:
+    where = f"{record.key} is {record.state.value} on the {tier.value} tier"
+    state, leaves = record.state, record.state in (State.LEAVING, State.RELEASED)
+    assert record.held_bytes >= record.leaving_bytes >= 0, f"{where} with {record.leaving_bytes} of {record.held_bytes} bytes leaving"
+    assert (state in COMING) == (record.coming_bytes > 0), f"{where} with {record.coming_bytes} bytes coming"
+    assert leaves or not record.leaving_bytes, f"{where} with {record.leaving_bytes} bytes leaving"
+    assert not leaves or record.answers_due, f"{where} and no answer is due"
+    assert state is not State.ABSENT or not record.held_bytes, f"{where} with {record.held_bytes} bytes"
+    assert state is not State.HELD or record.held_bytes, f"{where} without a byte"
+
+
+def in_order(stories: Iterable[Iterable[Entry]]) -> list[Entry]:
+    """The stories of one component on several tiers as one."""
+    return sorted((entry for story in stories for entry in story), key=lambda entry: entry.time_s)
+
+
+def told(story: Iterable[Entry]) -> str:
+    """A story as one sentence; times are those of the events, in seconds."""
+    return "; ".join(
+        f"{entry.move.value} on the {entry.tier.value} at {entry.time_s:.1f} s"
+        + (f" with {in_words(entry.size_bytes)}" if entry.size_bytes else "")
+        + (f": {entry.why}" if entry.why else "")
+        for entry in story
+    )
+
+
+def table() -> str:
+    """`MOVES` as a Markdown table for the docs: a row for each state, a column for each move; "·" stays, an empty cell is illegal."""
+    rows = [["", *(move.name for move in Move)], ["---"] * (len(Move) + 1)]
+    for before in State:
+        after = [MOVES.get((before, move)) for move in Move]
+        rows.append([f"**{before.name}**", *("" if one is None else "·" if one is before else one.name for one in after)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
