@@ -42,10 +42,12 @@ def plan(
         held = [key for key, record in host.records.items() if record.held_bytes]
         leave_order = sorted((rank(key, timeline, position, components, terms.policies), key) for key in held)
     draft = _Draft(timeline, position, components, host, busy, terms, iter(leave_order), running=running)
-    draft.give_back_what_is_over()
-    first = max(timeline.first_read_number(position if running else position + 1), complete_reads)
-    complete = draft.fill(first, position if running else None)
-    draft.prefetches.sort(key=_read_at)
+    if draft.free < 0 or terms.reserve_bytes < 0:
+        draft.give_back_what_is_over()
+    first = timeline.first_read_number(position if running else position + 1)
+    complete = draft.fill(max(first, complete_reads), position if running else None)
+    if len(draft.prefetches) > 1:
+        draft.prefetches.sort(key=_read_at)
     evictions = [Move(key, size, reason) for key, (size, reason) in draft.evictions.items()]
     return Plan(draft.cancels, draft.surplus, evictions, [move for _, move in draft.prefetches], complete)
 
@@ -75,8 +77,11 @@ class _Draft:
         self.timeline, self.position, self.components, self.host, self.busy, self.terms = timeline, position, components, host, busy, terms
         self.records = host.records
         self._busy_rank: Rank | None = None  # of what is in use and will be worth least when its node has ended
-        self._surplus = {key: record.surplus_bytes for key, record in host.surplus.items()}
-        self.free = host.budget.available_bytes + host.leaving_bytes + host.stopping_bytes - sum(self._surplus.values())
+        self._surplus: dict[str, int] = {}
+        self.free = host.budget.limit_bytes - host.budget.used_bytes + host.leaving_bytes + host.stopping_bytes
+        if host.surplus:
+            self._surplus = {key: record.surplus_bytes for key, record in host.surplus.items()}
+            self.free -= sum(self._surplus.values())
         self.cancels: list[Move] = []
         self.surplus: list[Move] = []
         self.evictions: dict[str, tuple[int, str]] = {}
@@ -147,30 +152,30 @@ class _Draft:
 
     def fill(self, first: int, running: int | None) -> int:
         """Give the room away in order of next read, from that number of the reads on. Returns how many of the reads are complete."""
-        reads, records, components, terms = self.timeline.reads, self.records, self.components, self.terms
+        reads, record_of, components, terms = self.timeline.reads, self.records.get, self.components, self.terms
         done: set[str] = set()
+        copies = terms.copies
         drive_is_taken = False  # a node reads its own rest from a drive that serves one reader
         if self.host.asked or terms.policies:
             for key, at, reason in self._ahead_of_order():
-                if not self._bring(key, self.records.get(key, NOTHING), at, reason):
+                if not self._bring(key, record_of(key, NOTHING), at, reason):
                     return first
                 done.add(key)
         complete, visit_at = -1, running
         for number in range(first, len(reads)):
             use = reads[number]
-            key, at = use.component, use.position
-            if terms.copies and at != visit_at:
-                self._leave_room_for_copies(visit_at if visit_at == running else None, at)
-                visit_at = at
-            if key in done:
+            key = use.component
+            if copies and use.position != visit_at:
+                self._leave_room_for_copies(visit_at if visit_at == running else None, use.position)
+                visit_at = use.position
+            if key in done or key not in components:
                 continue
-            component = components.get(key)
-            if component is None:
-                continue
-            record = records.get(key, NOTHING)
-            missing = component.size_bytes - record.held_bytes - record.loaded_bytes - record.coming_bytes
+            record = record_of(key, NOTHING)
+            missing = components[key].size_bytes - record.held_bytes - record.loaded_bytes - record.coming_bytes
             if missing <= 0:
+                done.add(key)
                 continue
+            at = use.position
             may_prefetch = record.may_come and terms.may_prefetch(key)
             if complete < 0 and (may_prefetch or at == running):
                 complete = number
@@ -249,7 +254,8 @@ class _Draft:
         policy = self.terms.policies.get(key)
         priority = 0 if policy is None else policy.priority
         patience: float | None = None
-        self._drop_surplus(wanted)
+        if self._surplus:
+            self._drop_surplus(wanted)
         if self._left < 0:
             self._next_victim()
         while wanted > self.free and self._victim is not None:

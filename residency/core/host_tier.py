@@ -215,8 +215,10 @@ class HostTier:
             instructions.append(self._give_surplus(move.component, move.reason))
         for move in decided.evictions:
             instructions.append(self._evict(move.component, move.size_bytes, move.reason))
-        self._waiting = list(decided.prefetches)
-        return instructions + self._announce()
+        if decided.prefetches:
+            self._waiting = list(decided.prefetches)
+            instructions += self._announce()
+        return instructions
 
     def _announce(self) -> list[Instruction]:
         """What was planned and finds its room: the rest of it comes with the movers' answers, or with the next plan."""

@@ -57,14 +57,10 @@ class Placements:
 
     def __init__(self) -> None:
         self.mode = ResolvedMode(Mode.OFF, "no prompt has run yet")
+        self.off = True  # everything is left to the host
         self.asked = Mode.OFF
         self.policies: Mapping[str, Policy] = {}
         self._found: dict[str, Strategy | None] = {}
-
-    @property
-    def off(self) -> bool:
-        """Whether everything is left to the host."""
-        return self.mode.mode is Mode.OFF
 
     def set_policies(self, policies: Mapping[str, Policy]) -> None:
         """What nodes asked for."""
@@ -75,6 +71,7 @@ class Placements:
         """What the user asked for the whole, or the same again when the device's limit has changed."""
         self.asked = mode
         self.mode = resolve(mode, used, device_limit_bytes)
+        self.off = self.mode.mode is Mode.OFF
         self._found.clear()
 
     def of(self, key: str) -> Strategy | None:
