@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from residency.core.events import Event, Instruction
+from residency.core.manager import Manager
+
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("developer", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_manager_is_validated_after_every_event() -> Iterator[None]:
+    """Also those of the simulator, of the runtime and of the local host."""
+    handle = Manager.handle
+
+    def validated(self: Manager, event: Event) -> list[Instruction]:
+        instructions = handle(self, event)
+        self.validate()
+        return instructions
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Manager, "handle", validated)
+        yield
 
 
 @pytest.fixture

@@ -65,7 +65,6 @@ class VirtualHost:
     def give(self, event: Event) -> list[Instruction]:
         """Hand the event over; evictions and cancels are enacted at once, prefetches wait in `flight`."""
         instructions = self.manager.handle(event)
-        self.manager.validate()
         self.log += instructions
         for instruction in instructions:
             key = instruction.component.key

@@ -196,7 +196,6 @@ def test_what_was_released_on_its_way_leaves_when_its_mover_has_stopped():
     assert said(manager.handle(TransferStopped(3.0, "b", Tier.DEVICE, 3 * MB, 3 * MB, 0.1, "asked"))) == [("Evict", "b", 12)]
     manager.handle(Evicted(4.0, "b", Tier.DEVICE, 3 * MB, "asked"))
     assert manager.device.held == {"a": 12 * MB}
-    manager.validate()
 
 
 def test_what_was_told_to_leave_makes_room_once_though_its_mover_has_not_answered():

@@ -146,7 +146,6 @@ def test_a_second_copy_and_weights_that_leave_together_are_answered_one_by_one_a
     assert told(instructions) == [("Evict", "a", 10), ("Evict", "a", 10)]
     for _ in instructions:
         assert manager.handle(Evicted(1.0, "a", Tier.HOST, 10 * MB, "asked")) == []
-        manager.validate()
     assert manager.host.held == {"a": 20 * MB}
 
 
