@@ -231,6 +231,8 @@ class Runtime:
             self._look_at_transfers(trace)
             trace.record(event, instructions)
             ended = isinstance(event, PromptEnded)
+            if ended:
+                trace.tell_stories(self.manager.story)
             if self.on_update is not None:
                 self.on_update(trace, ended)
             if ended:

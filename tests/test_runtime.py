@@ -297,3 +297,18 @@ def test_a_fact_that_cannot_be_true_changes_nothing():
         runtime.tell(NodeEnds(runtime.clock()))
     assert len(runtime.tell(NodeBegins(runtime.clock(), "0"))) == 1
     mover.gate.set()
+
+
+def test_a_trace_tells_what_became_of_each_component():
+    runtime = Runtime()
+    mover = ThreadMover(runtime)
+    mover.gate.set()
+    start(runtime, mover, order="a")
+    for hold in runtime.tell(NodeBegins(runtime.clock(), "0")):
+        hold.future.result(timeout=10)
+    runtime.tell(NodeEnds(runtime.clock()))
+    assert runtime.traces[-1].as_dict()["components"][0]["story"] == ""
+    runtime.tell(PromptEnds(runtime.clock(), Outcome.SUCCESS))
+    told = {one["key"]: one["story"] for one in runtime.traces[-1].as_dict()["components"]}
+    assert told["a"].startswith("announced on the host at 0.0 s with 9.54 MiB: read by Node 0") and "arrived on the host" in told["a"]
+    assert told["b"] == ""

@@ -46,6 +46,9 @@ def text(trace: dict[str, Any]) -> str:
     if waited:
         lines += ["", "Waited for weights:"]
         lines += [f"  {node['stall_s']:8.2f} s  {node['class_type']} {node['node_id']}" for node in waited[:10]]
+    lived = [f"  {component['name']}: {component['story']}" for component in trace["components"] if component.get("story")]
+    if lived:
+        lines += ["", "What became of each:", *lived]
     if trace["decisions"]:
         lines += ["", "Decisions:"]
         lines += [

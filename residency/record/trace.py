@@ -14,6 +14,8 @@ from operator import attrgetter
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..core.component import Component, Mode, Policy, Tier
+from ..core.component_state import Entry
+from ..core.component_state import told as in_words
 from ..core.events import (
     Cancel,
     Copied,
@@ -129,6 +131,7 @@ class Trace:
         self._evictions: list[dict[str, Any]] = []
         self._decisions: list[dict[str, Any]] = []
         self._dropped_records = 0
+        self._stories: dict[str, str] = {}  # told when it has ended
         self._unread: dict[tuple[str, Tier], int] = {}  # bytes moved ahead and not used by a node yet
         self._followed: set[str] = set()  # in flight while a node read them: what lands later is not waste
         self._read_bytes = self._prefetched_bytes = self._onloaded_bytes = self._wasted_bytes = self._evicted_bytes = 0
@@ -190,6 +193,14 @@ class Trace:
                 pass
         for instruction in instructions:
             self._decided(instruction)
+
+    @_locked
+    def tell_stories(self, story: Callable[[str], Iterable[Entry]]) -> None:
+        """What has become of each component on either tier since the prompt began: `story(key)` is the manager's."""
+        zero_s = self._zero_s
+        for key in self._components:
+            mine = (entry._replace(time_s=entry.time_s - zero_s) for entry in story(key) if entry.time_s >= zero_s)
+            self._stories[key] = in_words(mine)
 
     @property
     def duration_s(self) -> float:
@@ -406,7 +417,14 @@ class Trace:
         return {
             **self.head(),
             "components": [
-                {"key": c.key, "name": c.name, "kind": c.kind, "size_bytes": c.size_bytes, "policy": _policy(self._policies.get(c.key))}
+                {
+                    "key": c.key,
+                    "name": c.name,
+                    "kind": c.kind,
+                    "size_bytes": c.size_bytes,
+                    "policy": _policy(self._policies.get(c.key)),
+                    "story": self._stories.get(c.key, ""),
+                }
                 for c in self._components.values()
             ],
             "nodes": _plain(NodeRecord, self._nodes),
