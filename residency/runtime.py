@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from .core.component import Tier
 from .core.events import (
@@ -22,6 +22,7 @@ from .core.events import (
     Event,
     Evict,
     Evicted,
+    Exchange,
     Instruction,
     Outcome,
     Prefetch,
@@ -69,6 +70,14 @@ class Mover(Protocol):
     def close(self, *, wait: bool = True) -> None:
         """Stop everything and join every thread. Without `wait` no drive, device or thread is waited for: what is unanswered is answered
         at once, and the threads end by themselves."""
+
+
+@runtime_checkable
+class Exchanging(Protocol):
+    """A mover of a host that tells the session that it `exchanges`."""
+
+    def exchange(self, instruction: Exchange) -> None:
+        """Remember it until the host loads the component."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +237,7 @@ class Runtime:
         trace = self.trace
         if trace is not None:
             trace.mode, trace.mode_reason = self.manager.mode.mode, self.manager.mode.reason
+            trace.copies, trace.copies_reason = self.manager.placement.copies, self.manager.placement.reason
             self._look_at_transfers(trace)
             trace.record(event, instructions)
             ended = isinstance(event, PromptEnded)
@@ -297,6 +307,11 @@ class Runtime:
                 future = mover.prefetch(instruction)
                 with self._lock:
                     self._futures[key] = future
+            elif isinstance(instruction, Exchange):
+                if isinstance(mover, Exchanging):
+                    mover.exchange(instruction)
+                else:
+                    self._refuse(instruction, f"the {instruction.tier.value} mover of this host exchanges nothing")
             elif isinstance(instruction, Cancel):
                 mover.cancel(instruction)
             else:
@@ -308,7 +323,7 @@ class Runtime:
 
     def _refuse(self, instruction: Instruction, reason: str) -> None:
         key, tier = instruction.component.key, instruction.tier
-        if isinstance(instruction, Prefetch):
+        if isinstance(instruction, Prefetch | Exchange):
             held_bytes = self.manager.host.held.get(key, 0) if tier is Tier.HOST else 0
             self.tell(TransferStopped(self.clock(), key, tier, 0, held_bytes, 0.0, reason))
         elif isinstance(instruction, Evict):

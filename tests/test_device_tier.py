@@ -9,16 +9,19 @@ from hypothesis import strategies as st
 from story import MB, components
 
 from residency.core.component import Mode, Tier
+from residency.core.device_placement import Copies
 from residency.core.device_tier import DeviceTier, View
 from residency.core.events import (
     Cancel,
     DeviceObserved,
     Evict,
     Evicted,
+    Exchange,
     NodeStarted,
     Prefetch,
     PromptStarted,
     ReleaseAsked,
+    TransferDone,
     TransferStopped,
 )
 from residency.core.manager import Manager
@@ -41,8 +44,13 @@ def at(position, order, parts, working_set_mb=0, **more):
 
 def seen(room_mb, **held_mb):
     tier = DeviceTier()
-    tier.observe({key: size * MB for key, size in held_mb.items()}, room_mb * MB)
+    tier.observe(DeviceObserved(0.0, {key: size * MB for key, size in held_mb.items()}, room_mb * MB))
     return tier
+
+
+def arrives(tier, key, present_bytes, refusal=None, moved_bytes=0):
+    told = (0.0, key, Tier.DEVICE, moved_bytes, present_bytes, 0.0)
+    tier.arrived(TransferDone(*told) if refusal is None else TransferStopped(*told, refusal), refusal)
 
 
 def said(instructions):
@@ -130,7 +138,7 @@ def test_what_was_told_to_stop_may_be_asked_for_again():
     view = at(0, "ab", components(a=12, b=12))
     tier.node_steps(view)
     tier.cancel(["b"], view.components, "its node has started")
-    tier.arrived("b", 0, "a test")
+    arrives(tier, "b", 0, "a test")
     assert said(tier.node_steps(view)) == [("Prefetch", "b", 10)]
 
 
@@ -144,10 +152,10 @@ def test_what_is_on_its_way_comes_further_when_there_is_more_room():
     tier = seen(2, a=12)
     view = at(0, "ab", components(a=12, b=12))
     assert said(tier.node_steps(view)) == [("Prefetch", "b", 2)]
-    tier.observe({"a": 12 * MB}, 7 * MB)
+    tier.observe(DeviceObserved(0.0, {"a": 12 * MB}, 7 * MB))
     assert said(tier.node_steps(view)) == [("Prefetch", "b", 7)]
     assert tier.node_steps(view) == []  # all the room is given away
-    tier.arrived("b", 7 * MB)
+    arrives(tier, "b", 7 * MB)
     assert tier.state.in_flight == {} and tier.state.held["b"] == 7 * MB
 
 
@@ -155,7 +163,7 @@ def test_a_refused_transfer_is_not_asked_for_again():
     tier = seen(10, a=12)
     view = at(0, "ab", components(a=12, b=12))
     tier.node_steps(view)
-    tier.arrived("b", 0, "a test")
+    arrives(tier, "b", 0, "a test")
     assert tier.node_steps(view) == []
 
 
@@ -165,7 +173,7 @@ def test_what_is_on_its_way_is_stopped_before_it_is_released():
     tier.node_steps(at(0, "ab", parts))
     assert [type(one).__name__ for one in tier.release(parts["b"], "its last use")] == ["Cancel"]
     assert tier.release(parts["b"], "its last use") == []
-    tier.arrived("b", 3 * MB, "asked")
+    arrives(tier, "b", 3 * MB, "asked")
     assert said(tier.release(parts["b"], "its last use")) == [("Evict", "b", 12)]
     tier.state.validate()
 
@@ -174,14 +182,14 @@ def test_what_is_stopping_is_not_asked_for_further_before_its_mover_has_answered
     tier, view = seen(2, a=12), at(0, "ab", components(a=12, b=12))
     tier.node_steps(view)
     tier.cancel(["b"], view.components, "the prompt has ended")
-    tier.observe({"a": 12 * MB}, 9 * MB)
+    tier.observe(DeviceObserved(0.0, {"a": 12 * MB}, 9 * MB))
     assert tier.node_steps(view) == []
 
 
 def test_what_is_leaving_is_not_brought_back_before_its_mover_has_answered():
     tier, parts = seen(0, a=12, b=12), components(a=12, b=12, c=12)
     assert said(tier.node_starts(at(1, "acb", parts))) == [("Evict", "a", 12)]
-    tier.observe({"a": 12 * MB, "b": 12 * MB}, 20 * MB)
+    tier.observe(DeviceObserved(0.0, {"a": 12 * MB, "b": 12 * MB}, 20 * MB))
     assert tier.node_steps(at(0, "ba", parts)) == []
 
 
@@ -209,13 +217,122 @@ def test_what_was_told_to_leave_makes_room_once_though_its_mover_has_not_answere
 def test_what_a_host_moves_untold_is_followed():
     tier = seen(4, a=12)
     tier.left("a", 5 * MB, "written back")
-    tier.arrived("b", 6 * MB)
+    arrives(tier, "b", 6 * MB)
     assert tier.state.held == {"a": 7 * MB, "b": 6 * MB} and tier.state.budget.available_bytes == 3 * MB
 
 
 def test_nothing_is_done_before_the_device_was_seen():
     tier, view = DeviceTier(), at(0, "ab", components(a=12, b=12))
     assert tier.node_starts(view) == [] and tier.node_steps(view) == []
+
+
+def test_what_the_node_that_starts_computes_with_comes_at_once_as_far_as_host_memory_has_it():
+    tier, view = DeviceTier(), at(0, "ab", components(a=12, b=12))
+    tier.observe(DeviceObserved(0.0, {}, 20 * MB, {"a": 9 * MB}))
+    (told,) = tier.node_starts(view)
+    assert (said([told]), told.ahead, told.reason) == ([("Prefetch", "a", 12)], False, "KSampler 0 computes with it")
+    tier.observe(DeviceObserved(0.0, {}, 20 * MB, {"b": 9 * MB}))
+    assert said(DeviceTier().node_starts(view)) == []
+
+
+def test_of_which_nothing_came_is_asked_for_again_only_when_something_has_changed():
+    tier, view = DeviceTier(), at(0, "aab", components(a=12, b=12))
+    for copied_mb, told in ((9, 1), (9, 0), (10, 1)):
+        tier.observe(DeviceObserved(0.0, {"a": 2 * MB}, 20 * MB, {"a": copied_mb * MB}))
+        assert len(tier.node_starts(view)) == told
+        arrives(tier, "a", 2 * MB, "a part of it is not in pinned memory")
+        tier.state.validate()
+
+
+def test_what_a_node_has_not_loaded_is_given_up_at_its_end():
+    """Whether there was room for it in the plan or not."""
+    for room_mb in (20, 0):
+        tier, view = DeviceTier(), at(0, "ab", components(a=12, b=12))
+        tier.observe(DeviceObserved(0.0, {}, room_mb * MB, {"a": 9 * MB}))
+        tier.node_starts(view)
+        assert [type(one) for one in tier.node_ends(view.components)] == [Cancel]
+        arrives(tier, "a", 0, "its node has ended")
+        assert tier.node_ends(view.components) == [] and tier.state.in_flight == {}
+
+
+def test_what_came_ahead_is_extended_when_its_node_starts():
+    tier, parts = DeviceTier(), components(a=12, b=12)
+    tier.observe(DeviceObserved(0.0, {"a": 12 * MB}, 4 * MB, {"b": 12 * MB}))
+    assert said(tier.node_steps(at(0, "ab", parts))) == [("Prefetch", "b", 4)]
+    tier.observe(DeviceObserved(0.0, {"a": 12 * MB}, 9 * MB, {"b": 12 * MB}))
+    evict, own = tier.node_starts(at(1, "ab", parts))
+    assert said([evict, own]) == [("Evict", "a", 3), ("Prefetch", "b", 12)] and not own.ahead
+    assert tier.state.in_flight == {"b": 12 * MB}
+
+
+# --- one copy over two tiers ---
+
+
+def one_copy(held_mb, capacity_mb=20, **parts_mb):
+    tier, parts = DeviceTier(), components(**parts_mb)
+    tier.placement.begin(parts.values())
+    held = {key: size * MB for key, size in held_mb.items()}
+    tier.observe(DeviceObserved(0.0, held, 2 * MB, {}, capacity_mb * MB, True))
+    return tier, parts
+
+
+def test_where_host_memory_holds_copies_of_all_there_are_copies_in_both():
+    tier, parts = one_copy({"t": 10}, 34, t=10, a=12, b=12)
+    assert said(tier.node_starts(at(1, "tab", parts))) == [("Evict", "t", 10)] and tier.placement.copies is Copies.BOTH
+
+
+def test_else_a_model_comes_in_exchange_for_what_is_needed_last():
+    tier, parts = one_copy({"t": 10, "b": 2}, 33, t=10, a=12, b=12)
+    (told,) = tier.node_starts(at(1, "tabt", parts))
+    assert isinstance(told, Exchange) and [one.key for one in told.leaving] == ["t", "b"] and not told.left_out
+    assert told.reason == "KSampler 1 computes with it; one copy of each: 0.0 GB of weights; host memory can hold copies of 0.0 GB"
+
+
+def test_what_runs_never_leaves_and_nothing_is_evicted_or_brought_ahead():
+    tier, parts = one_copy({"t": 10, "a": 12}, t=10, a=12, b=12)
+    view = at(1, "tab", parts, working_set_mb=1, comes_bytes=99 * MB)
+    (told,) = tier.node_starts(view)
+    assert [one.key for one in told.leaving] == ["t"] and tier.node_steps(view) == []
+
+
+def test_a_model_that_is_passed_once_is_left_out_of_what_does_not_fit():
+    tier, parts = one_copy({}, t=10, a=12, b=12)
+    view = at(0, "tab", parts)
+    visits = (replace(view.timeline.visits[0], passes_once=True), *view.timeline.visits[1:])
+    (told,) = tier.node_starts(replace(view, timeline=replace(view.timeline, visits=visits)))
+    assert told.left_out
+
+
+def test_an_exchange_that_has_not_taken_place_is_over_when_another_node_starts():
+    tier, parts = one_copy({}, t=10, a=12, b=12)
+    tier.node_starts(at(0, "tab", parts))
+    assert said_kinds(tier.node_starts(at(1, "tab", parts))) == [("Cancel", "t"), ("Exchange", "a")]
+    arrives(tier, "t", 0, "another node has started")
+    arrives(tier, "a", 12 * MB)
+    assert said_kinds(tier.node_starts(at(2, "tab", parts))) == [("Exchange", "b")]
+    assert said_kinds(tier.stop(parts, "the prompt has ended")) == [("Cancel", "b")]
+    tier.state.validate()
+
+
+def test_the_decision_holds_for_the_whole_prompt():
+    tier, parts = one_copy({}, t=10, a=12, b=12)
+    tier.node_starts(at(0, "tab", parts))
+    tier.observe(DeviceObserved(0.0, {}, 2 * MB, {}, 99 * MB, True))
+    assert said_kinds(tier.node_starts(at(1, "tab", parts))) == [("Cancel", "t"), ("Exchange", "a")]
+    tier.placement.begin(parts.values())
+    tier.node_starts(at(0, "tab", parts))
+    assert tier.placement.copies is Copies.BOTH
+
+
+def test_a_host_whose_mover_exchanges_nothing_keeps_copies_in_both():
+    tier, parts = one_copy({}, t=10, a=12, b=12)
+    tier.observe(DeviceObserved(0.0, {}, 2 * MB, {}, 0, False))
+    tier.node_starts(at(0, "tab", parts))
+    assert (tier.placement.copies, tier.placement.reason) == (Copies.BOTH, "the mover of this host exchanges nothing")
+
+
+def said_kinds(instructions):
+    return [(type(one).__name__, one.component.key) for one in instructions]
 
 
 @given(st.text("abcd", min_size=1, max_size=12), st.integers(1, 60), st.integers(0, 11))
@@ -246,13 +363,13 @@ def test_the_room_holds_and_what_runs_or_flies_stays(order, held, room, position
 
 def test_for_what_comes_early_nothing_leaves_that_has_no_copy_in_the_host():
     tier = DeviceTier()
-    tier.observe({"a": 12 * MB, "t": 10 * MB}, 2 * MB, {"b": 12 * MB, "t": 4 * MB})
+    tier.observe(DeviceObserved(0.0, {"a": 12 * MB, "t": 10 * MB}, 2 * MB, {"b": 12 * MB, "t": 4 * MB}))
     assert said(tier.node_steps(at(0, "abt", components(t=10, a=12, b=12)))) == [("Prefetch", "b", 2)]
 
 
 def test_only_what_the_host_holds_comes_early():
     tier = DeviceTier()
-    tier.observe({"a": 12 * MB}, 20 * MB, {"b": 5 * MB})
+    tier.observe(DeviceObserved(0.0, {"a": 12 * MB}, 20 * MB, {"b": 5 * MB}))
     assert said(tier.node_steps(at(0, "ab", components(a=12, b=12)))) == [("Prefetch", "b", 5)]
 
 

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from story import MB, VirtualHost, components, reads
 
 from residency.core.component import Mode, Policy, Tier
+from residency.core.device_placement import Copies
 from residency.core.events import (
     Cancel,
     Evict,
@@ -274,7 +275,9 @@ def turns(limit_mb: int, *prompts: str) -> VirtualHost:
 def test_a_component_that_the_queue_needs_again_stays_loaded_while_all_that_is_read_before_fits():
     assert turns(120, "a", "bc", "a").manager.needed_again("a") == "Node 0, which is queued, needs it again"
     assert turns(119, "a", "bc", "a").manager.needed_again("a") is None
-    assert turns(0, "a", "bc", "a").manager.needed_again("a", one_copy=True) is not None  # it only takes the place of what leaves
+    one_copy = turns(0, "a", "bc", "a").manager
+    one_copy.placement.copies = Copies.ONE
+    assert one_copy.needed_again("a") is not None  # it only takes the place of what leaves
     # only what is read before its own turn counts
     assert turns(119, "a", "b", "ca").manager.needed_again("b") is not None
 

@@ -122,14 +122,17 @@ def test_what_the_end_of_its_prompt_stops_has_ended():
 
 def test_what_crossed_the_link_is_drawn_when_it_crossed():
     trace = trace_of(reads("ab"), components(a=10, b=10))
-    trace.record(NodeStarted(101.0, 0), [Prefetch(components(b=10)["b"], Tier.DEVICE, 10 * MB, "next")])
+    parts = components(a=10, b=10)
+    own = Prefetch(parts["a"], Tier.DEVICE, 10 * MB, "Node 0 computes with it", ahead=False)
+    trace.record(NodeStarted(101.0, 0), [own, Prefetch(parts["b"], Tier.DEVICE, 10 * MB, "next")])
     trace.record(Copied(101.0, "c", 5 * MB, 5 * MB, True, 99.0, 101.0), [])  # announced by the prompt before
+    trace.record(TransferStopped(101.0, "a", Tier.DEVICE, 8 * MB, 9 * MB, 0.0, "there is no more room on the device"), [])
     trace.record(TransferMoved(101.2, "b", Tier.DEVICE, 4 * MB, 4 * MB, 0.1), [])
     trace.record(Copied(102.0, "a", 8 * MB, 9 * MB, False, 101.0, 102.0), [])
     trace.record(Copied(102.4, "b", 4 * MB, 4 * MB, True, 102.0, 102.4), [])
     trace.record(TransferDone(104.5, "b", Tier.DEVICE, 10 * MB, 10 * MB, 3.4), [])
     trace.record(Copied(105.0, "b", 6 * MB, 10 * MB, True, 104.5, 105.0), [])
-    announced, *crossed = [
+    _, announced, *crossed = [
         (one["component"], one["start_s"], one["end_s"], one["moved_bytes"] / MB, one["reason"]) for one in trace.as_dict()["transfers"]
     ]
     assert crossed == [("a", 1.0, 2.0, 8, OWN), ("b", 2.0, pytest.approx(2.4), 4, "next"), ("b", 4.5, 5.0, 6, "next")]

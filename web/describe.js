@@ -2,7 +2,7 @@
 
 import { formatBytes, formatCount, formatPercent, formatRate, formatSeconds } from "./format.js";
 
-const KINDS = { prefetch: "Read ahead", evict: "Evict", wait: "Wait for", cancel: "Stop reading", keep: "Keep", "give up": "Give up" };
+const KINDS = { prefetch: "Read ahead", onload: "Bring over", exchange: "Exchange", evict: "Evict", wait: "Wait for", cancel: "Stop reading", keep: "Keep", "give up": "Give up" };
 const STATES = { running: "moving now", done: "done", stopped: "stopped early" };
 const TIERS = { disk: "disk", host: "host memory", device: "device memory" };
 const OUTCOMES = { running: "running", success: "done", error: "failed", interrupted: "interrupted", abandoned: "left to ComfyUI" };

@@ -23,7 +23,7 @@ import comfy.model_management as model_management
 
 from ..core.component import Mode, Tier
 from ..core.events import Crossed, DeviceObserved, Outcome, PrefetchAsked, ReleaseAsked, Stalled
-from ..core.timeline import EMPTY, UseKind
+from ..core.timeline import EMPTY
 from ..graph import AllowanceError
 from ..record import text as report
 from ..runtime import Hold, Runtime
@@ -33,6 +33,7 @@ from ..settings.node_inputs import DEVICE, DEVICE_AND_HOST
 from ..settings.user import UserSettings
 from ..transfers import ReadAhead, memory, single_reader
 from ..transfers.disk import THREADS_PER_DRIVE
+from .device.cuda import Cuda
 from .device.memory_usage import device_limit_bytes
 from .device.mover import DeviceMover
 from .prompt.live_graph import DEFAULT_BUDGET, QUEUE_DEPTH, Budget, LiveGraph, Queued, dynamic_vram, result_key, traits, whole_nodes
@@ -67,8 +68,8 @@ class ComfyHost:
         self._device_limit_bytes = self._whole_device_bytes = device_limit_bytes()  # asked once: the driver may be at work
         self.runtime = Runtime(at_safe_points=[Tier.DEVICE])
         self._memory_total_bytes = memory.host_memory().total_bytes
-        self.device = DeviceMover(self.runtime.tell, self.runtime.clock)
-        self._cached = CachedResults(self.runtime, self.device.models, lambda: self.device.one_copy)
+        self.device = DeviceMover(self.runtime.tell, self.runtime.clock, Cuda.of_comfyui())
+        self._cached = CachedResults(self.runtime, self.device.models)
         self.steps = Steps(lambda node_id: self._timed(self._step, node_id))
         self.user = settings.Settings(Mode.AUTO, "the default")
         self.fits: list[seams.Fit] = []
@@ -153,7 +154,7 @@ class ComfyHost:
             self.set_user_mode(chosen.mode, chosen.source)
         if self._whole_device_bytes is not None:
             self._device_limit_bytes = max(0, self._whole_device_bytes - wanted.vram_headroom_bytes)
-        self.device.spared_bytes = wanted.vram_headroom_bytes
+        self.device.contents.spared_bytes = wanted.vram_headroom_bytes
         self.runtime.tell(Looks(self.runtime.clock(), Limits(device_bytes=self._device_budget_bytes(self.user.device_budget_bytes))))
         mover = self.runtime.movers.get(Tier.HOST)
         if isinstance(mover, ReadAhead):
@@ -338,10 +339,7 @@ class ComfyHost:
             started_s, sight = self.runtime.clock(), Sight(device=self._device_contents(prompt))
             holds = self.runtime.tell(NodeBegins(started_s, node_id, self._limits(prompt, now_s), sight))
             self.runtime.safe_point()
-            used = [use.component for use in session.timeline.at(session.position) if use.kind is UseKind.COMPUTE]
-            own = traits(visit.class_type)
-            encodes = own is not None and own.encodes
-            self.device.node_starts(used, has_steps=visit.class_type in self._stepping, single_pass=encodes)
+            self.device.carry_on(has_steps=visit.class_type in self._stepping)
             if self._device_limit_bytes is not None:
                 # no part of what the node computes: else it would seem to take longer, and more would be brought over while it runs
                 self._stalled(self.runtime.clock() - started_s)
@@ -350,11 +348,11 @@ class ComfyHost:
 
     def _begin(self, prompt: RunningPrompt, execution_list: Any, now_s: float) -> None:
         """The first node of a prompt: its graph is known only now."""
-        budget_bytes = self._device_budget_bytes(prompt.settings.device_budget_bytes, self.device.limit_bytes())
+        budget_bytes = self._device_budget_bytes(prompt.settings.device_budget_bytes, self.device.contents.limit_bytes())
         # what the seam cannot enact must not be foretold
         reorders = self.reorder and self._fits(seams.PICK)
         device, models = self.device, self.device.models
-        known = device.resident_bytes, budget_bytes if reorders else None, models.is_alive, models.alive()
+        known = device.contents.resident_bytes, budget_bytes if reorders else None, models.is_alive, models.alive()
         prompt.execution_list = execution_list
         made_with = self._cached.origins.loads_of
         prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known, made_with, self.budget)
@@ -374,7 +372,6 @@ class ComfyHost:
         )
         self._cached.tell()
         self.steps.watch()
-        self._choose_tiers(prompt)
 
     def _step(self, node_id: str) -> None:
         """Between two steps of the running node: what its first step has shown of its working set leaves room for the next node."""
@@ -391,24 +388,19 @@ class ComfyHost:
             self.device.advance()
             self.runtime.look()
 
-    def _choose_tiers(self, prompt: RunningPrompt) -> None:
-        """Host copies of everything, or one copy of each: the second where the prompt's weights do not fit into host memory."""
-        assert prompt.graph is not None
-        total_bytes = sum(component.size_bytes for component in prompt.graph.components.values())
-        self.device.one_copy = dynamic_vram() and self._fits(seams.PIN) and total_bytes > self.device.host_capacity_bytes()
-        self.device.victims = self.runtime.manager.device_victims
-
     def _fits(self, seam: seams.Seam) -> bool:
         return any(fit.name == seam.name and fit.fits for fit in self.fits)
 
     def _device_contents(self, prompt: RunningPrompt) -> DeviceObserved | None:
-        room_bytes = self.device.room_bytes()
+        there = self.device.contents
+        room_bytes = there.room_bytes(self.device.headroom_bytes)
         if room_bytes is None:
             return None
-        held, budget_bytes = self.device.held(), prompt.settings.device_budget_bytes
+        held, budget_bytes = there.held(), prompt.settings.device_budget_bytes
         if budget_bytes is not None:
             room_bytes = min(room_bytes, budget_bytes - sum(held.values()))
-        return DeviceObserved(self.runtime.clock(), held, room_bytes, self.device.in_host())
+        exchanges = dynamic_vram() and self._fits(seams.PIN)
+        return DeviceObserved(self.runtime.clock(), held, room_bytes, there.in_host(), there.host_capacity_bytes(), exchanges)
 
     def _tell_copies(self) -> None:
         """Into the trace: what has crossed the link to the device since the last time."""

@@ -2,7 +2,7 @@
 
 The host tells what it has found there (`DeviceObserved`), before each node and while one runs; whatever ComfyUI moved by itself is in
 that. What leaves first is what is needed last (Belady 1966), the end of it first: what stays is a prefix, so that a node that needs it
-again starts at once and the rest follows.
+again starts at once and the rest follows. Where a weight has one copy over two tiers, room is made by exchange instead (device_placement).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from .component import Component, Tier
 from .component_state import State, TierState
-from .events import Cancel, Evict, Instruction, Prefetch
+from .device_placement import Copies, Placement
+from .events import Cancel, DeviceObserved, Evict, Instruction, Prefetch, TransferDone, TransferStopped
 from .timeline import Timeline, UseKind
 
 NEVER = float("inf")
@@ -31,25 +32,33 @@ class DeviceTier:
         self.state = TierState(Tier.DEVICE)
         self.seen = False  # a host has looked: the limit is what was there then, and the room beside it
         self.in_host: Mapping[str, int] | None = None  # bytes with a copy in host memory; None: not told
+        self.placement = Placement()
+        self.own: dict[str, tuple[int, int]] = {}  # told to come for the node that runs: bytes held and in host memory when it started
+        # the same of components of which nothing came: a decoder never uses its encoder, and looking at each module takes 20 ms
+        self._in_vain: dict[str, tuple[int, int]] = {}
+        self._look: DeviceObserved | None = None
 
     # --- what happens ---
 
-    def observe(self, held: Mapping[str, int], room_bytes: int, in_host: Mapping[str, int] | None = None) -> None:
-        """`room_bytes`: what weights may take beside all that is there now."""
+    def observe(self, look: DeviceObserved) -> None:
         state = self.state
-        for key in dict.fromkeys((*held, *state.records)):
-            state.seen(key, held.get(key, 0), "the host has looked")
-        state.budget.limit_bytes = state.budget.held_bytes + room_bytes
-        self.seen, self.in_host = True, in_host
+        for key in dict.fromkeys((*look.held, *state.records)):
+            state.seen(key, look.held.get(key, 0), "the host has looked")
+        state.budget.limit_bytes = state.budget.held_bytes + look.room_bytes
+        self.seen, self.in_host, self._look = True, look.in_host, look
 
     def node_has_used(self, key: str, size_bytes: int) -> None:
         """A node has computed with the component: all of it lies there, until the next look says how much."""
         self.state.seen(key, size_bytes, "a node has computed with it")
 
-    def arrived(self, key: str, present_bytes: int, refusal: str | None = None) -> None:
-        """A transfer has ended, or the host has brought something by itself."""
-        held_bytes = max(present_bytes, self.state.of(key).held_bytes)
-        if refusal is None:
+    def arrived(self, event: TransferDone | TransferStopped, refusal: str | None = None) -> None:
+        """A transfer or an exchange has ended, or the host has brought something by itself."""
+        key, own = event.component, self.own.pop(event.component, None)
+        record, exchanged = self.state.of(key), self.placement.answered(key)
+        held_bytes = max(event.present_bytes, record.held_bytes)
+        if own is not None and not event.moved_bytes and record.state is not State.STOPPING:
+            self._in_vain[key] = own
+        if refusal is None or own is not None or exchanged:  # what its own node could not have may come ahead of a later one
             self.state.landed(key, held_bytes)
         else:
             self.state.stopped(key, held_bytes, refusal)
@@ -69,35 +78,76 @@ class DeviceTier:
     # --- what follows ---
 
     def node_starts(self, view: View) -> list[Instruction]:
-        """For the node that starts now: all the room that its weights need, at once; and, where it is known how long the node takes and
-        what it computes with beside them, as much of what the next ones need as can arrive by its end: ComfyUI waits for every copy there.
+        """For the node that starts now: all the room that its weights need, at once; what host memory holds of them; and, where it is
+        known how long the node takes and what it computes with beside them, as much of what the next ones need as can arrive by its end:
+        ComfyUI waits for every copy there.
 
         The device stands still between two nodes: giving room back costs least now. In the middle of one it waits for all that is
         announced, and stood still for 0.1 s then (H100, a step of 0.22 s)."""
         if not self.seen or view.position >= len(view.timeline.visits):
             return []
+        self.placement.decide(self._look)
         visit = view.timeline.visits[view.position]
+        used = [use.component for use in view.timeline.at(view.position)]
+        if self.placement.copies is Copies.ONE:
+            leaving = [view.components[key] for _, key in self._victims(view)]
+            reason = f"{visit.class_type} {visit.node_id} computes with it; one copy of each: {self.placement.reason}"
+            exchanges = self.placement.exchange(view.computes, leaving, passed_once=visit.passes_once, reason=reason)
+            return [*self.cancel(used, view.components, "it is exchanged"), *exchanges]
         running = [key for key in view.running if key in view.components]
         needed_bytes = sum(max(0, view.components[key].size_bytes - self._stays_bytes(key)) for key in running)
         # nothing comes in: what it computes with beside its weights is the allocator's to find
         short_bytes = needed_bytes + visit.working_set_bytes - self._room_bytes() if needed_bytes else 0
         evictions = self._evict(short_bytes, view, NEVER, f"makes room for {visit.class_type} {visit.node_id}")
+        room_bytes = self._room_bytes() - visit.working_set_bytes
+        own = self._bring_own(view, room_bytes)
+        instructions: list[Instruction] = [*self.placement.cancel("another node has started")]
+        # a loader, or nothing of it lies in host memory
+        instructions += self.cancel([key for key in used if key not in self.own], view.components, "its node loads the rest itself")
+        instructions += [*evictions, *own]
         if not view.looks_ahead:
-            return list(evictions)
-        spare_bytes = self._room_bytes() - needed_bytes - visit.working_set_bytes
+            return instructions
         comes_bytes = HIDDEN_SHARE * view.comes_bytes - needed_bytes  # its own come first
-        return [*evictions, *self._bring_next(view, comes_bytes, spare_bytes, may_evict=True)]
+        return [*instructions, *self._bring_next(view, comes_bytes, room_bytes - needed_bytes, may_evict=True)]
+
+    def _bring_own(self, view: View, room_bytes: int) -> list[Prefetch]:
+        """What the node that starts computes with, as far as host memory has it: at once and at the link's full rate, where ComfyUI would
+        fetch it layer by layer. For what finds no room now ComfyUI makes some when it loads the model."""
+        visit = view.timeline.visits[view.position]
+        found: list[Prefetch] = []
+        for component in view.computes:
+            key, record = component.key, self.state.of(component.key)
+            copied_bytes = 0 if self.in_host is None else self.in_host.get(key, 0)
+            missing_bytes = component.size_bytes - record.held_bytes
+            if missing_bytes <= 0 or not copied_bytes or self._in_vain.get(key) == (record.held_bytes, copied_bytes):
+                continue
+            self.own[key] = record.held_bytes, copied_bytes
+            reason = f"{visit.class_type} {visit.node_id} computes with it"
+            planned_bytes = max(0, min(missing_bytes, room_bytes))
+            room_bytes -= planned_bytes
+            if record.state is State.ANNOUNCED and planned_bytes > record.coming_bytes:
+                self.state.extend(key, planned_bytes - record.coming_bytes, reason)
+            elif record.state in (State.ABSENT, State.HELD) and planned_bytes and record.may_come:
+                self.state.announce(key, planned_bytes, reason)
+            found.append(Prefetch(component, Tier.DEVICE, component.size_bytes, reason, ahead=False))
+        return found
 
     def node_steps(self, view: View) -> list[Instruction]:
         """While a node computes, its working set is part of what was seen: what the next ones compute with. Something leaves for it only
         where that was not done when the node started."""
-        if not self.seen:
+        if not self.seen or self.placement.copies is Copies.ONE:
             return []
         return self._bring_next(view, view.comes_bytes, self._room_bytes(), may_evict=not view.looks_ahead)
 
-    def victims(self, view: View) -> list[str]:
-        """What may leave, best first."""
-        return [key for _, key in self._victims(view)] if self.seen else []
+    def node_ends(self, components: Mapping[str, Component]) -> list[Instruction]:
+        """What the node has not loaded of its own is brought for nobody."""
+        reason = "its node has ended"
+        unplanned = [Cancel(components[key], Tier.DEVICE, reason) for key in self.own if key not in self.state.coming and key in components]
+        return [*self.cancel(list(self.own), components, reason), *unplanned]
+
+    def stop(self, components: Mapping[str, Component], reason: str) -> list[Instruction]:
+        """Nothing comes any more."""
+        return [*self.node_ends(components), *self.cancel(list(self.state.coming), components, reason), *self.placement.cancel(reason)]
 
     def cancel(self, keys: Iterable[str], components: Mapping[str, Component], reason: str) -> list[Instruction]:
         """Give up what is on its way; the mover's answer settles it."""
@@ -219,6 +269,12 @@ class View:
     may_evict: Callable[[str], bool] = lambda key: True
     priority: Callable[[str], int] = lambda key: 0
     comes_bytes: float = NEVER
+
+    @property
+    def computes(self) -> list[Component]:
+        """What the node at `position` computes with, in order."""
+        used = dict.fromkeys(use.component for use in self.timeline.at(self.position) if use.kind is UseKind.COMPUTE)
+        return [self.components[key] for key in used if key in self.components]
 
     @property
     def looks_ahead(self) -> bool:

@@ -156,12 +156,18 @@ class HostObserved:
 class DeviceObserved:
     """The contents of the device by component, and the bytes that weights may take beside all that is there now. Before a node, or while
     one runs: then its working set is part of what is there. `in_host`: bytes of each component with a copy in host memory, ready to cross
-    the link; None: the host does not tell."""
+    the link; None: the host does not tell.
+
+    `exchanges`: its mover can enact Exchange. `host_copies_bytes`: what host copies of weights could take in all, those that are there
+    included; None: the host does not tell.
+    """
 
     time_s: float
     held: Mapping[str, int]
     room_bytes: int
     in_host: Mapping[str, int] | None = None
+    host_copies_bytes: int | None = None
+    exchanges: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +300,8 @@ class Prefetch:
     """Bring the first `size_bytes` of the component to the tier, but for the first `start_bytes`. Earlier Prefetches come first.
 
     What the answer calls present counts from `start_bytes` on. To the device one that is not answered yet may be followed by a longer one:
-    there is one answer then.
+    there is one answer then. Not `ahead`: the node that starts computes with it; it stands until the host has loaded that model and made
+    room, and more than is planned for may find none.
     """
 
     component: Component
@@ -302,11 +309,29 @@ class Prefetch:
     size_bytes: int
     reason: str
     start_bytes: int = 0
+    ahead: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """To the device, where a weight has one copy over two tiers: when the host loads the component, bring what lies in host memory of its
+    first `size_bytes`, in exchange for the ends of those `leaving`, the best victim first. What leaves is written back.
+
+    `left_out`: what is in neither tier gets no room, and nothing else loses its place in host memory for it. Holds for every load of the
+    node that starts. The mover answers with Evicted for each that has left, and one TransferDone or TransferStopped.
+    """
+
+    component: Component
+    tier: Tier
+    size_bytes: int
+    reason: str
+    leaving: tuple[Component, ...] = ()
+    left_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop an announced or running Prefetch; the mover answers with TransferStopped."""
+    """Stop an announced or running Prefetch, or an Exchange that has not taken place; the mover answers with TransferStopped."""
 
     component: Component
     tier: Tier
@@ -338,4 +363,4 @@ class Evict:
     upto_bytes: int | None = None
 
 
-Instruction = Prefetch | Cancel | Wait | Evict
+Instruction = Prefetch | Exchange | Cancel | Wait | Evict

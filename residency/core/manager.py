@@ -11,6 +11,7 @@ from typing import Any
 
 from .component import Component, Mode, Strategy, Tier
 from .component_state import Entry, State, TierState, in_order
+from .device_placement import Copies, Placement
 from .device_tier import DeviceTier, View
 from .events import (
     RECORDS,
@@ -78,6 +79,11 @@ class Manager:
         return self._placements.mode
 
     @property
+    def placement(self) -> Placement:
+        """Where the weights of the prompt lie, and why."""
+        return self._device.placement
+
+    @property
     def host(self) -> TierState:
         """What the host tier holds, what is on its way there, and its limit. To be read alone."""
         return self._host.state
@@ -119,6 +125,7 @@ class Manager:
         self.kept.update((key, host.components[key]) for key in asked)
         if not self._observed:
             host.forget()
+        self._device.placement.begin(event.components.values())
         self._begin(event)
         self._set_mode(event.mode)
         return stopped + self._replan()
@@ -154,10 +161,7 @@ class Manager:
         host.pass_by(self._running)
         if self._placements.off:
             return []
-        instructions: list[Instruction] = []
-        if self._device.seen:
-            instructions += self._device.cancel(self._running, host.components, "its node loads the rest itself")
-            instructions += self._device.node_starts(self._device_view())
+        instructions = self._device.node_starts(self._device_view()) if self._device.seen else []
         coming = host.state.coming
         if coming:
             instructions += host.cancel(self._ahead_of_its_turn(position), "a node that runs now reads another file first")
@@ -186,7 +190,7 @@ class Manager:
         host.place.until_s = self._until_s(event.time_s, position + 1)
         if self._placements.off:
             return []
-        instructions: list[Instruction] = []
+        instructions = self._device.node_ends(host.components)
         for use in timeline.at(position):
             key = use.component
             component = host.components.get(key)
@@ -227,7 +231,7 @@ class Manager:
         host = self._host
         self._running = self._soon = frozenset()
         host.place.running = False
-        device = self._device.cancel(list(self._device.state.coming), host.components, "the prompt has ended")
+        device = self._device.stop(host.components, "the prompt has ended")
         if event.outcome is not Outcome.SUCCESS:
             stopped = host.cancel(list(host.state.coming), event.reason or f"the prompt has ended: {event.outcome.value}")
             host.ask_no_more(list(host.state.asked))
@@ -244,7 +248,7 @@ class Manager:
         refusal = event.reason if isinstance(event, TransferStopped) else None
         if event.tier is Tier.DEVICE:
             given_up = self._device.state.of(key).state is State.GIVEN_UP
-            self._device.arrived(key, event.present_bytes, refusal)
+            self._device.arrived(event, refusal)
             return self._device.release(host.components[key], GIVEN_UP) if given_up and self._device.holds(key) else []
         given_up = host.state.of(key).state is State.GIVEN_UP
         if refusal is None:
@@ -283,7 +287,7 @@ class Manager:
         return self._replan()
 
     def _looked_at_device(self, event: DeviceObserved) -> list[Instruction]:
-        self._device.observe(event.held, event.room_bytes, event.in_host)
+        self._device.observe(event)
         if self._placements.off or not self._running:
             return []
         return self._device.node_steps(self._device_view())
@@ -310,11 +314,11 @@ class Manager:
 
     # --- models that the running prompt does not use ---
 
-    def needed_again(self, key: str, *, one_copy: bool = False) -> str | None:
+    def needed_again(self, key: str) -> str | None:
         """Why a loaded component that this prompt may not even use should stay loaded: something in the queue needs it or a node has asked
         for it, and all that is read before its turn fits into the host memory that is left. None: it may go.
 
-        `one_copy`: weights lie on the device or in host memory, so what is read takes no room there but what others leave.
+        Where weights have one copy over two tiers, what is read takes no room there but what others leave.
         """
         timeline, after = self._host.place.timeline, self._host.place.position
         use = timeline.next_use(key, after)
@@ -325,7 +329,7 @@ class Manager:
         before = timeline.reads[timeline.first_read_number(after + 1) : None if use is None else timeline.first_read_number(use.position)]
         coming = {read.component for read in before} - {key}
         coming_bytes = sum(self._host.components[one].size_bytes for one in coming if one in self._host.components)
-        if coming_bytes > self.host.limit_bytes and not one_copy:
+        if coming_bytes > self.host.limit_bytes and self.placement.copies is Copies.BOTH:
             return None
         if use is None:
             return "the last prompt that used it asked to keep it"
@@ -345,10 +349,6 @@ class Manager:
         if self._placements.off:
             return []
         return self._host.replan(self._running or self._soon)
-
-    def device_victims(self) -> list[str]:
-        """Components that may leave the device now, in the order in which they should."""
-        return [] if self._placements.off else self._device.victims(self._device_view())
 
     def _device_view(self) -> View:
         place, rates = self._host.place, self._host.rates

@@ -19,7 +19,8 @@ class Visit:
 
     `compute_s` is the time it is expected to take without waiting for weights, 0.0 where nothing is known. `working_set_bytes` is what it
     is expected to need on the device beside the weights. A node that will ask for lazy inputs has a visit for that before its own: it is
-    started, asks, is put back and waits for `asks` nodes. None: it runs.
+    started, asks, is put back and waits for `asks` nodes. None: it runs. `passes_once`: it goes through its
+    components' weights once, as a text encoder does.
     """
 
     prompt_id: str
@@ -28,6 +29,7 @@ class Visit:
     compute_s: float = 0.0
     working_set_bytes: int = 0
     asks: int | None = None
+    passes_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

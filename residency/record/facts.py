@@ -128,9 +128,14 @@ def replayed(path: Path) -> Replayed:
 
 
 def told(instruction: Instruction) -> list[Any]:
-    """An instruction as a recording holds it: kind, component key, tier, bytes, reason."""
+    """An instruction as a recording holds it: kind, component key, tier, bytes, reason; of components only their keys."""
     kept: list[Any] = [type(instruction).__name__, instruction.component.key]
-    return kept + [encoded(getattr(instruction, field.name)) for field in fields(instruction) if field.name != "component"]
+    for field in fields(instruction):
+        if field.name == "leaving":
+            kept.append([component.key for component in getattr(instruction, field.name)])
+        elif field.name != "component":
+            kept.append(encoded(getattr(instruction, field.name)))
+    return kept
 
 
 def _line(text: str) -> Any:

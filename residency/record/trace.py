@@ -16,6 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from ..core.component import Component, Mode, Policy, Tier
 from ..core.component_state import Entry
 from ..core.component_state import told as in_words
+from ..core.device_placement import Copies
 from ..core.events import (
     Cancel,
     Copied,
@@ -23,6 +24,7 @@ from ..core.events import (
     Event,
     Evict,
     Evicted,
+    Exchange,
     Foretold,
     GivenUp,
     Instruction,
@@ -51,7 +53,8 @@ MAX_RECORDS = 10_000
 
 OWN = "its node computes with it"  # of bytes that crossed the link while their node ran
 
-_KINDS = {Prefetch: "prefetch", Cancel: "cancel", Wait: "wait", Evict: "evict"}
+_KINDS = {Prefetch: "prefetch", Exchange: "exchange", Cancel: "cancel", Wait: "wait", Evict: "evict"}
+_ONLOAD = "onload"  # a Prefetch of what the running node computes with
 
 
 @dataclass(slots=True)
@@ -113,6 +116,8 @@ class Trace:
         self.prompt_id = started.prompt_id
         self.mode: Mode = started.mode
         self.mode_reason = ""
+        self.copies = Copies.BOTH
+        self.copies_reason = ""
         self.outcome: Outcome | None = None
         self.outcome_reason = ""  # of an abandoned prompt
         self.started_unix_s = started_unix_s
@@ -237,15 +242,12 @@ class Trace:
         self._decide(kind, event.component, Tier.HOST, event.component.size_bytes, event.reason)
 
     def _copied(self, event: Copied) -> None:
-        """Bytes brought over ahead were announced: those told here of a transfer are no longer told there."""
-        reason, size_bytes = OWN, event.size_bytes
-        if event.ahead:
-            announced = self._announced.get(event.component)
-            if announced is None:
-                return  # by an earlier prompt
-            reason, announced.moved_bytes = announced.reason, max(0, announced.moved_bytes - size_bytes)
-        else:
-            self._onloaded_bytes += size_bytes
+        """What has crossed was announced: bytes that are told here of a transfer are no longer told there."""
+        size_bytes, announced = event.size_bytes, self._announced.get(event.component)
+        if announced is None:
+            return  # by an earlier prompt
+        announced.moved_bytes = max(0, announced.moved_bytes - size_bytes)
+        reason = announced.reason if event.ahead else OWN
         times = max(0.0, event.start_s - self._zero_s), max(0.0, event.end_s - self._zero_s)
         record = TransferRecord(event.component, Tier.DEVICE.value, *times, size_bytes, event.present_bytes, "done", reason)
         self._append(self._transfers, record)
@@ -342,12 +344,14 @@ class Trace:
         return record
 
     def _decided(self, instruction: Instruction) -> None:
-        if isinstance(instruction, Prefetch) and (instruction.component.key, instruction.tier.value) not in self._open:
+        if isinstance(instruction, Prefetch | Exchange) and (instruction.component.key, instruction.tier.value) not in self._open:
             self._announce(instruction.component.key, instruction.tier, instruction.reason)
         elif isinstance(instruction, Cancel) and self.outcome is not None:
             self._stop(instruction)
         size_bytes = 0 if isinstance(instruction, Cancel) else instruction.size_bytes
-        self._decide(_KINDS[type(instruction)], instruction.component, instruction.tier, size_bytes, instruction.reason)
+        own = isinstance(instruction, Prefetch) and not instruction.ahead
+        kind = _ONLOAD if own else _KINDS[type(instruction)]
+        self._decide(kind, instruction.component, instruction.tier, size_bytes, instruction.reason)
 
     def _stop(self, instruction: Cancel) -> None:
         """Cancelled because this prompt has ended: the answer will come too late for it."""
@@ -404,6 +408,8 @@ class Trace:
             "prompt_id": self.prompt_id,
             "mode": self.mode.value,
             "mode_reason": self.mode_reason,
+            "copies": self.copies.value,
+            "copies_reason": self.copies_reason,
             "outcome": self.outcome.value if self.outcome else "running",
             "outcome_reason": self.outcome_reason,
             "started_unix_s": self.started_unix_s,

@@ -1,6 +1,6 @@
 """A virtual-clock host: the same deciding core, the stock policy and plain caches beside it, no hardware.
 
-    run(program, machine, policy) -> Outcome        policies: STOCK, LRU, MRU, OURS, OURS_DEVICE
+    run(program, machine, policy) -> Outcome        policies: STOCK, LRU, MRU, OURS, OURS_DEVICE, OURS_EXCHANGING
     bound_s(program, machine)                       the least that any schedule could take
     optimum(sizes, uses, room)                      the true optimum of a small two-tier instance
 
@@ -9,9 +9,9 @@ result.
 """
 
 from .bound import bound_s
-from .machine import GB, GIB, H100, H100_SLOW_DISK, Drive, Machine, ideal
+from .machine import GB, GIB, H100, H100_LATER, H100_SLOW_DISK, Drive, Machine, ideal
 from .optimum import optimum
-from .policies import LRU, MRU, OURS, OURS_DEVICE, STOCK, Managed, OnDemand
+from .policies import LRU, MRU, OURS, OURS_DEVICE, OURS_EXCHANGING, STOCK, Managed, OnDemand
 from .run import NodeTime, Outcome, Policy, run
 from .tiers import Victim
 from .workload import STEADY, Pressure, Program, Step, sequence
@@ -20,11 +20,13 @@ __all__ = [
     "GB",
     "GIB",
     "H100",
+    "H100_LATER",
     "H100_SLOW_DISK",
     "LRU",
     "MRU",
     "OURS",
     "OURS_DEVICE",
+    "OURS_EXCHANGING",
     "STEADY",
     "STOCK",
     "Drive",

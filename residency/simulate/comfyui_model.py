@@ -25,10 +25,12 @@ class Consumer:
         self.world = world
         self.program = program
         self.after_first_pass: Callable[[], None] = lambda: None
+        self._streamed: dict[str, int] = {}  # by the running node: pinned where there is one copy
 
     def resident_bytes(self, key: str) -> int:
         """Bytes that need no reading: on the device or pinned."""
-        return max(self.world.device.held.get(key, 0), self.world.host.pins.get(key, 0))
+        host, held_bytes = self.world.host, self.world.device.held.get(key, 0)
+        return max(held_bytes + host.images.get(key, 0), host.pins.get(key, 0))
 
     def run(self, step: Step, compute_s: float) -> None:
         """One node: the first pass, then the others over what did not stay on the device."""
@@ -42,10 +44,12 @@ class Consumer:
         resident = {}
         for key in step.components:
             size_bytes = self.program.components[key].size_bytes
-            resident[key] = world.device.make_room(key, size_bytes, step.working_set_bytes, step.components)
+            wanted_bytes = world.link.load(key, size_bytes, step.working_set_bytes, world.cross)
+            resident[key] = world.device.make_room(key, wanted_bytes, step.working_set_bytes, step.components)
         pass_s = compute_s / step.passes
         for key in step.components:
             self._first_pass(key, resident[key], pass_s / total_bytes)
+            world.link.fetched(key)
         if step.passes > 1:
             self.after_first_pass()
             for key in step.components:
@@ -56,11 +60,15 @@ class Consumer:
     def _first_pass(self, key: str, resident_bytes: int, compute_s_per_byte: float) -> None:
         world, machine = self.world, self.world.machine
         size_bytes, at = self.program.components[key].size_bytes, 0
+        images_bytes = world.host.images.get(key, 0)
         world.host.touch(key)
         while at < size_bytes:
             pinned = world.host.pins.get(key, 0)
+            imaged = resident_bytes + images_bytes
             if at < resident_bytes:
                 at = self._stretch(at, resident_bytes, math.inf, compute_s_per_byte)
+            elif at < imaged:
+                at = self._stretch(at, imaged, machine.pinned_bytes_per_s, compute_s_per_byte)
             elif at < pinned:
                 at = self._stretch(at, pinned, machine.pinned_bytes_per_s, compute_s_per_byte)
             else:
@@ -72,9 +80,10 @@ class Consumer:
         most = math.inf if compute_s_per_byte == 0 else 1 / compute_s_per_byte
         present, end = world.host.cached(key).run_at(at, size_bytes)
         if present:
-            pinned = world.host.pin(key, end, machine.pin_floor_bytes) if machine.pins and at <= world.host.pins.get(key, 0) else 0
+            pinned = world.host.pin(key, end, machine.pin_floor_bytes) if self._may_pin(key, at) else 0
             if pinned > at:
                 return self._stretch(at, pinned, machine.fresh_pin_bytes_per_s, compute_s_per_byte)
+            self._pin(key, at, end)
             return self._stretch(at, end, machine.cached_bytes_per_s, compute_s_per_byte)
         transfer = world.mover.lane_of(key).reading
         if transfer is not None and transfer.key == key and at < transfer.run_end:
@@ -87,9 +96,18 @@ class Consumer:
         return end
 
     def _pin(self, key: str, at: int, end: int) -> None:
-        machine = self.world.machine
-        if machine.pins and at <= self.world.host.pins.get(key, 0):
-            self.world.host.pin(key, end, machine.pin_floor_bytes)
+        world, machine = self.world, self.world.machine
+        if self._may_pin(key, at):
+            world.host.pin(key, end, machine.pin_floor_bytes)
+        placed = world.link.placed(key)
+        if placed is not None and not placed.left_out and machine.pins and at >= world.device.held.get(key, 0):
+            size_bytes = max(0, min(end - at, world.host.available_bytes - machine.pin_floor_bytes))
+            world.host.write_back(key, size_bytes)
+            self._streamed[key] = self._streamed.get(key, 0) + size_bytes
+
+    def _may_pin(self, key: str, at: int) -> bool:
+        """Pins grow from their end; where weights have one copy none is made of what lies on the device."""
+        return self.world.machine.pins and at <= self.world.host.pins.get(key, 0) and self.world.link.placed(key) is None
 
     def _stretch(self, start: int, end: int, rate_bytes_per_s: float, compute_s_per_byte: float) -> int:
         seconds = (end - start) * max(1 / rate_bytes_per_s, compute_s_per_byte)
@@ -107,7 +125,7 @@ class Consumer:
         world, machine = self.world, self.world.machine
         size_bytes = self.program.components[key].size_bytes
         resident = world.device.held.get(key, 0)
-        pinned = min(size_bytes - resident, world.host.pins.get(key, 0))
+        pinned = min(size_bytes - resident, world.host.pins.get(key, 0) + world.host.images.get(key, 0))
         world.idle(passes * resident * compute_s_per_byte)
         world.cross(passes * pinned * max(1 / machine.pinned_bytes_per_s, compute_s_per_byte))
         rest = size_bytes - resident - pinned
@@ -124,4 +142,7 @@ class Consumer:
     def _after_node(self) -> None:
         machine, host = self.world.machine, self.world.host
         if machine.pins:
+            for key, size_bytes in self._streamed.items():
+                host.cut_image(key, min(size_bytes, max(0, machine.idle_floor_bytes - host.available_bytes)))
+            self._streamed.clear()
             host.unpin(machine.idle_floor_bytes - host.available_bytes)

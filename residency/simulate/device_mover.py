@@ -1,6 +1,8 @@
 """The simulated device mover: copies to the device beside the consumer, one after the other, while the link is free.
 
-Like the real one it gives memory back at once, keeps what a cancelled copy has brought, and stops where the host holds no more.
+Like the real one it gives memory back at once, keeps what a cancelled copy has brought, and stops where the host holds no more. What the
+node that runs computes with crosses as the consumer fetches it, and is answered then. An Exchange is carried out when the consumer loads
+the component: both directions of the link at once.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ..core.component import Tier
-from ..core.events import Cancel, Evict, Evicted, Prefetch, TransferDone, TransferMoved, TransferStopped
+from ..core.events import Cancel, Evict, Evicted, Exchange, Prefetch, TransferDone, TransferMoved, TransferStopped
 from .machine import Machine
 from .tiers import Device, Host
 
@@ -42,6 +44,10 @@ class Link:
         self.tell: Callable[[TransferDone | TransferStopped | Evicted], object] = lambda event: None
         self._machine, self._host, self._device, self._clock = machine, host, device, clock
         self._queue: deque[Copy] = deque()
+        self._own: dict[str, Copy] = {}  # of the node that runs
+        self._placed: dict[str, Exchange] = {}  # of the node that runs
+        self._unanswered: set[str] = set()  # of those
+        self.lasting: dict[str, int] = {}  # bytes of a component that both tiers had kept between its last two loads
 
     # --- the runtime's Mover ---
 
@@ -51,22 +57,41 @@ class Link:
         known = next((copy for copy in self._queue if copy.key == key), None)
         if known is not None:
             known.instruction = instruction
+            if not instruction.ahead:
+                self._queue.remove(known)
+                self._own[key] = known
             return known.future
         copy = Copy(instruction, self._clock(), held_bytes, float(held_bytes))
+        if not instruction.ahead:
+            self._own[key] = copy
+            return copy.future
         if self.can_prefetch:
             self._queue.append(copy)
         else:
             self._answer(copy, "this host does not prefetch to the device")
         return copy.future
 
+    def exchange(self, instruction: Exchange) -> None:
+        self._placed[instruction.component.key] = instruction
+        self._unanswered.add(instruction.component.key)
+
     def cancel(self, instruction: Cancel) -> None:
         key = instruction.component.key
+        own = self._own.pop(key, None)
+        if own is not None:
+            self._answer(own, instruction.reason)
+        if key in self._unanswered:
+            self._unanswered.discard(key)
+            del self._placed[key]
+            held_bytes = self._device.held.get(key, 0)
+            self.tell(TransferStopped(self._clock(), key, Tier.DEVICE, 0, held_bytes, 0.0, instruction.reason))
         for copy in [copy for copy in self._queue if copy.key == key]:
             self._queue.remove(copy)
             self._answer(copy, instruction.reason)
 
     def evict(self, instruction: Evict) -> None:
         key = instruction.component.key
+        self._host.cut_image(key, self._host.images.get(key, 0))  # behind what leaves without one
         freed_bytes = self._device.drop(key, instruction.keep_bytes)
         self.tell(Evicted(self._clock(), key, Tier.DEVICE, freed_bytes, instruction.reason))
 
@@ -79,6 +104,76 @@ class Link:
 
     def close(self, *, wait: bool = True) -> None:
         pass
+
+    # --- the consumer ---
+
+    def expect(self) -> None:
+        """A node is about to start: what was placed for the one before no longer holds."""
+        self._placed = {key: one for key, one in self._placed.items() if key in self._unanswered}
+
+    def placed(self, key: str) -> Exchange | None:
+        """The exchange that holds for the component while this node runs."""
+        return self._placed.get(key)
+
+    def load(self, key: str, size_bytes: int, working_set_bytes: int, wait: Callable[[float], object]) -> int:
+        """The consumer loads the component; `wait(seconds)` passes the time that its exchange takes. Returns what the consumer shall find
+        room for: all of it, or what the exchange has brought where the rest is left out."""
+        placed = self._placed.get(key)
+        if placed is None:
+            return size_bytes
+        held, images, host, device = self._device.held, self._host.images, self._host, self._device
+        spare_bytes = host.available_bytes - self._machine.idle_floor_bytes
+        known_bytes = held.get(key, 0) + images.get(key, 0)
+        lost_bytes = size_bytes - known_bytes if known_bytes else 0
+        self.lasting[key] = known_bytes or size_bytes
+
+        def short_bytes(wanted_bytes: int) -> int:
+            return wanted_bytes - (device.limit_bytes - working_set_bytes - sum(held.values()))
+
+        wanted_bytes = size_bytes - held.get(key, 0)
+        nowhere_bytes = short_bytes(wanted_bytes) - images.get(key, 0) - max(0, spare_bytes)
+        left_out = placed.left_out and lost_bytes > 0 and nowhere_bytes > 0
+        if left_out:
+            wanted_bytes = images.get(key, 0)
+            nowhere_bytes = short_bytes(wanted_bytes) - images.get(key, 0) - max(0, spare_bytes)
+        short, begun_s = short_bytes(wanted_bytes), self._clock()
+        gone: dict[str, int] = {}
+        for victim in placed.leaving:
+            gone[victim.key] = max(0, min(short - sum(gone.values()), held.get(victim.key, 0)))
+        # both at once, page by page: what comes gives its place in host memory to what leaves
+        brought_bytes = min(images.get(key, 0), max(0, sum(gone.values()) - short_bytes(0)))
+        host.cut_image(key, brought_bytes)
+        written_bytes = 0
+        for victim_key, gone_bytes in gone.items():
+            lost = max(0, min(nowhere_bytes, gone_bytes))  # of what is needed last the end leaves without an image
+            nowhere_bytes -= lost
+            host.cut_image(victim_key, lost)
+            if gone_bytes:
+                device.drop(victim_key, held[victim_key] - gone_bytes)
+            host.write_back(victim_key, gone_bytes - lost)
+            written_bytes += gone_bytes - lost
+        device.fill(key, held.get(key, 0) + brought_bytes)
+        self.moved_bytes += brought_bytes
+        wait(self._exchange_s(brought_bytes, written_bytes))
+        for victim_key, gone_bytes in gone.items():
+            if gone_bytes:
+                self.tell(Evicted(self._clock(), victim_key, Tier.DEVICE, gone_bytes, "written back: host memory is too short for both"))
+        if key in self._unanswered or brought_bytes:
+            self._unanswered.discard(key)
+            took_s = self._clock() - begun_s
+            self.tell(TransferDone(self._clock(), key, Tier.DEVICE, brought_bytes, held.get(key, 0), took_s))
+        return held.get(key, 0) if left_out else size_bytes
+
+    def _exchange_s(self, in_bytes: int, out_bytes: int) -> float:
+        shorter_s, longer_s = sorted((in_bytes / self._machine.pinned_bytes_per_s, out_bytes / self._machine.pinned_back_bytes_per_s))
+        return shorter_s / self._machine.both_ways_share + longer_s - shorter_s
+
+    def fetched(self, key: str) -> None:
+        """The consumer has gone through the component once."""
+        own = self._own.pop(key, None)
+        if own is not None:
+            own.front = float(max(own.front, self._device.held.get(key, 0)))
+            self._answer(own, None)
 
     # --- the world's clock ---
 

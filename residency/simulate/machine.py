@@ -32,7 +32,8 @@ class Machine:
     `device_overhead_bytes`: context and allocator. `host_bytes`: what is free for weights when nothing is loaded.
     `pin_floor_bytes`: pins grow until this little is available; `idle_floor_bytes`: after each node pins are given up until this
     much is (both in execution.py and ensure_pin_budget of ComfyUI 0.33). `budget_floor_bytes`: what our host leaves alone.
-    `pins` is false where ComfyUI keeps no pinned copy; then weights come from the page cache in every pass.
+    `pins` is false where ComfyUI keeps no pinned copy; then weights come from the page cache in every pass. `both_ways_share`: of its own
+    rate, what each direction of the link reaches while both are at work.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Machine:
     idle_floor_bytes: int = 0
     budget_floor_bytes: int = 0
     pins: bool = True
+    both_ways_share: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.drives:
@@ -85,7 +87,20 @@ H100 = Machine(
     budget_floor_bytes=128 * GB // 10,
 )
 
-# Another machine of the same kind, the same day: read-ahead ran at 1.13 GB/s.
+# Measured 2026-11-25 on another machine of the kind, as docs/benchmarks.md tells: the drive's best rate, the link each way, and, from the
+# trace of one exchange, 22.4 GB in and 23.6 GB out in 0.86 s: both ways at once took as long as one after the other. ComfyUI's own first
+# forward drew 1.01 GB/s (S1: 65.0 s, of which 8.2 compute, for 57.5 GB).
+H100_LATER = replace(
+    H100,
+    name="H100 80 GB, virtual disk, two days later",
+    drives=(Drive(1.48 * GB, 1.01 * GB),),
+    pinned_bytes_per_s=54.2 * GB,
+    pageable_bytes_per_s=6.7 * GB,
+    pinned_back_bytes_per_s=54.7 * GB,
+    both_ways_share=0.5,
+)
+
+# Another machine of the same kind, the same day as the first: read-ahead ran at 1.13 GB/s.
 H100_SLOW_DISK = replace(H100, name="H100 80 GB, slower virtual disk", drives=(Drive(1.13 * GB, 1.0 * GB),))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..core.component import Mode, Tier
+from ..core.device_placement import Copies
 from ..core.events import DeviceObserved, HostObserved, RatesMeasured, Stalled
 from ..core.events import Outcome as Ended
 from ..core.timeline import Timeline, Use, UseKind, Visit
@@ -42,7 +43,8 @@ class Managed:
     """The pack: the manager of this tree behind its own runtime.
 
     `start_share` makes every node wait for that share of what is being read ahead for it; None leaves waiting to the manager.
-    `informed`: the host knows rates and compute times, as after a few runs. `device_prefetch`: its device mover can prefetch.
+    `informed`: the host knows rates and compute times, as after a few runs. `device_prefetch`: its device mover can prefetch. `exchanges`:
+    it can exchange as well, so that weights may have one copy over two tiers. `sees_host` false: it does not tell what lies in RAM.
     """
 
     start_share: float | None = None
@@ -50,10 +52,12 @@ class Managed:
     victim: Victim = Victim.LEAST_RECENT
     informed: bool = True
     device_prefetch: bool = False
+    exchanges: bool = False
+    sees_host: bool = True
 
     @property
     def name(self) -> str:
-        own = "ours, device ahead" if self.device_prefetch else "ours"
+        own = "ours, exchanging" if self.exchanges else "ours, device ahead" if self.device_prefetch else "ours"
         return own if self.start_share is None else f"ours, start at {self.start_share:g}"
 
     def pack(self, world: World, consumer: Consumer, program: Program, recorder: Recorder | None) -> Pack | None:
@@ -62,6 +66,7 @@ class Managed:
 
 OURS = Managed()
 OURS_DEVICE = Managed(device_prefetch=True)
+OURS_EXCHANGING = Managed(device_prefetch=True, exchanges=True)
 
 
 class _ManagedPack:
@@ -97,6 +102,7 @@ class _ManagedPack:
 
     def node_starts(self, position: int) -> Sequence[Hold]:
         node_id = self._runtime.session.timeline.visits[position].node_id
+        self._world.link.expect()
         sight = Sight(device=self._device_contents(0))
         holds = self._runtime.tell(NodeBegins(self._world.time_s, node_id, self._limits(), sight))
         self._runtime.safe_point()
@@ -128,14 +134,17 @@ class _ManagedPack:
     def _timeline(self, index: int) -> Timeline:
         visits: list[Visit] = []
         uses: list[Use] = []
-        depth = QUEUE_DEPTH if self._program.queued else 0
-        for number, prompt in enumerate(self._program.prompts[index : index + depth + 1]):
+        prompts, expected_from = self._program.prompts[index : index + QUEUE_DEPTH + 1], None
+        if not self._program.queued:  # the same again is expected, as the ComfyUI host does
+            prompts, expected_from = prompts[:1] * 2, len(prompts[0])
+        for number, prompt in enumerate(prompts):
             for step in prompt:
                 # what turns out to be loaded by then is told by what the host observes
                 uses += [Use(len(visits), key, UseKind.COMPUTE, True) for key in step.components]
                 compute_s = step.compute_s if self._policy.informed else 0.0
-                visits.append(Visit(f"p{index + number}", step.node_id, step.class_type, compute_s, step.working_set_bytes))
-        return Timeline(tuple(visits), tuple(uses))
+                visit = Visit(f"p{index + number}", step.node_id, step.class_type, compute_s, step.working_set_bytes, step.passes == 1)
+                visits.append(visit)
+        return Timeline(tuple(visits), tuple(uses), expected_from)
 
     def _look_again(self) -> None:
         """In the middle of a node."""
@@ -148,8 +157,10 @@ class _ManagedPack:
         reserve_bytes = self._world.machine.budget_floor_bytes
         return Limits(self._world.host.available_bytes - reserve_bytes, reserve_bytes, self._world.device.limit_bytes)
 
-    def _host_contents(self) -> HostObserved:
+    def _host_contents(self) -> HostObserved | None:
         """All that a host can find out at any time: its page cache and its pinned buffers."""
+        if not self._policy.sees_host:
+            return None
         world, components = self._world, self._program.components
         all_bytes = sum(component.size_bytes for component in components.values())
         stays = all_bytes <= world.device.limit_bytes  # else others will push it off the device before its next use
@@ -157,7 +168,10 @@ class _ManagedPack:
         loaded: dict[str, int] = {}
         surplus: dict[str, int] = {}
         for key in components:
-            loaded_bytes = self._consumer.resident_bytes(key) if stays else world.host.pins.get(key, 0)
+            if self._one_copy:  # what did not last until its last use will be read again before its next
+                loaded_bytes = min(self._consumer.resident_bytes(key), world.link.lasting.get(key, 0))
+            else:
+                loaded_bytes = self._consumer.resident_bytes(key) if stays else world.host.pins.get(key, 0)
             ranges = world.host.cached(key)
             if loaded_bytes:
                 loaded[key] = loaded_bytes
@@ -166,12 +180,18 @@ class _ManagedPack:
                 surplus[key] = surplus_bytes
             if ranges.size_bytes > surplus_bytes:
                 held[key] = ranges.size_bytes - surplus_bytes
-        return HostObserved(world.time_s, held, loaded, surplus, world.machine.pins)
+        return HostObserved(world.time_s, held, loaded, surplus, world.machine.pins and not self._one_copy)
+
+    @property
+    def _one_copy(self) -> bool:
+        return self._runtime.manager.placement.copies is Copies.ONE
 
     def _device_contents(self, working_set_bytes: int) -> DeviceObserved | None:
         if not self._policy.device_prefetch:
             return None
         world, held = self._world, dict(self._world.device.held)
-        copies = {key: world.host.pins.get(key, 0) + world.host.cached(key).size_bytes for key in self._program.components}
+        host = world.host
+        copies = {key: host.pins.get(key, 0) + host.cached(key).size_bytes for key in self._program.components}
         room_bytes = world.device.limit_bytes - sum(held.values()) - working_set_bytes
-        return DeviceObserved(world.time_s, held, room_bytes, copies)
+        copies_bytes = host.available_bytes - world.machine.idle_floor_bytes + sum(host.pins.values()) + sum(host.images.values())
+        return DeviceObserved(world.time_s, held, room_bytes, copies, copies_bytes, self._policy.exchanges)

@@ -73,11 +73,15 @@ class Ranges:
 
 
 class Host:
-    """Page cache and pins over one limit. Pins come before the page cache; the page cache is what is left."""
+    """Page cache, pins and images over one limit. Pins and images come before the page cache; the page cache is what is left.
+
+    The image of a component is what was written back of it: the bytes behind those that lie on the device, which have no other copy.
+    """
 
     def __init__(self, limit_bytes: int, victim: Victim = Victim.LEAST_RECENT) -> None:
         self.limit_bytes = limit_bytes
         self.pins: dict[str, int] = {}  # most recently pinned or used last
+        self.images: dict[str, int] = {}
         self.peak_bytes = 0
         self._victim = victim
         self._cache: dict[str, Ranges] = {}  # most recently touched last
@@ -86,12 +90,17 @@ class Host:
 
     @property
     def used_bytes(self) -> int:
-        return self._cached_bytes + self._pinned_bytes
+        return self._cached_bytes + self._held_bytes
+
+    @property
+    def _held_bytes(self) -> int:
+        """What is no page cache."""
+        return self._pinned_bytes + sum(self.images.values())
 
     @property
     def available_bytes(self) -> int:
         """As the system tells it: the page cache counts as available."""
-        return self.limit_bytes - self._pinned_bytes
+        return self.limit_bytes - self._held_bytes
 
     def cached(self, key: str) -> Ranges:
         """The component's ranges in the page cache; not to be changed."""
@@ -132,6 +141,21 @@ class Host:
         self._shrink(key, (key,))
         return grown
 
+    def write_back(self, key: str, size_bytes: int) -> None:
+        """Bytes have left the device for the component's image."""
+        if size_bytes > 0:
+            self.images[key] = self.images.get(key, 0) + size_bytes
+            self._shrink(key, (key,))
+
+    def cut_image(self, key: str, size_bytes: int) -> int:
+        """Bytes of the image are on the device again, or given up; returns how many."""
+        gone = min(size_bytes, self.images.get(key, 0))
+        if gone:
+            self.images[key] -= gone
+            if not self.images[key]:
+                del self.images[key]
+        return gone
+
     def unpin(self, size_bytes: int) -> None:
         """Give pins up, the most recently used component's first, each from its end (free_pins, partially_unload_ram)."""
         for key in reversed(list(self.pins)):
@@ -151,7 +175,7 @@ class Host:
         self._shrink("", ())
 
     def _shrink(self, newest: str, protected: Collection[str]) -> None:
-        over = self.used_bytes - max(self.limit_bytes, self._pinned_bytes)
+        over = self.used_bytes - max(self.limit_bytes, self._held_bytes)
         if over > 0:
             order = list(self._cache)
             if self._victim is Victim.MOST_RECENT:

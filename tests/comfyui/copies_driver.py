@@ -1,6 +1,6 @@
 """Runs inside ComfyUI's own Python: copies to the device that arrive late, drawn at random, under models that compute meanwhile.
 
-The device is pages_driver's plain memory. A copy announced on a stream happens only when somebody waits for an event behind it, or for
+The device is late_device's plain memory. A copy announced on a stream happens only when somebody waits for an event behind it, or for
 the whole stream: whoever computes without having waited finds other bytes.
 
 <ComfyUI>/.venv/bin/python tests/comfyui/copies_driver.py <ComfyUI> <scratch folder> <trials>
@@ -8,25 +8,13 @@ the whole stream: whoever computes without having waited finds other bytes.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import random
 import sys
 from pathlib import Path
-from typing import Any
 
 from inside import enter
-from pages_driver import PAGE, LateStream, compute, copies_come_late, patcher
-
-
-class LateEvent:
-    def __init__(self, enable_timing: bool = False) -> None: ...
-
-    def record(self, stream: LateStream) -> None:
-        self.stream, self.behind = stream, len(stream.copies)
-
-    def wait(self) -> None:
-        self.stream.run(self.behind)
+from late_device import PAGE, Late, compute, patcher, small_pages
 
 
 def trial(seed: int, gated: bool) -> tuple[int, int, int]:
@@ -37,7 +25,8 @@ def trial(seed: int, gated: bool) -> tuple[int, int, int]:
     draw = random.Random(seed)
     free = [draw.randint(10, 50)]
     models = [patcher(draw, free) for _ in range(2)]
-    stream, gate = LateStream(), Gate()
+    cuda, gate = Late(free), Gate()
+    stream = cuda.stream()
     gate.open = not gated
     for model in models:
         model.buffer.offset = model.size_bytes
@@ -49,7 +38,7 @@ def trial(seed: int, gated: bool) -> tuple[int, int, int]:
     for _ in range(30):
         one, act = draw.choice(models), draw.random()
         if act < 0.5:
-            onload(one, stream, gate, draw.randint(0, free[0] + 2) * PAGE, draw.randint(0, one.size_bytes))
+            onload(one, cuda, stream, gate, draw.randint(0, free[0] + 2) * PAGE, draw.randint(0, one.size_bytes))
         elif act < 0.6:
             stream.synchronize()  # memory is given back only when the device stands still
             one.buffer.free_memory(draw.randint(1, 12) * PAGE)
@@ -69,19 +58,8 @@ def main() -> None:
     trials = int(sys.argv[3])
     enter(Path(sys.argv[1]), Path(sys.argv[2]))
     import comfy.model_management  # noqa: F401
-    import comfy_aimdo.torch as aimdo_torch
-    import torch
 
-    from residency.comfyui.device import onload
-
-    onload.PAGE_BYTES = PAGE
-    copies_come_late()
-    torch.cuda.Event = LateEvent
-
-    def at(address: int, size_bytes: int, device: object) -> Any:
-        return torch.frombuffer((ctypes.c_uint8 * size_bytes).from_address(address), dtype=torch.uint8)
-
-    aimdo_torch.get_tensor_from_raw_ptr = at
+    small_pages()
     answer = {}
     for name, gated in (("gated", True), ("open", False)):
         found = [trial(seed, gated) for seed in range(trials)]

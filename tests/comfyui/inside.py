@@ -9,13 +9,13 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 
 
-def enter(root: Path, scratch: Path) -> None:
-    """Make this process a ComfyUI of the folder `root` on the CPU; call it before importing anything of ComfyUI."""
+def enter(root: Path, scratch: Path, device: str = "--cpu") -> None:
+    """Make this process a ComfyUI of the folder `root`; call it before importing anything of it. `device` "": the one that it finds."""
     os.chdir(root)
     sys.path.insert(0, str(root))
     sys.path.append(str(REPO))  # last: the pack's nodes/ must not hide ComfyUI's nodes.py
     folders = ["--output-directory", str(scratch), "--user-directory", str(scratch)]
-    sys.argv = ["main.py", "--cpu", "--database-url", "sqlite:///:memory:", *folders]
+    sys.argv = ["main.py", *filter(None, [device]), "--database-url", "sqlite:///:memory:", *folders]
     import comfy.options
 
     comfy.options.enable_args_parsing()

@@ -24,9 +24,7 @@ class Gate:
     def announce(self, module: Any, stream: torch.cuda.Stream) -> None:
         """The module's copy is the last thing announced on the stream."""
         if not self.open:
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(stream)
-            self._arrives[module] = event
+            self._arrives[module] = stream.record_event()
 
     def wait(self, modules: Iterable[Any]) -> None:
         """What is announced on the current stream from here on finds the modules' bytes."""

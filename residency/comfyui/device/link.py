@@ -24,15 +24,18 @@ class Begun:
 class Link:
     """The bursts of one stream. On the executor thread."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], timed_event: Callable[[], torch.cuda.Event] | None) -> None:
+        """`timed_event` None: no device, nothing ever crosses."""
         self._clock = clock
+        self._timed_event = timed_event
         self._zero: tuple[torch.cuda.Event, float] | None = None
         self._bursts: list[tuple[Begun, torch.cuda.Event, tuple[str, int, int, bool]]] = []
         self._crossed_bytes, self._crossing_s = 0, 0.0
 
     def begin(self, stream: torch.cuda.Stream) -> Begun:
         """Before a burst is announced."""
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        assert self._timed_event is not None
+        event = self._timed_event()
         idle = stream.query()
         event.record(stream)
         if self._zero is None or idle:  # reached at once
@@ -42,7 +45,8 @@ class Link:
     def end(self, begun: Begun, stream: torch.cuda.Stream, component: str, size_bytes: int, present_bytes: int, *, ahead: bool) -> None:
         """After so many bytes of it were announced."""
         if size_bytes:
-            ended = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            assert self._timed_event is not None
+            ended = self._timed_event()
             ended.record(stream)
             self._bursts.append((begun, ended, (component, size_bytes, present_bytes, ahead)))
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import comfy.memory_management as memory_management
 import comfy.model_management as model_management
-import torch
 
 from ...transfers import memory
 
@@ -56,11 +55,6 @@ def device_limit_bytes(headroom_bytes: int = 0) -> int | None:
     """Bytes of weights that the device may hold beside the headroom; None where the device has no memory of its own."""
     total_bytes = device_memory_bytes()
     return None if total_bytes is None else max(0, int(total_bytes - model_management.minimum_inference_memory()) - headroom_bytes)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Device memory that nobody has: what torch has reserved is left to activations."""
-    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def spare_bytes() -> int:

@@ -14,10 +14,10 @@ from typing import Any
 import comfy.memory_management as memory_management
 import comfy.pinned_memory as pinned_memory
 import comfy_aimdo.model_vbar as model_vbar
-import comfy_aimdo.torch as aimdo_torch
 import torch
 
 from .copy_fence import Gate
+from .cuda import Cuda
 
 PAGE_BYTES = 32 * 1024**2  # of a virtual device buffer (comfy-aimdo)
 PIN_SUBSETS = ("weights", "weights-loaded")  # in the order in which comfy.ops asks for them
@@ -77,8 +77,8 @@ def is_plain(module: Any) -> bool:
     return True
 
 
-def onload(patcher: Any, stream: torch.cuda.Stream, gate: Gate, room_bytes: int, size_bytes: int) -> Progress:
-    """Copy what of the model's first `size_bytes` is not on the device, taking at most `room_bytes` of free device memory.
+def onload(patcher: Any, cuda: Cuda, stream: torch.cuda.Stream, gate: Gate, room_bytes: int, size_bytes: int) -> Progress:
+    """Copy on that stream what of the model's first `size_bytes` is not on the device, taking at most `room_bytes` of free device memory.
 
     The gate, or where it is open the caller, sees to it that the model computes with nothing that has not arrived. Never reads a file,
     never pushes another model out: it stops where the pinned bytes, the room or the size end.
@@ -92,9 +92,9 @@ def onload(patcher: Any, stream: torch.cuda.Stream, gate: Gate, room_bytes: int,
         buffer.set_watermark(buffer.max_size)  # what was freed under pressure may be filled again
     residency = buffer.get_residency()
     moved_bytes = resident_bytes = 0
-    places = _Places(buffer, patcher.load_device)
+    places = _Places(buffer, cuda)
     stop = Stop.END
-    with torch.cuda.stream(stream):
+    with cuda.on(stream):
         for module in modules:
             if resident_bytes >= size_bytes:
                 break
@@ -113,8 +113,12 @@ def onload(patcher: Any, stream: torch.cuda.Stream, gate: Gate, room_bytes: int,
                 for page in missing:
                     residency[page] = 1
                 if pin is not None and not model_vbar.vbar_signature_compare(signature, module._v_signature):
-                    _fill(module, signature, pin, places.of(module))
-                    gate.announce(module, stream)
+                    place = places.of(module)
+                    # one copy of the gathered bytes: the pin holds weight and bias as the device buffer does
+                    size = min(place.numel(), pin.numel())
+                    cuda.copy(place[:size], pin[:size])
+                    gate.announce(module, stream)  # before ComfyUI may take the bytes for its own: a failure here leaves the module to it
+                    _hand_over(module, signature, place)
                     moved_bytes += module._v[2]
                 resident_bytes += module._v[2]
             finally:
@@ -136,8 +140,8 @@ class _Places:
     module that is asked for: what lies before that need not be mapped.
     """
 
-    def __init__(self, buffer: Any, device: torch.device) -> None:
-        self._buffer, self._device = buffer, device
+    def __init__(self, buffer: Any, cuda: Cuda) -> None:
+        self._buffer, self._cuda = buffer, cuda
         self._all: torch.Tensor | None = None
         self._address = 0
 
@@ -146,15 +150,13 @@ class _Places:
         if self._all is None:
             self._address = address
             rest_bytes = self._buffer.base_addr + self._buffer.offset - address
-            self._all = aimdo_torch.get_tensor_from_raw_ptr(address, rest_bytes, self._device)
+            self._all = self._cuda.bytes_at(address, rest_bytes)
         start = address - self._address
         return self._all[start : start + size_bytes]
 
 
-def _fill(module: Any, signature: Any, pin: torch.Tensor, place: torch.Tensor) -> None:
+def _hand_over(module: Any, signature: Any, place: torch.Tensor) -> None:
+    """From here on ComfyUI computes with the bytes at that place."""
     geometry = memory_management.tensors_to_geometries([module.weight, module.bias])
-    # one copy of the gathered bytes: the pin holds weight and bias as the device buffer does
-    size_bytes = min(place.numel(), pin.numel())
-    place[:size_bytes].copy_(pin[:size_bytes], non_blocking=True)
     module._v_weight, module._v_bias = memory_management.interpret_gathered_like(geometry, place)
     module._v_signature = signature

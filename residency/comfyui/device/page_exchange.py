@@ -20,9 +20,9 @@ from functools import cached_property
 from typing import Any
 
 import comfy_aimdo.model_vbar as model_vbar
-import comfy_aimdo.torch as aimdo_torch
 import torch
 
+from .cuda import Cuda
 from .onload import PAGE_BYTES, pages_of, weight_modules
 
 SLAB_PAGES = 16  # slots are allocated 0.5 GiB at a time: registering memory costs 0.2 s of it
@@ -35,8 +35,9 @@ TRANSIT_PAGES = 2 * CHUNK_PAGES
 class Slots:
     """Pinned host memory in slots of one page. Takes as much as `spare_bytes()` gives; what was allocated is used again."""
 
-    def __init__(self, spare_bytes: Callable[[], int]) -> None:
+    def __init__(self, spare_bytes: Callable[[], int], cuda: Cuda) -> None:
         self._spare_bytes = spare_bytes
+        self._cuda = cuda
         self._slabs: list[torch.Tensor] = []
         self._free: list[torch.Tensor] = []
 
@@ -52,16 +53,12 @@ class Slots:
         """A free slot; None where there is none and no memory for more."""
         if not self._free and self._spare_bytes() >= SLAB_PAGES * PAGE_BYTES:
             try:
-                slab = self._allocate(SLAB_PAGES * PAGE_BYTES)
+                slab = self._cuda.pinned(SLAB_PAGES * PAGE_BYTES)
             except RuntimeError:  # the system gives no more memory that stays in place
                 return None
             self._slabs.append(slab)
             self._free += torch.split(slab, PAGE_BYTES)
         return self._free.pop() if self._free else None
-
-    @staticmethod
-    def _allocate(size_bytes: int) -> torch.Tensor:
-        return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
 
     def give(self, slots: Iterable[torch.Tensor]) -> None:
         self._free += slots
@@ -97,8 +94,9 @@ class _Images:
 class PageStore:
     """The images of all models. Executor thread only."""
 
-    def __init__(self, spare_bytes: Callable[[], int]) -> None:
-        self.slots = Slots(spare_bytes)
+    def __init__(self, spare_bytes: Callable[[], int], cuda: Cuda) -> None:
+        self.slots = Slots(spare_bytes, cuda)
+        self._cuda = cuda
         self._images: weakref.WeakKeyDictionary[Any, _Images] = weakref.WeakKeyDictionary()
 
     def held_bytes(self, patcher: Any) -> int:
@@ -111,11 +109,29 @@ class PageStore:
     ) -> tuple[int, list[tuple[Any, int]]]:
         """Bring back what is in host memory of the model, and make room for the rest of it, in exchange for the last pages of those that
         leave, the one needed last first. `room_bytes()` is what weights may take on the device. For what a model that is `passed_once` has
-        lost no other loses its image: see `leave_out`. Returns the bytes brought back, and (model, bytes) of what left."""
+        lost no other loses its image: see `leave_out`. Returns the bytes brought back, and (model, bytes) of what left.
+
+        Raises what the device raises; then none of these models has an image any more, and ComfyUI reads what it misses."""
         side = self._side(patcher)
         side.images.left_out = False
         coming, victims = _Coming(side), [_Leaving(self._side(victim)) for victim in leaving]
-        streams.out.wait_stream(torch.cuda.current_stream(patcher.load_device))
+        try:
+            return self._exchange(side, coming, victims, streams, room_bytes, passed_once)
+        except BaseException:
+            self._give_up([side.images, *(victim.images for victim in victims)], streams)
+            raise
+
+    def _exchange(
+        self,
+        side: _Side,
+        coming: _Coming,
+        victims: Sequence[_Leaving],
+        streams: Streams,
+        room_bytes: Callable[[], int],
+        passed_once: bool,
+    ) -> tuple[int, list[tuple[Any, int]]]:
+        patcher = side.patcher
+        streams.out.wait_stream(self._cuda.computing())
 
         def short_pages() -> int:
             left_out = side.images.left_out
@@ -149,6 +165,21 @@ class PageStore:
                 streams.out.synchronize()
                 gone.leave()
 
+    def _give_up(self, all_images: Iterable[_Images], streams: Streams) -> None:
+        """Which of these images hold what they should is not known: copies may be half done, and may still be under way."""
+        try:
+            streams.into.synchronize()
+            streams.out.synchronize()
+            settled = True
+        except Exception:  # the device answers no more: the slots are never used again
+            settled = False
+        for images in all_images:
+            if settled:
+                self.slots.give(images.pages.values())
+            images.pages.clear()
+            images.good.clear()
+            images.serials.clear()
+
     def leave_out(self, patcher: Any) -> None:
         """ComfyUI has loaded the model. What the exchange has made no room for gets no page until it is loaded again: it is read at each
         use. Does nothing to a model for which there is room."""
@@ -165,7 +196,7 @@ class PageStore:
         images = self._images_of(patcher.model)
         if patcher._vbar_get() is not None:
             self._drop_stale(patcher, images)
-        return _Side(patcher, images)
+        return _Side(patcher, images, self._cuda)
 
     def _images_of(self, model: Any) -> _Images:
         images = self._images.get(model)
@@ -202,8 +233,8 @@ class Streams:
 class _Side:
     """A model in one exchange. Which modules lie on which page is asked once: ComfyUI does nothing meanwhile."""
 
-    def __init__(self, patcher: Any, images: _Images) -> None:
-        self.patcher, self.images = patcher, images
+    def __init__(self, patcher: Any, images: _Images, cuda: Cuda) -> None:
+        self.patcher, self.images, self.cuda = patcher, images, cuda
         self.buffer = patcher._vbar_get()
 
     def lost_pages(self) -> int:
@@ -229,9 +260,7 @@ class _Side:
 
     def bytes_of(self, page: int) -> torch.Tensor:
         """A page that is mapped."""
-        address = self.buffer.base_addr + page * PAGE_BYTES
-        tensor: torch.Tensor = aimdo_torch.get_tensor_from_raw_ptr(address, PAGE_BYTES, self.patcher.load_device)
-        return tensor
+        return self.cuda.bytes_at(self.buffer.base_addr + page * PAGE_BYTES, PAGE_BYTES)
 
     def serial(self, page: int) -> int | None:
         """Maps the page where it is not; its serial, or None where there is no room for it."""
@@ -247,7 +276,7 @@ class _Leaving:
     """Device -> host: the last pages of a model, then their room is given back."""
 
     def __init__(self, side: _Side) -> None:
-        self.patcher, self._side = side.patcher, side
+        self.patcher, self.images, self._side = side.patcher, side.images, side
         self.left_bytes = self._announced_pages = 0
         self._stays = side.buffer is None
 
@@ -257,19 +286,20 @@ class _Leaving:
 
     def announce(self, count: int, slots: Slots | None, stream: torch.cuda.Stream) -> int:
         """Begin with the copies of its last pages. Those for which there is no slot leave without an image. Returns how many leave."""
-        side, images = self._side, self._side.images
+        side, images = self._side, self.images
         if count <= 0 or self._stays:
             return 0
         residency = side.buffer.get_residency()
         pages = [page for page in reversed(range(len(residency))) if residency[page] == 1][:count]
         images.good.update(_good_modules(residency, side.modules_on(pages)))
-        with torch.cuda.stream(stream):
+        with side.cuda.on(stream):
             for page in pages:
                 slot = None if slots is None else slots.take()
+                if slot is not None:
+                    images.pages[page] = slot
                 images.keep_good_only(page, None if slot is None else side.serial(page), side.on_page.get(page, ()))
                 if slot is not None:
-                    slot.copy_(side.bytes_of(page), non_blocking=True)
-                    images.pages[page] = slot
+                    side.cuda.copy(slot, side.bytes_of(page))
         self._announced_pages = len(pages)
         return len(pages)
 
@@ -299,11 +329,11 @@ class _Coming:
     def announce(self, count: int, stream: torch.cuda.Stream) -> None:
         """Begin with the copies of the next pages, as far as there is room on the device."""
         side = self._side
-        with torch.cuda.stream(stream):
+        with side.cuda.on(stream):
             while self._waiting and len(self.announced) < count and (serial := side.serial(self._waiting[0])) is not None:
                 page = self._waiting.popleft()
                 self.images.serials[page] = serial
-                side.bytes_of(page).copy_(self.images.pages[page], non_blocking=True)
+                side.cuda.copy(side.bytes_of(page), self.images.pages[page])
                 self.announced.append(page)
 
     def arrive(self) -> list[torch.Tensor]:

@@ -21,6 +21,7 @@ import comfy.memory_management as memory_management
 import psutil
 
 from ...core.component import Component
+from ...core.device_placement import Copies
 from ...core.events import GivenUp, Kept
 from ...graph.traits import links
 from ...runtime import Runtime
@@ -34,11 +35,9 @@ from .running import RunningPrompt
 class CachedResults:
     """Decides which of them stay while a prompt runs that does not use them. With the host's lock held, on the executor's thread."""
 
-    def __init__(self, runtime: Runtime, models: Models, one_copy: Callable[[], bool]) -> None:
-        """`one_copy()`: whether weights lie on the device or in host memory, not in both."""
+    def __init__(self, runtime: Runtime, models: Models) -> None:
         self._runtime = runtime
         self._models = models
-        self._one_copy = one_copy
         self.origins = Origins()
         self._cache: Callable[[], Any] = lambda: None  # a weak reference: ComfyUI makes a new one when it is told to free memory
         self._spared: set[Any] = set()  # keys of what ComfyUI would have dropped, until a prompt has used it
@@ -104,13 +103,12 @@ class CachedResults:
         unused = {key: found for key, found in prompt.unused.items() if key in cache.cache and not _is_used(cache, key)}
         # asked while there is memory; with a budget of the user's, which says nothing of what is held already, ComfyUI decides.
         # images of pages fill host memory down to that headroom: what they hold is worth no less for it
-        one_copy = self._one_copy()
-        short = memory.available_bytes() < memory_management.RAM_CACHE_HEADROOM and not one_copy
+        short = memory.available_bytes() < memory_management.RAM_CACHE_HEADROOM and manager.placement.copies is Copies.BOTH
         if short or prompt.settings.host_budget_bytes is not None:
             return []
         spared = []
         for key, components in unused.items():
-            needed = {component: reason for component in components if (reason := manager.needed_again(component, one_copy=one_copy))}
+            needed = {component: reason for component in components if (reason := manager.needed_again(component))}
             if not needed or not self._may_stay(prompt, key, cache.cache[key]):
                 continue
             spared.append(key)

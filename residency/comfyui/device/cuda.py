@@ -1,0 +1,65 @@
+"""The device that weights are copied to: its streams, its events, its free memory, and bytes at its addresses.
+
+Everything that the copies beside the computation ask of torch and comfy-aimdo is asked here, so that a test can put a slow or a failing
+device in its place.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import comfy.model_management as model_management
+import torch
+
+try:
+    import comfy_aimdo.torch as aimdo_torch
+except ImportError:  # a ComfyUI without comfy-aimdo has no pages to copy to
+    aimdo_torch = None
+
+
+class Cuda:
+    """One CUDA device. On the executor's thread."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    @staticmethod
+    def of_comfyui() -> Cuda | None:
+        """The device that ComfyUI computes on; None where that is no CUDA device."""
+        device = model_management.get_torch_device()
+        return Cuda(device) if device.type == "cuda" else None
+
+    def stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+
+    def computing(self) -> torch.cuda.Stream:
+        """The stream on which ComfyUI computes now."""
+        return torch.cuda.current_stream(self.device)
+
+    def on(self, stream: torch.cuda.Stream) -> AbstractContextManager[Any]:
+        """What is copied while this is open is announced on the stream."""
+        return torch.cuda.stream(stream)
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        """Announce a copy of bytes between the device and pinned memory."""
+        target.copy_(source, non_blocking=True)
+
+    def timed_event(self) -> torch.cuda.Event:
+        return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+    def free_bytes(self) -> int:
+        """Device memory that nobody has: what torch has reserved is left to activations."""
+        return int(torch.cuda.mem_get_info(self.device)[0])
+
+    def reserved_bytes(self) -> int:
+        """What torch has taken for activations and for weights outside of pages."""
+        return int(torch.cuda.memory_reserved(self.device))
+
+    def bytes_at(self, address: int, size_bytes: int) -> torch.Tensor:
+        """Mapped device memory as a tensor of bytes."""
+        return cast(torch.Tensor, aimdo_torch.get_tensor_from_raw_ptr(address, size_bytes, self.device))
+
+    def pinned(self, size_bytes: int) -> torch.Tensor:
+        """New host memory that the device can read and write by itself. Raises RuntimeError where the system gives none."""
+        return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)

@@ -1,0 +1,78 @@
+"""Where the weights of one prompt lie: in both tiers, or in one of the two; and what the model of a node displaces in the second case.
+
+With copies in both tiers what leaves the device costs nothing: its host copy stays. Where host memory cannot hold them, a weight lies on
+the device or in host memory. Then a model that comes is exchanged with those that leave, which are written back as far as there is room;
+the mover carries that out when the host loads the model. What leaves first is needed last (Belady 1966). A model that is passed through
+once gets no room for what has been lost of it: in prompts that repeat it is always the end of that one that is read again, not the ends
+of all in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .component import Component, Tier
+from .events import Cancel, DeviceObserved, Exchange
+
+GB = 10**9
+
+
+class Copies(Enum):
+    """Of a weight that lies on the device."""
+
+    BOTH = "both"  # host memory may hold it as well
+    ONE = "one"  # it lies on the device or in host memory
+
+
+@dataclass(slots=True)
+class Placement:
+    """The decision for one prompt, and the exchanges that the mover has been told and has not answered.
+
+    Decided once, from what the host tells when the first node starts: a model is not written back in the one half of a prompt and copied
+    in the other.
+    """
+
+    copies: Copies = Copies.BOTH
+    reason: str = ""
+    standing: dict[str, Exchange] = field(default_factory=dict)
+    _total_bytes: int = 0
+    _is_open: bool = False
+
+    def begin(self, components: Iterable[Component]) -> None:
+        """A prompt that computes with these has started; until its first node starts the decision of the one before holds."""
+        self._total_bytes = sum(component.size_bytes for component in components)
+        self._is_open = True
+
+    def decide(self, seen: DeviceObserved | None) -> None:
+        """Where the prompt's weights lie, if that is open and the device has been seen."""
+        if not self._is_open or seen is None:
+            return
+        self._is_open = False
+        capacity_bytes = seen.host_copies_bytes
+        if not seen.exchanges or capacity_bytes is None:
+            self.copies, self.reason = Copies.BOTH, "the mover of this host exchanges nothing"
+            return
+        told = f"{self._total_bytes / GB:.1f} GB of weights; host memory can hold copies of {capacity_bytes / GB:.1f} GB"
+        self.copies, self.reason = (Copies.ONE if self._total_bytes > capacity_bytes else Copies.BOTH), told
+
+    def exchange(
+        self, coming: Sequence[Component], leaving: Sequence[Component], *, passed_once: bool, reason: str
+    ) -> list[Exchange | Cancel]:
+        """For the node that starts: each of its components in exchange for those that may leave, best victim first. What stood for the node
+        before is over."""
+        keys = {component.key for component in coming}
+        cancels = self.cancel("another node has started", spared=keys)
+        told = [Exchange(component, Tier.DEVICE, component.size_bytes, reason, tuple(leaving), passed_once) for component in coming]
+        self.standing.update((one.component.key, one) for one in told)
+        return [*cancels, *told]
+
+    def cancel(self, reason: str, spared: Iterable[str] = ()) -> list[Cancel]:
+        """Exchanges that have not been answered, and shall not take place any more."""
+        keep = set(spared)
+        return [Cancel(one.component, one.tier, reason) for key, one in self.standing.items() if key not in keep]
+
+    def answered(self, key: str) -> bool:
+        """The mover has carried it out, or refused. Whether one stood."""
+        return self.standing.pop(key, None) is not None

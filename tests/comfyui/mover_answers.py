@@ -1,0 +1,47 @@
+"""What every story of mover_driver.py must tell, on a device of plain memory and on a real one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from residency.installation.locate import ComfyUI
+
+STORIES = ("brings", "evicts", "exchanges", "leaves out", "is interrupted", "no host memory", "weights change", "lives")
+FAILURES = ("a copy fails", "an exchange fails")
+CLOSINGS = ("closes", "closes in an exchange")
+
+
+def answer(comfyui: ComfyUI, scratch: Path, trials: int, *device: str) -> dict[str, Any]:
+    driver = Path(__file__).with_name("mover_driver.py")
+    command = [str(comfyui.python), str(driver), str(comfyui.path), str(scratch), str(trials), *device]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=560 if device else 280, check=False)
+    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    assert answers, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(answers[-1].removeprefix("ANSWER "))
+    return found
+
+
+def check_story(told: dict[str, Any]) -> None:
+    """No module computes with other bytes than its own, every instruction is answered, every slot is in use or free, the headroom is left,
+    and no copy meets a page that was given back meanwhile."""
+    assert {key: told[key] for key in ("wrong", "unanswered", "lost", "taken", "unmapped")} == {
+        "wrong": 0,
+        "unanswered": 0,
+        "lost": 0,
+        "taken": 0,
+        "unmapped": 0,
+    }
+
+
+def check_failure(told: dict[str, Any]) -> None:
+    """A copy that fails is answered with the reason, and ComfyUI loads what it misses."""
+    assert told["succeeded"] == 0 and told["reasons"] == ["RuntimeError: the copy failed"]
+    assert (told["wrong"], told["unanswered"], told["lost"]) == (0, 0, 0)
+
+
+def check_closing(told: dict[str, Any]) -> None:
+    """Closing in the middle of a copy waits for it; all is answered, and ComfyUI goes on."""
+    assert told == {"wrong": 0, "unanswered": 0, "closed": True}
