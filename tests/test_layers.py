@@ -26,7 +26,7 @@ FLOORS = [
 ]
 CORE = [
     "component", "timeline", "budget", "events", "strategies", "component_state", "eviction_order", "view", "host_plan", "host_tier",
-    "device_tier", "manager",
+    "device_placement", "device_tier", "manager",
 ]  # fmt: skip
 PURE = ("core", "session", "graph")
 

@@ -28,8 +28,8 @@ class Visit:
     class_type: str
     compute_s: float = 0.0
     working_set_bytes: int = 0
-    asks: int | None = None
-    passes_once: bool = False
+    asks: int | None = field(default=None, kw_only=True)
+    passes_once: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

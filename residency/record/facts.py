@@ -178,7 +178,7 @@ def decoded(kind: Any, value: Any) -> Any:
         hints = _hints(kind)
         if len(value) != len(hints):
             raise ValueError(f"{len(value)} values for the {len(hints)} fields of a {kind.__name__}")
-        return kind(*(decoded(hint, one) for hint, one in zip(hints, value, strict=True)))
+        return kind(**{name: decoded(hint, one) for (name, hint), one in zip(hints, value, strict=True)})
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind(value)
     if kind is float and isinstance(value, int):
@@ -189,7 +189,7 @@ def decoded(kind: Any, value: Any) -> Any:
 
 
 @cache
-def _hints(kind: Any) -> tuple[Any, ...]:
-    """Types of the fields that make a dataclass, in order."""
+def _hints(kind: Any) -> tuple[tuple[str, Any], ...]:
+    """Names and types of the fields that make a dataclass, in order."""
     hints = typing.get_type_hints(kind)
-    return tuple(hints[field.name] for field in fields(kind) if field.init)
+    return tuple((field.name, hints[field.name]) for field in fields(kind) if field.init)

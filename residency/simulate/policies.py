@@ -142,7 +142,8 @@ class _ManagedPack:
                 # what turns out to be loaded by then is told by what the host observes
                 uses += [Use(len(visits), key, UseKind.COMPUTE, True) for key in step.components]
                 compute_s = step.compute_s if self._policy.informed else 0.0
-                visit = Visit(f"p{index + number}", step.node_id, step.class_type, compute_s, step.working_set_bytes, step.passes == 1)
+                known = compute_s, step.working_set_bytes
+                visit = Visit(f"p{index + number}", step.node_id, step.class_type, *known, passes_once=step.passes == 1)
                 visits.append(visit)
         return Timeline(tuple(visits), tuple(uses), expected_from)
 

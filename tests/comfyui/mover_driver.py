@@ -152,7 +152,7 @@ class Scene:
         from residency.core.timeline import Timeline, Use, UseKind, Visit
         from residency.session import Limits, NodeBegins, NodeEnds, PromptBegins, PromptEnds, Sight
 
-        visits = [Visit("p", str(index), "Node", 1.0, 0, key in self.passes_once) for index, key in enumerate(order)]
+        visits = [Visit("p", str(index), "Node", 1.0, passes_once=key in self.passes_once) for index, key in enumerate(order)]
         uses = [Use(index, key, UseKind.COMPUTE, False) for index, key in enumerate(order)]
         limits = Limits(device_bytes=10**6 * self.bench.page_bytes)
         self.runtime.tell(PromptBegins(self.clock(), "p", Timeline.of(visits, uses), self.parts, Mode.BALANCED, limits=limits))

@@ -425,7 +425,7 @@ class LiveGraph:
         expected = self.expected.get((prompt_id, node_id), _UNKNOWN) if asks is None else _UNKNOWN
         own = traits(class_type)
         passes_once = own is not None and own.encodes
-        return Visit(prompt_id, node_id, class_type, expected.compute_s, expected.working_set_bytes, asks, passes_once)
+        return Visit(prompt_id, node_id, class_type, expected.compute_s, expected.working_set_bytes, asks=asks, passes_once=passes_once)
 
     def _uses_at(self, position: int, loads: Iterable[str], computed: Iterable[str]) -> list[Use]:
         uses = [Use(position, key, UseKind.LOAD, self._reads_at is UseKind.LOAD or self._is_language(key)) for key in loads]
