@@ -371,9 +371,9 @@ class Manager:
         return self._placements.of(key) not in (None, Strategy.LAYERWISE) and (policy is None or policy.prefetch)
 
     def _may_leave_device(self, key: str) -> bool:
-        # high-vram that was chosen, not found: the user wants it kept, and ComfyUI decides when there is no room
+        # what was asked for and not found by auto: the user wants it kept, and ComfyUI decides when there is no room
         strategy = self._placements.of(key)
-        return strategy is not None and (strategy is not Strategy.RESIDENT or self._placements.asked is Mode.AUTO)
+        return strategy is not None and (strategy is not Strategy.RESIDENT or self._placements.is_auto(key))
 
     def _priority(self, key: str) -> int:
         policy = self._placements.policies.get(key)
