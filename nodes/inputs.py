@@ -12,7 +12,7 @@ TOOLTIPS = {
     "memory_mode": "How these weights are placed. 'workflow' follows the Residency Mode node or your settings; 'auto' chooses from what "
     "fits; 'high-vram' keeps them on the device; 'balanced' lets them leave when room is needed; 'low-vram': out after the last use.",
     "strategy": "Where these weights live around their uses; it overrules the memory mode. resident: stay on the device. offload: leave it "
-    "as a whole when room is needed. snapshot: a host copy is kept. layerwise: streamed layer by layer. release: out after the last use.",
+    "as a whole when room is needed. release: out after the last use.",
     "priority": "When something has to leave, the lower number goes first.",
     "prefetch": "Read these weights ahead of this step. Off: they are read when the step needs them, as ComfyUI does.",
     "working_set_gib": "What this step needs on the device beside its weights, in GiB; 0 means: as measured in earlier runs.",

@@ -174,7 +174,7 @@ def test_a_twin_reads_the_same_component_whatever_is_set_on_it(tmp_path):
     (tmp_path / "diffusion_models").mkdir()
     (tmp_path / "diffusion_models" / "a.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     twin = to_residency(API, ALL).data
-    twin["1"]["inputs"] |= {"memory_mode": "low-vram", "strategy": "snapshot", "priority": 3}
+    twin["1"]["inputs"] |= {"memory_mode": "low-vram", "strategy": "offload", "priority": 3}
     core, ours = (predict(parse_workflow(prompt), tmp_path, UseKind.LOAD) for prompt in (API, twin))
     assert ours.components and ours.components.keys() == core.components.keys()
 

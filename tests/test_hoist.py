@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from residency.settings import take_out as hoist
 from residency.settings.node_inputs import Family
+from residency.settings.prompt import node_asks
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,23 @@ def test_a_value_from_a_newer_version_is_named_with_its_choices_and_dropped(capl
     body = hoist.on_prompt(request(memory_mode="nvme", strategy="striped"))
     assert body["prompt"]["4"]["inputs"] == {"unet_name": "a.safetensors"} and "extra_data" not in body
     assert "node 4 (ResidencyUNETLoader) asks for memory_mode 'nvme'" in caplog.text and "choose one of workflow, auto" in caplog.text
-    assert "strategy 'striped'" in caplog.text and "layerwise" in caplog.text
+    assert "strategy 'striped'" in caplog.text and "choose one of auto, resident, offload, release. Using 'auto'" in caplog.text
+
+
+@pytest.mark.parametrize(("value", "why"), [("snapshot", "the copy in RAM stays"), ("layerwise", "ComfyUI itself streams")])
+def test_a_strategy_that_an_earlier_version_offered_is_named_once_with_the_reason_and_the_prompt_goes_on(caplog, value, why):
+    body = hoist.on_prompt(request(strategy=value, priority=3))
+    assert body["prompt"]["4"]["inputs"] == {"unet_name": "a.safetensors"}
+    assert [dict(ask.values) for ask in node_asks(body["prompt"], body["extra_data"])] == [{"priority": 3}]
+    (warning,) = caplog.messages
+    assert f"node 4 (ResidencyUNETLoader) asks for strategy '{value}', which is not offered any more: " in warning
+    assert why in warning and "choose one of auto, resident, offload, release. Using 'auto'" in warning
+
+
+def test_a_program_that_asks_for_a_strategy_of_an_earlier_version_is_told_the_same(caplog):
+    prompt = {"1": {"class_type": "UNETLoader", "inputs": {}}}
+    assert node_asks(prompt, {"residency": {"nodes": {"1": {"strategy": "snapshot"}}}}) == []
+    assert "node 1 (UNETLoader) asks for strategy 'snapshot', which is not offered any more: " in caplog.text
 
 
 def test_a_linked_value_stays_and_is_named(caplog):

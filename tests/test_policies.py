@@ -35,10 +35,10 @@ def test_among_equals_the_first_in_the_prompt_is_heard():
 
 
 def test_each_setting_is_decided_by_itself_and_says_by_whom():
-    loader = ask("2", Family.LOADER, strategy="snapshot", priority=5)
+    loader = ask("2", Family.LOADER, strategy="offload", priority=5)
     policy = ask("3", Family.POLICY, memory_mode="workflow", strategy="auto", priority=-2, prefetch=True)
     found = policy_of_a(loader, policy)
-    assert (found.strategy, found.priority, found.mode) == (Strategy.SNAPSHOT, -2, None)
+    assert (found.strategy, found.priority, found.mode) == (Strategy.OFFLOAD, -2, None)
     assert found.source == "priority by node 3 (ResidencyPolicy), strategy by node 2 (ResidencyLoader)"
 
 

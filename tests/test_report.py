@@ -30,12 +30,12 @@ def test_each_component_is_told_with_what_was_asked_for_it_and_by_whom():
     parts = components(a=10, b=20, c=30)
     policies = {
         "a": Policy(Mode.LOW_VRAM, priority=-1, prefetch=False, source="node 4 (ResidencyPolicy)"),
-        "b": Policy(strategy=Strategy.SNAPSHOT, keep=True, source="node 5 (ResidencyUNETLoader)"),
+        "b": Policy(strategy=Strategy.OFFLOAD, keep=True, source="node 5 (ResidencyUNETLoader)"),
     }
     trace = Trace(PromptStarted(0.0, "p", reads("abc"), parts, Mode.BALANCED, policies), 0.0)
     said = text(trace.as_dict())
     assert "  a: low-vram, priority -1, not read ahead (node 4 (ResidencyPolicy))" in said
-    assert "  b: strategy snapshot, kept in RAM (node 5 (ResidencyUNETLoader))" in said
+    assert "  b: strategy offload, kept in RAM (node 5 (ResidencyUNETLoader))" in said
     assert "  c: balanced\n" in said + "\n"
 
 

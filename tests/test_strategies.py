@@ -4,6 +4,7 @@ from story import MB, VirtualHost, components, reads
 from residency.core.component import Mode, Policy, Strategy, Tier
 from residency.core.events import BudgetChanged, DeviceObserved, Evict, PromptStarted
 from residency.core.strategies import resolve, strategy_of
+from residency.settings.node_inputs import REMOVED, STRATEGY
 
 DEVICE_MB = 14
 SIZES_MB = {"a": 10, "b": 12}
@@ -73,3 +74,9 @@ def test_without_a_strategy_bytes_lie_as_the_mode_says_be_it_the_nodes_or_the_pr
 
 def test_what_auto_has_found_is_nobodys_word_and_makes_room():
     assert megabytes_of_a(Policy(), Mode.AUTO) == PLACES[Strategy.OFFLOAD]
+
+
+def test_a_node_offers_what_the_planner_tells_apart_and_nothing_else():
+    assert {STRATEGY.default, *(strategy.value for strategy in PLACES)} == set(STRATEGY.options)
+    assert len({tuple(places) for places in PLACES.values()}) == len(Strategy)
+    assert not REMOVED["strategy"].keys() & set(STRATEGY.options)

@@ -25,12 +25,10 @@ class Mode(Enum):
 
 
 class Strategy(Enum):
-    """How one component is placed around its uses."""
+    """How one component is placed around its uses. Each puts bytes elsewhere than the others; what the host does anyway is none."""
 
     RESIDENT = "resident"  # stays on the device
     OFFLOAD = "offload"  # leaves the device as a whole when room is needed
-    SNAPSHOT = "snapshot"  # host copy kept: leaving the device copies nothing back
-    LAYERWISE = "layerwise"  # streamed layer by layer
     RELEASE = "release"  # dropped after its last use
 
 

@@ -368,7 +368,7 @@ class Manager:
 
     def _may_come_to_device(self, key: str) -> bool:
         policy = self._placements.policies.get(key)
-        return self._placements.of(key) not in (None, Strategy.LAYERWISE) and (policy is None or policy.prefetch)
+        return self._placements.of(key) is not None and (policy is None or policy.prefetch)
 
     def _may_leave_device(self, key: str) -> bool:
         # what was asked for and not found by auto: the user wants it kept, and ComfyUI decides when there is no room

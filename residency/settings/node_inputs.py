@@ -81,6 +81,13 @@ Value = str | float | bool
 
 MEMORY_MODE = Choice(INHERIT, (INHERIT, *(mode.value for mode in Mode if mode is not Mode.OFF)))
 STRATEGY = Choice("auto", ("auto", *(strategy.value for strategy in Strategy)))
+# input -> value that an earlier version offered -> why it is none any more; such a workflow runs with the default
+REMOVED: Mapping[str, Mapping[str, str]] = {
+    "strategy": {
+        "snapshot": "where models move as a whole, the copy in RAM stays as long as there is room",
+        "layerwise": "ComfyUI itself streams what does not fit, and prefetch off (Residency Policy) brings nothing ahead",
+    }
+}
 PRIORITY = Number(0, -100, 100, whole=True)
 PREFETCH = Switch(True)
 WORKING_SET_GIB = Number(0.0, 0.0, 1024.0)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..core.component import Mode
 from ..units import cut, shown
-from .node_inputs import BY_NAME, INPUTS, MODE_NODE, PASSING, Family, Value
+from .node_inputs import BY_NAME, INPUTS, MODE_NODE, PASSING, REMOVED, Family, Value
 from .node_policies import node_source
 
 log = logging.getLogger("residency")
@@ -57,7 +57,7 @@ def on_prompt(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def known(source: str, name: str, value: object) -> Value | None:
-    """The value of one of our inputs; None, and a warning that names source, value and choices, when this version does not know it."""
+    """The value of one of our inputs; None, and a warning that names source, value and choices, when it is none of them."""
     rule = BY_NAME.get(name)
     if rule is None:
         told = source, cut(name), shown(value)
@@ -66,9 +66,9 @@ def known(source: str, name: str, value: object) -> Value | None:
     try:
         return rule.parse(value)
     except ValueError as error:
-        log.warning(
-            "residency: %s asks for %s %s, which this version does not know; %s. Using %r", source, name, shown(value), error, rule.default
-        )
+        why = REMOVED.get(name, {}).get(value) if isinstance(value, str) else None
+        problem = "this version does not know" if why is None else f"is not offered any more: {why}"
+        log.warning("residency: %s asks for %s %s, which %s; %s. Using %r", source, name, shown(value), problem, error, rule.default)
         return None
 
 

@@ -117,7 +117,7 @@ def test_another_setting_runs_nothing_again_and_holds_all_the_same(crowded: Serv
     prompt = with_ours(two_experts(seed=101), "high-vram")
     for node in prompt.values():
         if node["class_type"] in {f"Residency{name}" for name in LOADERS}:
-            node["inputs"] |= {"strategy": "snapshot", "priority": 4}
+            node["inputs"] |= {"strategy": "resident", "priority": 4}
     again = crowded.run(prompt)
     assert first.nodes and again.nodes == ()
     assert [pixels(image) for image in again.images] == [pixels(image) for image in first.images]
@@ -134,6 +134,17 @@ def test_a_workflow_from_a_newer_version_runs_and_what_it_asks_is_named(crowded:
     log = crowded.tail(200)
     assert "node 1 (ResidencyUNETLoader) asks for memory_mode 'nvme-first'" in log and "choose one of workflow, auto" in log
     assert "strategy 'striped'" in log and "asks for mode 'turbo'" in log
+
+
+@pytest.mark.parametrize(("strategy", "seed"), [("snapshot", 121), ("layerwise", 122)])
+def test_a_workflow_with_a_strategy_that_is_not_offered_any_more_runs_with_auto_and_is_told_why(crowded: Server, strategy: str, seed: int):
+    failures = crowded.get_json("/residency/status")["failures"]
+    prompt = with_ours(two_experts(seed=seed))
+    prompt["1"]["inputs"]["strategy"] = strategy
+    run = crowded.run(prompt)
+    assert len(run.images) == 1 and {policy["strategy"] for policy in asked(trace_of(crowded, run.prompt_id)).values()} == {None}
+    assert f"node 1 (ResidencyUNETLoader) asks for strategy '{strategy}', which is not offered any more" in crowded.tail(200)
+    assert crowded.get_json("/residency/status")["failures"] == failures
 
 
 def test_the_image_carries_the_workflow_with_its_settings_and_the_prompt_that_ran_without(crowded: Server):
