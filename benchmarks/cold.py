@@ -23,6 +23,8 @@ sys.path.insert(0, str(ROOT))
 from residency.demo import sides as demo  # noqa: E402
 from residency.installation.locate import HOW_TO_GET_ONE, find_comfyui  # noqa: E402
 from residency.installation.server_process import Run, Server, serve  # noqa: E402
+from residency.simulate.bound import Lane, bound_once_s  # noqa: E402
+from residency.simulate.workload import STEADY, Step  # noqa: E402
 from residency.transfers import measure_read_rate  # noqa: E402
 from residency.workflow.file import read_workflow  # noqa: E402
 
@@ -54,16 +56,12 @@ def one(server: Server, prompt: dict[str, Any], mode: str, files: list[Path], *,
 
 
 def schedule_bound(prompt: dict[str, Any], warm: Run, sizes: dict[str, int], rate: float) -> float:
-    """Seconds: the largest, over the loaders in their order, of reading everything up to one and then running all from it on."""
-    total_s = sum(end - start for _, start, end in warm.nodes)
-    bound_s, read_bytes, before_s = total_s, 0, 0.0
-    for node_id, start, end in warm.nodes:
-        names = [value for value in prompt[node_id]["inputs"].values() if isinstance(value, str) and value in sizes]
-        if names:
-            read_bytes += sum(sizes[name] for name in names)
-            bound_s = max(bound_s, read_bytes / rate + total_s - before_s)
-        before_s += end - start
-    return bound_s
+    """Seconds; what a loader names is read as a whole before it starts."""
+    steps = []
+    for node_id, start_s, end_s in warm.nodes:
+        names = tuple(value for value in prompt[node_id]["inputs"].values() if isinstance(value, str) and value in sizes)
+        steps.append(Step(node_id, prompt[node_id]["class_type"], end_s - start_s, names, STEADY))
+    return bound_once_s(steps, sizes, [Lane(rate)])
 
 
 def main() -> int:

@@ -12,8 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ..simulate.bound import Lane, bound_once_s
+from ..simulate.workload import Step
 from . import link
-from .bound import Lane, Step, bound_s
 from .origins import OWN
 from .scenarios import Target, Temperature, Workflow
 
@@ -22,6 +23,7 @@ STOCK, PACK = "stock", "pack"
 SIDES = (STOCK, PACK)
 
 Data = dict[str, Any]
+Node = tuple[str, str, float, float]  # id, class, start and end in seconds
 
 
 class ResultsError(Exception):
@@ -150,13 +152,13 @@ def _bounds(raw: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[float |
             return None, None
         whole_s, nodes = reference
         told = raw["prompts"][workflow]
-        steps = []
-        for node_id, start_s, end_s in nodes:
-            uses = {name: raw["sizes"][name] for name in told["uses"].get(node_id, ())}
-            steps.append(Step(end_s - start_s, uses, told["passes"].get(node_id, 1)))
+        steps = [
+            Step(node_id, class_type, end_s - start_s, tuple(told["uses"].get(node_id, ())), told["passes"].get(node_id, 1))
+            for node_id, class_type, start_s, end_s in nodes
+        ]
         around_s = whole_s - sum(step.compute_s for step in steps)  # posting, queueing, answering
         compute_s += whole_s
-        least_s += bound_s(steps, lanes) + around_s
+        least_s += bound_once_s(steps, raw["sizes"], lanes) + around_s
     return compute_s, least_s
 
 
@@ -177,8 +179,8 @@ def _lanes(raw: Mapping[str, Any]) -> list[Lane]:
     return lanes
 
 
-def _reference(results: Mapping[str, Any], one: Mapping[str, Any], workflow: str) -> tuple[float, list[tuple[str, float, float]]] | None:
-    """The quickest run of either side with everything resident: seconds, and nodes as (id, start, end). None without one.
+def _reference(results: Mapping[str, Any], one: Mapping[str, Any], workflow: str) -> tuple[float, list[Node]] | None:
+    """The quickest run of either side with everything resident: seconds, and its nodes. None without one.
 
     On the same kind of device: merged files can come from several, and none tells how long another computes.
     """
@@ -192,4 +194,4 @@ def _reference(results: Mapping[str, Any], one: Mapping[str, Any], workflow: str
     if not runs:
         return None
     quickest = min(runs, key=lambda run: float(run["seconds"]))
-    return quickest["seconds"], [(node_id, start_s, end_s) for node_id, _, start_s, end_s in quickest["prompts"][0]["nodes"]]
+    return quickest["seconds"], quickest["prompts"][0]["nodes"]

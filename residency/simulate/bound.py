@@ -1,37 +1,67 @@
 """The schedule bound: the least time that any schedule could take on the same order of uses.
 
-For every use k: the bytes that must have been read by then, over the rate at which they can be read, then the compute from use k to
-the end; once for the drives and once for the link to the device. What must be read is the least that any replacement rule could
-read for the first k uses with the room that both tiers give together: Belady's rule, byte by byte, with streaming allowed. The first pass
-of use k can run while its last bytes arrive, so only its other passes count.
+For every use k: the bytes that must have come by then, over the rate at which they can come, then the compute from use k to
+the end; once for each drive and once for the link to the device. The first pass of use k can run while its last bytes arrive, so only its
+other passes count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 from .machine import Machine
 from .workload import Program, Step
 
 
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Where bytes come through: a drive or the link. `held_bytes` can have been behind it at the start, whichever bytes those are."""
+
+    bytes_per_s: float
+    held_bytes: int = 0
+
+
 def bound_s(program: Program, machine: Machine, start: Mapping[str, int] | None = None) -> float:
-    """Seconds for all prompts. `start`: bytes by component that are in the host or on the device already; None is cold."""
+    """Seconds for all prompts. `start`: bytes by component that are in the host or on the device already; None is cold.
+
+    What must be read is the least that any replacement rule could read for the first k uses with the room that both tiers give together:
+    Belady's rule, byte by byte, with streaming allowed.
+    """
     steps = list(program.steps())
     sizes = {key: component.size_bytes for key, component in program.components.items()}
-    tails_s = _tails(steps)
-    best_s = sum(step.compute_s for step in steps)
-    room = machine.host_bytes + max(0, machine.device_bytes)
-    reads = least_reads(steps, sizes, room, dict(start or {}))
-    rates = [max(drive.read_bytes_per_s, drive.single_bytes_per_s) for drive in machine.drives]
-    for number, rate in enumerate(rates):
-        mine = (sum(size for key, size in read.items() if program.drive_of.get(key, 0) == number) for read in reads)
-        best_s = max([best_s, *(sum_bytes / rate + tail_s for sum_bytes, tail_s in zip(accumulate(mine), tails_s, strict=True))])
-    crossings = least_reads(steps, sizes, max(0, machine.device_bytes), {})
-    crossed = accumulate(sum(crossing.values()) for crossing in crossings)
+    device_bytes = max(0, machine.device_bytes)
+    reads = least_reads(steps, sizes, machine.host_bytes + device_bytes, dict(start or {}))
+    coming = []
+    for number, drive in enumerate(machine.drives):
+        mine = [sum(size for key, size in read.items() if program.drive_of.get(key, 0) == number) for read in reads]
+        coming.append((Lane(max(drive.read_bytes_per_s, drive.single_bytes_per_s)), mine))
     if start is None:
-        best_s = max([best_s, *(crossed_bytes / machine.pinned_bytes_per_s + t for crossed_bytes, t in zip(crossed, tails_s, strict=True))])
-    return best_s
+        crossings = [sum(crossing.values()) for crossing in least_reads(steps, sizes, device_bytes, {})]
+        coming.append((Lane(machine.pinned_bytes_per_s), crossings))
+    return _least_s(steps, coming)
+
+
+def bound_once_s(steps: Sequence[Step], sizes: Mapping[str, int], lanes: Iterable[Lane]) -> float:
+    """Seconds where each component, of these bytes, comes once over each lane, whatever room it finds; at least all the compute.
+
+    Raises ValueError for a rate that is not positive.
+    """
+    firsts = [sum(read.values()) for read in least_reads(steps, sizes, sum(sizes.values()), {})]
+    return _least_s(steps, [(lane, firsts) for lane in lanes])
+
+
+def _least_s(steps: Sequence[Step], coming: Sequence[tuple[Lane, Sequence[int]]]) -> float:
+    """`coming`: for each lane the bytes that each step cannot avoid bringing over it."""
+    if any(lane.bytes_per_s <= 0 for lane, _ in coming):
+        raise ValueError(f"a rate must be positive: {[lane.bytes_per_s for lane, _ in coming]}")
+    least_s = sum(step.compute_s for step in steps)
+    tails_s = _tails(steps)
+    for lane, by_step in coming:
+        for needed_bytes, tail_s in zip(accumulate(by_step), tails_s, strict=True):
+            least_s = max(least_s, max(0, needed_bytes - lane.held_bytes) / lane.bytes_per_s + tail_s)
+    return least_s
 
 
 def least_reads(steps: Sequence[Step], sizes: Mapping[str, int], room: int, held: dict[str, int]) -> list[dict[str, int]]:
