@@ -17,7 +17,7 @@ FLOORS = [
     {"units", "graph"},
     {"core"},
     {"weights.identity"},
-    {"record.trace", "record.text", "record.image", "record.trace_events", "weights", "settings", "transfers"},
+    {"record.trace", "record.text", "record.image", "record.trace_events", "record.outside", "weights", "settings", "transfers"},
     {"profiles", "workflow", "session", "installation"},
     {"runtime", "record.facts"},
     {"simulate", "demo", "comfyui"},

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..installation.server_process import Ran
+from ..record import outside
 from . import link
-from .client import Ran
 from .results import PACK, STOCK
 from .workflows import Prompt
 
@@ -44,23 +45,14 @@ class Traces:
 
 def seen(seconds: float, ran: Sequence[Ran], prompts: Sequence[Prompt]) -> Trace:
     """What a client sees of a queue, in the shape of one trace. It knows no components: nodes load and compute with files."""
-    nodes = [
-        {
-            "node_id": node_id,
-            "class_type": prompt.graph[node_id]["class_type"],
-            "start_s": start_s,
-            "end_s": end_s,
-            "stall_s": 0.0,
-            "loads": [value for value in prompt.graph[node_id]["inputs"].values() if str(value).endswith(".safetensors")],
-            "computes": list(prompt.uses.get(node_id, ())),
-        }
-        for one, prompt in zip(ran, prompts, strict=True)
-        for node_id, start_s, end_s in one.nodes
-    ]
-    summary = {"compute_s": 0.0, "stall_s": 0.0, "wait_s": 0.0, "prefetched_bytes": 0, "wasted_bytes": 0, "evicted_bytes": 0}
-    head = {"version": 1, "prompt_id": ran[0].prompt_id, "mode": "off", "outcome": "success", "started_unix_s": 0.0, "duration_s": seconds}
-    empty: Trace = {"components": [], "transfers": [], "evictions": [], "decisions": []}
-    return {**head, **empty, "nodes": nodes, "summary": {**summary, "nodes": len(nodes)}}
+    nodes = []
+    for one, prompt in zip(ran, prompts, strict=True):
+        for node_id, start_s, end_s in one.nodes:
+            asked = prompt.graph[node_id]
+            loads = [value for value in asked["inputs"].values() if str(value).endswith(".safetensors")]
+            computes = list(prompt.uses.get(node_id, ()))
+            nodes.append(outside.node(node_id, asked["class_type"], start_s, end_s, loads=loads, computes=computes))
+    return outside.trace(ran[0].prompt_id, seconds, nodes)
 
 
 def joined(told: Sequence[Trace]) -> Trace:

@@ -23,7 +23,7 @@ from ..core.component import Extent, Mode
 from ..core.timeline import UseKind, Visit
 from ..installation.locate import PACK, ComfyUI
 from ..installation.server_process import Server, ServerError, serve
-from ..record import image as picture
+from ..record import image, outside
 from ..transfers import pagecache
 from ..workflow.file import read_workflow
 from ..workflow.predict import predict
@@ -96,9 +96,8 @@ def on_comfyui(comfyui: ComfyUI, models: Path, progress: Progress, pairs: int | 
     workflow = read_workflow(WORKFLOW).prompt
     progress("starting ComfyUI", 0, 0)
     with serve(comfyui, models, arguments) as server:
-        status = server.get_json("/residency/status")
-        if not status.get("installed", True):
-            reasons = "; ".join(feature["reason"] for feature in status.get("features", ()) if not feature["on"])
+        reasons = server.why_off()
+        if reasons is not None:
             raise ServerError(f"the pack is off with ComfyUI {comfyui.version}: {reasons}")
 
         def run_once(scenario: str, mode: Mode, seed: int) -> Measured:
@@ -135,7 +134,8 @@ def _measure(server: Server, scenario: str, mode: Mode, prompt: Mapping[str, Any
     after = _read_bytes(server.process.pid)
     read = None if before is None or after is None else after - before
     if mode is Mode.OFF:
-        trace = _seen_trace(run.prompt_id, run.seconds, run.nodes, prompt)
+        seen = [outside.node(one, prompt[one]["class_type"], start_s, end_s) for one, start_s, end_s in run.nodes if one in prompt]
+        trace = outside.trace(run.prompt_id, run.seconds, seen)
     else:
         trace = server.get_json(f"/residency/trace?prompt_id={run.prompt_id}")
     return Measured(scenario, mode, run.seconds, cold, read, pixels(run.images), trace, seed)
@@ -212,22 +212,9 @@ def pixels(images: Iterable[bytes]) -> str:
 
     digest = hashlib.sha256()
     for data in images:
-        with Image.open(io.BytesIO(data)) as image:
-            digest.update(f"{image.mode} {image.size} ".encode() + image.tobytes())
+        with Image.open(io.BytesIO(data)) as drawn:
+            digest.update(f"{drawn.mode} {drawn.size} ".encode() + drawn.tobytes())
     return digest.hexdigest()
-
-
-def _seen_trace(prompt_id: str, seconds: float, nodes: Iterable[tuple[str, float, float]], prompt: Mapping[str, Any]) -> dict[str, Any]:
-    """What a client sees of a prompt without the pack, in the shape of a trace."""
-    seen = [
-        {"node_id": node_id, "class_type": prompt[node_id]["class_type"], "start_s": start_s, "end_s": end_s, "stall_s": 0.0}
-        for node_id, start_s, end_s in nodes
-        if node_id in prompt
-    ]
-    summary = {"compute_s": 0.0, "stall_s": 0.0, "wait_s": 0.0, "prefetched_bytes": 0, "wasted_bytes": 0, "evicted_bytes": 0}
-    head = {"version": 1, "prompt_id": prompt_id, "mode": "off", "outcome": "success", "started_unix_s": 0.0, "duration_s": seconds}
-    empty: dict[str, Any] = {"components": [], "transfers": [], "evictions": [], "decisions": []}
-    return {**head, **empty, "nodes": seen, "summary": {**summary, "nodes": len(seen)}}
 
 
 # --- on plain PyTorch ---
@@ -282,8 +269,8 @@ def write(measured: list[Measured], folder: Path) -> dict[str, Path]:
     traces = [(f"cold, pack {name(run.mode)}", run.trace) for run in runs]
     paths = {"trace": folder / "trace.json", "picture": folder / "timeline.png", "page": folder / "timeline.html"}
     paths["trace"].write_text(json.dumps(runs[-1].trace, indent=1), encoding="utf-8")
-    paths["picture"].write_bytes(picture.png(traces))
-    paths["page"].write_text(picture.html(traces), encoding="utf-8")
+    paths["picture"].write_bytes(image.png(traces))
+    paths["page"].write_text(image.html(traces), encoding="utf-8")
     return paths
 
 

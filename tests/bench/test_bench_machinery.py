@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 
 from residency.bench import limits, traces
-from residency.bench.client import Ran
-from residency.bench.messages import Messages
 from residency.bench.models import family
 from residency.bench.scenarios import Limits, Precision, Size, Workflow
 from residency.bench.workflows import prompt
 from residency.installation.locate import ComfyUI
-from residency.installation.server_process import ServerError
+from residency.installation.messages import Messages
+from residency.installation.server_process import Ran, ServerError
 
 GREETING = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 

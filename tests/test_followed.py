@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from residency.bench.client import Event, Ran, follow
-from residency.installation.server_process import ServerError
+from residency.installation.server_process import Event, Ran, ServerError, follow
 
 
 def said(now_s: float, kind: str, prompt_id: str = "p", **data: Any) -> Event:
