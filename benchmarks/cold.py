@@ -20,12 +20,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from residency.demo import sides as demo  # noqa: E402
-from residency.installation.locate import HOW_TO_GET_ONE, find_comfyui  # noqa: E402
+from residency.demo import sides  # noqa: E402
+from residency.installation.locate import HOW_TO_GET_ONE, cache_folder, find_comfyui  # noqa: E402
 from residency.installation.server_process import Run, Server, serve  # noqa: E402
 from residency.simulate.bound import Lane, bound_once_s  # noqa: E402
 from residency.simulate.workload import STEADY, Step  # noqa: E402
-from residency.transfers import measure_read_rate  # noqa: E402
+from residency.transfers import measure_read_rate, pagecache  # noqa: E402
 from residency.workflow.file import read_workflow  # noqa: E402
 
 DRIVE_TRIES = 3
@@ -45,10 +45,10 @@ def forget(server: Server) -> None:
 
 def one(server: Server, prompt: dict[str, Any], mode: str, files: list[Path], *, cold: bool) -> Run:
     """One prompt with all its loaders running, its files out of the page cache or in it."""
-    for _ in range(demo.COLD_TRIES):
+    for _ in range(sides.COLD_TRIES):
         forget(server)
         if cold:
-            demo.drop(files)
+            pagecache.drop_files(files)
         run = server.run(prompt, {"residency": {"mode": mode}})
         if len(run.nodes) >= len(prompt):
             return run
@@ -75,23 +75,25 @@ def main() -> int:
     if comfyui is None:
         print(HOW_TO_GET_ONE, file=sys.stderr)
         return 2
-    models = demo.cache_folder() / f"cold-{options.expert_mib}"
-    demo.make_models(comfyui, models, say, options.expert_mib)
+    models = cache_folder() / f"cold-{options.expert_mib}"
+    sides.make_models(comfyui, models, say, options.expert_mib)
     files = sorted(models.rglob("*.safetensors"))
     sizes = {path.name: path.stat().st_size for path in files}
     rate = max(measure_read_rate(str(max(files, key=lambda path: path.stat().st_size))) for _ in range(DRIVE_TRIES))
-    workflow = read_workflow(demo.WORKFLOW).prompt
+    workflow = read_workflow(sides.WORKFLOW).prompt
 
     runs: dict[str, list[Run]] = {"cached": [], "off": [], "auto": []}
     traces = []
-    arguments = ["--cache-classic", *(["--cpu"] if demo.needs_cpu(comfyui) else [])]
+    arguments = ["--cache-classic", *(["--cpu"] if sides.needs_cpu(comfyui) else [])]
     with serve(comfyui, models, arguments) as server:
-        one(server, demo.prompt_of(workflow, 99, STEPS), "off", files, cold=False)  # the first prompt of a process pays for what it imports
+        one(
+            server, sides.prompt_of(workflow, 99, STEPS), "off", files, cold=False
+        )  # the first prompt of a process pays for what it imports
         for repeat in range(options.repeats):
             for kind in ("cached", "off", "auto") if repeat % 2 == 0 else ("auto", "off", "cached"):
                 say(f"{repeat + 1}, {kind}", 0, 0)
                 mode = "auto" if kind == "auto" else "off"
-                runs[kind].append(one(server, demo.prompt_of(workflow, repeat, STEPS), mode, files, cold=kind != "cached"))
+                runs[kind].append(one(server, sides.prompt_of(workflow, repeat, STEPS), mode, files, cold=kind != "cached"))
                 if kind == "auto":
                     traces.append(server.get_json(f"/residency/trace?prompt_id={runs[kind][-1].prompt_id}"))
     warm = min(runs["cached"], key=lambda run: run.seconds)
@@ -107,7 +109,7 @@ def main() -> int:
         "bound_s": bound_s,
         "ratio": stock_s / ours_s,
         "over_bound": ours_s / bound_s,
-        "identical": all(demo.pixels(a.images) == demo.pixels(b.images) for a, b in zip(runs["off"], runs["auto"], strict=True)),
+        "identical": all(sides.pixels(a.images) == sides.pixels(b.images) for a, b in zip(runs["off"], runs["auto"], strict=True)),
         "all_stock_s": [run.seconds for run in runs["off"]],
         "all_ours_s": [run.seconds for run in runs["auto"]],
         "prefetched_bytes": [trace["summary"]["prefetched_bytes"] for trace in traces],

@@ -13,10 +13,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from residency.cli.main import main
-from residency.demo import sides as demo
-from residency.installation import doctor
-from residency.installation import server_process as launch
-from residency.installation.locate import PACK, ComfyUI
+from residency.demo import sides
+from residency.installation import doctor, server_process
+from residency.installation.locate import PACK, ComfyUI, cache_folder
 
 WORKFLOW = str(PACK / "example_workflows" / "two_experts.json")
 SIZES = {"diffusion_models/residency_expert_a": 400, "diffusion_models/residency_expert_b": 500, "text_encoders/residency_clip_l": 60}
@@ -115,9 +114,9 @@ def test_the_demo_without_comfyui_runs_the_same_timeline_on_plain_pytorch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RESIDENCY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(demo, "LOCAL_MIB", dict.fromkeys(demo.LOCAL_MIB, 8))
-    monkeypatch.setattr(demo, "SAMPLER_PASSES", 1)
-    monkeypatch.setattr(demo, "FREE_S", 0.0)
+    monkeypatch.setattr(sides, "LOCAL_MIB", dict.fromkeys(sides.LOCAL_MIB, 8))
+    monkeypatch.setattr(sides, "SAMPLER_PASSES", 1)
+    monkeypatch.setattr(sides, "FREE_S", 0.0)
     monkeypatch.setattr("residency.demo.sizing._PROBE_BYTES", 16 << 20)
     assert main(["demo", "--repeats", "1", "--output-directory", str(tmp_path / "shown")]) == 0
     said = capsys.readouterr().out
@@ -155,21 +154,21 @@ def test_a_cache_folder_that_cannot_be_written_is_one_line(
 
 
 def test_models_that_cannot_be_made_say_what_python_said(tmp_path: Path) -> None:
-    with pytest.raises(launch.ServerError, match="could not make the models"):
-        demo.make_models(ComfyUI(tmp_path, Path(sys.executable), "test"), tmp_path / "m", lambda *_: None)
+    with pytest.raises(server_process.ServerError, match="could not make the models"):
+        sides.make_models(ComfyUI(tmp_path, Path(sys.executable), "test"), tmp_path / "m", lambda *_: None)
 
 
 def test_a_server_that_dies_says_why_at_once(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text("print('cannot find my libraries'); raise SystemExit(7)")
     comfyui = ComfyUI(tmp_path, Path(sys.executable), "test")
-    died = pytest.raises(launch.ServerError, match=r"(?s)status 7.*cannot find my libraries")
-    with died, launch.serve(comfyui, tmp_path, pack=None):
+    died = pytest.raises(server_process.ServerError, match=r"(?s)status 7.*cannot find my libraries")
+    with died, server_process.serve(comfyui, tmp_path, pack=None):
         pytest.fail("it never came up")
 
 
 def test_a_pack_without_its_entry_is_not_served(tmp_path: Path) -> None:
-    with pytest.raises(launch.ServerError, match="from a checkout"):
-        launch.link_pack(tmp_path, tmp_path / "custom_nodes")
+    with pytest.raises(server_process.ServerError, match="from a checkout"):
+        server_process.link_pack(tmp_path, tmp_path / "custom_nodes")
 
 
 @pytest.mark.parametrize(
@@ -183,4 +182,4 @@ def test_a_pack_without_its_entry_is_not_served(tmp_path: Path) -> None:
     ],
 )
 def test_models_are_kept_where_the_platform_keeps_caches(environment: dict[str, str], platform: str, end: str) -> None:
-    assert demo.cache_folder(environment, platform).as_posix().endswith(end)
+    assert cache_folder(environment, platform).as_posix().endswith(end)

@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ..demo.sides import cold_bytes, drop
 from ..installation.locate import ComfyUI
 from ..installation.server_process import ServerError
+from ..transfers import pagecache
 from ..transfers.memory import available_bytes
 from .scenarios import Limits
 
@@ -120,5 +120,10 @@ def make_cold(files: Sequence[Path]) -> int:
         os.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3", encoding="ascii")
     except (AttributeError, OSError):  # not Linux, or not root
-        drop(files)
+        pagecache.drop_files(files)
     return cold_bytes(files)
+
+
+def cold_bytes(files: Sequence[Path]) -> int:
+    """Bytes of the files that are not in the page cache, 0 where the system does not tell."""
+    return pagecache.not_cached_bytes(files) or 0

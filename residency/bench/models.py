@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..comfyui.sample_models.tiny import expert_shape
+from ..installation import maker
 from ..installation.locate import PACK, ComfyUI
-from ..installation.server_process import ServerError
 from .scenarios import Precision, Scenario, Size, Workflow
 
 PREFIX = "residency_bench"
@@ -90,23 +89,10 @@ def make(comfyui: ComfyUI, models: Path, wanted: Iterable[ModelFile], spare: Ite
         return {"path": str(one.at(models)), "recipe": one.recipe, "dtype": one.dtype, "seed": one.seed, "shape": one.shape}
 
     asked = {"make": [recipe(one) for one in missing], "spare": [str(one.at(models)) for one in spare]}
-    command = [str(comfyui.python), "-m", "residency.comfyui.sample_models.random_models", str(comfyui.path.resolve()), json.dumps(asked)]
-    process = subprocess.Popen(command, cwd=PACK, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    said = []
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            words = line.split()
-            if len(words) == 4 and words[0] == "made":
-                say(f"making models, {int(words[1]) / 1e9:.1f} of {int(words[2]) / 1e9:.1f} GB: {words[3]}")
-            elif words[:1] == ["note"]:
-                say(line.removeprefix("note ").rstrip())
-            else:
-                said.append(line)
-        status = process.wait()
-    finally:
-        process.kill()
-        process.wait()
-    if status != 0:
-        raise ServerError(f"{comfyui.python} could not make the models (status {status}):\n{''.join(said[-15:]).rstrip()}")
+
+    def made(name: str, done_bytes: int, total_bytes: int) -> None:
+        say(f"making models, {done_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB: {name}")
+
+    module = "residency.comfyui.sample_models.random_models"
+    maker.make(comfyui, ["-m", module, str(comfyui.path.resolve()), json.dumps(asked)], made, say, PACK)
     return True

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..demo import sides as demo
+from ..demo.sides import pixels
 from ..installation.locate import PACK as PACK_FOLDER
 from ..installation.locate import ComfyUI
 from ..installation.server_process import Ran, Server, ServerError, serve
@@ -289,7 +289,7 @@ def _measure(
         else:
             # by the number of the plan, not of this side: the same number is the same prompt on both sides, whichever measures less
             number = 1 + apart + round_number * bench.plan.prompts + done
-            not_cached = limits.make_cold(files) if kind is Kind.COLD else demo.cold_bytes(files)
+            not_cached = limits.make_cold(files) if kind is Kind.COLD else limits.cold_bytes(files)
             told, trace = _measured(bench, scenario, server, side, number)
             raw["runs"].append({**told, "round": round_number, "cold_bytes": not_cached})
             seen.add(side, told["seconds"], trace)
@@ -305,7 +305,7 @@ def _measured(bench: Bench, scenario: Scenario, server: Server, side: str, numbe
     seconds, ran, prompts = _queue(bench, scenario, server, number)
     mhz = bench.clock.mhz(began_s)
     images = [image for one in ran for image in server.images(one.prompt_id)]
-    told: dict[str, Any] = {"side": side, "number": number, "seconds": seconds, "digest": demo.pixels(images), "blank": _blank(images)}
+    told: dict[str, Any] = {"side": side, "number": number, "seconds": seconds, "digest": pixels(images), "blank": _blank(images)}
     told["device_mhz"] = mhz
     told["prompts"] = [_seen(*pair) for pair in zip(ran, prompts, strict=True)]
     if side == STOCK:

@@ -13,8 +13,7 @@ from typing import Any
 from ..bench import markdown, pictures, results
 from ..bench.run import Plan, run
 from ..bench.scenarios import SCENARIOS, Size, choose
-from ..demo import sides as demo
-from ..installation.locate import HOW_TO_GET_ONE, find_comfyui
+from ..installation.locate import HOW_TO_GET_ONE, cache_folder, find_comfyui
 from ..installation.server_process import ServerError
 
 
@@ -97,7 +96,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     comfyui = find_comfyui()
     if comfyui is None:
         raise BenchError(HOW_TO_GET_ONE.strip())
-    models = (options.models_directory or demo.cache_folder() / f"bench-{size.value}").resolve()
+    models = (options.models_directory or cache_folder() / f"bench-{size.value}").resolve()
     models.mkdir(parents=True, exist_ok=True)
     limits = (options.rounds, options.repeats, options.time_limit, options.prompt_timeout)
     plan = Plan(scenarios, size, *limits, not options.no_references, options.warm_ups, _command_line(), options.resume, options.verbose)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..installation.locate import HOW_TO_GET_ONE, ComfyUI, find_comfyui
+from ..installation.locate import HOW_TO_GET_ONE, ComfyUI, cache_folder, find_comfyui
 from ..units import UsageError, size
 from . import card, demo_text
 
@@ -42,13 +42,13 @@ def command(options: argparse.Namespace) -> int:
     absent = [package for module, package in needs.items() if importlib.util.find_spec(module) is None]
     if absent:
         raise UsageError(f"the demo needs {', '.join(absent)}: run `make demo`, or pip install '.[demo]'")
-    from ..demo import sides as demo
+    from ..demo import sides
     from ..demo.runs import identical
     from ..demo.sizing import files_bytes
     from ..installation.server_process import ServerError
 
-    if not demo.WORKFLOW.is_file():
-        raise UsageError(f"{demo.WORKFLOW} is missing: run the demo from a checkout of the repository")
+    if not sides.WORKFLOW.is_file():
+        raise UsageError(f"{sides.WORKFLOW} is missing: run the demo from a checkout of the repository")
     width = min(demo_text.WIDTH, shutil.get_terminal_size((demo_text.WIDTH, 24)).columns)
     pairs = None if options.repeats is None else options.repeats + options.repeats % 2
     try:
@@ -57,17 +57,17 @@ def command(options: argparse.Namespace) -> int:
         print(textwrap.fill(demo_text.beforehand(pairs, making_bytes, str(models)), width), flush=True)
         with _progress() as progress:
             if comfyui:
-                demo.make_models(comfyui, models, progress, expert_mib)
-                measured = demo.on_comfyui(comfyui, models, progress, pairs)
+                sides.make_models(comfyui, models, progress, expert_mib)
+                measured = sides.on_comfyui(comfyui, models, progress, pairs)
             else:
-                demo.make_local_models(models, expert_mib, progress)
-                measured = demo.on_local_host(models, progress, pairs)
+                sides.make_local_models(models, expert_mib, progress)
+                measured = sides.on_local_host(models, progress, pairs)
     except (ServerError, OSError) as error:
         print(f"residency: {error}", file=sys.stderr)
         return 1
-    paths = demo.write(measured, options.output_directory)
+    paths = sides.write(measured, options.output_directory)
     host = f"ComfyUI {comfyui.version} ({comfyui.found_by})" if comfyui else "plain PyTorch (no ComfyUI)"
-    file_bytes = demo.total_bytes(demo.model_files(models))
+    file_bytes = sides.total_bytes(sides.model_files(models))
     setting = demo_text.Setting(host, "images" if comfyui else "results", file_bytes, drive_bytes_per_s)
     lines = demo_text.told(setting, measured, width)
     for line in (demo_text.RULE, "", *card.lines(), ""):
@@ -84,11 +84,10 @@ def _choose(comfyui: ComfyUI | None, asked_mib: int | None) -> tuple[Path, int, 
 
     Raises UsageError where not even the smallest models have room, OSError where nothing can be written.
     """
-    from ..demo import sides as demo
     from ..demo.sizing import SIZES_MIB, choose_mib, files_bytes, measure_drive
     from ..transfers import available_bytes
 
-    cache = demo.cache_folder()
+    cache = cache_folder()
 
     def folder(expert_mib: int) -> Path:
         return cache / f"{'models' if comfyui else 'local'}-{models_version()}-{expert_mib}"

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -19,8 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..core.component import Extent, Mode
+from ..core.component import Mode
 from ..core.timeline import UseKind, Visit
+from ..installation import maker
 from ..installation.locate import PACK, ComfyUI
 from ..installation.server_process import Server, ServerError, serve
 from ..record import image, outside
@@ -38,44 +38,18 @@ FREE_S = 0.5
 COLD_TRIES = 4
 
 
-def cache_folder(environment: Mapping[str, str] | None = None, platform: str = sys.platform) -> Path:
-    """Where the demo keeps its models between runs (0.5 to 2.6 GiB). RESIDENCY_CACHE replaces it."""
-    environment = os.environ if environment is None else environment
-    if environment.get("RESIDENCY_CACHE"):
-        return Path(environment["RESIDENCY_CACHE"])
-    if platform == "win32" and environment.get("LOCALAPPDATA"):
-        return Path(environment["LOCALAPPDATA"]) / "residency" / "cache"
-    if platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "residency"
-    return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "residency"
-
-
 # --- on a real ComfyUI ---
 
 
 def make_models(comfyui: ComfyUI, folder: Path, progress: Progress, expert_mib: int | None = None) -> None:
     """Make the demo's models with ComfyUI's own Python; quick when they are there. Raises ServerError with what it said."""
     script = Path(__file__).parents[1] / "comfyui" / "sample_models" / "tiny.py"
-    command = [str(comfyui.python), str(script), str(comfyui.path), str(folder), *([str(expert_mib)] if expert_mib else [])]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    said = []
-    assert process.stdout is not None
+    arguments = [str(script), str(comfyui.path), str(folder), *([str(expert_mib)] if expert_mib else [])]
     try:
-        for line in process.stdout:
-            words = line.split()
-            if len(words) == 4 and words[0] == "made":
-                progress(f"making {words[3]}", int(words[1]), int(words[2]))
-            else:
-                said.append(line)
-        status = process.wait()
+        maker.make(comfyui, arguments, lambda name, done, total: progress(f"making {name}", done, total))
     finally:
-        if process.poll() is None:  # interrupted
-            process.kill()
-            process.wait()
         for part in folder.rglob("*.part"):
             part.unlink(missing_ok=True)
-    if status != 0:
-        raise ServerError(f"{comfyui.python} could not make the models (status {status}):\n{''.join(said[-15:])}")
 
 
 def needs_cpu(comfyui: ComfyUI) -> bool:
@@ -128,7 +102,7 @@ def prompt_of(workflow: Mapping[str, Any], seed: int, steps: int = STEPS) -> dic
 
 
 def _measure(server: Server, scenario: str, mode: Mode, prompt: Mapping[str, Any], seed: int, files: list[Path]) -> Measured:
-    cold = not_cached_bytes(files)
+    cold = pagecache.not_cached_bytes(files)
     before = _read_bytes(server.process.pid)
     run = server.run(prompt, {"residency": {"mode": mode.value}})
     after = _read_bytes(server.process.pid)
@@ -161,36 +135,10 @@ def _make_cold(server: Server, files: list[Path]) -> None:
     time.sleep(FREE_S)
     deadline_s = time.monotonic() + DROP_TIMEOUT_S
     while time.monotonic() < deadline_s:
-        drop(files)
-        if not_cached_bytes(files) in (None, total_bytes(files)):
+        pagecache.drop_files(files)
+        if pagecache.not_cached_bytes(files) in (None, total_bytes(files)):
             return
         time.sleep(0.2)
-
-
-def drop(files: Iterable[Path]) -> None:
-    """Drop the files' pages from the page cache, where the system lets us. Pages that are not written yet would stay."""
-    for path in files:
-        if os.name == "posix":  # Windows syncs only what is open for writing, and drops nothing
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        pagecache.drop(Extent(str(path), 0, path.stat().st_size))
-
-
-def not_cached_bytes(files: Iterable[Path]) -> int | None:
-    """Bytes of the files that are not in the page cache; None where the system does not tell."""
-    missing_bytes = 0
-    for path in files:
-        size_bytes = path.stat().st_size
-        cached_bytes = pagecache.cached_bytes(Extent(str(path), 0, size_bytes))
-        if cached_bytes is None:
-            return None
-        missing_bytes += size_bytes - cached_bytes
-    return missing_bytes
-
-
-def cold_bytes(files: Iterable[Path]) -> int:
-    """The same, 0 where the system does not tell."""
-    return not_cached_bytes(files) or 0
 
 
 def total_bytes(files: Iterable[Path]) -> int:
@@ -241,8 +189,8 @@ def on_local_host(models: Path, progress: Progress, pairs: int | None) -> list[M
 
     def run_once(scenario: str, mode: Mode, seed: int) -> Measured:
         if scenario == "cold":
-            drop(files)
-        cold, before = not_cached_bytes(files), _read_bytes(os.getpid())
+            pagecache.drop_files(files)
+        cold, before = pagecache.not_cached_bytes(files), _read_bytes(os.getpid())
         run = host.run(predicted.timeline, predicted.components, mode, _passes)
         after = _read_bytes(os.getpid())
         read = None if before is None or after is None else after - before

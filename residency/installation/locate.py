@@ -1,4 +1,4 @@
-"""Where a ComfyUI lies on this machine, and the Python that runs it. Looks, starts nothing, imports nothing of it.
+"""Where a ComfyUI lies on this machine, the Python that runs it, and where models are kept. Looks, starts nothing, imports nothing of it.
 
 ComfyUI, first that is one: COMFYUI_PATH; the ComfyUI whose custom_nodes folder this pack lies in; comfy-cli's default workspace.
 Python, first that is there: COMFYUI_PYTHON; a virtual environment inside that ComfyUI (.venv, venv); the running Python.
@@ -115,3 +115,15 @@ def _comfy_cli_workspace(config: Path) -> Path | None:
         (parser.get(section, "default_workspace") for section in parser.sections() if parser.has_option(section, "default_workspace")), None
     )
     return Path(value).expanduser() if value else None
+
+
+def cache_folder(environment: Mapping[str, str] | None = None, platform: str = sys.platform) -> Path:
+    """Where the demo and the bench keep their models between runs. RESIDENCY_CACHE replaces it."""
+    environment = os.environ if environment is None else environment
+    if environment.get("RESIDENCY_CACHE"):
+        return Path(environment["RESIDENCY_CACHE"])
+    if platform == "win32" and environment.get("LOCALAPPDATA"):
+        return Path(environment["LOCALAPPDATA"]) / "residency" / "cache"
+    if platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "residency"
+    return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "residency"

@@ -10,7 +10,9 @@ import io
 import os
 import stat
 import sys
+from collections.abc import Iterable
 from mmap import PAGESIZE
+from pathlib import Path
 
 from ..core.component import Extent
 
@@ -74,6 +76,27 @@ def drop(extent: Extent) -> None:
             _platform.drop_in(fd, start, end - start)
     finally:
         os.close(fd)
+
+
+def drop_files(files: Iterable[Path]) -> None:
+    """Drop whole files, where the system lets us; what is not written yet is written first, for it would stay. OSError like `drop`."""
+    for path in files:
+        if os.name == "posix":  # Windows syncs only what is open for writing, and drops nothing
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        drop(Extent(str(path), 0, path.stat().st_size))
+
+
+def not_cached_bytes(files: Iterable[Path]) -> int | None:
+    """Bytes of the files that are not in the page cache; None where the system does not tell."""
+    missing_bytes = 0
+    for path in files:
+        size_bytes = path.stat().st_size
+        there_bytes = cached_bytes(Extent(str(path), 0, size_bytes))
+        if there_bytes is None:
+            return None
+        missing_bytes += size_bytes - there_bytes
+    return missing_bytes
 
 
 def read_into_cache(fd: int, start: int, size_bytes: int, buffer: bytearray) -> int:

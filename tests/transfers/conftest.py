@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from residency.core.component import Component, Extent
-from residency.transfers import cached_bytes
-from residency.transfers.pagecache import drop
+from residency.transfers.pagecache import drop_files, not_cached_bytes
 
 MakeFile = Callable[..., Path]
 
@@ -25,10 +24,8 @@ def cold_file(tmp_path: Path) -> MakeFile:
         with path.open("wb") as file:
             while file.tell() < size_bytes:
                 file.write(block[: size_bytes - file.tell()])
-            file.flush()
-            os.fsync(file.fileno())
-        drop(Extent(str(path), 0, size_bytes))
-        if size_bytes and cached_bytes(Extent(str(path), 0, size_bytes)) != 0:
+        drop_files([path])
+        if not_cached_bytes([path]) != size_bytes:
             pytest.skip("pages of a file in the temporary directory cannot be dropped here (tmpfs, or not Linux)")
         return path
 
