@@ -10,8 +10,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..residency.comfyui import lifecycle
-from ..residency.record import image as picture
-from ..residency.record import text as report
+from ..residency.record import image, text
 
 
 class ResidencyReport(io.ComfyNode):
@@ -45,8 +44,8 @@ class ResidencyReport(io.ComfyNode):
     def execute(cls, after: Any = None) -> io.NodeOutput:
         trace = lifecycle.current_trace()
         if trace is None:
-            text = "Residency is off for this prompt: nothing was recorded. Choose another mode to get a report."
-            return io.NodeOutput(torch.zeros(1, 64, 64, 3), text, "{}", ui=ui.PreviewText(text))
-        pixels = numpy.asarray(picture.image(trace).convert("RGB"), dtype=numpy.float32) / 255.0
-        text = report.text(trace)
-        return io.NodeOutput(torch.from_numpy(pixels)[None], text, json.dumps(trace), ui=ui.PreviewText(text))
+            nothing = "Residency is off for this prompt: nothing was recorded. Choose another mode to get a report."
+            return io.NodeOutput(torch.zeros(1, 64, 64, 3), nothing, "{}", ui=ui.PreviewText(nothing))
+        pixels = numpy.asarray(image.image(trace).convert("RGB"), dtype=numpy.float32) / 255.0
+        told = text.text(trace)
+        return io.NodeOutput(torch.from_numpy(pixels)[None], told, json.dumps(trace), ui=ui.PreviewText(told))

@@ -10,9 +10,9 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..residency.comfyui import language_models as language
+from ..residency.comfyui import language_models
 from ..residency.comfyui.prompt.live_graph import LANGUAGE_FOLDERS, language_folders
-from ..residency.settings import take_out as hoist
+from ..residency.settings import take_out
 from ..residency.settings.node_inputs import INPUTS, Family
 from ..residency.weights.transformers_folder import FolderError, subfolders
 from .inputs import own_input
@@ -29,7 +29,7 @@ DESCRIBE = "Describe this image in one paragraph, as a prompt for an image gener
 
 def register_folders() -> None:
     """Make models/LLM and models/transformers known to ComfyUI, beside what extra_model_paths.yaml names so."""
-    hoist.register("ResidencyTransformersLoader", Family.LOADER)
+    take_out.register("ResidencyTransformersLoader", Family.LOADER)
     for name in LANGUAGE_FOLDERS:
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
 
@@ -87,14 +87,14 @@ class ResidencyTransformersLoader(io.ComfyNode):
         if lm_name is None:
             return True  # it comes over a link: told when the node runs
         try:
-            language.check(_folder(lm_name))
+            language_models.check(_folder(lm_name))
         except FolderError as error:
             return str(error)
         return True
 
     @classmethod
     def execute(cls, lm_name: str, device: str = "default", **placement: Any) -> io.NodeOutput:
-        return io.NodeOutput(language.load(_folder(lm_name), on_cpu=device == "cpu"))
+        return io.NodeOutput(language_models.load(_folder(lm_name), on_cpu=device == "cpu"))
 
 
 class ResidencyWriteText(io.ComfyNode):
@@ -122,8 +122,8 @@ class ResidencyWriteText(io.ComfyNode):
     @classmethod
     def execute(cls, lm: Any, text: str, system_prompt: str, max_new_tokens: int, temperature: float, seed: int) -> io.NodeOutput:
         bar = comfy.utils.ProgressBar(max_new_tokens)
-        sampling = language.Sampling(max_new_tokens, temperature, seed)
-        return io.NodeOutput(language.write(lm, system_prompt, text, sampling, lambda: bar.update(1)))
+        sampling = language_models.Sampling(max_new_tokens, temperature, seed)
+        return io.NodeOutput(language_models.write(lm, system_prompt, text, sampling, lambda: bar.update(1)))
 
 
 class ResidencyCaption(io.ComfyNode):
@@ -150,10 +150,10 @@ class ResidencyCaption(io.ComfyNode):
     @classmethod
     def execute(cls, lm: Any, image: torch.Tensor, question: str, max_new_tokens: int, temperature: float, seed: int) -> io.NodeOutput:
         bar = comfy.utils.ProgressBar(max_new_tokens * len(image))
-        sampling = language.Sampling(max_new_tokens, temperature, seed)
+        sampling = language_models.Sampling(max_new_tokens, temperature, seed)
         captions = []
         for done, picture in enumerate(image):
-            captions.append(language.describe(lm, picture, question, sampling, lambda: bar.update(1)))
+            captions.append(language_models.describe(lm, picture, question, sampling, lambda: bar.update(1)))
             bar.update_absolute((done + 1) * max_new_tokens)  # a text may end before its last token
         return io.NodeOutput(captions)
 

@@ -1,8 +1,8 @@
 """Wraps ComfyUI's own loaders and computing nodes and adds the memory settings: one mechanism for all that this ComfyUI has.
 
-Which nodes those are is asked from the installed node classes (residency/node_set.py has the rule), so that a new loader appears by
-itself. A wrapped node asks its core node for inputs, outputs and texts each time ComfyUI asks for the schema, and calls it to do the
-work. The values of the added inputs are taken out of the prompt before it is checked (residency/comfyui/hoist.py).
+Which nodes those are is asked from the installed node classes (residency/settings/node_inputs.py has the rule), so that a new loader appears
+by itself. A wrapped node asks its core node for inputs, outputs and texts each time ComfyUI asks for the schema, and calls it to do the
+work. The values of the added inputs are taken out of the prompt before it is checked (residency/settings/take_out.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from comfy_execution.utils import get_executing_context
 
 import nodes as core_nodes
 
-from ..residency.settings import take_out as hoist
+from ..residency.settings import take_out
 from ..residency.settings.node_inputs import INPUTS, WIDGET_TYPES, Family, family, wrapped_id
 from .inputs import own_input
 
@@ -43,7 +43,7 @@ def wrapped_nodes() -> list[type[io.ComfyNode]]:
             continue
         if kind is not None:
             found.append(wrapped(core_id, core, kind))
-            hoist.register(wrapped_id(core_id), kind)
+            take_out.register(wrapped_id(core_id), kind)
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residency.core import host_plan as planning
+from residency.core import host_plan
 from residency.core.eviction_order import Rank
 from residency.simulate import LRU, MRU, OURS, Managed, Outcome, Policy, ideal, optimum, run, sequence
 
@@ -67,8 +67,8 @@ def nearest_leaves_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def whole_components_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    take = planning._Draft._take
-    monkeypatch.setattr(planning._Draft, "_take", lambda self, size_bytes, reason: take(self, self._left, reason))
+    take = host_plan._Draft._take
+    monkeypatch.setattr(host_plan._Draft, "_take", lambda self, size_bytes, reason: take(self, self._left, reason))
 
 
 def nothing_leaves_for_what_is_read_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def nothing_leaves_for_what_is_read_next(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def nothing_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning._Draft, "_bring", lambda self, key, record, at, reason: False)
+    monkeypatch.setattr(host_plan._Draft, "_bring", lambda self, key, record, at, reason: False)
 
 
 def what_is_needed_sooner_leaves(monkeypatch: pytest.MonkeyPatch) -> None:

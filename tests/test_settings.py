@@ -1,7 +1,7 @@
 """Who chose the mode: docs/modes.md has a table, and each of its lines a test here."""
 
 from residency.core.component import Mode
-from residency.settings import take_out as hoist
+from residency.settings import take_out
 from residency.settings.node_inputs import Family
 from residency.settings.node_policies import policies
 from residency.settings.prompt import Settings, node_asks, of_prompt, standing
@@ -94,7 +94,7 @@ def test_settings_of_a_newer_version_are_used_as_far_as_they_are_known(caplog):
 
 
 def test_single_nodes_speak_for_themselves_and_a_value_nobody_knows_says_nothing(caplog, monkeypatch):
-    monkeypatch.setattr(hoist, "_wrapped", {"ResidencyUNETLoader": Family.LOADER})
+    monkeypatch.setattr(take_out, "_wrapped", {"ResidencyUNETLoader": Family.LOADER})
     prompt = {
         "1": {"class_type": "ResidencyUNETLoader", "inputs": {"memory_mode": "low-vram"}},  # from an expanded subgraph: never taken out
         "2": {"class_type": "ResidencyUNETLoader", "inputs": {"memory_mode": "turbo"}},

@@ -25,7 +25,7 @@ from residency.core.events import (
     Wait,
 )
 from residency.core.timeline import Timeline, Use, UseKind, Visit
-from residency.record import text as report
+from residency.record import text
 from residency.record.trace import MAX_RECORDS, OWN, Trace
 from residency.record.trace_events import chrome
 
@@ -199,14 +199,14 @@ def test_a_replan_counts_when_the_order_of_this_prompts_nodes_was_another():
 
 def test_the_prediction_stands_beside_what_it_took():
     trace = trace_of(reads("-"), {})
-    assert trace.summary()["predicted_compute_s"] is None and report.prediction(trace.as_dict()) is None
+    assert trace.summary()["predicted_compute_s"] is None and text.prediction(trace.as_dict()) is None
     trace.record(Foretold(0.0, 2.0, 0.5, 1), [])
     trace.record(NodeStarted(100.0, 0), [])
     trace.record(Replanned(100.5, Timeline((Visit("p", "0", "Node", compute_s=2.0),), ()), running=0), [])
     trace.record(NodeFinished(103.0, 0), [])
     trace.record(PromptEnded(103.0, "p", Outcome.SUCCESS), [])
     assert trace.as_dict()["nodes"][0]["predicted_s"] == 2.0
-    assert report.prediction(trace.as_dict()) == ("Predicted: 2.00 ± 0.50 s of compute, from earlier runs of 1 node; it took 3.00 s (+50%)")
+    assert text.prediction(trace.as_dict()) == ("Predicted: 2.00 ± 0.50 s of compute, from earlier runs of 1 node; it took 3.00 s (+50%)")
 
 
 def test_what_the_pack_itself_takes_is_told_and_is_neither_compute_nor_stall():
@@ -223,7 +223,7 @@ def test_what_the_pack_itself_takes_is_told_and_is_neither_compute_nor_stall():
     assert told["nodes"][0]["own_s"] == 0.5 and told["nodes"][0]["stall_s"] == 0.5
     assert told["summary"]["own_s"] == 1.0 + 1.0 + 0.25
     assert told["summary"]["compute_s"] == 3.0
-    assert "3.00 s compute + 0.50 s stall; the pack took 2.25 s;" in report.line(told)
+    assert "3.00 s compute + 0.50 s stall; the pack took 2.25 s;" in text.line(told)
 
 
 def test_a_trace_of_a_prompt_that_was_left_to_comfyui_says_why():

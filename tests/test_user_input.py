@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from residency.core.component import Mode
 from residency.core.timeline import Timeline, Visit
-from residency.settings import take_out as hoist
+from residency.settings import take_out
 from residency.settings.node_inputs import BY_NAME, Family
 from residency.settings.node_policies import policies, with_hints
 from residency.settings.prompt import Settings, node_asks, of_prompt, parse_mode, standing
@@ -65,7 +65,7 @@ whatever = settings(max_examples=200, deadline=None, suppress_health_check=[Heal
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    monkeypatch.setattr(hoist, "_wrapped", OURS)
+    monkeypatch.setattr(take_out, "_wrapped", OURS)
     caplog.set_level(logging.WARNING)
     return caplog.records
 
@@ -101,7 +101,7 @@ def test_what_nodes_ask_gives_policies(told: list[logging.LogRecord], prompt: di
 @given(st.dictionaries(st.sampled_from(["prompt", "extra_data", "client_id"]), prompts | extras))
 def test_a_request_goes_through_and_is_still_json(told: list[logging.LogRecord], request_body: dict[str, Any]):
     before = set(request_body)
-    after = hoist.on_prompt(request_body)
+    after = take_out.on_prompt(request_body)
     assert after is request_body and before <= set(after) <= before | {"extra_data"}
     json.dumps(after)
     assert short(told)
@@ -128,7 +128,7 @@ def test_a_mode_is_one_of_the_modes_or_none(told: list[logging.LogRecord], value
 @given(values)
 def test_an_input_of_ours_is_within_its_limits_or_says_nothing(told: list[logging.LogRecord], value: Any):
     for name in [*BY_NAME, "from a newer version", "x" * 10_000]:
-        hoist.known("node 1", name, value)
+        take_out.known("node 1", name, value)
     assert short(told)
 
 

@@ -1,6 +1,6 @@
-"""Write residency/data/core_nodes.json: what a prediction needs to know of ComfyUI's own nodes, without their code.
+"""Write residency/workflow/core_nodes.json: what a prediction needs to know of ComfyUI's own nodes, without their code.
 
-    <ComfyUI>/.venv/bin/python tools/core_nodes.py <ComfyUI> residency/data/core_nodes.json
+    <ComfyUI>/.venv/bin/python tools/core_nodes.py <ComfyUI> residency/workflow/core_nodes.json
 
 Runs inside ComfyUI's Python and asks the registered node classes: /object_info says neither which nodes are async nor which folder a file
 list comes from. The folders are found by pointing ComfyUI at models folders that hold one file each, named after the folder.
@@ -94,7 +94,7 @@ def _widget(name: str, kind: Any, options: dict[str, Any]) -> list[Any]:
 
 
 def _describe(class_def: Any) -> dict[str, Any]:
-    """The shortest form: empty and false entries are left out. Keys are documented in residency/core_nodes.py."""
+    """The shortest form: empty and false entries are left out. Keys are documented in residency/workflow/core_nodes.py."""
     inputs = _inputs(class_def)
     folders = {name: folder for name, (kind, options) in inputs.items() if (folder := _folder(kind, options))}
     sockets = [f"{name}:{kind}" for name, (kind, options) in inputs.items() if not _is_widget(kind, options)]

@@ -3,7 +3,7 @@
     python tools/example_workflows.py
 
 Each is told here as nodes with their values and links, and written in the editor's format; widgets and sockets come from
-residency/core_nodes.py. They use the small models that `python -m residency demo` makes: choose your own in the loaders.
+residency/workflow/core_nodes.py. They use the small models that `python -m residency demo` makes: choose your own in the loaders.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python tools/help_pages.py            writes web/docs/Residency<CoreId>.md and the wrapped nodes' part of locales/*/nodeDefs.json
     python tools/help_pages.py --check    only says which of them are not up to date; status 1 when there are any
 
-The nodes come from residency/data/core_nodes.json and the rule in residency/node_set.py, the words from tools/help_words.json; pages of
-the other nodes are written by hand.
+The nodes come from residency/workflow/core_nodes.json and the rule in residency/settings/node_inputs.py, the words from
+tools/help_words.json; pages of the other nodes are written by hand.
 """
 
 from __future__ import annotations

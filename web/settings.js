@@ -1,5 +1,5 @@
 // The pack's page in ComfyUI's settings dialog. ComfyUI keeps the values; the server is told at the start and after each change.
-// Names and limits are those of residency/user_settings.py.
+// Names and limits are those of residency/settings/user.py.
 
 const PREFIX = "residency.";
 const PAUSE_MS = 150; // several changes at once, like "reset", become one request

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..record import image as picture
+from ..record import image
 from .results import PACK, STOCK
 from .traces import coloured_alike
 
@@ -30,7 +30,7 @@ def draw(results: Mapping[str, Any], folders: Sequence[Path], into: Path) -> lis
         if STOCK in told and PACK in told:
             both = [(f"{name}, stock", coloured_alike(told[STOCK], told[PACK])), (f"{name}, pack", told[PACK])]
             paths = [into / f"{name}.png", into / f"{name}.html"]
-            paths[0].write_bytes(picture.png(both))
-            paths[1].write_text(picture.html(both), encoding="utf-8")
+            paths[0].write_bytes(image.png(both))
+            paths[1].write_text(image.html(both), encoding="utf-8")
             written += paths
     return written

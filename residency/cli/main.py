@@ -13,12 +13,11 @@ from .. import __version__
 from ..installation.locate import LocateError
 from ..units import UsageError
 from ..workflow.file import WorkflowError
-from . import bench, demo, doctor, plan, profiles, replay, simulate
-from . import convert as convert_command
+from . import bench, convert, demo, doctor, plan, profiles, replay, simulate
 
 _NEGATIVE = re.compile(r"-\.?\d")
 
-COMMANDS = (demo, plan, simulate, replay, profiles, bench, convert_command, doctor)
+COMMANDS = (demo, plan, simulate, replay, profiles, bench, convert, doctor)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -18,7 +18,7 @@ import comfy.model_management as model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ..weights import transformers_folder as pretrained
+from ..weights import transformers_folder
 from ..weights.transformers_folder import FolderError, Modality, Pretrained
 
 log = logging.getLogger("residency")
@@ -93,9 +93,9 @@ def check(path: str) -> tuple[Pretrained, Modality]:
     """Look at a folder without loading it. Raises FolderError."""
     from transformers.models.auto import modeling_auto
 
-    folder = pretrained.inspect(path)
+    folder = transformers_folder.inspect(path)
     text = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return folder, pretrained.modality(folder, text, modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    return folder, transformers_folder.modality(folder, text, modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 
 
 def load(path: str, on_cpu: bool = False) -> LanguageModel:
@@ -179,7 +179,7 @@ def _generate(lm: LanguageModel, inputs: Any, sampling: Sampling, on_token: Call
 
     model = lm.patcher.model.model
     tokens = int(inputs["input_ids"].shape[-1])
-    cache_bytes = pretrained.cache_bytes(lm.folder.config, tokens + sampling.max_new_tokens, model.dtype.itemsize)
+    cache_bytes = transformers_folder.cache_bytes(lm.folder.config, tokens + sampling.max_new_tokens, model.dtype.itemsize)
     model_management.load_models_gpu([lm.patcher], memory_required=cache_bytes, force_full_load=True)
     inputs = inputs.to(lm.patcher.load_device)
     for name, value in inputs.items():

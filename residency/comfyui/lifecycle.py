@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..record.facts import FactWriter
-from ..settings import take_out as hoist
+from ..settings import take_out
 from ..settings import user as user_settings
 from ..settings.prompt import standing
 from ..transfers import memory
@@ -28,19 +28,19 @@ def load() -> ComfyHost:
     global host
     if host is not None:
         return host
-    from .server import routes as server
+    from .server import routes
 
-    host = ComfyHost(queue=server.queued_prompts)
+    host = ComfyHost(queue=routes.queued_prompts)
     record(host)
-    host.runtime.on_update = server.Announcer().announce
+    host.runtime.on_update = routes.Announcer().announce
     first = standing(os.environ)
     host.set_user_mode(first.mode, first.source)
     host.fallback = host.user
-    host.idle = server.idle_release()
-    host.apply(user_settings.read(server.settings_file()))
-    server.on_prompt(hoist.on_prompt)
-    server.on_prompt(_expect_prompt)
-    server.add_routes(host)
+    host.idle = routes.idle_release()
+    host.apply(user_settings.read(routes.settings_file()))
+    routes.on_prompt(take_out.on_prompt)
+    routes.on_prompt(_expect_prompt)
+    routes.add_routes(host)
     return host
 
 

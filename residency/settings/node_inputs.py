@@ -1,7 +1,7 @@
 """The pack's own nodes, as data: which of ComfyUI's nodes are wrapped, which inputs the pack adds, and which values they take.
 
 ComfyUI's editor, its validation and its cache see these inputs like any other. The pack takes their values out of a prompt before
-ComfyUI looks at it (residency/comfyui/hoist.py), so that a memory setting never makes a node run again.
+ComfyUI looks at it (residency/settings/take_out.py), so that a memory setting never makes a node run again.
 """
 
 from __future__ import annotations

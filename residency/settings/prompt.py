@@ -1,7 +1,7 @@
 """Which memory mode a prompt runs in, what its nodes ask, and who said so. docs/modes.md has the table.
 
 First that speaks wins: the Residency Mode node of the workflow, the API's extra_data, the workflow's own `extra`, the user's setting, the
-environment, auto. What single nodes ask for their components comes before all of these (residency/policies.py).
+environment, auto. What single nodes ask for their components comes before all of these (residency/settings/node_policies.py).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..core.component import Component, Extent
 from ..graph import wraps_models
-from . import transformers_folder as pretrained
+from . import transformers_folder
 from .identity import identities, identity
 from .parts import taken
 from .safetensors import Tensor, WeightsError, read_header
@@ -118,7 +118,7 @@ def components_of_node(class_type: str, inputs: Mapping[str, Any], output_types:
                 found.extend((_component(group, "LORA", {}), kind) for kind in handles if patches or kind not in _NEVER_PATCHED)
             else:
                 found.extend(_loads(group, handles, options, vae_elsewhere=any("vae" in f.input_name for f in files if f not in group)))
-        except (WeightsError, pretrained.FolderError, OSError) as error:
+        except (WeightsError, transformers_folder.FolderError, OSError) as error:
             warnings.append(f"{class_type}: {error}")
     return NodeLoads(tuple(found), tuple(warnings))
 
@@ -185,8 +185,8 @@ def _weights_of(path: str) -> list[str]:
     """The files behind a path: itself, a model folder's shards in order, or every safetensors file below another folder."""
     if not os.path.isdir(path):
         return [path]
-    if any(os.path.isfile(os.path.join(path, name)) for name in (pretrained.WEIGHTS, pretrained.INDEX)):
-        return list(pretrained.shards(path))
+    if any(os.path.isfile(os.path.join(path, name)) for name in (transformers_folder.WEIGHTS, transformers_folder.INDEX)):
+        return list(transformers_folder.shards(path))
     inside = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
     inside = [name for name in inside if _suffix(name) in SAFETENSORS_SUFFIXES]
     if not inside:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..graph import NodeTraits
-from ..settings import node_inputs as node_set
+from ..settings import node_inputs
 
 AFTER_SEED = frozenset({"fixed", "increment", "decrement", "randomize"})  # the editor's choice for the next seed
 
@@ -61,11 +61,11 @@ def _take(widgets: Iterable[Any], values: Sequence[object], at: int, prefix: str
     return at
 
 
-_LOADER_INPUTS = tuple(node_set.INPUTS[node_set.Family.LOADER])
+_LOADER_INPUTS = tuple(node_inputs.INPUTS[node_inputs.Family.LOADER])
 _SAMPLING = ("max_new_tokens", "temperature", "seed", None)  # None: what the editor does with the seed after each run
 LANGUAGE_NODES: Mapping[str, CoreNode] = {
     "ResidencyTransformersLoader": CoreNode(
-        NodeTraits(("RESIDENCY_LM",)), {}, ("lm_name", "device", *node_set.INPUTS[node_set.Family.LOADER]), {"lm_name": "LLM"}
+        NodeTraits(("RESIDENCY_LM",)), {}, ("lm_name", "device", *node_inputs.INPUTS[node_inputs.Family.LOADER]), {"lm_name": "LLM"}
     ),
     "ResidencyWriteText": CoreNode(NodeTraits(("STRING",)), {"lm": "RESIDENCY_LM"}, ("text", "system_prompt", *_SAMPLING), {}),
     "ResidencyCaption": CoreNode(NodeTraits(("STRING",)), {"lm": "RESIDENCY_LM", "image": "IMAGE"}, ("question", *_SAMPLING), {}),
@@ -86,7 +86,7 @@ def _core_node(name: str, facts: Mapping[str, Any]) -> CoreNode:
         facts.get("is_output", False),
         facts.get("is_async", False),
         frozenset(facts.get("lazy", ())),
-        node_set.ASIDE.get(name, frozenset()),
+        node_inputs.ASIDE.get(name, frozenset()),
     )
     sockets = dict(socket.split(":", 1) for socket in facts.get("sockets", "").split())
     return CoreNode(traits, sockets, tuple(facts.get("widgets", ())), facts.get("folders", {}))
@@ -95,17 +95,17 @@ def _core_node(name: str, facts: Mapping[str, Any]) -> CoreNode:
 def _own_nodes(core: Mapping[str, CoreNode]) -> dict[str, CoreNode]:
     found = {}
     for name, node in core.items():
-        family = node_set.family(node.sockets.values(), node.traits.outputs, node.folders.values())
+        family = node_inputs.family(node.sockets.values(), node.traits.outputs, node.folders.values())
         if family is not None:
-            widgets = (*node.widgets, *node_set.INPUTS[family])
-            found[node_set.wrapped_id(name)] = CoreNode(node.traits, node.sockets, widgets, node.folders)
-    for name, family in node_set.PASSING.items():
-        aside = node_set.ASIDE.get(name, frozenset())
+            widgets = (*node.widgets, *node_inputs.INPUTS[family])
+            found[node_inputs.wrapped_id(name)] = CoreNode(node.traits, node.sockets, widgets, node.folders)
+    for name, family in node_inputs.PASSING.items():
+        aside = node_inputs.ASIDE.get(name, frozenset())
         sockets = {"value": "COMFY_MATCHTYPE_V3", **dict.fromkeys(aside, "*")}
-        found[name] = CoreNode(NodeTraits(("COMFY_MATCHTYPE_V3",), aside=aside), sockets, tuple(node_set.INPUTS[family]), {})
+        found[name] = CoreNode(NodeTraits(("COMFY_MATCHTYPE_V3",), aside=aside), sockets, tuple(node_inputs.INPUTS[family]), {})
     widgets = ("mode", "host_budget_gib", "device_budget_gib")
-    found[node_set.MODE_NODE] = CoreNode(NodeTraits((), is_output=True), {}, widgets, {})
-    found[node_set.REPORT_NODE] = CoreNode(NodeTraits(("IMAGE", "STRING", "STRING"), is_output=True), {"after": "*"}, (), {})
+    found[node_inputs.MODE_NODE] = CoreNode(NodeTraits((), is_output=True), {}, widgets, {})
+    found[node_inputs.REPORT_NODE] = CoreNode(NodeTraits(("IMAGE", "STRING", "STRING"), is_output=True), {"after": "*"}, (), {})
     return found
 
 

@@ -20,10 +20,10 @@ import torch  # noqa: E402 -- after ComfyUI's own set-up
 
 
 def loaded(name: str) -> Any:
-    from residency.comfyui import language_models as lm
+    from residency.comfyui import language_models
 
     with torch.inference_mode():
-        return lm.load(str(FOLDER / name))
+        return language_models.load(str(FOLDER / name))
 
 
 def places(model: Any) -> list[tuple[str, int, str]]:
@@ -63,12 +63,12 @@ def story_home() -> dict[str, Any]:
     """To another device and back, by ComfyUI's own loading and a partial unload that becomes a whole one."""
     import comfy.model_management as model_management
 
-    from residency.comfyui import language_models as lm
+    from residency.comfyui import language_models
 
-    module = lm.LanguageModule(Tied())
+    module = language_models.LanguageModule(Tied())
     before = places(module)
     away = torch.device("cuda" if torch.cuda.is_available() else "meta")
-    patcher = lm.WholePatcher(module, away, torch.device("cpu"), size=module.size_bytes())
+    patcher = language_models.WholePatcher(module, away, torch.device("cpu"), size=module.size_bytes())
     one = model_management.LoadedModel(patcher)
     one.model_load()
     there = {device for _, _, device in places(module)}
@@ -85,38 +85,38 @@ def story_home() -> dict[str, Any]:
 
 def story_random() -> dict[str, Any]:
     """Writing leaves torch's random numbers as they were."""
-    from residency.comfyui import language_models as lm
+    from residency.comfyui import language_models
 
     language = loaded("writer")
     torch.manual_seed(5)
     expected = torch.rand(3).tolist()
     torch.manual_seed(5)
     with torch.inference_mode():
-        text = lm.write(language, "", "a cat", lm.Sampling(8, 1.0, 0xFFFFFFFFFFFFFFFF))
+        text = language_models.write(language, "", "a cat", language_models.Sampling(8, 1.0, 0xFFFFFFFFFFFFFFFF))
     return {"text": bool(text), "same": torch.rand(3).tolist() == expected}
 
 
 def story_chat() -> dict[str, Any]:
-    from residency.comfyui import language_models as lm
+    from residency.comfyui import language_models
 
     language = loaded("writer")
-    shown = {"template": lm.chat(language, "the sea", "a cat"), "no system": lm.chat(language, "", "a cat")}
+    shown = {"template": language_models.chat(language, "the sea", "a cat"), "no system": language_models.chat(language, "", "a cat")}
     language.tokenizer.chat_template = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}<{{ m.role }}> {{ m.content }}{% endfor %}"
     )
-    shown["system refused"] = lm.chat(language, "the sea", "a cat")
+    shown["system refused"] = language_models.chat(language, "the sea", "a cat")
     language.tokenizer.chat_template = "{{ messages[0].content }}{% if enable_thinking is false %} <quiet>{% endif %}"
-    shown["can think"] = lm.chat(language, "", "a cat")
-    shown["plain"] = lm.chat(loaded("sharded"), "the sea", "a cat")
-    shown["image"] = lm.chat(loaded("seer"), "", "a cat", images=1)
+    shown["can think"] = language_models.chat(language, "", "a cat")
+    shown["plain"] = language_models.chat(loaded("sharded"), "the sea", "a cat")
+    shown["image"] = language_models.chat(loaded("seer"), "", "a cat", images=1)
     return shown
 
 
 def story_nothing() -> dict[str, Any]:
-    from residency.comfyui import language_models as lm
+    from residency.comfyui import language_models
 
     try:
-        lm.write(loaded("sharded"), "", "", lm.Sampling(4, 0.0, 0))
+        language_models.write(loaded("sharded"), "", "", language_models.Sampling(4, 0.0, 0))
     except ValueError as error:
         return {"said": str(error)}
     return {"said": ""}

@@ -166,7 +166,7 @@ def story_choosing() -> dict[str, Any]:
 
     from residency.comfyui.host import ComfyHost
     from residency.comfyui.seams import functions as seams
-    from residency.comfyui.seams import wrappers as hooks
+    from residency.comfyui.seams import wrappers
 
     latents = {name: {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}} for name in "ab"}
     saves = {f"save {name}": {"class_type": "SaveLatent", "inputs": {"samples": [name, 0], "filename_prefix": name}} for name in "ab"}
@@ -197,7 +197,7 @@ def story_choosing() -> dict[str, Any]:
     host.install()
     raising = order()
     host.uninstall()
-    seams.PICK.install(hooks.pick(lambda: True, lambda *arguments: "nowhere"))
+    seams.PICK.install(wrappers.pick(lambda: True, lambda *arguments: "nowhere"))
     answer = {"stock": stock, "raising": raising, "asked": asked, "failures": host.failures, "nowhere": order()}
     seams.PICK.remove()
     return answer

@@ -7,8 +7,8 @@ from typing import Any
 
 from ...core.component import Policy
 from ...core.timeline import EMPTY, Timeline
-from ...settings import prompt as settings
 from ...settings.node_policies import NodeAsk, policies, with_hints
+from ...settings.prompt import Settings
 from ...weights.components import SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES
 from .live_graph import Ahead, LiveGraph
 from .profiling import Foresight
@@ -18,9 +18,7 @@ from .working_set import DevicePeaks
 class RunningPrompt:
     """One prompt from its begin to its end. The host's lock guards it; the two flags of the queue are set without."""
 
-    def __init__(
-        self, prompt_id: str, nodes: Mapping[str, Any], outputs: list[str], chosen: settings.Settings, asks: list[NodeAsk]
-    ) -> None:
+    def __init__(self, prompt_id: str, nodes: Mapping[str, Any], outputs: list[str], chosen: Settings, asks: list[NodeAsk]) -> None:
         self.prompt_id = prompt_id
         self.nodes = nodes  # as queued: without what expands while it runs
         self.outputs = outputs
