@@ -8,7 +8,8 @@ from dataclasses import fields
 
 import pytest
 
-from residency.cli.simulate_options import MEASURED_STARTS_S, Row, add_to, row
+from residency.cli.baseline import MEASURED_STARTS_S, Row, row
+from residency.cli.simulate import register
 from residency.simulate import H100, H100_SLOW_DISK, OURS, Managed, bound_s, run
 from residency.simulate.scenarios import Scenario, scenarios, two_experts
 
@@ -38,7 +39,7 @@ def test_a_slower_disk_never_helps():
 
 def test_the_command_prints_one_row_a_scenario(capsys: pytest.CaptureFixture[str]):
     parser = argparse.ArgumentParser()
-    add_to(parser.add_subparsers())
+    register(parser.add_subparsers())
     options = parser.parse_args(["simulate", "--baseline", "--json"])
 
     assert options.run(options) == 0

@@ -1,6 +1,6 @@
 """`python -m residency simulate WORKFLOW.json [MORE.json ...]`: the policies over the queue of these workflows, on one machine.
 
-Without a workflow it shows the scenarios that were measured (see simulate/command.py).
+Without a workflow it shows the scenarios that were measured (baseline.py).
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..simulate import LRU, MRU, OURS, STOCK, Machine, Outcome, Policy, Program, bound_s, run
+from ..simulate import H100, LRU, MRU, OURS, STOCK, Machine, Outcome, Policy, Program, bound_s, run
+from ..simulate.scenarios import scenarios
 from ..units import written
-from . import machines, pictures, programs
-from . import simulate_options as baseline
+from . import baseline, machines, pictures, programs
 from .tables import seconds, table
 
 POLICIES: dict[str, Policy] = {"stock": STOCK, "lru": LRU, "mru": MRU, "ours": OURS}
@@ -22,8 +23,14 @@ POLICIES: dict[str, Policy] = {"stock": STOCK, "lru": LRU, "mru": MRU, "ours": O
 
 def register(commands: Any) -> None:
     """Add the command to the subparsers of the command line."""
-    baseline.add_to(commands)
-    parser: argparse.ArgumentParser = commands.choices["simulate"]
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "simulate", help="simulate the measured scenarios: stock ComfyUI, the pack and the schedule bound"
+    )
+    parser.add_argument("--baseline", action="store_true", help="the scenarios of the baseline (the default)")
+    parser.add_argument(
+        "--start-share", action="store_true", help="a cold prompt, its nodes held until that share of their weights is read"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     about = f"run these in this order, not the baseline: each {programs.WORKFLOW_HELP}"
     parser.add_argument("workflows", nargs="*", type=Path, metavar="WORKFLOW.json", help=about)
     programs.add_options(parser)
@@ -34,7 +41,7 @@ def register(commands: Any) -> None:
 
 def command(options: argparse.Namespace) -> int:
     if not options.workflows:
-        return baseline.command(options)
+        return _baseline(options)
     prepared = programs.prepare(options.workflows, options)
     described = machines.describe(options, programs.disk_rate(options), "by the profiles")
     work = programs.program(prepared)
@@ -52,6 +59,16 @@ def command(options: argparse.Namespace) -> int:
         lines.append(f"Compute is unknown of {unknown} of {sum(len(one.steps) for one in prepared)} nodes and counts as 0 s.")
     lines += [f"{one.name}: {programs.told(entry)}" for one in prepared for entry in one.prediction.not_understood]
     print("\n".join([*lines, "", *as_text(outcomes, work, described.machine), *paths]))
+    return 0
+
+
+def _baseline(options: argparse.Namespace) -> int:
+    if options.start_share:
+        starts = baseline.start_shares()
+        print(json.dumps(starts, indent=1) if options.json else baseline.starts_as_text(starts))
+        return 0
+    rows = [baseline.row(scenario) for scenario in scenarios(H100)]
+    print(json.dumps([asdict(one) for one in rows], indent=1) if options.json else baseline.as_text(rows))
     return 0
 
 

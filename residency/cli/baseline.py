@@ -1,21 +1,18 @@
-"""`python -m residency simulate`: stock ComfyUI as measured and as simulated, the pack, and the schedule bound, side by side."""
+"""The scenarios that were measured: stock ComfyUI as measured and as simulated, the pack, and the schedule bound, side by side."""
 
 from __future__ import annotations
 
-import argparse
-import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ..simulate.bound import bound_s
-from ..simulate.machine import H100, H100_SLOW_DISK
+from ..simulate.machine import H100_SLOW_DISK
 from ..simulate.policies import OURS, OURS_DEVICE, STOCK, Managed
 from ..simulate.run import run
-from ..simulate.scenarios import Scenario, scenarios, two_experts
+from ..simulate.scenarios import Scenario, two_experts
 from ..simulate.workload import Program
 
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
-# Measured on the machine with the slower disk, 2026-11-23: held until the end, until half, not held (manager.py).
+# Measured on the machine with the slower disk, 2026-11-23: held until the end, until half, not held (core/manager.py).
 MEASURED_STARTS_S = {1.0: 66.1, 0.5: 59.3, 0.0: 55.7}
 
 
@@ -32,28 +29,6 @@ class Row:
     ours_s: float
     device_s: float
     bound_s: float
-
-
-def add_to(commands: Any) -> None:
-    """The subparser of the command line."""
-    parser = commands.add_parser("simulate", help="simulate the measured scenarios: stock ComfyUI, the pack and the schedule bound")
-    parser.add_argument("--baseline", action="store_true", help="the scenarios of the baseline (the default)")
-    parser.add_argument(
-        "--start-share", action="store_true", help="a cold prompt, its nodes held until that share of their weights is read"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=command)
-
-
-def command(options: argparse.Namespace) -> int:
-    if options.start_share:
-        starts = start_shares()
-        lines = [f"{start['start_share']:>5.2f}  {start['simulated_s']:5.1f} s  measured {start['measured_s'] or '-'}" for start in starts]
-        print(json.dumps(starts, indent=1) if options.json else "\n".join(lines))
-        return 0
-    rows = [row(scenario) for scenario in scenarios(H100)]
-    print(json.dumps([asdict(one) for one in rows], indent=1) if options.json else as_text(rows))
-    return 0
 
 
 def row(scenario: Scenario) -> Row:
@@ -83,6 +58,10 @@ def start_shares() -> list[dict[str, float | None]]:
         }
         for share in SHARES
     ]
+
+
+def starts_as_text(starts: list[dict[str, float | None]]) -> str:
+    return "\n".join(f"{one['start_share']:>5.2f}  {one['simulated_s']:5.1f} s  measured {one['measured_s'] or '-'}" for one in starts)
 
 
 def as_text(rows: list[Row]) -> str:
