@@ -1,8 +1,8 @@
 """Wraps ComfyUI's own loaders and computing nodes and adds the memory settings: one mechanism for all that this ComfyUI has.
 
 Which nodes those are is asked from the installed node classes (residency/settings/node_inputs.py has the rule), so that a new loader
-appears by itself. A wrapped node asks its core node for inputs, outputs and texts each time ComfyUI asks for the schema, and calls it to do the
-work. The values of the added inputs are taken out of the prompt before it is checked (residency/settings/take_out.py).
+appears by itself. A wrapped node asks its core node for inputs, outputs and texts each time ComfyUI asks for the schema, and calls it to
+do the work. The values of the added inputs are taken out of the prompt before it is checked (residency/settings/take_out.py).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 from ..core.component import Component
 from ..core.timeline import UseKind
 from ..graph import AllowanceError, links
-from ..installation.locate import find_comfyui
+from ..installation.locate import ComfyUI, find_comfyui
 from ..profiles import Profiles, database_in, node_keys
 from ..simulate import Program, Step
 from ..units import UsageError, parse_size, printable, shown
@@ -63,7 +63,7 @@ def prepare(paths: list[Path], options: argparse.Namespace, reads_at: UseKind = 
     models = options.models_directory or (found.path / "models" if found else Path("models"))
     if not models.is_dir() and not (sizes and options.models_directory is None):
         raise WorkflowError(f"{models}: no such folder; give ComfyUI's models folder with --models-directory, or sizes with --sizes")
-    database = options.database or (database_in(found.path / "user") if found else None)
+    database = _database(options, found)
     prepared = []
     for number, (path, workflow) in enumerate(zip(paths, workflows, strict=True)):
         try:
@@ -159,7 +159,7 @@ def _sampler_steps(workflow: Workflow, node_id: str) -> int:
 
 
 def _known(workflow: Workflow, prediction: Prediction, database: Path | None) -> Known:
-    if database is None or not database.is_file():
+    if database is None:
         return Known({}, {})
     profiles = Profiles.open(database)
     try:
@@ -180,12 +180,17 @@ def _known(workflow: Workflow, prediction: Prediction, database: Path | None) ->
 
 def disk_rate(options: argparse.Namespace) -> float | None:
     """The fastest drive that the profiles know; None where they know none."""
-    found = find_comfyui()
-    database = options.database or (database_in(found.path / "user") if found else None)
-    if database is None or not database.is_file():
+    database = _database(options, find_comfyui())
+    if database is None:
         return None
     profiles = Profiles.open(database)
     try:
         return max((float(one["value"]) for one in profiles.summary()["rates"]), default=None)
     finally:
         profiles.close()
+
+
+def _database(options: argparse.Namespace, found: ComfyUI | None) -> Path | None:
+    """The file of the profiles; None where there is none."""
+    path: Path | None = options.database or (database_in(found.path / "user") if found else None)
+    return path if path is not None and path.is_file() else None

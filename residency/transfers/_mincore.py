@@ -7,6 +7,8 @@ import ctypes.util
 import mmap
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 PAGE_BYTES = mmap.PAGESIZE
 # 64 KiB of vector a window with 4 KiB pages: a 24 GB file needs 90 windows and no 6 MB vector.
@@ -46,12 +48,9 @@ def invalidate(fd: int, start: int, size_bytes: int, flag: int) -> None:
     """msync `flag` over page-aligned bytes, in windows."""
     for base in range(start, start + size_bytes, WINDOW_BYTES):
         length = min(WINDOW_BYTES, start + size_bytes - base)
-        address = _map(fd, base, length)
-        try:
+        with _mapped(fd, base, length) as address:
             if _libc.msync(address, length, flag) != 0:
                 raise OSError(ctypes.get_errno(), "msync")
-        finally:
-            _libc.munmap(address, length)
 
 
 def _resident_pages(fd: int, base: int, length: int) -> bytes:
@@ -60,17 +59,18 @@ def _resident_pages(fd: int, base: int, length: int) -> bytes:
     vector = getattr(_vectors, "buffer", None)
     if vector is None or len(vector) < pages:
         vector = _vectors.buffer = ctypes.create_string_buffer(pages)  # the kernel writes `pages` bytes whatever there is
-    address = _map(fd, base, length)
-    try:
+    with _mapped(fd, base, length) as address:
         if _libc.mincore(address, length, vector) != 0:
             raise OSError(ctypes.get_errno(), "mincore")
-    finally:
-        _libc.munmap(address, length)
     return ctypes.string_at(vector, pages).translate(_RESIDENT_BIT)
 
 
-def _map(fd: int, base: int, length: int) -> int:
+@contextmanager
+def _mapped(fd: int, base: int, length: int) -> Iterator[int]:
     address: int | None = _libc.mmap(None, length, _PROT_READ, _MAP_SHARED, fd, base)
     if address is None or address == _MAP_FAILED:
         raise OSError(ctypes.get_errno(), "mmap")
-    return address
+    try:
+        yield address
+    finally:
+        _libc.munmap(address, length)
