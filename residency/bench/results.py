@@ -74,11 +74,11 @@ def _joined(before: Data, one: Data) -> Data:
     return {**one, "scenarios": {**kept, **come}, "skipped": left}
 
 
-def write(results: Data, path: Path) -> None:
+def write(results: Data, path: Path, indent: int | None = 1) -> None:
     """Whole or not at all: a run that is killed leaves the last complete file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(results, indent=indent) + "\n", encoding="utf-8")
     os.replace(part, path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from ..installation.server_process import Ran
 from ..record import outside
 from . import link
-from .results import PACK, STOCK
+from .results import PACK, STOCK, write
 from .workflows import Prompt
 
 MAX_DECISIONS = 200
@@ -37,10 +36,7 @@ class Traces:
             if runs:
                 _, trace = sorted(runs, key=lambda run: run[0])[(len(runs) - 1) // 2]
                 kept[side] = {**trace, "decisions": trace["decisions"][:MAX_DECISIONS]}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(kept) + "\n", encoding="utf-8")
-        os.replace(part, self.path)
+        write(kept, self.path, indent=None)
 
 
 def seen(seconds: float, ran: Sequence[Ran], prompts: Sequence[Prompt]) -> Trace:
