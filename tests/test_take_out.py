@@ -49,7 +49,7 @@ def test_a_value_from_a_newer_version_is_named_with_its_choices_and_dropped(capl
 
 @pytest.mark.parametrize(("value", "why"), [("snapshot", "the copy in RAM stays"), ("layerwise", "ComfyUI itself streams")])
 def test_a_strategy_that_an_earlier_version_offered_is_named_once_with_the_reason_and_the_prompt_goes_on(caplog, value, why):
-    body = hoist.on_prompt(request(strategy=value, priority=3))
+    body = take_out.on_prompt(request(strategy=value, priority=3))
     assert body["prompt"]["4"]["inputs"] == {"unet_name": "a.safetensors"}
     assert [dict(ask.values) for ask in node_asks(body["prompt"], body["extra_data"])] == [{"priority": 3}]
     (warning,) = caplog.messages
