@@ -155,12 +155,12 @@ class Runtime:
                 instruction = self._deferred.popleft()
             self._enact(instruction)
 
-    def abandon(self, reason: str) -> None:
+    def abandon(self, reason: str, prompt_id: str | None = None) -> None:
         """The host follows the running prompt no longer: its trace ends, and nothing more is moved for it or for the queue behind it; also
-        where the manager is what has failed. On any thread."""
+        where the manager is what has failed. On any thread that may wait. `prompt_id`: only that prompt, if it has not ended meanwhile."""
         trace = self.trace
         try:
-            self.tell(StandsAside(self.clock(), reason))
+            self.tell(StandsAside(self.clock(), reason, prompt_id))
         except Exception:
             log.exception("residency: the prompt could not be ended in good order")
             with self._lock:

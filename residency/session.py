@@ -127,6 +127,7 @@ class StandsAside:
 
     time_s: float
     reason: str
+    prompt_id: str | None = None  # only that one, if it has not ended meanwhile; None: whichever runs
 
 
 Fact = PromptBegins | OrderChanges | NodeBegins | Looks | NodeEnds | PromptEnds | StandsAside | Event
@@ -221,7 +222,7 @@ class Session:
             case PromptEnds():
                 yield self._end(fact.time_s, fact.outcome)
             case StandsAside():
-                if self.phase is not Phase.IDLE:
+                if self.phase is not Phase.IDLE and fact.prompt_id in (None, self.prompt_id):
                     yield self._end(fact.time_s, Outcome.ABANDONED, fact.reason)
             case _:
                 yield fact

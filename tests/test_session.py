@@ -142,3 +142,10 @@ def test_every_started_prompt_ends_once_and_nodes_alternate_whatever_a_host_tell
             assert not running
         if isinstance(event, NodeStarted | NodeFinished | PromptEnded):
             running = isinstance(event, NodeStarted)
+
+
+def test_standing_aside_from_a_prompt_that_has_ended_meanwhile_leaves_the_next_one_alone():
+    session = begun()
+    session.take(begins(prompt_id="q"))
+    assert session.take(StandsAside(2.0, "switched off while p ran", "p")) == [] and session.phase is Phase.BETWEEN
+    assert session.take(StandsAside(3.0, "switched off", "q")) == [PromptEnded(3.0, "q", Outcome.ABANDONED, "switched off")]

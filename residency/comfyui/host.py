@@ -6,7 +6,7 @@ thread: LookAhead, when a prompt has started or the queue has changed, and what 
 is logged once, counted, and handed back to ComfyUI: after a few failures the host takes itself out.
 
 What ComfyUI's event loop calls (`apply`, `set_user_mode`, `install`, `uninstall`, the hooks of the queue) waits for no drive, no device, no
-thread, and not for `_lock`, which is held while the device's mover works; the runtime's is held while a fact is decided, never longer.
+thread, and for neither `_lock`, which is held while the device's mover works, nor the runtime's: it tells no fact itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from ..core.events import Crossed, DeviceObserved, Outcome, PrefetchAsked, Relea
 from ..core.timeline import EMPTY
 from ..graph import AllowanceError
 from ..record import text as report
-from ..runtime import Hold, Runtime
+from ..runtime import Hold, Mover, Runtime
 from ..session import NO_LIMITS, Limits, Looks, NodeBegins, NodeEnds, Phase, PromptBegins, PromptEnds, Sight
 from ..settings import prompt as settings
 from ..settings.node_inputs import DEVICE, DEVICE_AND_HOST
@@ -36,6 +36,7 @@ from ..transfers.disk import THREADS_PER_DRIVE
 from .device.cuda import Cuda
 from .device.memory_usage import device_limit_bytes
 from .device.mover import DeviceMover
+from .prompt.background import Errands
 from .prompt.live_graph import DEFAULT_BUDGET, QUEUE_DEPTH, Budget, LiveGraph, Queued, dynamic_vram, result_key, traits, whole_nodes
 from .prompt.look_ahead import LookAhead
 from .prompt.origins import Maker, took
@@ -86,6 +87,7 @@ class ComfyHost:
         self._stepping: set[str] = set()  # classes of nodes that have reported steps
         # where the prompt is: moved by the executor's thread, looked at and replanned by the errands'; taken before the runtime's own
         self._lock = threading.RLock()
+        self._leaving = Errands("residency closing")
         self._switching = threading.RLock()  # hooks in and out: asked for by the event loop, and by any thread that fails
         self._look_ahead = LookAhead(self.runtime, self._lock, lambda: self._prompt, self._queued, self._guard)
 
@@ -126,9 +128,19 @@ class ComfyHost:
             for seam in seams.ALL:
                 seam.remove()
             self.installed = False
-            self._abandon("left to ComfyUI: the pack was switched off while it ran")
-            self.runtime.close(wait=False)
+            prompt, self._prompt = self._prompt, None
+            self.steps.forget()
+            movers, self.runtime.movers = self.runtime.movers, {}
+            self.device.close(wait=False)
+            self._leaving.submit(partial(self._leave, prompt, movers))
             self._look_ahead.close()
+
+    def _leave(self, prompt: RunningPrompt | None, movers: Mapping[Tier, Mover]) -> None:
+        """End the trace of the prompt that ran when the pack was switched off, and what was read for it. On a thread that may wait."""
+        if prompt is not None:
+            self.runtime.abandon("left to ComfyUI: the pack was switched off while it ran", prompt.prompt_id)
+        if Tier.HOST in movers:
+            movers[Tier.HOST].close(wait=False)
 
     def threads(self) -> list[str]:
         """Names of the pack's threads that are alive."""
@@ -155,7 +167,6 @@ class ComfyHost:
         if self._whole_device_bytes is not None:
             self._device_limit_bytes = max(0, self._whole_device_bytes - wanted.vram_headroom_bytes)
         self.device.contents.spared_bytes = wanted.vram_headroom_bytes
-        self.runtime.tell(Looks(self.runtime.clock(), Limits(device_bytes=self._device_budget_bytes(self.user.device_budget_bytes))))
         mover = self.runtime.movers.get(Tier.HOST)
         if isinstance(mover, ReadAhead):
             mover.set_threads(self._read_threads())
