@@ -51,7 +51,7 @@ def node(trace: dict[str, Any], node_id: str) -> dict[str, Any]:
 
 def compute_s(trace: dict[str, Any], node_id: str) -> float:
     one = node(trace, node_id)
-    return float(one["end_s"] - one["start_s"] - one["stall_s"])
+    return float(one["end_s"] - one["start_s"] - one["stall_s"] - one["own_s"])
 
 
 def known(server: Server) -> dict[str, Any]:
