@@ -190,6 +190,7 @@ class Driver:
         }
 
     def hosted(self, request: dict[str, Any]) -> dict[str, Any]:
+        import comfy_execution.graph as graph
         import folder_paths
         from comfy_execution.graph import ExecutionList
 
@@ -216,7 +217,10 @@ class Driver:
         pick = ExecutionList.ux_friendly_pick_node
         if wish is not None:
             if wish["other_pick"]:
-                ExecutionList.ux_friendly_pick_node = lambda this, ready: pick(this, ready)
+                # in ComfyUI's own module: a pack's function may name its parameters as it likes
+                names = {"pick": pick}
+                exec("def ux_friendly_pick_node(this, ready, pick=pick): return pick(this, ready)", vars(graph), names)  # noqa: S102
+                ExecutionList.ux_friendly_pick_node = names["ux_friendly_pick_node"]
             host.runtime.recorder = listen
             host.reorder = wish["reorder"]
             host._device_limit_bytes = wish["device_limit_bytes"]  # this machine's device may have no memory of its own

@@ -213,6 +213,13 @@ class _Outline:
         return {node_id: frozenset(self.loads.get(node_id, ())).union(self.computes.get(node_id, ())) for node_id in self.order}
 
 
+def _really_made(class_type: str, loads: NodeLoads) -> NodeLoads:
+    """Without what a run has shown that the class does not make of its files."""
+    unmade = _not_made.get(class_type, frozenset())
+    made = tuple((component, kind) for component, kind in loads.components if kind not in unmade)
+    return loads if len(made) == len(loads.components) else replace(loads, components=made)
+
+
 def _keyed(loads: NodeLoads) -> tuple[tuple[str, str | None], ...]:
     return tuple((component.key, kind) for component, kind in loads.components)
 
@@ -497,6 +504,7 @@ class LiveGraph:
             result = execution_list.output_cache.get_local(node_id)
             made = None if result is None else self._made_with(result_key(execution_list, node_id), result.outputs)
             if made is not None:
+                made = _really_made(self.class_type(node_id), made)
                 found[node_id] = made
                 self.components.update((component.key, component) for component, _ in made.components)
                 node = self._dynprompt.get_node(node_id)
@@ -511,9 +519,7 @@ class LiveGraph:
             loads = next(same, None) or loads_now(node["class_type"], node["inputs"], self._folders)
             for warning in loads.warnings:
                 log.warning("residency: node %s (%s): %s; it is left to ComfyUI", node_id, node["class_type"], warning)
-            unmade = _not_made.get(node["class_type"], frozenset())
-            if unmade:
-                loads = replace(loads, components=tuple((one, kind) for one, kind in loads.components if kind not in unmade))
+            loads = _really_made(node["class_type"], loads)
             if loads.components:
                 self.components.update((component.key, component) for component, _ in loads.components)
             found[node_id] = loads
