@@ -263,7 +263,7 @@ def test_a_file_that_is_replaced_before_its_loaders_turn_is_the_one_that_is_told
 
 def test_a_folder_of_a_language_model_is_read_again_when_anything_in_it_was_replaced(story: Story, writer: Path):
     def write(seed: int) -> dict[str, Any]:
-        sampling = {"max_new_tokens": 12, "temperature": 1.0, "seed": seed, "text": "a cat", "system_prompt": "the sea"}
+        sampling = {"max_new_tokens": 40, "temperature": 2.0, "seed": seed, "text": "a cat", "system_prompt": "the sea"}
         return {
             "1": {"class_type": "ResidencyTransformersLoader", "inputs": {"lm_name": writer.name, "device": "default"}},
             "2": {"class_type": "ResidencyWriteText", "inputs": {"lm": ["1", 0], **sampling}},
