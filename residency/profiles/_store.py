@@ -88,8 +88,8 @@ class Store:
             try:
                 connection.execute("VACUUM")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            except sqlite3.OperationalError:
-                pass  # locked: the rows are gone, the space is used again
+            except sqlite3.OperationalError as error:
+                log.debug("residency: %s keeps its size for now (%s): the rows are gone, their space is used again", self.path, error)
 
         self._run(shrink)
 

@@ -12,6 +12,7 @@ missing in turn, 6 to 9 GB from the drive in each prompt (H100, 24 GB on the dev
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,8 @@ import torch
 
 from .cuda import Cuda
 from .onload import PAGE_BYTES, pages_of, weight_modules
+
+log = logging.getLogger("residency")
 
 SLAB_PAGES = 16  # slots are allocated 0.5 GiB at a time: registering memory costs 0.2 s of it
 CHUNK_PAGES = 8  # cross in each direction between two waits for the device: 5 ms of the link
@@ -171,7 +174,8 @@ class PageStore:
             streams.into.synchronize()
             streams.out.synchronize()
             settled = True
-        except Exception:  # the device answers no more: the slots are never used again
+        except Exception:
+            log.exception("residency: the device answers no more; the pinned pages of this exchange are never used again")
             settled = False
         for images in all_images:
             if settled:
