@@ -127,11 +127,6 @@ class ReadAhead:
         with self._condition:
             self._stop([transfer for transfer in self._live if transfer.component.key == key], reason)
 
-    def cancel_all(self, reason: str) -> None:
-        """Stop every unanswered Prefetch."""
-        with self._condition:
-            self._stop(self._live, reason)
-
     def evict(self, instruction: Evict) -> None:
         """Give the component's pages in [keep_bytes, upto_bytes) back; Evicted says how many bytes that freed."""
         _check_tier(instruction)

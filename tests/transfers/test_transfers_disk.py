@@ -295,7 +295,7 @@ def test_a_pause_ends_when_the_transfer_is_cancelled(make: Callable[..., ReadAhe
     mover = make(pressure=lambda: paused.set() or 99.0, pause_s=3600.0)
     future = mover.prefetch(prefetch(flux))
     assert paused.wait(60)
-    mover.cancel_all("enough")
+    mover.stop("flux", "enough")
     future.result(60)
     stopped = mover.wait("flux")
     assert isinstance(stopped, TransferStopped) and stopped.moved_bytes == 0
@@ -553,7 +553,8 @@ def play(mover: ReadAhead, components: list[Component], steps: Steps) -> tuple[l
         elif verb == "cancel":
             mover.cancel(Cancel(component, Tier.HOST, "property"))
         elif verb == "cancel all":
-            mover.cancel_all("property")
+            for one in components:
+                mover.stop(one.key, "property")
         elif verb == "drop":
             mover.drop(component, upto_bytes=size)
             drops += 1
