@@ -1,6 +1,10 @@
 // "Convert to Residency" and back, in the node's menu, on the selection and for the whole workflow: one undo step each.
+//
+// A front end keeps nodes, links and widget values in stores of its own, of which an extension may know nothing. So nothing is exchanged in
+// the open graph: the workflow is saved, converted in its saved form, and loaded in place of itself, as undo does it. The result is saved
+// again and compared with what was asked for; where that differs, the workflow as it was is loaded again.
 
-import { convertedNode, twinOf } from "./convert.js";
+import { convertedNode, convertedWorkflow, difference, emptied, ROOT, twinOf } from "./convert.js";
 
 const TO = "Convert to Residency";
 const BACK = "Convert back to ComfyUI's own";
@@ -11,86 +15,141 @@ const moduleOf = (type) => LiteGraph.registered_node_types[type]?.nodeData?.pyth
 
 const twin = (node) => (node?.graph ? twinOf(node.type, moduleOf) : null);
 
+const rootOf = (app) => app.rootGraph ?? app.graph;
+
+const graphsOf = (root) => [root, ...(root.subgraphs?.values() ?? [])];
+
+const keyOf = (graph, root) => (graph === root ? ROOT : graph.id);
+
+/** The workflow as its file would have it. */
+const saved = (root) => JSON.parse(JSON.stringify(root.serialize()));
+
 const savedNames = (node) => (node.widgets ?? []).filter((widget) => widget.serialize !== false).map((widget) => widget.name);
 
 const WIDTH = "residency width"; // a property of a converted node: its width before it grew
 
-/**
- * Puts a node of another class in the place of `node`: the same id, so that links, reroutes, groups, promoted widgets and what the canvas
- * knows of its place go on being its own. Returns the new node; null when the class cannot be made.
- */
-function replace(node, type) {
-  const { graph } = node;
+/** What a conversion does to one node: {node, slots, dropped} of `convertedNode`, and the size that the node should have. */
+function planned(node, type) {
   const fresh = LiteGraph.createNode(type);
-  if (!fresh) return null;
-  const plan = convertedNode(node.serialize(), savedNames(node), fresh.serialize(), savedNames(fresh));
-  for (const name of plan.dropped) node.disconnectInput(node.inputs.findIndex((input) => input.name === name));
-  node.onRemoved?.();
-  fresh.id = node.id;
-  fresh.pos = [...node.pos];
-  fresh.size = [...node.size];
-  graph._nodes[graph._nodes.indexOf(node)] = fresh;
-  graph._nodes_by_id[node.id] = fresh;
-  fresh.graph = graph;
-  for (const widget of fresh.widgets ?? []) widget.setNodeId?.(fresh.id);
-  fresh.onAdded?.(graph);
-  fresh.configure(plan.node);
-  const tight = node.size[1] <= node.computeSize()[1]; // a node as small as its rows stays so, in both directions
-  const [width, height] = fresh.computeSize();
-  const wanted = fresh.properties?.[WIDTH] ?? node.size[0]; // a node that had to grow has its width back when it is converted back
-  delete fresh.properties?.[WIDTH];
-  if (width > wanted) fresh.properties = { ...fresh.properties, [WIDTH]: wanted };
-  fresh.setSize([Math.max(wanted, width), tight ? height : Math.max(node.size[1], height)]);
-  for (const [link, slot] of plan.slots) graph.getLink(link).target_slot = slot;
-  node.graph = null;
-  if (LiteGraph.vueNodesMode) {
-    // Vue keeps the component, and with it the badges and the class, of a node that goes and comes under one id in the same turn
-    graph.onNodeRemoved?.(node);
-    setTimeout(() => graph._nodes_by_id[fresh.id] === fresh && graph.onNodeAdded?.(fresh));
-  } else graph.onNodeAdded?.(fresh);
-  return fresh;
+  const plan = convertedNode(saved(node), savedNames(node), saved(fresh), savedNames(fresh));
+  const width = plan.node.properties[WIDTH] ?? node.size[0]; // a node that had to grow has its width back when it is converted back
+  delete plan.node.properties[WIDTH];
+  return { ...plan, width, tight: node.size[1] <= node.computeSize()[1] }; // a node as small as its rows stays so, in both directions
 }
 
-/** Converts the nodes that have a twin in that direction, as one undo step; returns how many. */
-function convert(app, nodes, back) {
-  const wanted = nodes.map((node) => [node, twin(node)]).filter(([, found]) => found?.back === back);
-  if (wanted.length === 0) return 0;
+function fit(node, { width, tight }) {
+  const [least, height] = node.computeSize();
+  if (least > width) node.properties = { ...node.properties, [WIDTH]: width };
+  node.setSize([Math.max(width, least), tight ? height : Math.max(node.size[1], height)]);
+}
+
+/** The lists of what can be selected, in the same order for each graph. */
+const selectable = (graph) => [graph.nodes, graph.groups, [...(graph.reroutes?.values() ?? [])]];
+
+/** Remembers what is selected; returns what selects the same again, once the graph has been loaded anew. */
+function keptSelection(canvas) {
+  const kept = [...(canvas.selectedItems ?? [])].map((item) => [selectable(canvas.graph).findIndex((list) => list.includes(item)), String(item.id)]);
+  return () => {
+    const lists = selectable(canvas.graph);
+    for (const [list, id] of kept) {
+      const item = lists[list]?.find((one) => String(one.id) === id);
+      if (item) canvas.select(item);
+    }
+  };
+}
+
+/** Calls a hook of all extensions, as the front end does for a workflow that it has loaded. */
+async function invoke(app, hook, ...values) {
+  for (const extension of app.extensions ?? []) {
+    try {
+      await extension[hook]?.(...values, app);
+    } catch (error) {
+      console.error(`Residency: ${hook} of ${extension.name} failed after a conversion`, error);
+    }
+  }
+}
+
+/**
+ * Loads a workflow in place of the open one. Vue keeps the component of a node that goes and comes under one id in the same turn, and
+ * with it the badges and the class of the old one: it has a turn to see that all nodes are gone.
+ */
+async function load(app, workflow) {
+  const root = rootOf(app);
+  root.configure(structuredClone(emptied(workflow)));
+  await null;
+  root.configure(structuredClone(workflow));
+}
+
+/** Converts [node, class] pairs; returns what was wrong with the result, in words, or null. */
+async function exchange(app, wanted) {
+  const root = rootOf(app);
+  const plans = new Map();
+  for (const [node, type] of wanted) {
+    const plan = planned(node, type);
+    for (const name of plan.dropped) node.disconnectInput(node.inputs.findIndex((input) => input.name === name));
+    const key = keyOf(node.graph, root);
+    plans.set(key, (plans.get(key) ?? new Map()).set(String(node.id), plan));
+  }
+  const workflow = convertedWorkflow(saved(root), plans);
+  await load(app, workflow);
+  for (const graph of graphsOf(root)) {
+    for (const [id, plan] of plans.get(keyOf(graph, root)) ?? []) {
+      const node = graph.getNodeById(id);
+      if (node?.comfyClass !== plan.node.type) return `node ${id} would run as a ${node?.comfyClass} and not a ${plan.node.type}`;
+      fit(node, plan);
+    }
+  }
+  return difference(workflow, saved(root), plans);
+}
+
+/** Converts the nodes that have a twin in that direction, as one undo step. Returns {count, fault}: how many, and why none. */
+async function convert(app, nodes, back) {
+  const wanted = nodes.map((node) => [node, twin(node)]).filter(([, found]) => found?.back === back).map(([node, { type }]) => [node, type]);
+  if (wanted.length === 0) return { count: 0, fault: null };
   const { canvas } = app;
+  const before = saved(rootOf(app));
+  const select = keptSelection(canvas);
+  let fault;
   canvas.emitBeforeChange();
   try {
-    for (const [node, { type }] of wanted) {
-      const selected = canvas.selectedItems?.has(node) ?? false;
-      if (selected) canvas.deselect(node);
-      const fresh = replace(node, type);
-      if (selected) canvas.select(fresh ?? node);
+    try {
+      fault = await exchange(app, wanted);
+    } catch (error) {
+      fault = String(error);
+      console.error(error);
     }
-    for (const graph of new Set(wanted.map(([node]) => node.graph).filter(Boolean))) graph.updateExecutionOrder();
+    if (fault) await load(app, before);
+    for (const graph of graphsOf(rootOf(app))) for (const node of graph.nodes) await invoke(app, "loadedGraphNode", node);
+    await invoke(app, "afterConfigureGraph", []);
+    app.nodeOutputs = { ...app.nodeOutputs }; // the pictures on the nodes
+    select();
   } finally {
     canvas.setDirty(true, true);
     canvas.emitAfterChange();
   }
-  return wanted.length;
+  return { count: wanted.length, fault };
 }
 
-const selectionOf = (app) => Object.values(app.canvas.selected_nodes ?? {});
-
-function everyNode(app) {
-  const root = app.rootGraph ?? app.graph;
-  return [root, ...(root.subgraphs?.values() ?? [])].flatMap((graph) => [...graph.nodes]);
+function tell(app, { count, fault }, back) {
+  const summary = back ? BACK : TO;
+  const say = (severity, detail, life) => app.extensionManager.toast.add({ severity, summary, detail, life });
+  if (fault) say("error", `Nothing was changed: in this version of the front end ${fault}. "python -m residency convert" does it in the saved file.`, 15_000);
+  else if (count) say("success", `${count} ${count === 1 ? "node" : "nodes"} converted`, 3000);
+  else say("info", "No node here has a twin to convert to", 3000);
 }
 
-function tell(app, count, back) {
-  const detail = count ? `${count} ${count === 1 ? "node" : "nodes"} converted` : "No node here has a twin to convert to";
-  app.extensionManager.toast.add({ severity: count ? "success" : "info", summary: back ? BACK : TO, detail, life: 3000 });
-}
+const selectedNodes = (app) => Object.values(app.canvas.selected_nodes ?? {});
+
+const everyNode = (app) => graphsOf(rootOf(app)).flatMap((graph) => [...graph.nodes]);
 
 /** What the extension registers: commands, menu entries and the hooks of the node's menu and the selection's toolbox. */
 export function conversions(app) {
-  const command = (id, label, icon, nodes, back) => ({ id, label, menubarLabel: label.replace("Residency: c", "C"), icon, function: () => tell(app, convert(app, nodes(app), back), back) });
+  const run = async (nodes, back) => tell(app, await convert(app, nodes, back), back);
+  const command = (id, label, icon, nodes, back) => ({ id, label, menubarLabel: label.replace("Residency: c", "C"), icon, function: () => run(nodes(app), back) });
   return {
     commands: [
-      command(COMMANDS.selection, "Residency: convert selection to Residency", "pi pi-arrow-right-arrow-left", selectionOf, false),
-      command(COMMANDS.back, "Residency: convert selection back", "pi pi-undo", selectionOf, true),
+      command(COMMANDS.selection, "Residency: convert selection to Residency", "pi pi-arrow-right-arrow-left", selectedNodes, false),
+      command(COMMANDS.back, "Residency: convert selection back", "pi pi-undo", selectedNodes, true),
       command(COMMANDS.all, "Residency: convert all nodes to Residency", "pi pi-arrow-right-arrow-left", everyNode, false),
       command(COMMANDS.allBack, "Residency: convert all nodes back", "pi pi-undo", everyNode, true),
     ],
@@ -98,9 +157,9 @@ export function conversions(app) {
     getNodeMenuItems(node) {
       const found = twin(node);
       if (!found) return [];
-      const selected = selectionOf(app);
+      const selected = selectedNodes(app);
       const nodes = selected.includes(node) ? selected : [node];
-      return [{ content: found.back ? BACK : TO, callback: () => convert(app, nodes, found.back) }];
+      return [{ content: found.back ? BACK : TO, callback: () => run(nodes, found.back) }];
     },
     getSelectionToolboxCommands(item) {
       const found = item?.type ? twin(item) : null;

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from front_end import chromium, opened
+from front_end import RENDERERS, chromium, front_ends, opened
 
 from residency.installation.locate import ComfyUI, find_comfyui
 from residency.installation.server_process import Server, serve
@@ -74,10 +74,24 @@ def server(start: Callable[..., Server]) -> Iterator[Server]:
     server.post("/residency/mode", {"mode": "auto"})
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Browser tests run on each front end that the environment names, and tell which in their ids; else on the one installed."""
+    named = front_ends() if "front_end" in metafunc.fixturenames else {}
+    if named:
+        arguments = [["--front-end-root", str(pages)] for pages in named.values()]
+        metafunc.parametrize("front_end", arguments, ids=list(named), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def front_end(request: pytest.FixtureRequest) -> list[str]:
+    """The server's arguments for the front end that is tested."""
+    return getattr(request, "param", [])
+
+
 @pytest.fixture
-def comfy_server(start: Callable[..., Server]) -> Server:
+def comfy_server(start: Callable[..., Server], front_end: list[str]) -> Server:
     """The server with ComfyUI's front end, for a browser."""
-    return start(front_end=True)
+    return start(*front_end, front_end=True)
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +102,13 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, comfy_server: Server) -> Iterator[Any]:
-    """ComfyUI's front end, ready."""
+    """ComfyUI's front end, ready; nodes are drawn on the canvas."""
     with opened(browser, comfy_server.url) as page:
+        yield page
+
+
+@pytest.fixture(params=RENDERERS)
+def editor(request: pytest.FixtureRequest, browser: Any, comfy_server: Server) -> Iterator[Any]:
+    """ComfyUI's front end, ready, in each of its renderers."""
+    with opened(browser, comfy_server.url, request.param) as page:
         yield page

@@ -7,6 +7,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import distributions
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +30,25 @@ NEEDS_A_BROWSER = [
 ]
 
 
+PACKAGE = "comfyui-frontend-package"
+RENDERERS = ("canvas", "vue")
+
+
+def front_ends() -> dict[str, Path]:
+    """Version → pages of each front end in RESIDENCY_FRONT_ENDS: folders that pip has installed the package into (`--target`).
+
+    Raises ValueError for a folder without it.
+    """
+    found = {}
+    for folder in filter(None, os.environ.get("RESIDENCY_FRONT_ENDS", "").split(os.pathsep)):
+        pages = Path(folder) / PACKAGE.replace("-", "_") / "static"
+        versions = [one.version for one in distributions(name=PACKAGE, path=[folder])]
+        if len(versions) != 1 or not pages.is_dir():
+            raise ValueError(f"RESIDENCY_FRONT_ENDS: {folder} holds no {PACKAGE}: pip install --no-deps --target {folder} {PACKAGE}==VERSION")
+        found[versions[0]] = pages.resolve()
+    return found
+
+
 @contextmanager
 def chromium() -> Iterator[Any]:
     """A running Chromium, as playwright's browser."""
@@ -40,12 +61,13 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, url: str) -> Iterator[Any]:
-    """A page with the front end, ready, with an empty graph. At the end the settings are back and no script of ours has failed."""
+def opened(browser: Any, url: str, renderer: str = "canvas") -> Iterator[Any]:
+    """A page with the front end in one of its RENDERERS, ready. At the end the settings are back and no script of ours has failed."""
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     failures: list[str] = []
     page.on("pageerror", lambda error: failures.append(f"{error}\n{error.stack}"))
-    page.request.post(f"{url}/settings", data={"Comfy.TutorialCompleted": True})  # a first visit's dialog holds the focus
+    # a first visit's dialog holds the focus
+    page.request.post(f"{url}/settings", data={"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": renderer == "vue"})
     load(page, url)
     yield page
     page.close()

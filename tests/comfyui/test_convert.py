@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from comfy_story import LOADERS, two_experts, with_ours
-from front_end import NEEDS_A_BROWSER, OUR_NODES, click_on, command, graph_of, load, open_graph, opened, setting
+from front_end import NEEDS_A_BROWSER, OUR_NODES, click_on, command, graph_of, load, open_graph, opened
 
 from residency.installation.server_process import Server
 from residency.workflow.core_nodes import LANGUAGE_NODES
@@ -44,13 +44,11 @@ def by_id(graph: dict[str, Any]) -> dict[int, dict[str, Any]]:
     return {node["id"]: node for node in graph["nodes"]}
 
 
-@pytest.fixture(params=["canvas", "vue"])
-def editor(request: pytest.FixtureRequest, page: Any, comfy_server: Any) -> Any:
-    """The editor in both renderers of the front end, with a workflow whose first loader the user has arranged."""
-    setting(page, "Comfy.VueNodes.Enabled", request.param == "vue")
-    load(page, comfy_server.url)
-    open_graph(page, two_experts())
-    page.evaluate("""() => {
+@pytest.fixture
+def arranged(editor: Any) -> Any:
+    """The editor with a workflow whose first loader the user has arranged."""
+    open_graph(editor, two_experts())
+    editor.evaluate("""() => {
       const node = app.graph.getNodeById(1);
       Object.assign(node, { title: "mine", color: "#232", bgcolor: "#353", mode: 4 });
       node.pos = [40, 700];
@@ -61,12 +59,11 @@ def editor(request: pytest.FixtureRequest, page: Any, comfy_server: Any) -> Any:
       app.graph.add(group);
       app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
     }""")
-    yield page
-    setting(page, "Comfy.VueNodes.Enabled", False)
+    return editor
 
 
-def test_a_selection_is_converted_in_one_undo_step_and_keeps_everything_else(editor: Any) -> None:
-    page = editor
+def test_a_selection_is_converted_in_one_undo_step_and_keeps_everything_else(arranged: Any) -> None:
+    page = arranged
     before, prompt, steps = graph_of(page), as_api(page), page.evaluate(UNDO_STEPS)
 
     page.evaluate("() => [1, 2].forEach((id) => app.canvas.select(app.graph.getNodeById(id)))")
@@ -91,8 +88,8 @@ def test_a_selection_is_converted_in_one_undo_step_and_keeps_everything_else(edi
     page.wait_for_function("() => app.graph.getNodeById(1).type === 'ResidencyUNETLoader'")
 
 
-def test_the_whole_workflow_there_and_back_is_the_workflow_again(editor: Any) -> None:
-    page = editor
+def test_the_whole_workflow_there_and_back_is_the_workflow_again(arranged: Any) -> None:
+    page = arranged
     before, prompt = graph_of(page), as_api(page)
 
     command(page, "Residency.ConvertAll")
@@ -107,8 +104,8 @@ def test_the_whole_workflow_there_and_back_is_the_workflow_again(editor: Any) ->
     assert all(node["size"][0] == by_id(before)[i]["size"][0] for i, node in by_id(after).items())  # Vue nodes measure their own height
 
 
-def test_the_nodes_own_menu_converts_it_and_the_badge_shows_its_mode(editor: Any) -> None:
-    page = editor
+def test_the_nodes_own_menu_converts_it_and_the_badge_shows_its_mode(arranged: Any) -> None:
+    page = arranged
     click_on(page, 3)
     click_on(page, 3, "right")
     page.get_by_text("Convert to Residency", exact=True).click()
@@ -195,11 +192,13 @@ def test_a_converted_workflow_runs_from_the_browser(page: Any, comfy_server: Any
     assert {"ResidencyKSampler", "ResidencyUNETLoader", "ResidencyReport"} <= {node["class_type"] for node in trace["nodes"]}
 
 
-def test_without_the_pack_comfyui_names_its_nodes_and_the_rest_opens(start: Callable[..., Server], browser: Any, comfy_server: Any) -> None:
+def test_without_the_pack_comfyui_names_its_nodes_and_the_rest_opens(
+    start: Callable[..., Server], browser: Any, comfy_server: Any, front_end: list[str]
+) -> None:
     with opened(browser, comfy_server.url) as page:
         open_graph(page, with_ours(two_experts(), "low-vram"))
         saved = graph_of(page)
-    bare = start("--disable-all-custom-nodes", front_end=True)
+    bare = start("--disable-all-custom-nodes", *front_end, front_end=True)
     page = browser.new_page()
     page.request.post(f"{bare.url}/settings", data={"Comfy.TutorialCompleted": True})
     load(page, bare.url)
