@@ -102,14 +102,14 @@ async function exchange(app, wanted) {
   return difference(workflow, saved(root), plans);
 }
 
-/** Converts the nodes that have a twin in that direction, as one undo step. Returns {count, fault}: how many, and why none. */
+/** Converts the nodes that have a twin in that direction, as one undo step. Returns {count, fault, lost}: how many; why none; what could not be put back. */
 async function convert(app, nodes, back) {
   const wanted = nodes.map((node) => [node, twin(node)]).filter(([, found]) => found?.back === back).map(([node, { type }]) => [node, type]);
-  if (wanted.length === 0) return { count: 0, fault: null };
+  if (wanted.length === 0) return { count: 0 };
   const { canvas } = app;
   const before = saved(rootOf(app));
   const select = keptSelection(canvas);
-  let fault;
+  let fault, lost;
   canvas.emitBeforeChange();
   try {
     try {
@@ -118,7 +118,10 @@ async function convert(app, nodes, back) {
       fault = String(error);
       console.error(error);
     }
-    if (fault) await load(app, before);
+    if (fault) {
+      await load(app, before);
+      lost = difference(before, saved(rootOf(app)), new Map());
+    }
     for (const graph of graphsOf(rootOf(app))) for (const node of graph.nodes) await invoke(app, "loadedGraphNode", node);
     await invoke(app, "afterConfigureGraph", []);
     app.nodeOutputs = { ...app.nodeOutputs }; // the pictures on the nodes
@@ -127,13 +130,15 @@ async function convert(app, nodes, back) {
     canvas.setDirty(true, true);
     canvas.emitAfterChange();
   }
-  return { count: wanted.length, fault };
+  return { count: wanted.length, fault, lost };
 }
 
-function tell(app, { count, fault }, back) {
+function tell(app, { count, fault, lost }, back) {
   const summary = back ? BACK : TO;
   const say = (severity, detail, life) => app.extensionManager.toast.add({ severity, summary, detail, life });
-  if (fault) say("error", `Nothing was changed: in this version of the front end ${fault}. "python -m residency convert" does it in the saved file.`, 15_000);
+  const why = `in this version of the front end ${fault}. "python -m residency convert" does it in the saved file.`;
+  if (lost) say("error", `Undo this (Ctrl+Z), or open the saved file again: ${lost}, because ${why}`, 60_000);
+  else if (fault) say("error", `Nothing was changed: ${why}`, 15_000);
   else if (count) say("success", `${count} ${count === 1 ? "node" : "nodes"} converted`, 3000);
   else say("info", "No node here has a twin to convert to", 3000);
 }

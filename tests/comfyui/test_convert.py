@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from comfy_story import LOADERS, two_experts, with_ours
 from front_end import NEEDS_A_BROWSER, OUR_NODES, click_on, command, graph_of, load, open_graph, opened
+from PIL import Image
+from subgraph_story import STORIES
 
 from residency.installation.server_process import Server
 from residency.workflow.core_nodes import LANGUAGE_NODES
@@ -15,6 +19,21 @@ from residency.workflow.core_nodes import LANGUAGE_NODES
 pytestmark = NEEDS_A_BROWSER
 
 UNDO_STEPS = "() => window.app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
+# what a user sees of the view: place, what is selected, the open subgraph
+LOOKS = """() => {
+  const { ds, graph, selectedItems } = app.canvas;
+  const selected = [...selectedItems].map((item) => `${item.constructor.name} ${item.id}`);
+  return [ds.scale, ...ds.offset, graph === app.rootGraph || graph.id, ...selected.sort()];
+}"""
+# graph and node id → class: as saved, as drawn, as queued (by the queued id), as pictures carry it
+EVERYWHERE = """async () => {
+  const classes = (graphs) => Object.fromEntries(graphs.flatMap((graph) => graph.nodes.map(({ id, type }) => [`${graph.id} ${id}`, type])));
+  const inFile = (saved) => classes([saved, ...(saved.definitions?.subgraphs ?? [])]);
+  const shown = classes([app.rootGraph, ...app.rootGraph.subgraphs.values()]);
+  const { output, workflow } = await app.graphToPrompt();
+  const queued = Object.fromEntries(Object.entries(output).map(([id, node]) => [id, node.class_type]));
+  return [inFile(app.rootGraph.serialize()), shown, queued, inFile(workflow)];
+}"""
 DONE = """() => new Promise((stop) => {
   for (const name of ["execution_success", "execution_error"]) comfyAPI.api.api.addEventListener(name, () => stop(name));
   app.queuePrompt(0);
@@ -44,10 +63,22 @@ def by_id(graph: dict[str, Any]) -> dict[int, dict[str, Any]]:
     return {node["id"]: node for node in graph["nodes"]}
 
 
+def assert_one_workflow(page: Any) -> None:
+    """The canvas, the saved file, what is queued and what pictures will carry are the same workflow."""
+    saved, shown, queued, carried = page.evaluate(EVERYWHERE)
+    assert saved == shown == carried
+    for node_id, class_type in queued.items():
+        assert class_type in [kind for place, kind in saved.items() if place.endswith(f" {node_id.split(':')[-1]}")], node_id
+
+
 @pytest.fixture
 def arranged(editor: Any) -> Any:
-    """The editor with a workflow whose first loader the user has arranged."""
+    """The editor with a workflow that the user has arranged: a bypassed loader in a group, a rerouted link, a note, another pack's node."""
     open_graph(editor, two_experts())
+    graph = graph_of(editor)
+    foreign = {"id": 21, "type": "SomebodysNode", "pos": [40, 1200], "size": [200, 60], "mode": 4, "inputs": [], "outputs": []}
+    graph["nodes"].append({**foreign, "flags": {}, "order": 20, "properties": {}, "widgets_values": ["theirs"]})
+    open_graph(editor, graph)
     editor.evaluate("""() => {
       const node = app.graph.getNodeById(1);
       Object.assign(node, { title: "mine", color: "#232", bgcolor: "#353", mode: 4 });
@@ -57,18 +88,34 @@ def arranged(editor: Any) -> Any:
       group.pos = [20, 640];
       group.size = [500, 300];
       app.graph.add(group);
-      app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
+      const note = LiteGraph.createNode("Note");
+      app.graph.add(note);
+      note.widgets[0].value = "as it was";
+      app.graph.createReroute([500, 500], app.graph.getLink(app.graph.getNodeById(9).inputs[1].link));
     }""")
+    settle(editor)
     return editor
+
+
+def settle(page: Any) -> None:
+    """Vue nodes measure themselves in the next frames; what is then changed is a step of its own in the front end's undo."""
+    page.wait_for_timeout(500)
+    page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
 
 
 def test_a_selection_is_converted_in_one_undo_step_and_keeps_everything_else(arranged: Any) -> None:
     page = arranged
-    before, prompt, steps = graph_of(page), as_api(page), page.evaluate(UNDO_STEPS)
+    page.evaluate(
+        "() => [app.graph.getNodeById(1), app.graph.getNodeById(2), app.graph.groups[0]].forEach((item) => app.canvas.select(item))"
+    )
+    page.evaluate("() => { app.canvas.ds.scale = 0.7; app.canvas.ds.offset = [33, 44]; }")
+    settle(page)
+    before, prompt, steps, looks = graph_of(page), as_api(page), page.evaluate(UNDO_STEPS), page.evaluate(LOOKS)
 
-    page.evaluate("() => [1, 2].forEach((id) => app.canvas.select(app.graph.getNodeById(id)))")
     command(page, "Residency.ConvertSelection")
+    settle(page)
 
+    assert page.evaluate(UNDO_STEPS) == steps + 1 and page.evaluate(LOOKS) == looks
     after = graph_of(page)
     changed = {node["id"]: node["type"] for node in after["nodes"] if node["type"] != by_id(before)[node["id"]]["type"]}
     assert changed == {1: "ResidencyUNETLoader", 2: "ResidencyCLIPLoader"}
@@ -76,16 +123,19 @@ def test_a_selection_is_converted_in_one_undo_step_and_keeps_everything_else(arr
         assert by_id(after)[1].get(key) == by_id(before)[1].get(key), key
     assert by_id(after)[1]["properties"]["mine"] == 1
     assert by_id(after)[1]["size"][0] == by_id(before)[1]["size"][0]
-    assert after["links"] == before["links"] and after["groups"] == before["groups"]
+    for key in ("links", "groups", "extra"):
+        assert after.get(key) == before.get(key), key
+    assert [node for node in after["nodes"] if node["id"] not in changed] == [node for node in before["nodes"] if node["id"] not in changed]
     assert without_ours(as_api(page)) == prompt
-    assert page.evaluate("() => Object.keys(app.canvas.selected_nodes).sort()") == ["1", "2"]
+    assert_one_workflow(page)
 
-    assert page.evaluate(UNDO_STEPS) == steps + 1
     command(page, "Comfy.Undo")
     page.wait_for_function("() => app.graph.getNodeById(1).type === 'UNETLoader'")
     assert as_api(page) == prompt
+    assert_one_workflow(page)
     command(page, "Comfy.Redo")
     page.wait_for_function("() => app.graph.getNodeById(1).type === 'ResidencyUNETLoader'")
+    assert_one_workflow(page)
 
 
 def test_the_whole_workflow_there_and_back_is_the_workflow_again(arranged: Any) -> None:
@@ -94,14 +144,16 @@ def test_the_whole_workflow_there_and_back_is_the_workflow_again(arranged: Any) 
 
     command(page, "Residency.ConvertAll")
     there = {node["type"] for node in graph_of(page)["nodes"]}
+    assert_one_workflow(page)
     command(page, "Residency.ConvertAllBack")
 
     assert {f"Residency{name}" for name in LOADERS | {"KSampler"}} <= there
     after = graph_of(page)
     for key in ("type", "pos", "mode", "inputs", "outputs", "widgets_values", "properties"):
         assert {i: node.get(key) for i, node in by_id(after).items()} == {i: node.get(key) for i, node in by_id(before).items()}, key
-    assert after["links"] == before["links"] and as_api(page) == prompt
+    assert after["links"] == before["links"] and after["extra"] == before["extra"] and as_api(page) == prompt
     assert all(node["size"][0] == by_id(before)[i]["size"][0] for i, node in by_id(after).items())  # Vue nodes measure their own height
+    assert_one_workflow(page)
 
 
 def test_the_nodes_own_menu_converts_it_and_the_badge_shows_its_mode(arranged: Any) -> None:
@@ -120,19 +172,164 @@ def test_the_nodes_own_menu_converts_it_and_the_badge_shows_its_mode(arranged: A
         drawn.get_by_text("low-vram").first.wait_for()
 
 
-def test_nodes_inside_a_subgraph_are_converted_too(page: Any, comfy_server: Any) -> None:
+def test_nodes_inside_a_subgraph_are_converted_too_and_it_stays_open(editor: Any) -> None:
+    page = editor
     open_graph(page, two_experts())
-    page.evaluate("() => { app.graph.convertToSubgraph(new Set(['1', '2', '4'].map((id) => app.graph.getNodeById(id)))); }")
-    prompt = as_api(page)
+    page.evaluate("""() => {
+      const { subgraph, node } = app.graph.convertToSubgraph(new Set(['1', '2', '4'].map((id) => app.graph.getNodeById(id))));
+      app.canvas.openSubgraph(subgraph, node);
+    }""")
+    settle(page)
+    page.evaluate("() => { app.canvas.ds.scale = 0.8; app.canvas.ds.offset = [12, 34]; app.canvas.select(app.canvas.graph.nodes[1]); }")
+    settle(page)
+    prompt, steps, looks = as_api(page), page.evaluate(UNDO_STEPS), page.evaluate(LOOKS)
 
     command(page, "Residency.ConvertAll")
+    settle(page)
 
+    assert page.evaluate(UNDO_STEPS) == steps + 1 and page.evaluate(LOOKS) == looks
     ours = as_api(page)
     inside = {node["class_type"] for node_id, node in ours.items() if ":" in node_id}
     assert {"ResidencyUNETLoader", "ResidencyCLIPLoader"} <= inside
     assert without_ours(ours) == prompt
+    assert_one_workflow(page)
+    command(page, "Residency.ConvertAllBack")
+    assert as_api(page) == prompt and page.evaluate(LOOKS) == looks
+    assert_one_workflow(page)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_widgets_that_a_subgraph_shows_keep_their_values(page: Any, name: str) -> None:
+    data, _, _ = STORIES[name]
+    inner, *others = data["definitions"]["subgraphs"]
+    loader = {"id": 90, "type": "VAELoader", "pos": [0, 0], "size": [300, 60], "flags": {}, "order": 0, "mode": 0, "inputs": []}
+    loader |= {"outputs": [{"name": "VAE", "type": "VAE", "links": []}], "properties": {}, "widgets_values": ["residency_tae.safetensors"]}
+    inner = {**inner, "nodes": [*inner["nodes"], loader]}
+    open_graph(page, {**data, "definitions": {"subgraphs": [inner, *others]}})
+    prompt = as_api(page)
+    command(page, "Residency.ConvertAll")
+    assert "ResidencyVAELoader" in {node["class_type"] for node in as_api(page).values()}
+    assert without_ours(as_api(page)) == prompt
+    assert_one_workflow(page)
+
+
+def test_every_link_into_an_input_that_grows_is_kept(page: Any, comfy_server: Any) -> None:
+    """TextEncodeJoyImageEdit has as many image inputs as are linked, and one more."""
+    open_graph(page, {"nodes": [], "links": [], "version": 0.4})
+    page.evaluate("""() => {
+      const encode = app.graph.add(LiteGraph.createNode("TextEncodeJoyImageEdit"));
+      for (const at of [0, 1, 2]) {
+        const image = app.graph.add(LiteGraph.createNode("EmptyImage"));
+        image.connect(0, encode, encode.inputs.findIndex((input) => input.name.startsWith("images.") && input.link == null));
+      }
+    }""")
+    prompt = as_api(page)
+    (encode,) = (node for node in prompt.values() if node["class_type"] == "TextEncodeJoyImageEdit")
+    assert len([name for name in encode["inputs"] if name.startswith("images.")]) == 3
+
+    command(page, "Residency.ConvertAll")
+    assert without_ours(as_api(page)) == prompt != as_api(page)
     command(page, "Residency.ConvertAllBack")
     assert as_api(page) == prompt
+    assert_one_workflow(page)
+
+
+def test_a_link_that_the_other_class_has_no_input_for_is_taken_out_and_undo_brings_it_back(page: Any, comfy_server: Any) -> None:
+    open_graph(page, with_ours(two_experts()))
+    page.evaluate("""() => {
+      const text = app.graph.add(LiteGraph.createNode("PrimitiveInt"));
+      const loader = app.graph.getNodeById(1);
+      text.connect(0, loader, loader.inputs.findIndex((input) => input.name === "priority"));
+    }""")
+    settle(page)
+    linked, links = as_api(page), graph_of(page)["links"]
+    assert isinstance(linked["1"]["inputs"]["priority"], list)
+
+    command(page, "Residency.ConvertAllBack")
+    assert len(graph_of(page)["links"]) == len(links) - 1
+    assert_one_workflow(page)
+    command(page, "Comfy.Undo")
+    page.wait_for_function("() => app.graph.getNodeById(1).type === 'ResidencyUNETLoader'")
+    assert as_api(page) == linked and graph_of(page)["links"] == links
+
+
+# ways in which a front end may not do what a conversion asks of it; `converted` tells such a workflow from the one before it
+FORGETFUL = {
+    "keeps the old class": """(root, { configure }) => {
+      const kept = (node) => (node.id == 2 ? { ...node, type: "CLIPLoader" } : node);
+      root.configure = (data) => configure({ ...data, nodes: data.nodes.map(kept) });
+    }""",
+    "saves the old class": """(root, { serialize }) => {
+      const known = new Map(serialize().nodes.map((node) => [node.id, node.type]));
+      const kept = (data) => ({ ...data, nodes: data.nodes.map((node) => ({ ...node, type: known.get(node.id) })) });
+      root.serialize = (...options) => kept(serialize(...options));
+    }""",
+    "loses a link": "(root, { configure }) => { root.configure = (data) => configure(converted(data) ? shorter(data) : data); }",
+    "mixes up the values": """(root, { configure }) => {
+      const mixed = (node) => ({ ...node, widgets_values: [...(node.widgets_values ?? [])].reverse(), widgets_values_named: undefined });
+      const turned = (node) => (node.type === "ResidencyCLIPLoader" ? mixed(node) : node);
+      root.configure = (data) => configure({ ...data, nodes: data.nodes.map(turned) });
+    }""",
+    "fails": """(root, { configure }) => {
+      root.configure = (data) => {
+        if (converted(data)) throw new Error("no such thing as a twin");
+        return configure(data);
+      };
+    }""",
+    "never gives a link back": "(root, { configure }) => { root.configure = (data) => configure(shorter(data)); }",
+}
+
+
+@pytest.mark.parametrize("how", FORGETFUL)
+def test_a_front_end_that_does_not_take_a_conversion_has_the_workflow_as_it_was_and_the_user_is_told(page: Any, how: str) -> None:
+    """Each conversion is compared with what was asked for before it stays: nobody knows the front ends to come."""
+    open_graph(page, two_experts())
+    page.evaluate("() => ['2', '3'].forEach((id) => app.canvas.select(app.graph.getNodeById(id)))")
+    settle(page)
+    before, prompt, steps = graph_of(page), as_api(page), page.evaluate(UNDO_STEPS)
+    page.evaluate(
+        """damage => {
+      const root = app.rootGraph;
+      const own = { configure: root.configure.bind(root), serialize: root.serialize.bind(root) };
+      const converted = (data) => data.nodes.some((node) => node.type.startsWith("Residency"));
+      const shorter = (data) => ({ ...data, links: data.links.slice(1) });
+      new Function("root", "own", "converted", "shorter", `(${damage})(root, own)`)(root, own, converted, shorter);
+      window.mend = () => { Object.assign(root, own); };
+    }""",
+        FORGETFUL[how],
+    )
+
+    command(page, "Residency.ConvertSelection")
+
+    given_back = how != "never gives a link back"
+    page.get_by_text("Nothing was changed" if given_back else "Undo this").first.wait_for()
+    page.evaluate("() => window.mend()")
+    assert page.evaluate("() => Object.keys(app.canvas.selected_nodes).sort()") == ["2", "3"]
+    assert page.evaluate(UNDO_STEPS) == steps + (not given_back)
+    if not given_back:
+        command(page, "Comfy.Undo")
+        page.wait_for_function("count => app.graph.links.size === count", arg=len(before["links"]))
+    assert [node["type"] for node in graph_of(page)["nodes"]] == [node["type"] for node in before["nodes"]]
+    assert graph_of(page)["links"] == before["links"] and as_api(page) == prompt
+
+
+def test_pictures_on_the_nodes_stay_and_other_extensions_are_told(editor: Any) -> None:
+    page = editor
+    open_graph(page, two_experts(seed=72))
+    page.evaluate("""() => app.registerExtension({
+      name: "a.story",
+      loadedGraphNode: (node) => { node.told = true; },
+      afterConfigureGraph: () => { throw new Error("a hook that fails is not ours"); },
+    })""")
+    assert page.evaluate(DONE) == "execution_success"
+    pictures = "() => app.graph.getNodeById(10).imgs?.length || document.querySelectorAll('[data-node-id=\"10\"] img').length"
+    click_on(page, 10)  # brings it into view: what is not drawn loads no picture
+    page.wait_for_function(pictures)
+
+    command(page, "Residency.ConvertAll")
+
+    page.wait_for_function(pictures)
+    assert page.evaluate("() => app.graph.nodes.every((node) => node.told)")
 
 
 def test_copy_and_paste_keeps_the_settings(page: Any, comfy_server: Any) -> None:
@@ -185,8 +382,13 @@ def test_a_converted_workflow_runs_from_the_browser(page: Any, comfy_server: Any
         page.evaluate(OUR_NODES),
     )
 
+    queued, saved = as_api(page), graph_of(page)
     assert page.evaluate(DONE) == "execution_success"
 
+    (picture,) = comfy_server.images(next(iter(comfy_server.get_json("/history?max_items=1"))))
+    carried = {key: json.loads(text) for key, text in Image.open(io.BytesIO(picture)).info.items()}
+    assert {node_id: node["class_type"] for node_id, node in carried["prompt"].items()} == {i: n["class_type"] for i, n in queued.items()}
+    assert {i: node["type"] for i, node in by_id(carried["workflow"]).items()} == {i: node["type"] for i, node in by_id(saved).items()}
     trace = page.request.get(f"{comfy_server.url}/residency/trace").json()
     assert trace["mode"] == "low-vram"
     assert {"ResidencyKSampler", "ResidencyUNETLoader", "ResidencyReport"} <= {node["class_type"] for node in trace["nodes"]}
