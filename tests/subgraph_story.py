@@ -78,13 +78,15 @@ def in_another(outer_values: Any, inner_values: Any) -> dict[str, Any]:
 
 NOT_PLACED = {"originalEntry": ["-1", "width"], "reason": "missingSubgraphInput", "hostValue": 96, "attemptedAtVersion": 1}
 
+HOLE = "a hole in the list leaves the value inside"
+
 STORIES: dict[str, tuple[dict[str, Any], int, int]] = {
     # name: workflow, width and height that the editor queues
     "the instance's value wins": (linked(values=[96]), 96, 64),
     "without one the value inside stays": (linked(), 64, 64),
     "an instance without a list of inputs": (workflow(node(7, SIZE, [], [96]), size(True)), 96, 64),
     "listed by inner node": (listed([["5", "height"], ["5", "width"]], [80, 96]), 96, 80),
-    "a hole in the list leaves the value inside": (listed([["5", "height"], ["5", "width"]], [None, 96]), 96, 64),
+    HOLE: (listed([["5", "height"], ["5", "width"]], [None, 96]), 96, 64),
     "an older name with its node": (listed([["5", "5: width"]], [96]), 96, 64),
     "listed where it is linked": (
         workflow(

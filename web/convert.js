@@ -72,7 +72,7 @@ export function convertedNode(old, oldNames, fresh, freshNames) {
 export const ROOT = "";
 
 /** The graphs of a saved workflow: ROOT → itself, and the id of each subgraph → its definition. */
-const graphsOf = (saved) => new Map([[ROOT, saved], ...(saved.definitions?.subgraphs ?? []).map((graph) => [graph.id, graph])]);
+export const savedGraphs = (saved) => new Map([[ROOT, saved], ...(saved.definitions?.subgraphs ?? []).map((graph) => [graph.id, graph])]);
 
 // a link is saved as a list in the root and as an object in a subgraph's definition
 const targetOf = (link) => (Array.isArray(link) ? [link[3], link[4]] : [link.target_id, link.target_slot]);
@@ -112,8 +112,8 @@ const linksOf = (graph) => (graph.links ?? []).map((link) => (Array.isArray(link
  * all links, and the values of the nodes in `plans`: places and sizes belong to the front end.
  */
 export function difference(wanted, found, plans) {
-  const there = graphsOf(found);
-  for (const [key, graph] of graphsOf(wanted)) {
+  const there = savedGraphs(found);
+  for (const [key, graph] of savedGraphs(wanted)) {
     const nodes = new Map((there.get(key)?.nodes ?? []).map((node) => [String(node.id), node]));
     for (const node of graph.nodes) {
       const other = nodes.get(String(node.id));

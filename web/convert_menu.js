@@ -4,7 +4,7 @@
 // the open graph: the workflow is saved, converted in its saved form, and loaded in place of itself, as undo does it. The result is saved
 // again and compared with what was asked for; where that differs, the workflow as it was is loaded again.
 
-import { convertedNode, convertedWorkflow, difference, emptied, ROOT, twinOf } from "./convert.js";
+import { convertedNode, convertedWorkflow, difference, emptied, PREFIX, ROOT, savedGraphs, twinOf } from "./convert.js";
 
 const TO = "Convert to Residency";
 const BACK = "Convert back to ComfyUI's own";
@@ -38,8 +38,9 @@ function planned(node, type) {
 }
 
 function fit(node, { width, tight }) {
-  const [least, height] = node.computeSize();
+  const [least, rows] = node.computeSize();
   if (least > width) node.properties = { ...node.properties, [WIDTH]: width };
+  const height = LiteGraph.vueNodesMode ? Math.min(rows, node.size[1]) : rows; // Vue lets a node grow, and hides some of the rows
   node.setSize([Math.max(width, least), tight ? height : Math.max(node.size[1], height)]);
 }
 
@@ -70,14 +71,30 @@ async function invoke(app, hook, ...values) {
 }
 
 /**
- * Loads a workflow in place of the open one. Vue keeps the component of a node that goes and comes under one id in the same turn, and
- * with it the badges and the class of the old one: it has a turn to see that all nodes are gone.
+ * Vue keeps the component of a node that goes and comes under one id in the same turn, and with it the badges of the old class: before
+ * classes are exchanged, it has a turn to see that all nodes are gone.
  */
-async function load(app, workflow) {
-  const root = rootOf(app);
-  root.configure(structuredClone(emptied(workflow)));
+async function takeOut(app, workflow) {
+  rootOf(app).configure(structuredClone(emptied(workflow)));
   await null;
-  root.configure(structuredClone(workflow));
+}
+
+/** Loads a workflow in place of the open one. */
+async function load(app, workflow) {
+  await takeOut(app, workflow);
+  rootOf(app).configure(structuredClone(workflow));
+}
+
+const ours = (type) => type !== undefined && moduleOf(type) === moduleOf(`${PREFIX}Mode`);
+
+/** Whether Vue would show a badge of ours on the wrong node once `workflow` is loaded: undo and redo load the same ids. */
+function sharesOurs(app, workflow) {
+  const root = rootOf(app);
+  const incoming = savedGraphs(workflow);
+  return graphsOf(root).some((graph) => {
+    const types = new Map(incoming.get(keyOf(graph, root))?.nodes?.map((node) => [String(node.id), node.type]));
+    return graph.nodes.some((node) => types.has(String(node.id)) && [node.type, types.get(String(node.id))].some(ours));
+  });
 }
 
 /** Converts [node, class] pairs; returns what was wrong with the result, in words, or null. */
@@ -136,9 +153,9 @@ async function convert(app, nodes, back) {
 function tell(app, { count, fault, lost }, back) {
   const summary = back ? BACK : TO;
   const say = (severity, detail, life) => app.extensionManager.toast.add({ severity, summary, detail, life });
-  const why = `in this version of the front end ${fault}. "python -m residency convert" does it in the saved file.`;
-  if (lost) say("error", `Undo this (Ctrl+Z), or open the saved file again: ${lost}, because ${why}`, 60_000);
-  else if (fault) say("error", `Nothing was changed: ${why}`, 15_000);
+  const why = `This version of the front end did not take the conversion (${fault}). "python -m residency convert" does it in the saved file.`;
+  if (lost) say("error", `Undo this (Ctrl+Z), or open the saved file again: after the attempt ${lost}. ${why}`, 60_000);
+  else if (fault) say("error", `Nothing was changed. ${why}`, 15_000);
   else if (count) say("success", `${count} ${count === 1 ? "node" : "nodes"} converted`, 3000);
   else say("info", "No node here has a twin to convert to", 3000);
 }
@@ -158,6 +175,7 @@ export function conversions(app) {
       command(COMMANDS.all, "Residency: convert all nodes to Residency", "pi pi-arrow-right-arrow-left", everyNode, false),
       command(COMMANDS.allBack, "Residency: convert all nodes back", "pi pi-undo", everyNode, true),
     ],
+    beforeConfigureGraph: (workflow) => (LiteGraph.vueNodesMode && sharesOurs(app, workflow) ? takeOut(app, workflow) : undefined),
     menuCommands: [{ path: ["Edit"], commands: [COMMANDS.all, COMMANDS.allBack] }],
     getNodeMenuItems(node) {
       const found = twin(node);

@@ -44,7 +44,7 @@ def front_ends() -> dict[str, Path]:
         pages = Path(folder) / PACKAGE.replace("-", "_") / "static"
         versions = [one.version for one in distributions(name=PACKAGE, path=[folder])]
         if len(versions) != 1 or not pages.is_dir():
-            raise ValueError(f"RESIDENCY_FRONT_ENDS: {folder} holds no {PACKAGE}: pip install --no-deps --target {folder} {PACKAGE}==VERSION")
+            raise ValueError(f"RESIDENCY_FRONT_ENDS: no {PACKAGE} in {folder}: pip install --no-deps --target {folder} {PACKAGE}==VERSION")
         found[versions[0]] = pages.resolve()
     return found
 

@@ -156,7 +156,7 @@ def test_the_whole_workflow_there_and_back_is_the_workflow_again(arranged: Any) 
     assert_one_workflow(page)
 
 
-def test_the_nodes_own_menu_converts_it_and_the_badge_shows_its_mode(arranged: Any) -> None:
+def test_the_nodes_own_menu_converts_it_and_the_badge_shows_its_mode_through_undo_and_redo(arranged: Any) -> None:
     page = arranged
     click_on(page, 3)
     click_on(page, 3, "right")
@@ -170,6 +170,13 @@ def test_the_nodes_own_menu_converts_it_and_the_badge_shows_its_mode(arranged: A
     drawn = page.locator("[data-node-id='3']")
     if drawn.count():
         drawn.get_by_text("low-vram").first.wait_for()
+
+    settle(page)
+    for change, class_type in (("Undo", "ResidencyVAELoader"), ("Undo", "VAELoader"), ("Redo", "ResidencyVAELoader")):
+        command(page, f"Comfy.{change}")
+        page.wait_for_function("type => app.graph.getNodeById(3).type === type", arg=class_type)
+        assert "low-vram" not in page.evaluate(badges)
+        drawn.get_by_text("low-vram").wait_for(state="detached")
 
 
 def test_nodes_inside_a_subgraph_are_converted_too_and_it_stays_open(editor: Any) -> None:
