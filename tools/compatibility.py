@@ -2,7 +2,7 @@
 
     python tools/compatibility.py front-ends FOLDER …      the browser tests on each front end, in both of its renderers
 
-FOLDER: `pip install --no-deps --target FOLDER comfyui-frontend-package==VERSION`. Needs a ComfyUI, playwright and a Chromium, as the tests do.
+FOLDER: `pip install --no-deps --target FOLDER comfyui-frontend-package==VERSION`. Needs a ComfyUI, playwright and a Chromium.
 
 A table stands between two markers; only that is written anew, so that tables may be made on different machines.
 """
@@ -53,6 +53,13 @@ def counts(outcomes: Iterable[str]) -> str:
     return ", ".join(f"{told[outcome]} {outcome}" for outcome in OUTCOMES if told[outcome]) or "–"
 
 
+def row(version: str, ran: Iterable[tuple[str, str]]) -> list[str]:
+    """One front end: its version, and the outcomes of its tests in each of the COLUMNS."""
+    mine = [(parts(test_id), outcome) for test_id, outcome in ran if version in parts(test_id)]
+    drawn = [(next((part for part in found if part in COLUMNS), ""), outcome) for found, outcome in mine]
+    return [version, *(counts(outcome for renderer, outcome in drawn if renderer == column) for column in COLUMNS)]
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -75,13 +82,8 @@ def front_ends(folders: Sequence[str]) -> str:
     environment = {"RESIDENCY_FRONT_ENDS": os.pathsep.join(os.path.abspath(folder) for folder in folders)}
     os.environ |= environment
     versions = sorted(front_end.front_ends(), key=lambda version: [int(part) for part in version.split(".")])
-    ran = [(parts(test_id), outcome) for test_id, outcome in suite(["-m", "browser", "tests/comfyui"], **environment)]
-
-    def row(version: str) -> list[str]:
-        mine = [(next((part for part in found if part in ("canvas", "vue")), ""), outcome) for found, outcome in ran if version in found]
-        return [version, *(counts(outcome for renderer, outcome in mine if renderer == column) for column in COLUMNS)]
-
-    return table(["front end", *COLUMNS.values()], map(row, versions))
+    ran = list(suite(["-m", "browser", "tests/comfyui"], **environment))
+    return table(["front end", *COLUMNS.values()], [row(version, ran) for version in versions])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
