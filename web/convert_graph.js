@@ -67,14 +67,14 @@ async function invoke(app, hook, ...values) {
 }
 
 /** Vue keeps the component of a node that goes and comes under one id in one turn, with the old node's badges: all go for a turn. */
-async function takeOut(app, workflow) {
+function takeOut(app, workflow) {
   rootOf(app).configure(structuredClone(emptied(workflow)));
-  await null;
 }
 
 /** Loads a workflow in place of the open one. */
 async function load(app, workflow) {
-  await takeOut(app, workflow);
+  takeOut(app, workflow);
+  await null;
   rootOf(app).configure(structuredClone(workflow));
 }
 
@@ -128,7 +128,7 @@ export async function convert(app, nodes, back) {
     if (fault) lost = await attempt(() => load(app, before).then(() => difference(before, saved(rootOf(app)), new Map())));
     for (const node of everyNode(app)) await invoke(app, "loadedGraphNode", node);
     await invoke(app, "afterConfigureGraph", []);
-    app.nodeOutputs = { ...app.nodeOutputs }; // the pictures on the nodes
+    app.nodeOutputs = { ...app.nodeOutputs }; // shown again on the new nodes, pictures and texts
     select();
   } finally {
     canvas.setDirty(true, true);
@@ -149,9 +149,9 @@ function sharesOurs(app, workflow) {
   });
 }
 
-/** The hook before any workflow is loaded: Vue would draw our badges, and those of twins, as they were before. */
-export async function beforeLoad(app, workflow) {
-  if (LiteGraph.vueNodesMode && sharesOurs(app, workflow)) await takeOut(app, workflow);
+/** The hook before any workflow is loaded, a turn before it is: else Vue would draw our badges as they were. */
+export function beforeLoad(app, workflow) {
+  if (LiteGraph.vueNodesMode && sharesOurs(app, workflow)) takeOut(app, workflow);
 }
 
 /** Every node of the open workflow, in subgraphs too. */

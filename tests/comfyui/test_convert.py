@@ -271,6 +271,12 @@ FORGETFUL = {
       const kept = (data) => ({ ...data, nodes: data.nodes.map((node) => ({ ...node, type: known.get(node.id) })) });
       root.serialize = (...options) => kept(serialize(...options));
     }""",
+    "runs the old class": """(root, { configure }) => {
+      root.configure = (data) => {
+        configure(data);
+        if (converted(data)) Object.defineProperty(root.getNodeById(2), "comfyClass", { value: "CLIPLoader" });
+      };
+    }""",
     "loses a link": "(root, { configure }) => { root.configure = (data) => configure(converted(data) ? shorter(data) : data); }",
     "mixes up the values": """(root, { configure }) => {
       const mixed = (node) => ({ ...node, widgets_values: [...(node.widgets_values ?? [])].reverse(), widgets_values_named: undefined });
@@ -320,9 +326,10 @@ def test_a_front_end_that_does_not_take_a_conversion_has_the_workflow_as_it_was_
     assert graph_of(page)["links"] == before["links"] and as_api(page) == prompt
 
 
-def test_pictures_on_the_nodes_stay_and_other_extensions_are_told(editor: Any) -> None:
+def test_what_nodes_show_of_their_run_stays_and_other_extensions_are_told(editor: Any) -> None:
     page = editor
-    open_graph(page, two_experts(seed=72))
+    text = {"class_type": "PrimitiveString", "inputs": {"value": "shown again"}}
+    open_graph(page, two_experts(seed=72) | {"20": text, "21": {"class_type": "PreviewAny", "inputs": {"source": ["20", 0]}}})
     page.evaluate("""() => app.registerExtension({
       name: "a.story",
       loadedGraphNode: (node) => { node.told = true; },
@@ -336,6 +343,7 @@ def test_pictures_on_the_nodes_stay_and_other_extensions_are_told(editor: Any) -
     command(page, "Residency.ConvertAll")
 
     page.wait_for_function(pictures)
+    assert page.evaluate("() => app.graph.getNodeById(21).widgets.some((widget) => widget.value === 'shown again')")
     assert page.evaluate("() => app.graph.nodes.every((node) => node.told)")
 
 
