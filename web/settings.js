@@ -46,6 +46,8 @@ export const SETTINGS = [
   },
 ];
 
+const MODE = `${PREFIX}mode`;
+
 const nameOf = (id) => id.slice(PREFIX.length);
 
 /**
@@ -57,6 +59,7 @@ const nameOf = (id) => id.slice(PREFIX.length);
 export function createSettings(api, store, tell, changed) {
   let started = false;
   let timer = null;
+  let shown = null; // a mode on its way into the dialog: sent back later, it would undo what was chosen since
 
   const values = () => Object.fromEntries(SETTINGS.map(({ id }) => [nameOf(id), store().get(id)]));
 
@@ -90,8 +93,11 @@ export function createSettings(api, store, tell, changed) {
     }
   }
 
-  function onChange() {
+  function onChange(id, value) {
     if (!started) return; // ComfyUI calls this for each setting that is registered
+    const known = id === MODE && value === shown;
+    if (id === MODE) shown = null;
+    if (known) return;
     clearTimeout(timer);
     timer = setTimeout(send, PAUSE_MS);
   }
@@ -105,7 +111,11 @@ export function createSettings(api, store, tell, changed) {
   }
 
   /** The mode chosen elsewhere: the server has it already. */
-  const showMode = (mode) => store().set(`${PREFIX}mode`, mode);
+  function showMode(mode) {
+    shown = mode;
+    return store().set(MODE, mode);
+  }
 
-  return { settings: SETTINGS.map((setting) => ({ ...setting, onChange })), start, send, showMode };
+  const settings = SETTINGS.map((setting) => ({ ...setting, onChange: (value) => onChange(setting.id, value) }));
+  return { settings, start, send, showMode };
 }

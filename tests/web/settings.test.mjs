@@ -54,3 +54,18 @@ test("a server that is gone costs one sentence", async () => {
   await link.send();
   assert.deepEqual(told, ["the server answered 502"]);
 });
+
+test("a mode that was chosen in the panel is shown in the dialog and not sent again; one chosen there afterwards is", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const { link, values, asked } = place({}, [answer(200, {})]);
+  await link.start();
+  const { onChange } = link.settings.find(({ id }) => id === "residency.mode");
+  await link.showMode("low-vram");
+  onChange("low-vram");
+  t.mock.timers.tick(10_000);
+  assert.equal(values["residency.mode"], "low-vram");
+  assert.deepEqual(asked.map(([method]) => method), ["GET"]);
+  for (const mode of ["off", "low-vram"]) onChange(mode);
+  t.mock.timers.tick(10_000);
+  assert.deepEqual(asked.map(([method]) => method), ["GET", "POST"]);
+});
