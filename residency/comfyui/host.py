@@ -196,6 +196,17 @@ class ComfyHost:
             return [replace(fit, fits=False) for fit in self.fits]
         return [seam.look() for seam in seams.ALL] + [seams.Fit(*told) for told in self.device.states()]
 
+    def contained(self) -> dict[str, int]:
+        """Failures that cost a copy or a lesson, and did not reach a prompt: how many, by what has failed."""
+        store = self.device.pages
+        found = {
+            **self.runtime.failures,
+            **{feature.value: count for feature, count in self.device.proofs.failures.items()},
+            "profiles": self._look_ahead.failures(),
+            "device": 0 if store is None else store.failures,
+        }
+        return {name: count for name, count in found.items() if count}
+
     def _abandon(self, reason: str, *, told: bool = False) -> None:
         """Leave the rest of the running prompt to ComfyUI: nothing goes on being moved for it, and its trace ends here. On any thread: what
         the executor's thread does for a node meanwhile falls into the void. `told`: a prompt without a trace gets one that says why."""
