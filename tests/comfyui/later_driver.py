@@ -138,14 +138,15 @@ def recorded(guarded: bool) -> dict[str, Any]:
     """Of a model that has been recorded nothing is moved: what is replayed is read where it was."""
     import torch
 
-    from residency.comfyui.device import mover
+    from residency.comfyui.device.kinds import Blocks
     from residency.core.component import Component, Tier
     from residency.core.events import Evict
 
-    with unguarded(guarded, mover, "is_recorded", lambda patcher: False):
+    with unguarded(guarded, Blocks, "is_recorded", lambda self, patcher: False):
         scene = Scene(bench_of(200), 13, "a")
-        scene.prompt("a")
         one, component = scene.patchers["a"], scene.parts["a"]
+        one.model._v_block = (one.buffer, one.buffer.base_addr, one.buffer.max_size)
+        scene.prompt("a")
         assert isinstance(component, Component)
         one.model._comfy_graph = object()
         scene.mover.evict(Evict(component, Tier.DEVICE, component.size_bytes, "room is wanted"))

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from functools import lru_cache
 from typing import Any
 
 import comfy.model_management as model_management
 import comfy.ops
-import comfy.pinned_memory as pinned_memory
 from comfy.cli_args import args
 
 from ..seams.chain import bare
 from .proofs import Kind
 
 try:
+    import comfy.pinned_memory as pinned_memory
     import comfy_aimdo.model_vbar as model_vbar
 except ImportError:  # a ComfyUI without comfy-aimdo has no dynamic models either
-    model_vbar = None
+    pinned_memory = model_vbar = None
 
 COMPILER_WORDS = ("compiler", "cuda_graph")
+BLOCK = "_v_block"  # of a block, next to the `_v` of a module: where its weights are
 GRAPH = "_comfy_graph"  # of a block that has been recorded, and may be replayed
 
 
 def surroundings() -> str:
     """What holds for all models: the compiler's settings, and the parameters of what the mover calls. It changes with either."""
     settings = [f"{name}={value}" for name, value in sorted(vars(args).items()) if any(word in name for word in COMPILER_WORDS)]
-    functions = [comfy.ops.cast_modules_with_vbar, pinned_memory.get_pin, pinned_memory.pin_memory]
-    if model_vbar is not None:
-        names = ("fault", "unpin", "set_watermark", "free_memory", "get_residency")
-        functions += [getattr(model_vbar.ModelVBAR, name) for name in names]
+    owners = [(comfy.ops, ("cast_modules_with_vbar",)), (pinned_memory, ("get_pin", "pin_memory"))]
+    owners += [(getattr(model_vbar, "ModelVBAR", None), ("fault", "unpin", "set_watermark", "free_memory", "get_residency"))]
+    functions = [getattr(owner, name) for owner, own in owners for name in own if hasattr(owner, name)]
     return "; ".join([*settings, *(_signature(bare(function)) for function in functions)])
 
 
@@ -48,9 +49,24 @@ def kind_of(patcher: Any, around: str) -> Kind:
     return Kind(name(patcher), name(patcher.model), around)
 
 
-def is_recorded(patcher: Any) -> bool:
-    """Whether blocks of the model have been recorded as graphs, which are replayed at the addresses where their weights were."""
-    return any(GRAPH in module.__dict__ for module in patcher.model.modules())
+class Blocks:
+    """The blocks of each model whose pages ComfyUI asks for as a whole, as they were when it was loaded last: only those are recorded.
+    Going through all modules of a model takes as long as announcing copies does."""
+
+    def __init__(self) -> None:
+        self._blocks: weakref.WeakKeyDictionary[Any, list[weakref.ReferenceType[Any]]] = weakref.WeakKeyDictionary()
+
+    def loaded(self, patcher: Any) -> None:
+        """Its blocks may be others from now on."""
+        self._blocks.pop(patcher.model, None)
+
+    def is_recorded(self, patcher: Any) -> bool:
+        """Whether some have been recorded as graphs, which are replayed at the addresses where their weights were."""
+        blocks = self._blocks.get(patcher.model)
+        if blocks is None:
+            blocks = [weakref.ref(module) for module in patcher.model.modules() if BLOCK in module.__dict__]
+            self._blocks[patcher.model] = blocks
+        return any(GRAPH in module.__dict__ for module in (one() for one in blocks) if module is not None)
 
 
 def pin_subsets(state: Any, beginning: str) -> list[str]:

@@ -38,7 +38,7 @@ from .contents import Contents
 from .copy_fence import Gate
 from .coverage import MOST_NODES, MOST_PASSES, Coverage
 from .cuda import Cuda
-from .kinds import is_recorded, is_streamed, kind_of, streams, surroundings
+from .kinds import Blocks, is_streamed, kind_of, streams, surroundings
 from .link import Link
 from .memory_usage import SNAPSHOT_HEADROOM_BYTES, device_bytes, spare_bytes
 from .models import Models
@@ -102,6 +102,7 @@ class DeviceMover:
         self._streams: Streams | None = None
         self.gate = Gate()
         self.proofs = Proofs()
+        self.blocks = Blocks()
         self._around = surroundings()
         self._looked_at: set[Kind] = set()  # of which enough has been watched
         self._nodes_watched: Counter[Kind] = Counter()
@@ -161,7 +162,7 @@ class DeviceMover:
             if patcher.load_device == patcher.offload_device and not patcher.is_dynamic():
                 refusal = "its device shares the host's memory: leaving it would free nothing"
                 continue
-            if patcher.is_dynamic() and is_recorded(patcher):
+            if patcher.is_dynamic() and self.blocks.is_recorded(patcher):
                 refusal = onload.Stop.RECORDED.value
                 continue
             before_bytes = device_bytes(patcher)
@@ -271,7 +272,7 @@ class DeviceMover:
         started_s, stream, key = self._clock(), self._copies().into, pending.component.key
         kind = kind_of(patcher, self._around)
         self._watched.pop(kind, None)  # what is filled from here on is filled by us
-        if is_recorded(patcher):
+        if self.blocks.is_recorded(patcher):
             return onload.Progress(0, device_bytes(patcher), int(patcher.model_size()), onload.Stop.RECORDED)
         begun = self.link.begin(stream)
         size_bytes = pending.size_bytes if pending.ahead else patcher.model_size()
@@ -342,6 +343,7 @@ class DeviceMover:
                     if placed is not None and placed.left_out and self._is_ours(patcher):
                         self.pages.leave_out(patcher)
                 if self._is_ours(patcher):
+                    self.blocks.loaded(patcher)
                     self._watch(patcher)
             if self.gate.open or any(self._why_not(Feature.BEHIND, patcher) for patcher in patchers if self._is_ours(patcher)):
                 self.wait_for_copies()
@@ -362,13 +364,15 @@ class DeviceMover:
         placed, own = self._placed.get(key), self._pending.get(key)
         if self.pages is None or self._cuda is None or (placed is None and (own is None or not self.contents.images_bytes(patcher))):
             return
-        why_not = self._why_not(Feature.EXCHANGE, patcher) or (onload.Stop.RECORDED.value if is_recorded(patcher) else "")
+        why_not = self._why_not(Feature.EXCHANGE, patcher) or (onload.Stop.RECORDED.value if self.blocks.is_recorded(patcher) else "")
         if why_not:
             if key in self._unanswered:
                 self._stopped(key, why_not)
             return
         leaving = [] if placed is None else [entry.model for component in placed.leaving for entry in self.models.loaded(component.key)]
-        leaving = [other for other in leaving if self._is_ours(other) and other.model is not patcher.model and not is_recorded(other)]
+        leaving = [
+            other for other in leaving if self._is_ours(other) and other.model is not patcher.model and not self.blocks.is_recorded(other)
+        ]
         kind = kind_of(patcher, self._around)
         headroom_bytes = max(HEADROOM_BYTES, min(working_set_bytes, 2 * HEADROOM_BYTES)) + self.contents.spared_bytes
         started_s, cuda = self._clock(), self._cuda

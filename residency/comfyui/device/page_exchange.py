@@ -34,7 +34,7 @@ CHUNK_PAGES = 8  # cross in each direction between two waits for the device: 5 m
 # Of the device's headroom, lent while nothing computes. Both tiers are full: what comes needs the room of pages that have left, what leaves
 # the slots of pages that have come. Two chunks of room, and both directions are busy at once.
 TRANSIT_PAGES = 2 * CHUNK_PAGES
-COMPARED_PAGES = 2  # in each direction, of an exchange that is looked at: 13 ms a page
+COMPARED_PAGES = 2  # in each direction, of an exchange that is looked at
 
 Compare = Callable[[torch.Tensor, torch.Tensor, bool], None]
 """(page on the device, its image in host memory, whether it has been brought back)"""
