@@ -271,7 +271,8 @@ class DeviceMover:
         assert self._cuda is not None
         started_s, stream, key = self._clock(), self._copies().into, pending.component.key
         kind = kind_of(patcher, self._around)
-        self._watched.pop(kind, None)  # what is filled from here on is filled by us
+        if kind in self._watched and (watched := self._watched[kind][0]()) is not None and watched.model is patcher.model:
+            del self._watched[kind]  # what is filled from here on is filled by us
         if self.blocks.is_recorded(patcher):
             return onload.Progress(0, device_bytes(patcher), int(patcher.model_size()), onload.Stop.RECORDED)
         begun = self.link.begin(stream)
@@ -509,7 +510,10 @@ class DeviceMover:
         self.proofs.settle(self._around)
 
     def states(self) -> list[tuple[str, bool, str]]:
-        """(name, on, why) of every feature, and of the models that ComfyUI streams from their files. On any thread."""
+        """(name, on, why) of every feature, and of the models that ComfyUI streams from their files; none where there is no device to copy
+        to. On any thread."""
+        if self._cuda is None:
+            return []
         found = [(state.feature.value, state.on, state.why) for state in self.proofs.states()]
         streamed = sorted(key for key, is_so in list(self._streamed.items()) if is_so)
         if streamed:
