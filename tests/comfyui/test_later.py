@@ -101,3 +101,9 @@ def test_a_node_that_a_loop_has_overridden_loads_what_it_says_now(tell: Any):
     guarded, unguarded = tell("overridden")
     assert guarded == {"before": ["later_a"], "once": ["later_b"], "again": ["later_a"]}
     assert unguarded["once"] == ["later_a"]
+
+
+def test_a_peak_that_torch_does_not_tell_is_not_learned(tell: Any):
+    guarded, unguarded = tell("compiled")
+    assert guarded["peaks"] == {} and "allocates beside torch" in guarded["why"]["working sets of nodes"]
+    assert unguarded["peaks"] == {"1": 10**9} and not unguarded["why"]

@@ -15,6 +15,11 @@ from ..seams.chain import bare
 from .proofs import Kind
 
 try:
+    import comfy.model_prefetch as model_prefetch
+except ImportError:  # 0.26 has none
+    model_prefetch = None
+
+try:
     import comfy.pinned_memory as pinned_memory
     import comfy_aimdo.model_vbar as model_vbar
 except ImportError:  # a ComfyUI without comfy-aimdo has no dynamic models either
@@ -40,6 +45,12 @@ def _signature(function: Any) -> str:
         return f"{function.__qualname__}{inspect.signature(function, follow_wrapped=False)}"
     except (AttributeError, TypeError, ValueError):  # of another language, or of a pack
         return repr(type(function))
+
+
+def allocates_beside_torch(device: Any) -> bool:
+    """Whether ComfyUI's compiler keeps what nodes compute with in memory that torch's allocator does not tell of."""
+    enabled = getattr(model_prefetch, "malloc_graph_enabled", None)
+    return enabled is not None and bool(enabled(device))
 
 
 def kind_of(patcher: Any, around: str) -> Kind:

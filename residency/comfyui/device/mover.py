@@ -38,7 +38,7 @@ from .contents import Contents
 from .copy_fence import Gate
 from .coverage import MOST_NODES, MOST_PASSES, Coverage
 from .cuda import Cuda
-from .kinds import Blocks, is_streamed, kind_of, streams, surroundings
+from .kinds import Blocks, allocates_beside_torch, is_streamed, kind_of, streams, surroundings
 from .link import Link
 from .memory_usage import SNAPSHOT_HEADROOM_BYTES, device_bytes, spare_bytes
 from .models import Models
@@ -60,6 +60,7 @@ KNOWN_HEADROOM_BYTES = 512 * 1024**2
 # Copies announced per step: at the pinned rate of PCIe 5 (43 GB/s) one step of 0.2 s hides 8 GB; half of it leaves the link to the model.
 STEP_BYTES = 4 * 10**9
 PINNED = 2  # of a page's state, as comfy-aimdo tells it
+BESIDE_TORCH = "ComfyUI's compiler allocates beside torch, which cannot tell how much; 1 GiB stays free instead of what a node needs"
 CLOSING = "the device mover is being closed"
 RETRY_BYTES = 128 * 1024**2  # more than that has to come free before a copy that found no room is tried again
 
@@ -515,6 +516,8 @@ class DeviceMover:
         if self._cuda is None:
             return []
         found = [(state.feature.value, state.on, state.why) for state in self.proofs.states()]
+        if allocates_beside_torch(self._cuda.device):
+            found.append(("working sets of nodes", False, BESIDE_TORCH))
         streamed = sorted(key for key, is_so in list(self._streamed.items()) if is_so)
         if streamed:
             found.append(("weights kept in host memory", False, f"{streams()}: {', '.join(streamed)}"))
