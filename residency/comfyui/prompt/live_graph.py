@@ -320,7 +320,7 @@ class LiveGraph:
 
     def _forget_nodes(self) -> None:
         """Look at every node again, and at what those have loaded that are others now."""
-        self._loads = {node_id: found for node_id, found in self._loads.items() if self._node(node_id) is self._nodes.get(node_id)}
+        self._loads = {node_id: found for node_id, found in self._loads.items() if self._node(node_id) == self._nodes.get(node_id)}
         for known in (self._nodes, self._keyed, self._computes):
             known.clear()
         self._computed_with.clear()
@@ -463,7 +463,7 @@ class LiveGraph:
 
     def _refresh(self, execution_list: Any) -> None:
         """Look at the nodes that have come since the last time: what they load and compute with. Those before them stay as they were."""
-        if any(self._node(node_id) is not node for node_id, node in self._nodes.items()):
+        if any((now := self._node(node_id)) is not node and now != node for node_id, node in self._nodes.items()):
             self._forget_nodes()  # a loop has put another node in the place of one
             self.node_components.clear()
         expanded = self._dynprompt.ephemeral_prompt
