@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -126,6 +126,7 @@ class Runtime:
         self.on_update: Callable[[Trace, bool], None] | None = None
         self.recorder: Callable[[Fact, Sequence[Instruction]], None] | None = None
         self.stalled_s = 0.0  # of all prompts
+        self.failures: Counter[str] = Counter()  # by what has failed; each was logged, and left to the host
         self._unix_clock = unix_clock
         self._lock = threading.RLock()
         self._due: deque[_Due] = deque()  # decided, not enacted
@@ -163,6 +164,7 @@ class Runtime:
             self.tell(StandsAside(self.clock(), reason, prompt_id))
         except Exception:
             log.exception("residency: the prompt could not be ended in good order")
+            self.failures["end of a prompt"] += 1
             with self._lock:
                 self.trace = None
                 if trace is None or trace.outcome is not None:
@@ -318,6 +320,7 @@ class Runtime:
                 mover.evict(instruction)
         except Exception as error:  # a broken mover costs time, never the user's workflow
             log.exception("residency: the %s mover failed on %s", instruction.tier.value, instruction.component.name)
+            self.failures[f"{instruction.tier.value} mover"] += 1
             self._refuse(instruction, f"{type(error).__name__}: {error}")
         return None
 

@@ -260,6 +260,7 @@ def test_values_that_cannot_be_are_passed_over(seconds: float, peak: float, rate
 def test_a_trace_that_is_none_is_logged_and_never_raises(profiles: Profiles, caplog: pytest.LogCaptureFixture):
     assert profiles.observe({"outcome": "success"}, {"5": sampler()}) == 0
     assert "learned nothing" in caplog.text
+    assert profiles.failures == 1
 
 
 # --- how wrong it was ---

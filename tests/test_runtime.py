@@ -80,6 +80,7 @@ def test_a_mover_that_raises_is_a_refusal_and_the_prompt_goes_on():
     runtime.tell(PromptEnds(runtime.clock(), Outcome.SUCCESS))
     reasons = [transfer["reason"] for transfer in runtime.traces[-1].as_dict()["transfers"]]
     assert reasons == ["OSError: no such drive"] * 2
+    assert runtime.failures == {"host mover": 2}
 
 
 @pytest.mark.parametrize("manager_fails", [False, True])

@@ -112,6 +112,7 @@ class ComfyHost:
         self.device.gate.open = not self._fits(seams.CAST)
         self.installed = True
         self.failures = 0
+        self.device.proofs.forgive()
 
     def uninstall(self) -> None:
         """Take every hook out and stop every transfer. A running prompt goes on as stock ComfyUI's.
@@ -190,8 +191,21 @@ class ComfyHost:
         seams.PROMPT.check()
 
     def features(self) -> list[seams.Fit]:
-        """Every seam as it is at this moment."""
-        return [seam.look() for seam in seams.ALL] if self.installed else [replace(fit, fits=False) for fit in self.fits]
+        """Every seam as it is at this moment, and every feature of the device that has been disproved or has failed."""
+        if not self.installed:
+            return [replace(fit, fits=False) for fit in self.fits]
+        return [seam.look() for seam in seams.ALL] + [seams.Fit(*told) for told in self.device.states()]
+
+    def contained(self) -> dict[str, int]:
+        """Failures that cost a copy or a lesson, and did not reach a prompt: how many, by what has failed."""
+        store = self.device.pages
+        found = {
+            **self.runtime.failures,
+            **{feature.value: count for feature, count in self.device.proofs.failures.items()},
+            "profiles": self._look_ahead.failures(),
+            "device": 0 if store is None else store.failures,
+        }
+        return {name: count for name, count in found.items() if count}
 
     def _abandon(self, reason: str, *, told: bool = False) -> None:
         """Leave the rest of the running prompt to ComfyUI: nothing goes on being moved for it, and its trace ends here. On any thread: what
@@ -254,6 +268,7 @@ class ComfyHost:
             seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, self._stalled),
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
             seams.CAST: hooks.cast(device.gate.wait),
+            seams.FAULT: hooks.fault(device.gate.wait_for_range),
             seams.PIN: hooks.pin(device.before_pin, device.may_pin),
             seams.CACHED: hooks.cached(runs, door(self._spared), door(self._dropped), as_if_used),
             seams.QUEUE_PUT: queue,
@@ -281,6 +296,7 @@ class ComfyHost:
         self.device.settle()
         # packs may have patched ComfyUI since: while they were loaded after us, or in a node that ran
         self.fits = [seam.check() for seam in seams.ALL]
+        self.device.settle_proofs()
         self.device.gate.open = not self._fits(seams.CAST)
         prompt = whole_nodes(prompt)
         chosen = settings.of_prompt(prompt, extra_data, self.user)

@@ -97,7 +97,7 @@ try:
 except ImportError:
     facts["aimdo"] = False
 try:
-    from residency.comfyui import seams
+    from residency.comfyui.seams import functions as seams
     facts["seams"] = [[str(part) if not isinstance(part, bool) else part for part in row] for row in seams.report()]
 except Exception as error:
     facts["seams_error"] = f"{type(error).__name__}: {error}"
@@ -129,6 +129,10 @@ def _comfyui(comfyui: ComfyUI | None) -> Iterator[Fact]:
         yield Fact("features", "not checked", said["seams_error"])
     for name, fits, reason in said.get("seams", ()):
         yield Fact("features", name, ("on" if fits else "off") + (f": {reason}" if reason else ""))
+    if dynamic:
+        yield Fact(
+            "features", "of the device", "proved by what a server's first prompts show: the panel and GET /residency/status tell of them"
+        )
 
 
 def _ask(comfyui: ComfyUI) -> dict[str, Any] | str:

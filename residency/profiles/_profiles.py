@@ -50,6 +50,7 @@ class Profiles:
         self._version = store.version()
         self._look_s = 0.0
         self._is_empty: bool | None = None
+        self.failures = 0  # prompts that taught nothing because learning failed; each was logged
 
     @staticmethod
     def open(path: Path | str, unix_clock: Callable[[], float] = time.time, max_rows: int = _rows.MAX_ROWS) -> Profiles:
@@ -150,6 +151,7 @@ class Profiles:
             return self._learn(samples, seen)
         except Exception:
             log.exception("residency: the profiles learned nothing from prompt %s", trace.get("prompt_id"))
+            self.failures += 1
             return 0
 
     def clear(self) -> int:

@@ -251,6 +251,9 @@ class Late:
         assert self._active is not None
         self._active.copies.append((target, source))
 
+    def outside_graphs(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     def timed_event(self) -> LateEvent:
         return LateEvent()
 

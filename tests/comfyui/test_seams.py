@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from residency.installation import doctor
 from residency.installation.locate import ComfyUI
 
 DRIVER = Path(__file__).with_name("seams_driver.py")
@@ -28,6 +29,11 @@ def tell(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 def test_every_seam_fits_this_comfyui(tell: Any):
     assert [(name, reason) for name, fits, reason in tell("fit")["report"] if not fits] == []
+
+
+def test_the_doctor_tells_of_every_seam(comfyui: ComfyUI):
+    told = {fact.name: fact.value for fact in doctor.look(comfyui) if fact.topic == "features"}
+    assert told["pages before use"] == told["model load"] == "on" and len(told) == 15
 
 
 def test_uninstalling_puts_the_very_same_functions_back(tell: Any):

@@ -6,11 +6,16 @@ device in its place.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import comfy.model_management as model_management
 import torch
+
+try:
+    import comfy.model_prefetch as model_prefetch
+except ImportError:  # 0.26 has none
+    model_prefetch = None
 
 try:
     import comfy_aimdo.torch as aimdo_torch
@@ -44,6 +49,11 @@ class Cuda:
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
         """Announce a copy of bytes between the device and pinned memory."""
         target.copy_(source, non_blocking=True)
+
+    def outside_graphs(self) -> AbstractContextManager[Any]:
+        """What is allocated while this is open is no part of the allocations that ComfyUI's compiler records and replays."""
+        pause = getattr(model_prefetch, "pause_malloc_graph", None)
+        return nullcontext() if pause is None else cast(AbstractContextManager[Any], pause())
 
     def timed_event(self) -> torch.cuda.Event:
         return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

@@ -11,9 +11,11 @@ import comfy.memory_management as memory_management
 import comfy.model_management as model_management
 
 from ...transfers import memory
+from .kinds import pin_subsets
 
 # Host copies of models on the device are kept while this much memory is available beside them.
 SNAPSHOT_HEADROOM_BYTES = 4 * 1024**3
+PINS_OF_WEIGHTS, LOADED = "weights", "-loaded"  # how the names of pinned buffers begin and end
 PINNED_SHARE = 0.98  # of a model's bytes: what is pinned by then counts as all of it; pages are rounded up, small tensors kept elsewhere
 
 
@@ -30,16 +32,16 @@ def copied_bytes(patcher: Any) -> int:
     there = device_bytes(patcher)
     if not patcher.is_dynamic():
         return there
-    buffer, pinned = patcher._vbar_get(), _pinned_bytes(patcher, "weights") + _pinned_bytes(patcher, "weights-loaded")
+    buffer, pinned = patcher._vbar_get(), sum(_pinned_bytes(patcher))
     return max(pinned, there) if buffer is not None and pinned >= PINNED_SHARE * buffer.offset else pinned
 
 
 def resident_bytes(patcher: Any, images_bytes: int) -> int:
     """Bytes that need no reading: on a device of their own, in the pinned host buffers of a dynamic model, or in images of its pages."""
     if patcher.is_dynamic():
-        # "weights-loaded" pins are of weights that were on the device when they were pinned: the same bytes, counted once
-        both = max(int(patcher.loaded_size()), _pinned_bytes(patcher, "weights-loaded"))
-        return _pinned_bytes(patcher, "weights") + both + images_bytes
+        # pins of what was on the device when it was pinned are of the same bytes, counted once
+        streamed_bytes, loaded_bytes = _pinned_bytes(patcher)
+        return streamed_bytes + max(int(patcher.loaded_size()), loaded_bytes) + images_bytes
     return device_bytes(patcher)
 
 
@@ -67,7 +69,10 @@ def pinned_in_all() -> int:
     return int(model_management.TOTAL_PINNED_MEMORY)
 
 
-def _pinned_bytes(patcher: Any, subset: str) -> int:
-    """Bytes of one subset of a dynamic model's pinned host buffers; v0.26 has fewer subsets than v0.33."""
+def _pinned_bytes(patcher: Any) -> tuple[int, int]:
+    """Bytes of a dynamic model's pinned host buffers of weights: of what does not fit on the device, and of what lay there when it was
+    pinned. Versions have one, two or more of them, under names that begin alike."""
     pins = patcher.model.dynamic_pins[patcher.load_device]
-    return int(pins[subset][0].size) if subset in pins else 0
+    sizes = {name: int(pins[name][0].size) for name in pin_subsets(pins, PINS_OF_WEIGHTS)}
+    loaded_bytes = sum(size_bytes for name, size_bytes in sizes.items() if name.endswith(LOADED))
+    return sum(sizes.values()) - loaded_bytes, loaded_bytes

@@ -10,13 +10,16 @@ sampler (`advance`). Which of ComfyUI's two patchers a model uses is asked of th
 Room is made for a whole model at once. ComfyUI frees 32 MiB at a time when a page is missing, and waits for the device each time:
 two experts of 23.8 GB in 24 GB of an H100 took 12.3 s that way and 10.4 s with the room made at the node's start.
 
-A copy that fails is answered with the reason, and ComfyUI loads what it misses.
+A copy that fails is answered with the reason, and ComfyUI loads what it misses. What a feature needs of ComfyUI is seen here while it is at
+work (`proofs.py`), and what is not to be relied on is left out.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -28,14 +31,18 @@ import comfy.model_management as model_management
 from ...core.component import Component, Tier
 from ...core.events import Cancel, Event, Evict, Evicted, Exchange, Prefetch, TransferDone, TransferMoved, TransferStopped
 from ...transfers import memory
+from ...units import size
 from ..language_models import WholePatcher
 from ..prompt.background import Errands
 from .contents import Contents
 from .copy_fence import Gate
+from .coverage import MOST_NODES, MOST_PASSES, Coverage
 from .cuda import Cuda
+from .kinds import Blocks, allocates_beside_torch, is_streamed, kind_of, streams, surroundings
 from .link import Link
 from .memory_usage import SNAPSHOT_HEADROOM_BYTES, device_bytes, spare_bytes
 from .models import Models
+from .proofs import Behaviour, DisprovedError, Feature, Kind, Proofs
 from .snapshot import Snapshots
 
 try:
@@ -52,6 +59,8 @@ HEADROOM_BYTES = 1024**3
 KNOWN_HEADROOM_BYTES = 512 * 1024**2
 # Copies announced per step: at the pinned rate of PCIe 5 (43 GB/s) one step of 0.2 s hides 8 GB; half of it leaves the link to the model.
 STEP_BYTES = 4 * 10**9
+PINNED = 2  # of a page's state, as comfy-aimdo tells it
+BESIDE_TORCH = "ComfyUI's compiler allocates beside torch, which cannot tell how much; 1 GiB stays free instead of what a node needs"
 CLOSING = "the device mover is being closed"
 RETRY_BYTES = 128 * 1024**2  # more than that has to come free before a copy that found no room is tried again
 
@@ -93,6 +102,13 @@ class DeviceMover:
         self._unanswered: set[str] = set()  # of those
         self._streams: Streams | None = None
         self.gate = Gate()
+        self.proofs = Proofs()
+        self.blocks = Blocks()
+        self._around = surroundings()
+        self._looked_at: set[Kind] = set()  # of which enough has been watched
+        self._nodes_watched: Counter[Kind] = Counter()
+        self._watched: dict[Kind, tuple[weakref.ReferenceType[Any], Coverage]] = {}
+        self._streamed: dict[str, bool] = {}
         self.link = Link(clock, None if cuda is None else cuda.timed_event)
         self.headroom_bytes = HEADROOM_BYTES  # of the node that runs
         self._working_set_bytes = 0
@@ -120,7 +136,7 @@ class DeviceMover:
                 return pending.future
             self._pending[key] = pending
         if not pending.ahead:
-            with self._busy, self._answering(key):
+            with self._busy, self._answering(key, Feature.ONLOAD):
                 self._settle()
                 self._bring(key, pending, at_load=False)
         return pending.future
@@ -141,19 +157,20 @@ class DeviceMover:
     def evict(self, instruction: Evict) -> None:
         """Give `size_bytes` of the component back, the end of it first; a legacy model leaves as a whole."""
         key, started_s = instruction.component.key, self._clock()
-        freed_bytes, refusal = 0, ""
-        for loaded in self.models.loaded(key):
+        freed_bytes, refusal = 0, self._off(Feature.EVICT)
+        for loaded in self.models.loaded(key) if not refusal else ():
             patcher = loaded.model
             if patcher.load_device == patcher.offload_device and not patcher.is_dynamic():
                 refusal = "its device shares the host's memory: leaving it would free nothing"
                 continue
+            if patcher.is_dynamic() and self.blocks.is_recorded(patcher):
+                refusal = onload.Stop.RECORDED.value
+                continue
             before_bytes = device_bytes(patcher)
-            if patcher.is_dynamic():
-                # its pinned host copy stays: unloading the model whole would drop that as well, and the next use would read the file
-                self.wait_for_copies()
-                patcher.partially_unload(patcher.offload_device, min(before_bytes, instruction.size_bytes - freed_bytes))
-            elif loaded.model_unload():
-                model_management.current_loaded_models.remove(loaded)
+            try:
+                self._leave(loaded, min(before_bytes, instruction.size_bytes - freed_bytes))
+            except Exception as error:
+                refusal = self._count(key, Feature.EVICT, error)
             freed_bytes += max(0, before_bytes - device_bytes(patcher))
             if freed_bytes >= instruction.size_bytes:
                 break
@@ -162,6 +179,16 @@ class DeviceMover:
         log.debug("residency: %s: %.0f MB given back in %.1f ms", key, freed_bytes / 1e6, 1e3 * (self._clock() - started_s))
         reason = instruction.reason if freed_bytes else refusal or "nothing of it is on the device"
         self._tell(Evicted(self._clock(), key, Tier.DEVICE, freed_bytes, reason))
+
+    def _leave(self, loaded: Any, size_bytes: int) -> None:
+        patcher = loaded.model
+        if patcher.is_dynamic():
+            # its host copy stays where it has one: unloading the model whole would drop that as well, and its next use read the file
+            self.wait_for_copies()
+            patcher.partially_unload(patcher.offload_device, size_bytes)
+        elif loaded.model_unload():
+            model_management.current_loaded_models.remove(loaded)
+        self.proofs.went_well(Feature.EVICT)
 
     def progress(self, key: str) -> int:
         return self.contents.present_bytes(key)
@@ -177,6 +204,7 @@ class DeviceMover:
         self._working_set_bytes = working_set_bytes
         self.headroom_bytes = KNOWN_HEADROOM_BYTES if working_set_bytes else HEADROOM_BYTES
         self._placed = {key: one for key, one in self._placed.items() if key in self._unanswered}
+        self._end_of_passes()
 
     def carry_on(self, *, has_steps: bool) -> None:
         """A node starts: what was announced for later ones follows its own weights; where the node `has_steps`, between two of them, which
@@ -190,6 +218,7 @@ class DeviceMover:
 
     def advance(self) -> None:
         """Between two steps of a node: carry announced copies on as far as there is room, and no more than a step hides."""
+        self._end_of_pass()
         self._advance(STEP_BYTES)
 
     def _advance(self, limit_bytes: int | None) -> None:
@@ -209,7 +238,7 @@ class DeviceMover:
                     room_bytes = min(left_bytes, room_bytes)
                 if room_bytes <= pending.retry_bytes:
                     break
-                with self._answering(key):
+                with self._answering(key, Feature.ONLOAD):
                     done = self._copy(loaded.model, pending, room_bytes)
                     if left_bytes is not None:
                         left_bytes -= done.moved_bytes
@@ -242,9 +271,16 @@ class DeviceMover:
     def _copy(self, patcher: Any, pending: _Pending, room_bytes: int) -> onload.Progress:
         assert self._cuda is not None
         started_s, stream, key = self._clock(), self._copies().into, pending.component.key
+        kind = kind_of(patcher, self._around)
+        if kind in self._watched and (watched := self._watched[kind][0]()) is not None and watched.model is patcher.model:
+            del self._watched[kind]  # what is filled from here on is filled by us
+        if self.blocks.is_recorded(patcher):
+            return onload.Progress(0, device_bytes(patcher), int(patcher.model_size()), onload.Stop.RECORDED)
         begun = self.link.begin(stream)
         size_bytes = pending.size_bytes if pending.ahead else patcher.model_size()
-        done = onload.onload(patcher, self._cuda, stream, self.gate, room_bytes, size_bytes)
+        with self.gate.aside(), self._cuda.outside_graphs(), self._seeing_unpinned(patcher, kind):
+            done = onload.onload(patcher, self._cuda, stream, self.gate, room_bytes, size_bytes)
+        self.proofs.went_well(Feature.ONLOAD)
         self.link.end(begun, stream, key, done.moved_bytes, done.resident_bytes, ahead=pending.ahead)
         if done.moved_bytes and pending.started_s is None:
             pending.started_s = started_s
@@ -279,31 +315,39 @@ class DeviceMover:
                     pending.present_bytes = device_bytes(patcher)
                     self._finish(self._pending.pop(key), "its node has started and loads the rest itself")
                 if self._is_ours(patcher):
-                    with self._answering(key):
+                    with self._answering(key, Feature.EXCHANGE, patcher):
                         self._exchange(key, patcher, working_set_bytes)
-                if patcher.load_device.type != "cuda" or patcher.is_dynamic():
+                if patcher.load_device.type != "cuda" or patcher.is_dynamic() or self._off(Feature.HOST_COPIES):
                     continue
                 if isinstance(patcher, WholePatcher):
                     continue  # its host copy is the mapped file, which it keeps itself
-                if memory.available_bytes() > SNAPSHOT_HEADROOM_BYTES:
-                    self.snapshots.keep(patcher)
-                else:
-                    self.snapshots.clear()  # what is on the device will be copied back, as stock would
+                try:
+                    if memory.available_bytes() > SNAPSHOT_HEADROOM_BYTES:
+                        self.snapshots.keep(patcher)
+                    else:
+                        self.snapshots.clear()  # what is on the device will be copied back, as stock would
+                    self.proofs.went_well(Feature.HOST_COPIES)
+                except Exception as error:
+                    self._count(key, Feature.HOST_COPIES, error)
 
     def after_load(self, patchers: Iterable[Any], working_set_bytes: int) -> None:
         """ComfyUI has made room for these and gives each layer its bytes when it computes: what stands of their copies is carried out."""
         if self.pages is None:
             return
+        patchers = list(patchers)
         with self._busy:
             for patcher in patchers:
                 key = self._key_of(patcher)
-                with self._answering(key):
+                with self._answering(key, Feature.ONLOAD):
                     pending, placed = self._pending.get(key), self._placed.get(key)
                     if pending is not None and self._is_ours(patcher):
                         self._bring(key, pending, at_load=True, asked_bytes=working_set_bytes)
                     if placed is not None and placed.left_out and self._is_ours(patcher):
                         self.pages.leave_out(patcher)
-            if self.gate.open:
+                if self._is_ours(patcher):
+                    self.blocks.loaded(patcher)
+                    self._watch(patcher)
+            if self.gate.open or any(self._why_not(Feature.BEHIND, patcher) for patcher in patchers if self._is_ours(patcher)):
                 self.wait_for_copies()
         self._follow()
 
@@ -322,14 +366,31 @@ class DeviceMover:
         placed, own = self._placed.get(key), self._pending.get(key)
         if self.pages is None or self._cuda is None or (placed is None and (own is None or not self.contents.images_bytes(patcher))):
             return
+        why_not = self._why_not(Feature.EXCHANGE, patcher) or (onload.Stop.RECORDED.value if self.blocks.is_recorded(patcher) else "")
+        if why_not:
+            if key in self._unanswered:
+                self._stopped(key, why_not)
+            return
         leaving = [] if placed is None else [entry.model for component in placed.leaving for entry in self.models.loaded(component.key)]
-        leaving = [other for other in leaving if self._is_ours(other) and other.model is not patcher.model]
+        leaving = [
+            other for other in leaving if self._is_ours(other) and other.model is not patcher.model and not self.blocks.is_recorded(other)
+        ]
+        kind = kind_of(patcher, self._around)
         headroom_bytes = max(HEADROOM_BYTES, min(working_set_bytes, 2 * HEADROOM_BYTES)) + self.contents.spared_bytes
         started_s, cuda = self._clock(), self._cuda
         passed_once = placed is not None and placed.left_out
-        brought_bytes, gone = self.pages.exchange(
-            patcher, leaving, self._copies(), lambda: cuda.free_bytes() - headroom_bytes, passed_once=passed_once
-        )
+        with self.gate.aside(), self._seeing_unpinned(patcher, kind):
+            brought_bytes, gone = self.pages.exchange(
+                patcher,
+                leaving,
+                self._copies(),
+                lambda: cuda.free_bytes() - headroom_bytes,
+                passed_once=passed_once,
+                compares=self.proofs.is_open(Behaviour.WRITTEN_BACK_EQUAL, kind),
+            )
+        self.proofs.went_well(Feature.EXCHANGE)
+        if self.pages.compared[True]:
+            self.proofs.prove(Behaviour.WRITTEN_BACK_EQUAL, kind)
         now_s = self._clock()
         for other, size_bytes in gone:
             reason = "written back: host memory is too short for copies in both"
@@ -381,19 +442,28 @@ class DeviceMover:
     # --- answers ---
 
     @contextmanager
-    def _answering(self, key: str) -> Iterator[None]:
+    def _answering(self, key: str, feature: Feature, patcher: Any = None) -> Iterator[None]:
         """What fails in here costs time: the instruction is answered with the reason, and ComfyUI loads the rest itself."""
         try:
             yield
         except Exception as error:
-            log.exception("residency: %s could not be brought to the device; ComfyUI loads it itself", key)
-            reason = f"{type(error).__name__}: {error}"
+            if patcher is not None and isinstance(error, DisprovedError):
+                self.proofs.disprove(error.behaviour, kind_of(patcher, self._around), str(error))
+                reason = str(error)
+            else:
+                reason = self._count(key, feature, error)
             pending = self._pending.pop(key, None)
             if pending is not None:
                 pending.present_bytes = self.contents.present_bytes(key)
                 self._finish(pending, reason)
             if key in self._unanswered:
                 self._stopped(key, reason)
+
+    def _count(self, key: str, feature: Feature, error: Exception) -> str:
+        """The feature has failed for the component. Returns the reason."""
+        log.error("residency: %s failed for %s; ComfyUI goes on without it", feature.value, key or "a model of no loader", exc_info=error)
+        self.proofs.failed(feature, error)
+        return f"{type(error).__name__}: {error}"
 
     def _finish(self, pending: _Pending, reason: str) -> None:
         now_s, key = self._clock(), pending.component.key
@@ -431,4 +501,92 @@ class DeviceMover:
             return "its patcher moves weights only when it loads the model"
         if not self._is_ours(loaded.model):
             return "it lies on another device than the first, or on one that shares the host's memory"
-        return ""
+        return self._why_not(Feature.ONLOAD, loaded.model)
+
+    # --- what the features rest on ---
+
+    def settle_proofs(self) -> None:
+        """A prompt begins: settings and functions may be others by now."""
+        self._around = surroundings()
+        self.proofs.settle(self._around)
+
+    def states(self) -> list[tuple[str, bool, str]]:
+        """(name, on, why) of every feature, and of the models that ComfyUI streams from their files; none where there is no device to copy
+        to. On any thread."""
+        if self._cuda is None:
+            return []
+        found = [(state.feature.value, state.on, state.why) for state in self.proofs.states()]
+        if allocates_beside_torch(self._cuda.device):
+            found.append(("working sets of nodes", False, BESIDE_TORCH))
+        streamed = sorted(key for key, is_so in list(self._streamed.items()) if is_so)
+        if streamed:
+            found.append(("weights kept in host memory", False, f"{streams()}: {', '.join(streamed)}"))
+        return found
+
+    def _off(self, feature: Feature) -> str:
+        return self.proofs.off.get(feature, "")
+
+    def _why_not(self, feature: Feature, patcher: Any) -> str:
+        return self.proofs.why_not(feature, kind_of(patcher, self._around))
+
+    def _watch(self, patcher: Any) -> None:
+        """Its passes begin. What is still to be seen of them costs one look at each module and pass, of MOST_PASSES of a kind's nodes."""
+        kind = kind_of(patcher, self._around)
+        key = self._key_of(patcher)
+        if key and self._streamed.get(key) is not is_streamed(patcher):
+            self._streamed[key] = is_streamed(patcher)
+            if self._streamed[key]:
+                log.info("residency: %s: %s; %s of RAM are available", kind, streams(), size(memory.available_bytes()))
+        if self.gate.open or kind in self._watched or kind in self._looked_at:
+            return
+        if not self._watched:
+            self.gate.watch(on=True)
+        self._watched[kind] = (weakref.ref(patcher), Coverage(onload.weight_modules(patcher)))
+
+    def _end_of_pass(self) -> None:
+        """Of what has been computed since the last time."""
+        if not self._watched:
+            return
+        for kind, (patcher_of, coverage) in list(self._watched.items()):
+            patcher = patcher_of()
+            against = "" if patcher is None else coverage.pass_ends(self.gate)
+            if against:
+                self.proofs.disprove(Behaviour.GATED, kind, against)
+            elif coverage.passes:
+                self.proofs.prove(Behaviour.GATED, kind)
+            if patcher is None or against or coverage.passes >= MOST_PASSES:
+                self._end_of_watch(kind)
+        self.gate.watch(on=bool(self._watched))
+
+    def _end_of_passes(self) -> None:
+        """Another node starts."""
+        self._end_of_pass()
+        for kind in list(self._watched):
+            self._end_of_watch(kind)
+        if self.gate.watches:
+            self.gate.watch(on=False)
+
+    def _end_of_watch(self, kind: Kind) -> None:
+        _, coverage = self._watched.pop(kind)
+        against = coverage.ends()
+        if against:
+            self.proofs.disprove(Behaviour.GATED, kind, against)
+        self._nodes_watched[kind] += bool(coverage.passes)
+        if coverage.passes >= MOST_PASSES or self._nodes_watched[kind] >= MOST_NODES:
+            self._looked_at.add(kind)
+
+    @contextmanager
+    def _seeing_unpinned(self, patcher: Any, kind: Kind) -> Iterator[None]:
+        """Every page is pinned as little afterwards as it was before."""
+        buffer = patcher._vbar_get()
+        if buffer is None or not self.proofs.is_open(Behaviour.UNPINNED, kind):
+            yield
+            return
+        before = buffer.get_residency()
+        yield
+        after = buffer.get_residency()
+        pinned = sum(bool(now & ~then & PINNED) for then, now in zip(before, after, strict=False))
+        if pinned:
+            self.proofs.disprove(Behaviour.UNPINNED, kind, f"{pinned} pages stay pinned after they were unpinned")
+        elif any(state & 1 for state in after):
+            self.proofs.prove(Behaviour.UNPINNED, kind)

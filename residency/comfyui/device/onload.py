@@ -18,9 +18,9 @@ import torch
 
 from .copy_fence import Gate
 from .cuda import Cuda
+from .memory_usage import PINS_OF_WEIGHTS
 
 PAGE_BYTES = 32 * 1024**2  # of a virtual device buffer (comfy-aimdo)
-PIN_SUBSETS = ("weights", "weights-loaded")  # in the order in which comfy.ops asks for them
 
 
 class Stop(Enum):
@@ -30,6 +30,7 @@ class Stop(Enum):
     ROOM = "there is no more room on the device"
     UNPINNED = "a part of it is not in pinned memory"
     UNKNOWN = "ComfyUI has not loaded it yet"
+    RECORDED = "ComfyUI has recorded it as a graph that it replays where its weights are now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,8 @@ def is_complete(patcher: Any) -> bool:
 def pin_of(module: Any) -> torch.Tensor | None:
     """The module's bytes in pinned host memory, ready for a copy; None when they are not there."""
     pins = module.__dict__.get("_pins")
-    for subset in PIN_SUBSETS if pins else ():
-        pin = pins.get(subset, {}).get("pin")
-        if pin is not None:
+    for subset, found in pins.items() if pins else ():
+        if subset.startswith(PINS_OF_WEIGHTS) and found.get("pin") is not None:
             registered: torch.Tensor | None = pinned_memory.get_pin(module, subset=subset)
             return registered
     return None
@@ -75,6 +75,19 @@ def is_plain(module: Any) -> bool:
         if weight is not None and getattr(weight, "_model_dtype", weight.dtype) != weight.dtype:
             return False
     return True
+
+
+def shares_its_place(modules: list[Any]) -> set[int]:
+    """Numbers of those of the modules, in the order of their addresses, whose bytes another one has as well: no pin holds them all."""
+    shared: set[int] = set()
+    end, last = 0, None
+    for module in modules:
+        _, address, size_bytes = module._v
+        if last is not None and address < end:
+            shared |= {id(last), id(module)}
+        if address + size_bytes > end:
+            end, last = address + size_bytes, module
+    return shared
 
 
 def onload(patcher: Any, cuda: Cuda, stream: torch.cuda.Stream, gate: Gate, room_bytes: int, size_bytes: int) -> Progress:
@@ -92,6 +105,7 @@ def onload(patcher: Any, cuda: Cuda, stream: torch.cuda.Stream, gate: Gate, room
         buffer.set_watermark(buffer.max_size)  # what was freed under pressure may be filled again
     residency = buffer.get_residency()
     moved_bytes = resident_bytes = 0
+    shared = shares_its_place(modules)
     places = _Places(buffer, cuda)
     stop = Stop.END
     with cuda.on(stream):
@@ -100,7 +114,9 @@ def onload(patcher: Any, cuda: Cuda, stream: torch.cuda.Stream, gate: Gate, room
                 break
             pages = pages_of(module)
             missing = [page for page in pages if page < len(residency) and not residency[page] & 1]
-            pin = pin_of(module) if is_plain(module) else None
+            pin = pin_of(module) if id(module) not in shared and is_plain(module) else None
+            if pin is not None and pin.numel() > module._v[2]:
+                pin = None  # laid out otherwise than the place on the device
             if pin is None and missing:
                 stop = Stop.UNPINNED  # the others may still come: ComfyUI computes with what it finds, layer by layer
                 continue
@@ -115,8 +131,7 @@ def onload(patcher: Any, cuda: Cuda, stream: torch.cuda.Stream, gate: Gate, room
                 if pin is not None and not model_vbar.vbar_signature_compare(signature, module._v_signature):
                     place = places.of(module)
                     # one copy of the gathered bytes: the pin holds weight and bias as the device buffer does
-                    size = min(place.numel(), pin.numel())
-                    cuda.copy(place[:size], pin[:size])
+                    cuda.copy(place[: pin.numel()], pin)
                     gate.announce(module, stream)  # before ComfyUI may take the bytes for its own: a failure here leaves the module to it
                     _hand_over(module, signature, place)
                     moved_bytes += module._v[2]

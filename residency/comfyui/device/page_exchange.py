@@ -25,6 +25,7 @@ import torch
 
 from .cuda import Cuda
 from .onload import PAGE_BYTES, pages_of, weight_modules
+from .proofs import Behaviour, DisprovedError
 
 log = logging.getLogger("residency")
 
@@ -33,6 +34,10 @@ CHUNK_PAGES = 8  # cross in each direction between two waits for the device: 5 m
 # Of the device's headroom, lent while nothing computes. Both tiers are full: what comes needs the room of pages that have left, what leaves
 # the slots of pages that have come. Two chunks of room, and both directions are busy at once.
 TRANSIT_PAGES = 2 * CHUNK_PAGES
+COMPARED_PAGES = 2  # in each direction, of an exchange that is looked at
+
+Compare = Callable[[torch.Tensor, torch.Tensor, bool], None]
+"""(page on the device, its image in host memory, whether it has been brought back)"""
 
 
 class Slots:
@@ -101,6 +106,8 @@ class PageStore:
         self.slots = Slots(spare_bytes, cuda)
         self._cuda = cuda
         self._images: weakref.WeakKeyDictionary[Any, _Images] = weakref.WeakKeyDictionary()
+        self.failures = 0  # of a device that answered no more
+        self.compared = [0, 0]  # pages that left and came back in the last exchange and were looked at
 
     def held_bytes(self, patcher: Any) -> int:
         """Bytes of the model's pages that are in host memory only."""
@@ -108,16 +115,27 @@ class PageStore:
         return len(images.pages) * PAGE_BYTES if images else 0
 
     def exchange(
-        self, patcher: Any, leaving: Iterable[Any], streams: Streams, room_bytes: Callable[[], int], *, passed_once: bool = False
+        self,
+        patcher: Any,
+        leaving: Iterable[Any],
+        streams: Streams,
+        room_bytes: Callable[[], int],
+        *,
+        passed_once: bool = False,
+        compares: bool = False,
     ) -> tuple[int, list[tuple[Any, int]]]:
         """Bring back what is in host memory of the model, and make room for the rest of it, in exchange for the last pages of those that
         leave, the one needed last first. `room_bytes()` is what weights may take on the device. For what a model that is `passed_once` has
-        lost no other loses its image: see `leave_out`. Returns the bytes brought back, and (model, bytes) of what left.
+        lost no other loses its image: see `leave_out`. `compares`: the first pages, with what they should hold. Returns the bytes brought
+        back, and (model, bytes) of what left.
 
-        Raises what the device raises; then none of these models has an image any more, and ComfyUI reads what it misses."""
+        Raises what the device raises, and DisprovedError for a page that reads otherwise; then none of these models has an image any more,
+        and ComfyUI reads what it misses."""
         side = self._side(patcher)
         side.images.left_out = False
-        coming, victims = _Coming(side), [_Leaving(self._side(victim)) for victim in leaving]
+        self.compared = [0, 0]
+        compare = self._compare if compares else None
+        coming, victims = _Coming(side, compare), [_Leaving(self._side(victim), compare) for victim in leaving]
         try:
             return self._exchange(side, coming, victims, streams, room_bytes, passed_once)
         except BaseException:
@@ -176,6 +194,7 @@ class PageStore:
             settled = True
         except Exception:
             log.exception("residency: the device answers no more; the pinned pages of this exchange are never used again")
+            self.failures += 1
             settled = False
         for images in all_images:
             if settled:
@@ -183,6 +202,14 @@ class PageStore:
             images.pages.clear()
             images.good.clear()
             images.serials.clear()
+
+    def _compare(self, page: torch.Tensor, image: torch.Tensor, back: bool) -> None:
+        """Both hold the same bytes by now."""
+        if self.compared[back] < COMPARED_PAGES:
+            self.compared[back] += 1
+            if not torch.equal(page.cpu(), image):
+                way = "brought back" if back else "written back"
+                raise DisprovedError(Behaviour.WRITTEN_BACK_EQUAL, f"a page that was {way} read otherwise")
 
     def leave_out(self, patcher: Any) -> None:
         """ComfyUI has loaded the model. What the exchange has made no room for gets no page until it is loaded again: it is read at each
@@ -279,9 +306,10 @@ class _Side:
 class _Leaving:
     """Device -> host: the last pages of a model, then their room is given back."""
 
-    def __init__(self, side: _Side) -> None:
-        self.patcher, self.images, self._side = side.patcher, side.images, side
+    def __init__(self, side: _Side, compare: Compare | None = None) -> None:
+        self.patcher, self.images, self._side, self._compare = side.patcher, side.images, side, compare
         self.left_bytes = self._announced_pages = 0
+        self._copied: list[int] = []
         self._stays = side.buffer is None
 
     def device_pages(self) -> int:
@@ -296,6 +324,7 @@ class _Leaving:
         residency = side.buffer.get_residency()
         pages = [page for page in reversed(range(len(residency))) if residency[page] == 1][:count]
         images.good.update(_good_modules(residency, side.modules_on(pages)))
+        self._copied = []
         with side.cuda.on(stream):
             for page in pages:
                 slot = None if slots is None else slots.take()
@@ -304,11 +333,15 @@ class _Leaving:
                 images.keep_good_only(page, None if slot is None else side.serial(page), side.on_page.get(page, ()))
                 if slot is not None:
                     side.cuda.copy(slot, side.bytes_of(page))
+                    self._copied.append(page)
         self._announced_pages = len(pages)
         return len(pages)
 
     def leave(self) -> None:
         """Their copies are over."""
+        if self._compare is not None:
+            for page in self._copied:
+                self._compare(self._side.bytes_of(page), self.images.pages[page], False)
         left_bytes = int(self._side.buffer.free_memory(self._announced_pages * PAGE_BYTES))
         self.left_bytes += left_bytes
         self._stays = not left_bytes
@@ -317,8 +350,8 @@ class _Leaving:
 class _Coming:
     """Host -> device: the pages of a model that are in host memory, the first ones first."""
 
-    def __init__(self, side: _Side) -> None:
-        self.images, self._side = side.images, side
+    def __init__(self, side: _Side, compare: Compare | None = None) -> None:
+        self.images, self._side, self._compare = side.images, side, compare
         self.brought_pages = 0
         self.announced: list[int] = []
         self._waiting = deque(sorted(side.images.pages) if side.buffer is not None else ())
@@ -344,6 +377,9 @@ class _Coming:
         """Their copies are over: the slots that they leave. The modules whose bytes are all back are resident again: ComfyUI compares these
         signatures before it computes."""
         pages, self.announced = self.announced, []
+        if self._compare is not None:
+            for page in pages:
+                self._compare(self._side.bytes_of(page), self.images.pages[page], True)
         self.brought_pages += len(pages)
         images, residency = self.images, self._side.buffer.get_residency() if pages else []
         for module in self._side.modules_on(pages):

@@ -315,12 +315,17 @@ class LiveGraph:
         if first_change(file for component, _ in self.loads_of(node_id) for file in component.files) is None:
             return False
         del self._loads[node_id]
+        self._forget_nodes()
+        return True
+
+    def _forget_nodes(self) -> None:
+        """Look at every node again, and at what those have loaded that are others now."""
+        self._loads = {node_id: found for node_id, found in self._loads.items() if self._node(node_id) == self._nodes.get(node_id)}
         for known in (self._nodes, self._keyed, self._computes):
             known.clear()
         self._computed_with.clear()
         self._flow = Flow(self._nodes, traits, self._keyed, allowance=self._allowance)
         self._expanded = 0
-        return True
 
     def class_type(self, node_id: str) -> str:
         """The class of a node of this prompt, expanded subgraphs included."""
@@ -458,6 +463,9 @@ class LiveGraph:
 
     def _refresh(self, execution_list: Any) -> None:
         """Look at the nodes that have come since the last time: what they load and compute with. Those before them stay as they were."""
+        if any((now := self._node(node_id)) is not node and now != node for node_id, node in self._nodes.items()):
+            self._forget_nodes()  # a loop has put another node in the place of one
+            self.node_components.clear()
         expanded = self._dynprompt.ephemeral_prompt
         new = [*reversed([*islice(reversed(expanded), len(expanded) - self._expanded)])]
         if not self._nodes:

@@ -99,6 +99,10 @@ class LookAhead:
 
     # --- on any thread, without the lock ---
 
+    def failures(self) -> int:
+        """Prompts that taught the profiles nothing because that failed."""
+        return 0 if self._teacher is None else self._teacher.failures()
+
     def queue_changes(self) -> None:
         """Somebody queued, reordered or deleted prompts: on the thread of whoever did, which must not wait."""
         prompt = self._current()

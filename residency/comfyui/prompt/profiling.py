@@ -100,6 +100,10 @@ class Teacher:
         self.profiles.retry()
         return self.profiles.observe(trace.as_dict(), keys, cached=frozenset(cached), peaks=dict(peaks), rates=rates)
 
+    def failures(self) -> int:
+        """Prompts that could not be learned from."""
+        return self.profiles.failures if "profiles" in self.__dict__ else 0
+
     def keys(self, prompt: Mapping[str, Any], components: Mapping[str, Iterable[str]]) -> dict[str, NodeKey]:
         """The key of each node, by the size of the pictures that it names and not by their names."""
         return node_keys(prompt, self._environment, components, picture_sizes(prompt))

@@ -22,10 +22,11 @@ class Steps(ProgressHandler):
         super().__init__(NAME)
         self._on_step = on_step
         self._thread: int | None = None
+        self._last: tuple[str, float] | None = None
 
     def watch(self) -> None:
         """Listen to the running prompt."""
-        self._thread = threading.get_ident()
+        self._thread, self._last = threading.get_ident(), None
         registry = get_progress_state()
         if NAME not in registry.handlers:
             registry.register_handler(self)
@@ -36,5 +37,6 @@ class Steps(ProgressHandler):
 
     def update_handler(self, node_id: str, value: float, max_value: float, *args: Any, **kwargs: Any) -> None:
         # the first report can come before anything was computed: the working set is known only after one step
-        if threading.get_ident() == self._thread and 1 <= value < max_value:
+        if threading.get_ident() == self._thread and 1 <= value < max_value and self._last != (node_id, value):
+            self._last = node_id, value  # the same value again tells of the node's activity, and of no step
             self._on_step(node_id)

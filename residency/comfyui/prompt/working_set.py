@@ -5,6 +5,7 @@ weights that had come over by then were pushed out again.
 ComfyUI 0.26 to 0.33 never reads the allocator's peak (it asks memory_stats for active and reserved bytes alone), so starting it anew
 at each node disturbs nothing of its own. A pack that resets it inside a node only makes our number smaller: the profile keeps the largest.
 Under dynamic VRAM weights lie outside the allocator; with the legacy patcher those that are loaded when the node ends are subtracted.
+Where ComfyUI's compiler allocates beside torch, its number would be too small: then nothing is learned, and the usual headroom stays free.
 Resetting costs a few microseconds, reading the statistics about a hundred: nodes below LEAST_S are not asked.
 """
 
@@ -15,15 +16,19 @@ from typing import Any
 import comfy.model_management as model_management
 import torch
 
+from ..device.kinds import allocates_beside_torch
+
 LEAST_S = 0.001  # as in the profiles: nothing is learned of shorter nodes
 
 
 class DevicePeaks:
-    """`peaks` by node id: bytes. Stays empty where the device is no CUDA one. On the executor thread, between node start and finish."""
+    """`peaks` by node id: bytes. Stays empty where the device is no CUDA one, or the allocator does not tell. On the executor thread,
+    between node start and finish."""
 
     def __init__(self) -> None:
         device = model_management.get_torch_device()
-        self._device: Any = device if getattr(device, "type", "") == "cuda" and torch.cuda.is_available() else None
+        is_told = getattr(device, "type", "") == "cuda" and torch.cuda.is_available() and not allocates_beside_torch(device)
+        self._device: Any = device if is_told else None
         self._started_s = 0.0
         self.peaks: dict[str, int] = {}
 

@@ -188,6 +188,7 @@ OUTPUTS = Seam("node outputs", "comfy_execution.graph:ExecutionList.cache_update
 LOAD = Seam("model load", "comfy.model_management:load_models_gpu", ("models", "memory_required"))
 UNLOAD = Seam("model unload", "comfy.model_patcher:ModelPatcher.unpatch_model", ("self", "device_to", "unpatch_weights"))
 CAST = Seam("weights before use", "comfy.ops:cast_modules_with_vbar", ("comfy_modules", "dtype", "device", "bias_dtype", "non_blocking"))
+FAULT = Seam("pages before use", "comfy_aimdo.model_vbar:ModelVBAR.fault", ("self", "alloc", "size"))
 PIN = Seam("pinned host copies", "comfy.pinned_memory:pin_memory", ("module", "subset", "size"))
 CACHED = Seam("cached results", "comfy_execution.caching:RAMPressureCache.ram_release", ("self", "target", "free_active"))
 
@@ -195,7 +196,7 @@ QUEUE_PUT = Seam("queue put", "execution:PromptQueue.put", ("self", "item"))
 QUEUE_DELETE = Seam("queue delete", "execution:PromptQueue.delete_queue_item", ("self", "function"))
 QUEUE_WIPE = Seam("queue wipe", "execution:PromptQueue.wipe_queue", ("self",))
 
-ALL = (PROMPT, PICK, STAGE, UNSTAGE, COMPLETE, OUTPUTS, LOAD, UNLOAD, CAST, PIN, CACHED, QUEUE_PUT, QUEUE_DELETE, QUEUE_WIPE)
+ALL = (PROMPT, PICK, STAGE, UNSTAGE, COMPLETE, OUTPUTS, LOAD, UNLOAD, CAST, FAULT, PIN, CACHED, QUEUE_PUT, QUEUE_DELETE, QUEUE_WIPE)
 # without these the pack cannot follow a prompt at all; the others only cost detail
 ESSENTIAL = (PROMPT, STAGE, COMPLETE)
 

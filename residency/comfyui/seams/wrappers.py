@@ -167,6 +167,21 @@ def cast(before_use: Callable[[Any], None]) -> Wrapper:
     return wrapper
 
 
+def fault(before_use: Callable[[Any, int, int], None]) -> Wrapper:
+    """Around ModelVBAR.fault, without which no page is used, whether for a module or for a block of them. As with `cast`, what
+    `before_use(buffer, address, size_bytes)` raises must stop the node."""
+
+    def wrapper(original: Any) -> Any:
+        @functools.wraps(original)
+        def fault(buffer: Any, alloc: Any, size: Any, *args: Any, **kwargs: Any) -> Any:
+            before_use(buffer, alloc, size)
+            return original(buffer, alloc, size, *args, **kwargs)
+
+        return fault
+
+    return wrapper
+
+
 def pin(before: Callable[[], None], may_pin: Callable[[str], bool]) -> Wrapper:
     """Around pin_memory: a copy that may not be made is not made; ComfyUI takes that as "no room"."""
 

@@ -195,6 +195,7 @@ def status(host: ComfyHost) -> dict[str, Any]:
         "mode_reason": resolved.reason if resolved and host.installed else f"set by {host.user.source}",
         "features": [{"name": fit.name, "on": fit.fits, "reason": fit.reason} for fit in host.features()],
         "failures": host.failures,
+        "contained_failures": host.contained(),
         "budget": {"host_limit_bytes": manager.host.limit_bytes, "host_held_bytes": manager.host.used_bytes},
         "threads": threads,
         "last_prompt_id": traces[-1].prompt_id if traces else None,

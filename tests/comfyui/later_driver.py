@@ -1,0 +1,427 @@
+"""Runs inside ComfyUI's own Python: what later versions do with models, at the seams of this one, each with the pack's guard and without.
+
+The device is late_device's plain memory. Without its guard each story must show the damage that the guard is for.
+
+<ComfyUI>/.venv/bin/python tests/comfyui/later_driver.py <ComfyUI> <scratch folder>
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from inside import enter
+from late_device import Buffer, compute, small_pages
+from mover_driver import HEADROOM_PAGES, LateBench, Scene, replaced
+
+Lines = list[str]
+
+
+class Kept(logging.Handler):
+    """The lines that the pack has logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: Lines = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+    def take(self, words: str) -> Lines:
+        found = [line for line in self.lines if words in line]
+        self.lines.clear()
+        return found
+
+
+KEPT = Kept()
+
+
+def unguarded(guarded: bool, owner: Any, name: str, value: Any) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if guarded else replaced(owner, name, value)
+
+
+def bench_of(pages: int) -> Any:
+    return LateBench(pages)
+
+
+def off(scene: Scene) -> dict[str, str]:
+    return {name: why for name, on, why in scene.mover.states() if not on}
+
+
+def free_all(scene: Scene) -> None:
+    for one in scene.patchers.values():
+        one.buffer.free_memory(one.buffer.max_size)
+
+
+# --- graphs ---
+
+
+def graph_hit(guarded: bool) -> dict[str, Any]:
+    """A block that is replayed asks for its pages as a whole, and for no module: its copies must have arrived all the same."""
+    import comfy.model_management as model_management
+    import comfy.model_prefetch as model_prefetch
+    import comfy_aimdo.model_vbar as model_vbar
+    import torch
+
+    from residency.comfyui.seams import functions as seams
+    from residency.comfyui.seams import wrappers as hooks
+
+    scene = Scene(bench_of(200), 11, "a")
+    scene.prompt("a")
+    one = scene.patchers["a"]
+    one.buffer.free_memory(one.buffer.max_size)
+    parts, gate = list(one.model.parts), scene.mover.gate
+    first, last = parts[0]._v, parts[-1]._v
+    block = one.model
+    block._v_block = (one.buffer, first[1], last[1] + last[2] - first[1])
+    wrong = 0
+
+    def replay() -> None:
+        nonlocal wrong
+        for part in parts:
+            start = part._v[1] - one.buffer.base_addr
+            wrong += not torch.equal(one.buffer.memory[start : start + part._v[2]], part.weight_bytes)
+
+    with replaced(model_vbar, "ModelVBAR", Buffer), replaced(model_management, "is_device_cuda", lambda device: True):
+        fit = seams.FAULT.install(hooks.fault(gate.wait_for_range if guarded else lambda *asked: None))
+        try:
+            scene.mover._copy(one, pending(scene, "a"), 10**9)
+            announced = len(gate._arrives)
+            block._comfy_graph = {"graph": SimpleNamespace(replay=replay), "signature": None}
+            with gate.aside():
+                block._comfy_graph["signature"] = model_vbar.vbar_fault(block._v_block)
+            model_prefetch.GRAPH_CAPTURE_STREAMS[scene.bench.cuda.device] = object()
+            model_prefetch.prefetch_queue_pop([None, None], scene.bench.cuda.device, block, core=bool, enable_graph=True)
+        finally:
+            seams.FAULT.remove()
+            model_prefetch.GRAPH_CAPTURE_STREAMS.clear()
+    return {"wrong": wrong, "announced": announced, "fits": fit.fits}
+
+
+def pending(scene: Scene, key: str) -> Any:
+    from residency.comfyui.device.mover import _Pending
+
+    return _Pending(scene.parts[key], scene.parts[key].size_bytes, ahead=False)
+
+
+def nothing_is_asked_for(guarded: bool) -> dict[str, Any]:
+    """A ComfyUI that uses weights without a word to the gate: seen in the first pass, and from then on every copy is waited for."""
+    from residency.comfyui.device.proofs import Proofs
+
+    with unguarded(guarded, Proofs, "why_not", lambda *asked: ""):
+        scene = Scene(bench_of(200), 12, "ab")
+        scene.load_and_compute = lambda key: silently(scene, key)  # type: ignore[method-assign]
+        for key in "ab":  # from the file
+            silently(scene, key)
+            scene.mover.expect(0)
+        read = scene.filled
+        free_all(scene)
+        scene.prompt("abab")
+        return {"wrong": scene.wrong, "read": scene.filled - read, "why": off(scene), "lines": KEPT.take("without passing the gate")}
+
+
+def silently(scene: Scene, key: str) -> None:
+    one = scene.patchers[key]
+    scene.mover.before_load([one], 0)
+    filled, wrong = compute(one, bool, lambda one: scene.mover.after_load([one], 0), None)
+    scene.filled, scene.wrong = scene.filled + filled, scene.wrong + wrong
+
+
+def recorded(guarded: bool) -> dict[str, Any]:
+    """Of a model that has been recorded nothing is moved: what is replayed is read where it was."""
+    import torch
+
+    from residency.comfyui.device.kinds import Blocks
+    from residency.core.component import Component, Tier
+    from residency.core.events import Evict
+
+    with unguarded(guarded, Blocks, "is_recorded", lambda self, patcher: False):
+        scene = Scene(bench_of(200), 13, "a")
+        one, component = scene.patchers["a"], scene.parts["a"]
+        one.model._v_block = (one.buffer, one.buffer.base_addr, one.buffer.max_size)
+        scene.prompt("a")
+        assert isinstance(component, Component)
+        one.model._comfy_graph = object()
+        scene.mover.evict(Evict(component, Tier.DEVICE, component.size_bytes, "room is wanted"))
+        wrong = 0
+        for part in one.model.parts:
+            start = part._v[1] - one.buffer.base_addr
+            wrong += not torch.equal(one.buffer.memory[start : start + part._v[2]], part.weight_bytes)
+        return {"wrong": wrong, "reasons": scene.reasons("Evicted")}
+
+
+# --- storage ---
+
+
+def fast_disk(guarded: bool) -> dict[str, Any]:
+    """The pins of a streamed model are in a buffer of another name: they are found, and the policy is told."""
+    from residency.comfyui.device import onload
+
+    def listed(module: Any) -> Any:
+        return module._pins.get("weights", {}).get("pin")
+
+    with unguarded(guarded, onload, "pin_of", listed):
+        scene = Scene(bench_of(200), 14, "a")
+        one = scene.patchers["a"]
+        pins = one.model.dynamic_pins[scene.bench.cuda.device]
+        pins["weights-fast"] = (*pins.pop("weights"), [])
+        pins["fast_disk"] = True
+        for part in one.model.parts:
+            part._pin_state = pins
+            part._pins = {"weights-fast": part._pins["weights"]}
+        scene.prompt("a")
+        read = scene.filled
+        free_all(scene)
+        scene.prompt("a")
+        held = scene.mover.contents.in_host()["a"]
+        lines = KEPT.take("reads what does not fit")
+        return {
+            "wrong": scene.wrong,
+            "read": scene.filled - read,
+            "held": held == one.model_size(),
+            "why": off(scene),
+            "lines": lines,
+        }
+
+
+def without_pins(guarded: bool) -> dict[str, Any]:
+    """Nothing of a streamed model is pinned: nothing is brought, ComfyUI reads it, and the reason is there."""
+    scene = Scene(bench_of(200), 15, "a", one_copy=True)
+    one = scene.patchers["a"]
+    one.model.dynamic_pins[scene.bench.cuda.device]["fast_disk"] = guarded
+    for _ in range(2):
+        scene.prompt("a")
+        free_all(scene)
+    return {"wrong": scene.wrong, "read": scene.filled, "why": off(scene), "lines": KEPT.take("reads what does not fit")}
+
+
+def shared_place(guarded: bool) -> dict[str, Any]:
+    """Three modules have one place on the device, and each pins its own third of it."""
+    from residency.comfyui.device import onload
+
+    with unguarded(guarded, onload, "shares_its_place", lambda modules: set()):
+        scene = Scene(bench_of(200), 16, "a")
+        first, second, third, *_ = parts = list(scene.patchers["a"].model.parts)
+        for part in (second, third):
+            part._v, part.weight_bytes, part.weight = first._v, first.weight_bytes, first.weight
+        for number, part in enumerate((first, second, third)):
+            size_bytes = max(1, len(first.weight_bytes) // 3)
+            part._pins["weights"]["pin"] = first.weight_bytes[number * size_bytes : (number + 1) * size_bytes].clone()
+        scene.prompt("a")
+        free_all(scene)
+        scene.prompt("a")
+        return {"wrong": scene.wrong, "parts": len(parts), "stopped": scene.reasons("TransferStopped")}
+
+
+# --- errors ---
+
+
+def unpin_raises(guarded: bool) -> dict[str, Any]:
+    """Giving pages back raises, each time: that copy ends with the reason, and after some of them the feature is off."""
+    from residency.comfyui.device.mover import DeviceMover
+    from residency.comfyui.device.proofs import Feature
+
+    @contextlib.contextmanager
+    def passes_on(self: Any, key: str, feature: Any, patcher: Any = None) -> Iterator[None]:
+        yield
+
+    with unguarded(guarded, DeviceMover, "_answering", passes_on):
+        scene = Scene(bench_of(400), 17, "abcd")
+        scene.prompt("abcd")
+
+        def unpin(self: Any, address: int, size_bytes: int) -> None:
+            if scene.mover.gate._aside:
+                raise RuntimeError("VBAR unpin failed")
+
+        raised, told = 0, len(scene.told)
+        free_all(scene)
+        with replaced(Buffer, "unpin", unpin):
+            try:
+                scene.prompt("abcd")
+            except Exception:
+                raised += 1
+        reasons = scene.reasons("TransferStopped")[-1:] if len(scene.told) > told else []
+        failures, why = scene.mover.proofs.failures[Feature.ONLOAD], off(scene)
+        scene.mover.proofs.forgive()
+        result = {"wrong": scene.wrong, "raised": raised, "failures": failures, "reasons": reasons, "why": why, "again": off(scene)}
+        return {**result, "runtime": dict(scene.runtime.failures), "lines": len(KEPT.take("is off: 3 failures"))}
+
+
+def free_raises(guarded: bool) -> dict[str, Any]:
+    """A model that cannot be taken off the device: refused with the reason."""
+    from residency.core.component import Tier
+    from residency.core.events import Evict
+
+    scene = Scene(bench_of(200), 18, "a")
+    scene.prompt("a")
+
+    def free_memory(self: Any, size_bytes: int) -> int:
+        raise RuntimeError("VBAR free_memory failed")
+
+    raised = ""
+    with replaced(Buffer, "free_memory", free_memory):
+        try:
+            act = scene.mover.evict if guarded else (lambda instruction: scene.patchers["a"].partially_unload(None, instruction.size_bytes))
+            act(Evict(scene.parts["a"], Tier.DEVICE, 1, "room is wanted"))
+        except RuntimeError as error:
+            raised = str(error)
+    scene.load_and_compute("a")
+    return {"wrong": scene.wrong, "raised": raised, "reasons": scene.reasons("Evicted")}
+
+
+def write_back_differs(guarded: bool) -> dict[str, Any]:
+    """Pages that are written back read otherwise: the first ones are compared, and nothing is exchanged any more."""
+    from residency.comfyui.device import page_exchange
+
+    leave = page_exchange._Leaving.announce
+
+    def forgets(self: Any, count: int, slots: Any, stream: Any) -> int:
+        cuda, before = self._side.cuda, self._side.cuda.copy
+        cuda.copy = lambda target, source: None
+        try:
+            return int(leave(self, count, slots, stream))
+        finally:
+            cuda.copy = before
+
+    with (
+        unguarded(guarded, page_exchange.PageStore, "_compare", lambda *pages: None),
+        replaced(page_exchange._Leaving, "announce", forgets),
+    ):
+        scene = Scene(bench_of(40), 3, "abc", host_pages=40, one_copy=True)
+        for _ in range(3):
+            scene.prompt("abc")
+        return {**scene.result(), "why": off(scene), "lines": len(KEPT.take("read otherwise"))}
+
+
+# --- prompts ---
+
+
+def unchanged_steps(guarded: bool) -> dict[str, Any]:
+    """A node says again and again that it works, with the same value: that is one step."""
+    import comfy_execution.progress as progress
+    from comfy_execution.graph import DynamicPrompt
+
+    from residency.comfyui.prompt.steps import Steps
+
+    told: list[str] = []
+    progress.reset_progress_state("p", DynamicPrompt({"1": {"class_type": "KSampler", "inputs": {}}}))
+    steps = Steps(told.append)
+    steps.watch()
+    registry = progress.get_progress_state()
+    for value in (1, 1, 1, 2, 2, 3, 1, 1, 2):
+        if not guarded:
+            steps._last = None
+        registry.update_progress("1", value, 4, None)
+    steps.forget()
+    return {"steps": len(told)}
+
+
+def overridden(guarded: bool) -> dict[str, Any]:
+    """A loop puts another node in the place of one: how many there are stays, what is loaded does not."""
+    import folder_paths
+    from comfy_execution.graph import DynamicPrompt, ExecutionList
+
+    from residency.comfyui.prompt.live_graph import LiveGraph
+
+    folder = Path(folder_paths.get_output_directory()) / "vae"
+    folder.mkdir(exist_ok=True)
+    folder_paths.add_model_folder_path("vae", str(folder))
+    for name in "ab":
+        tensor = {"w": {"dtype": "U8", "shape": [64], "data_offsets": [0, 64]}}
+        header = json.dumps(tensor).encode()
+        (folder / f"later_{name}.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
+
+    def loader(name: str) -> dict[str, Any]:
+        return {"class_type": "VAELoader", "inputs": {"vae_name": f"later_{name}.safetensors"}}
+
+    def decode(node_id: str) -> dict[str, Any]:
+        return {"class_type": "VAEDecode", "inputs": {"samples": ["1", 0], "vae": [node_id, 0]}}
+
+    latent = {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}}
+    dynprompt = DynamicPrompt({"1": latent, "2": loader("a"), "3": decode("2")})
+    cache = SimpleNamespace(get_local=lambda node_id: None, get=lambda node_id: None)
+    execution_list = ExecutionList(dynprompt, cache)
+    execution_list.is_cached = lambda node_id: False
+    execution_list.add_node("3")
+    graph: Any = LiveGraph("p", dynprompt)
+    with unguarded(guarded, LiveGraph, "_forget_nodes", lambda self: None):
+        before = names(graph, graph.timeline(execution_list))
+        dynprompt.ephemeral_prompt["2"] = loader("b")
+        dynprompt.ephemeral_parents["2"] = "2x"
+        once = names(graph, graph.timeline(execution_list))
+        dynprompt.ephemeral_prompt["2"] = loader("a")
+        again = names(graph, graph.timeline(execution_list))
+    return {"before": before, "once": once, "again": again}
+
+
+def names(graph: Any, timeline: Any) -> list[str]:
+    return sorted({graph.components[key].name for key in timeline.components()})
+
+
+def compiled(guarded: bool) -> dict[str, Any]:
+    """The compiler holds activations that torch does not know of: nothing is learned of the node, rather than the 1 GB that it tells."""
+    import comfy.model_management as model_management
+    import comfy.model_prefetch as model_prefetch
+    import torch
+
+    from residency.comfyui.prompt.working_set import DevicePeaks
+
+    model_prefetch.malloc_graph_enabled = lambda device: guarded
+    try:
+        with (
+            replaced(model_management, "get_torch_device", lambda: torch.device("cuda", 0)),
+            replaced(torch.cuda, "is_available", lambda: True),
+            replaced(torch.cuda, "reset_peak_memory_stats", lambda device: None),
+            replaced(torch.cuda, "max_memory_reserved", lambda device: 10**9),
+        ):
+            peaks = DevicePeaks()
+            peaks.node_starts(0.0)
+            model_management.current_loaded_models.clear()
+            peaks.node_finishes("1", 5.0)
+        return {"peaks": peaks.peaks, "why": off(Scene(bench_of(40), 19, "a"))}
+    finally:
+        del model_prefetch.malloc_graph_enabled
+
+
+STORIES: tuple[Callable[[bool], dict[str, Any]], ...] = (
+    graph_hit,
+    nothing_is_asked_for,
+    recorded,
+    fast_disk,
+    without_pins,
+    shared_place,
+    unpin_raises,
+    free_raises,
+    write_back_differs,
+    unchanged_steps,
+    overridden,
+    compiled,
+)
+
+
+def main() -> None:
+    enter(Path(sys.argv[1]), Path(sys.argv[2]))
+    import comfy.model_management  # noqa: F401
+
+    from residency.comfyui.device import mover
+
+    log = logging.getLogger("residency")
+    log.addHandler(KEPT)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    small_pages()
+    mover.HEADROOM_BYTES = mover.KNOWN_HEADROOM_BYTES = HEADROOM_PAGES * LateBench.page_bytes
+    mover.RETRY_BYTES = 2 * LateBench.page_bytes
+    answer = {story.__name__: {"guarded": story(True), "unguarded": story(False)} for story in STORIES}
+    print("ANSWER " + json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

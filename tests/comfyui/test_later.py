@@ -1,0 +1,109 @@
+"""What later versions of ComfyUI and comfy-aimdo do, emulated around the real 0.33: the feature is right or off, and one line says why.
+
+Each story is told twice, the second time without the pack's guard: then the damage shows.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from residency.installation.locate import ComfyUI
+
+DRIVER = Path(__file__).with_name("later_driver.py")
+
+
+@pytest.fixture(scope="module")
+def tell(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[dict[str, Any], dict[str, Any]]]:
+    command = [str(comfyui.python), str(DRIVER), str(comfyui.path), str(tmp_path_factory.mktemp("later"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    assert answers, done.stderr[-3000:]
+    stories: dict[str, Any] = json.loads(answers[-1].removeprefix("ANSWER "))
+    return lambda name: (stories[name]["guarded"], stories[name]["unguarded"])
+
+
+def test_a_recorded_block_that_is_replayed_waits_for_the_copies_of_its_pages(tell: Any):
+    guarded, unguarded = tell("graph_hit")
+    assert guarded == {"wrong": 0, "announced": 12, "fits": True}
+    assert unguarded["wrong"] > 0
+
+
+def test_where_weights_are_used_behind_the_gate_every_copy_is_waited_for(tell: Any):
+    guarded, unguarded = tell("nothing_is_asked_for")
+    assert guarded["wrong"] == 0 and guarded["read"] == 0
+    assert "12 of 12 weights were filled without passing the gate" in guarded["why"]["the first pass behind its copies"]
+    assert len(guarded["lines"]) == 1
+    assert unguarded["wrong"] > 0
+
+
+def test_nothing_of_a_recorded_model_is_moved(tell: Any):
+    guarded, unguarded = tell("recorded")
+    assert guarded == {"wrong": 0, "reasons": ["ComfyUI has recorded it as a graph that it replays where its weights are now"]}
+    assert unguarded["wrong"] > 0
+
+
+def test_pins_of_a_streamed_model_are_found_whatever_their_buffer_is_called(tell: Any):
+    guarded, unguarded = tell("fast_disk")
+    assert (guarded["wrong"], guarded["read"], guarded["held"]) == (0, 0, True)
+    assert unguarded["read"] > 0
+
+
+def test_a_streamed_model_without_pins_is_left_to_comfyui_and_one_line_says_why(tell: Any):
+    guarded, unguarded = tell("without_pins")
+    assert guarded["wrong"] == 0
+    assert "from the file at each use, whose drive it takes for a fast one" in guarded["why"]["weights kept in host memory"]
+    assert len(guarded["lines"]) == 1 and "of RAM are available" in guarded["lines"][0]
+    assert not unguarded["why"]
+
+
+def test_a_place_that_several_modules_share_is_not_filled_from_the_pin_of_one(tell: Any):
+    guarded, unguarded = tell("shared_place")
+    assert guarded["wrong"] == 0 and set(guarded["stopped"]) == {"a part of it is not in pinned memory"}
+    assert unguarded["wrong"] > 0
+
+
+def test_an_unpin_that_raises_ends_that_copy_and_after_three_of_them_the_feature(tell: Any):
+    guarded, unguarded = tell("unpin_raises")
+    assert (guarded["wrong"], guarded["raised"], guarded["runtime"]) == (0, 0, {})
+    assert guarded["failures"] >= 3 and guarded["lines"] == 1
+    assert guarded["why"]["weights brought to the device ahead of their use"].startswith(
+        "3 failures one after the other, the last one RuntimeError: VBAR unpin failed; choose a mode again to retry"
+    )
+    assert not guarded["again"]
+    assert unguarded["raised"] or unguarded["runtime"]
+
+
+def test_a_model_that_cannot_be_taken_off_the_device_stays_with_the_reason(tell: Any):
+    guarded, unguarded = tell("free_raises")
+    assert guarded == {"wrong": 0, "raised": "", "reasons": ["RuntimeError: VBAR free_memory failed"]}
+    assert unguarded["raised"] == "VBAR free_memory failed"
+
+
+def test_pages_that_are_written_back_otherwise_end_the_exchange_before_anything_is_computed_with_them(tell: Any):
+    guarded, unguarded = tell("write_back_differs")
+    assert {key: guarded[key] for key in ("wrong", "unanswered", "lost")} == {"wrong": 0, "unanswered": 0, "lost": 0}
+    assert "a page that was written back read otherwise" in guarded["why"]["one copy over two tiers"] and guarded["lines"] == 1
+    assert unguarded["wrong"] > 0
+
+
+def test_a_value_of_progress_that_is_told_again_is_no_step(tell: Any):
+    guarded, unguarded = tell("unchanged_steps")
+    assert guarded["steps"] == 5 and unguarded["steps"] == 9
+
+
+def test_a_node_that_a_loop_has_overridden_loads_what_it_says_now(tell: Any):
+    guarded, unguarded = tell("overridden")
+    assert guarded == {"before": ["later_a"], "once": ["later_b"], "again": ["later_a"]}
+    assert unguarded["once"] == ["later_a"]
+
+
+def test_a_peak_that_torch_does_not_tell_is_not_learned(tell: Any):
+    guarded, unguarded = tell("compiled")
+    assert guarded["peaks"] == {} and "allocates beside torch" in guarded["why"]["working sets of nodes"]
+    assert unguarded["peaks"] == {"1": 10**9} and not unguarded["why"]
