@@ -26,14 +26,21 @@ class Gate:
         if not self.open:
             self._arrives[module] = stream.record_event()
 
-    def wait(self, modules: Iterable[Any]) -> None:
-        """What is announced on the current stream from here on finds the modules' bytes."""
+    def under_way(self) -> bool:
+        """Whether anything announced may not have arrived."""
+        return bool(self._arrives)
+
+    def wait(self, modules: Iterable[Any]) -> bool:
+        """What is announced on the current stream from here on finds the modules' bytes; whether it has to wait for any."""
         if not self._arrives:
-            return
+            return False
+        waits = False
         for module in modules:
             event = self._arrives.pop(module, None)
             if event is not None:
                 event.wait()
+                waits = True
+        return waits
 
     def forget(self) -> None:
         """Everything announced has arrived."""

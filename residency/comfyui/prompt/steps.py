@@ -16,12 +16,13 @@ NAME = "residency"
 
 
 class Steps(ProgressHandler):
-    """Calls `on_step(node_id)` at each reported step of a node that runs on the thread that called `watch`."""
+    """Calls `on_end()` when a step of a node has ended that runs on the thread that called `watch`, and `on_step(node_id)` between two."""
 
-    def __init__(self, on_step: Callable[[str], object]) -> None:
+    def __init__(self, on_step: Callable[[str], object], on_end: Callable[[], object]) -> None:
         super().__init__(NAME)
-        self._on_step = on_step
+        self._on_step, self._on_end = on_step, on_end
         self._thread: int | None = None
+        self._reported: tuple[str, float] = "", 0.0
 
     def watch(self) -> None:
         """Listen to the running prompt."""
@@ -35,6 +36,12 @@ class Steps(ProgressHandler):
         self._thread = None
 
     def update_handler(self, node_id: str, value: float, max_value: float, *args: Any, **kwargs: Any) -> None:
-        # the first report can come before anything was computed: the working set is known only after one step
-        if threading.get_ident() == self._thread and 1 <= value < max_value:
-            self._on_step(node_id)
+        if threading.get_ident() != self._thread:
+            return
+        before, self._reported = self._reported, (node_id, value)
+        # the first report can come before anything was computed: the working set is known only after one step; and newer versions of
+        # ComfyUI report an unchanged value, which is no step
+        if value >= 1 and self._reported != before:
+            self._on_end()
+            if value < max_value:
+                self._on_step(node_id)
