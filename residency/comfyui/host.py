@@ -75,7 +75,7 @@ class ComfyHost:
         self.waits = WeightWaits(self.runtime.clock, cuda)
         self._started_s, self._thread_at_start = 0.0, thread_waits.reading()  # where the node that runs began its own work
         self._cached = CachedResults(self.runtime, self.device.models)
-        self.steps = Steps(lambda node_id: self._timed(self._step, node_id), lambda: self._timed(self._step_ends))
+        self.steps = Steps(lambda node_id: self._timed(self._step, node_id), partial(self._timed, self._steps_end))
         self.user = settings.Settings(Mode.AUTO, "the default")
         self.fits: list[seams.Fit] = []
         self.installed = False
@@ -255,7 +255,7 @@ class ComfyHost:
             seams.UNSTAGE: hooks.unstage(runs, door(self._node_returns)),
             seams.COMPLETE: hooks.complete(runs, door(self._node_completes)),
             seams.OUTPUTS: hooks.outputs(runs, door(self._node_outputs)),
-            seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, self._stalled),
+            seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, self._load_stalled),
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
             seams.CAST: hooks.cast(self._asks, device.gate.wait, self.waits.given),
             seams.PIN: hooks.pin(device.before_pin, device.may_pin),
@@ -281,10 +281,16 @@ class ComfyHost:
     def _loads(self) -> set[str]:
         """What the running node reads as a loader."""
         session = self.runtime.session
-        return {use.component for use in session.timeline.at(session.position) if use.kind is UseKind.LOAD and use.reads}
+        uses = session.timeline.at(session.position) if session.phase is Phase.RUNNING else ()
+        return {use.component for use in uses if use.kind is UseKind.LOAD and use.reads}
 
     def _asks(self, modules: Any) -> Asked | None:
         return self.waits.asks(modules, copies_under_way=self.device.gate.under_way())
+
+    def _load_stalled(self, seconds: float) -> None:
+        """All of a model's load is waiting for weights; of a loader's own what its thread waited for, which is told at its end."""
+        if not self._loads():
+            self._stalled(seconds)
 
     def _stalled(self, seconds: float, *, waited: bool = False) -> None:
         self.runtime.tell(Stalled(self.runtime.clock(), seconds, waited))
@@ -405,9 +411,9 @@ class ComfyHost:
         self._cached.tell()
         self.steps.watch()
 
-    def _step_ends(self) -> None:
+    def _steps_end(self, steps: int) -> None:
         if self._prompt is not None:
-            self._tell_waits(self.waits.step_ends())
+            self._tell_waits(self.waits.steps_end(steps))
 
     def _tell_waits(self, told: Iterable[Waited | Stepped]) -> None:
         for event in told:
@@ -418,6 +424,7 @@ class ComfyHost:
         loads, trace, now_s = self._loads(), self.runtime.trace, self.runtime.clock()
         if loads and trace is not None:
             size_bytes = sum(graph.components[key].size_bytes for key in loads if key in graph.components)
+            self.runtime.look()  # how far its reader has come is in the trace then
             behind_reader = trace.reads(loads)
             waited_s = thread_waits.waited_s(self._thread_at_start, thread_waits.reading(), size_bytes, behind_reader=behind_reader)
             self.runtime.tell(Waited(now_s, self._started_s, waited_s))

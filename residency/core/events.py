@@ -223,9 +223,11 @@ class Waited:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """A node has ended a step; what it does next belongs to the next one. May be told later, after the waiting that lies before it."""
+    """A node has ended a step, or `steps` that were reported together; what it does next belongs to the next one. May be told later, after
+    the waiting that lies before it."""
 
     time_s: float
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class NodeRecord:
-    """Seconds since the prompt's start, and of the node. `steps`: (seconds, of it stall) of each step that has ended; the first one
-    begins with the node, and what follows the last one is in none."""
+    """Seconds since the prompt's start, and of the node. `steps`: (seconds, of it stall, number of steps) of what has
+    ended; the first one begins with the node, and what follows the last one is in none."""
 
     node_id: str
     class_type: str
@@ -25,7 +25,7 @@ class NodeRecord:
     predicted_s: float = 0.0  # of computing, by earlier runs; 0.0 where nothing is known
     loads: Sequence[str] = ()
     computes: Sequence[str] = ()
-    steps: list[tuple[float, float]] = field(default_factory=list)
+    steps: list[tuple[float, float, int]] = field(default_factory=list)
 
     def left_s(self, now_s: float) -> float:
         """What is neither stall nor the pack's own nor unsplit: compute."""
@@ -92,8 +92,8 @@ class NodeTimes:
             record.fit()
             self._count(record, 1)
 
-    def stepped(self, at_s: float) -> None:
-        """The node that ran then has ended a step."""
+    def stepped(self, at_s: float, steps: int = 1) -> None:
+        """The node that ran then has ended so many steps since the last time."""
         record = self._at(at_s)
         if record is None:
             return
@@ -105,7 +105,7 @@ class NodeTimes:
             in_steps_s = in_stall_s = 0.0
         took_s = max(0.0, (at_s if record.end_s is None else min(at_s, record.end_s)) - record.start_s - in_steps_s)
         stall_s = min(took_s, max(0.0, record.stall_s - in_stall_s))
-        record.steps.append((took_s, stall_s))
+        record.steps.append((took_s, stall_s, steps))
         self._steps += 1
         self._stepping = record, in_steps_s + took_s, in_stall_s + stall_s
 

@@ -174,7 +174,7 @@ class Trace:
             case Waited():
                 self._times.waited(event.since_s - self._zero_s, event.time_s - self._zero_s, event.seconds)
             case Stepped():
-                self._times.stepped(event.time_s - self._zero_s)
+                self._times.stepped(event.time_s - self._zero_s, event.steps)
             case Copied():
                 self._copied(event)
             case Crossed():
@@ -208,10 +208,10 @@ class Trace:
 
     @_locked
     def reads(self, components: Container[str]) -> bool:
-        """Whether the host tier has been filled with any of these since the running node began."""
+        """Whether bytes of any of these have come to the host tier since the running node began."""
         since_s = self._times.running.start_s if self._times.running is not None else self._now_s
         ahead = (one for one in self._transfers if one.tier == Tier.HOST.value and one.component in components)
-        return any(one.end_s is None or one.end_s >= since_s for one in ahead)
+        return any(one.moved_bytes > 0 and (one.end_s is None or one.end_s >= since_s) for one in ahead)
 
     @_locked
     def under_way(self) -> list[UnderWay]:

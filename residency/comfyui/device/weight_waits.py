@@ -35,7 +35,7 @@ class _Stretch:
     since_s: float | None = None  # when weights were asked for first
     waits: list[tuple[Any, list[Any]]] = field(default_factory=list)
     end_s: float = 0.0
-    stepped: bool = False
+    steps: int = 0  # that end with it
 
     def is_passed(self) -> bool:
         """Whether the device has got to its end: it passes the waits in their order."""
@@ -106,17 +106,17 @@ class WeightWaits:
         except Exception as error:
             self._failed(error)
 
-    def step_ends(self) -> list[Waited | Stepped]:
-        """What is known by now, of this step and of earlier ones."""
-        return self._take(stepped=True)
+    def steps_end(self, steps: int) -> list[Waited | Stepped]:
+        """So many have ended since the last time; what is known by now of them and of earlier ones."""
+        return self._take(steps)
 
     def node_ends(self) -> list[Waited | Stepped]:
-        """As `step_ends`. What the device has not got to yet is told at the next step or node."""
-        return self._take(stepped=False)
+        """As `steps_end`. What the device has not got to yet is told at the next step or node."""
+        return self._take(0)
 
-    def _take(self, *, stepped: bool) -> list[Waited | Stepped]:
+    def _take(self, steps: int) -> list[Waited | Stepped]:
         stretch, self._now = self._now, _Stretch()
-        stretch.end_s, stretch.stepped = self._clock(), stepped
+        stretch.end_s, stretch.steps = self._clock(), steps
         self._over.append(stretch)
         told: list[Waited | Stepped] = []
         try:
@@ -134,8 +134,8 @@ class WeightWaits:
         told: list[Waited | Stepped] = []
         if stretch.since_s is not None and seconds > 0:
             told.append(Waited(stretch.end_s, stretch.since_s, seconds))
-        if stretch.stepped:
-            told.append(Stepped(stretch.end_s))
+        if stretch.steps:
+            told.append(Stepped(stretch.end_s, stretch.steps))
         return told
 
     def _add(self, since_s: float, seconds: float) -> None:

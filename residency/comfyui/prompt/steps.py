@@ -16,9 +16,13 @@ NAME = "residency"
 
 
 class Steps(ProgressHandler):
-    """Calls `on_end()` when a step of a node has ended that runs on the thread that called `watch`, and `on_step(node_id)` between two."""
+    """Of a node that runs on the thread that called `watch`: calls `on_end(steps)` when so many have ended, `on_step(node_id)` between two.
 
-    def __init__(self, on_step: Callable[[str], object], on_end: Callable[[], object]) -> None:
+    ComfyUI reports the first step and the last one of a node, and others at most every 0.1 s (unless they have a preview): shorter ones
+    come together.
+    """
+
+    def __init__(self, on_step: Callable[[str], object], on_end: Callable[[int], object]) -> None:
         super().__init__(NAME)
         self._on_step, self._on_end = on_step, on_end
         self._thread: int | None = None
@@ -38,10 +42,11 @@ class Steps(ProgressHandler):
     def update_handler(self, node_id: str, value: float, max_value: float, *args: Any, **kwargs: Any) -> None:
         if threading.get_ident() != self._thread:
             return
-        before, self._reported = self._reported, (node_id, value)
+        (node_before, value_before), self._reported = self._reported, (node_id, value)
+        ended = value - value_before if node_id == node_before and value >= value_before else value
         # the first report can come before anything was computed: the working set is known only after one step; and newer versions of
         # ComfyUI report an unchanged value, which is no step
-        if value >= 1 and self._reported != before:
-            self._on_end()
+        if value >= 1 and ended > 0:
+            self._on_end(max(1, int(ended)))
             if value < max_value:
                 self._on_step(node_id)
