@@ -298,7 +298,7 @@ def test_what_the_pack_itself_takes_is_told_and_is_neither_compute_nor_stall():
     assert told["nodes"][0]["own_s"] == 0.5 and told["nodes"][0]["stall_s"] == 0.5
     assert told["summary"]["own_s"] == 1.0 + 1.0 + 0.25
     assert told["summary"]["compute_s"] == 3.0
-    assert "3.00 s compute + 0.50 s stall; the pack took 2.25 s;" in text.line(told)
+    assert "6.00 s = 3.00 s compute + 0.50 s stall + 2.50 s other (the pack 2.25 s);" in text.line(told)
 
 
 def test_a_trace_of_a_prompt_that_was_left_to_comfyui_says_why():
