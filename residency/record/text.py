@@ -12,8 +12,9 @@ NOTICED_S = 0.01  # a shorter stall is only the measuring
 def line(trace: dict[str, Any]) -> str:
     """One line: seconds, bytes, mode and why."""
     summary = trace["summary"]
+    shares = f"{summary['compute_s']:.2f} s compute + {summary['stall_s']:.2f} s stall{_other(summary)}"
     return (
-        f"Residency: {trace['duration_s']:.2f} s = {summary['compute_s']:.2f} s compute + {summary['stall_s']:.2f} s stall{_other(summary)}; "
+        f"Residency: {trace['duration_s']:.2f} s = {shares}; "
         f"read ahead {size(summary['prefetched_bytes'])}, unused {size(summary['wasted_bytes'])}, "
         f"evicted {size(summary['evicted_bytes'])}; mode {trace['mode']} ({trace['mode_reason']})"
     )
