@@ -262,6 +262,20 @@ def test_chrome_events_are_microseconds_in_one_lane_per_tier():
     assert [(span["tid"], span["ts"], span["dur"]) for span in spans] == [(0, 1e6, 1e6), (1, 1e6, 0.5e6)]
 
 
+def test_in_perfetto_the_steps_of_a_node_lie_below_it_with_what_they_waited():
+    trace = trace_of(reads("a"), components(a=10))
+    trace.record(NodeStarted(101.0, 0), [])
+    trace.record(Waited(102.0, 101.0, 0.25), [])
+    trace.record(Stepped(102.0), [])
+    trace.record(Stepped(104.0, 3), [])
+    trace.record(NodeFinished(105.0, 0), [])
+    _, *steps = [event for event in chrome(trace.as_dict())["traceEvents"] if event["ph"] == "X"]
+    assert [(step["name"], step["ts"], step["dur"], step["args"]["stall_s"]) for step in steps] == [
+        ("step 1", 1e6, 1e6, 0.25),
+        ("steps 2 to 4", 2e6, 2e6, 0.0),
+    ]
+
+
 def test_a_replan_counts_when_the_order_of_this_prompts_nodes_was_another():
     trace = trace_of(reads("abc"), components(a=1, b=1, c=1))
     rest, queued = reads("abc"), Visit("q", "9", "Node")

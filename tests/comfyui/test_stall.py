@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from comfy_story import drop_pages, two_experts
-from test_server import forget, last_trace
+from test_server import last_trace
 
 from residency.installation.locate import ComfyUI
 from residency.installation.server_process import Server, serve
@@ -63,11 +63,11 @@ def alone(seed: int) -> dict[str, Any]:
 
 
 @pytest.mark.skipif(thread_waits.reading() is None, reason="this system does not tell waiting from unpacking")
-def test_a_loader_has_stalled_when_its_file_came_from_the_drive_and_not_when_it_lay_in_ram(server: Server, models: Path):
+def test_a_loader_has_stalled_when_its_file_came_from_the_drive_and_not_when_it_lay_in_ram(start: Callable[..., Server], models: Path):
+    server = start("--cache-none")  # the loader runs in each prompt
     server.run(alone(1))
     stalls = {}
     for seed, where in ((2, "RAM"), (3, "drive"), (4, "RAM again")):
-        forget(server)
         if where == "drive":
             drop_pages(models, "residency_clip_l.safetensors")
         server.run(alone(seed))
