@@ -4,6 +4,7 @@ from residency.core.component import Mode, Policy, Strategy, Tier
 from residency.core.events import (
     NodeFinished,
     NodeStarted,
+    NotMeasured,
     Outcome,
     Prefetch,
     PromptEnded,
@@ -53,8 +54,16 @@ def test_where_a_system_does_not_tell_waiting_from_unpacking_that_is_said():
     trace.record(NodeStarted(0.0, 0), [])
     trace.record(Waited(3.0, 0.0, None), [])
     trace.record(NodeFinished(3.0, 0), [])
-    assert waiting(trace.as_dict()) == "No node has waited for weights, as far as this system tells."
+    assert waiting(trace.as_dict()) == (
+        "No node has waited for weights, as far as it is measured (a loader's waiting is not told on this system)."
+    )
     assert "+ 3.00 s other (the pack 0.00 s, loaders 3.00 s, of which this system does not tell the waiting)" in text(trace.as_dict())
+
+
+def test_where_waiting_inside_a_forward_pass_is_not_measured_nobody_claims_that_there_was_none():
+    trace = Trace(PromptStarted(0.0, "p", reads("a"), components(a=10), Mode.BALANCED), 0.0)
+    trace.record(NotMeasured(1.0, "replaced by another pack"), [])
+    assert waiting(trace.as_dict()) == "No node has waited for weights, as far as it is measured (replaced by another pack)."
 
 
 def test_a_prompt_that_was_given_up_says_why():

@@ -48,13 +48,16 @@ function inSteps(node) {
 /** One sentence: how long nodes have waited for weights, and which of them longest. */
 export function waitingWords(trace) {
   const waited = trace.nodes.filter((node) => node.stall_s >= SAID_S);
-  if (waited.length === 0) return trace.summary.unsplit_s >= SAID_S ? "No node waited for weights, as far as this system tells." : "No node waited for weights.";
+  const unsplit = trace.summary.unsplit_s >= SAID_S ? "a loader's waiting is not told on this system" : "";
+  const unknown = [trace.stall_reason, unsplit].filter(Boolean).join("; "); // older traces have neither
+  const known = unknown ? `, as far as it is measured (${unknown}).` : ".";
+  if (waited.length === 0) return `No node waited for weights${known}`;
   const nameOf = componentNames(trace);
   const most = waited.reduce((a, b) => (b.stall_s > a.stall_s ? b : a));
   const names = [...new Set([...(most.computes ?? []), ...(most.loads ?? [])].map(nameOf))];
   const longest = `${most.class_type} #${most.node_id}${names.length ? ` (${listed(names)})` : ""}${inSteps(most)}`;
   const total_s = waited.reduce((sum, node) => sum + node.stall_s, 0);
-  return waited.length === 1 ? `Waited ${formatSeconds(total_s)} for weights: ${longest}.` : `Waited ${formatSeconds(total_s)} for weights, of it ${formatSeconds(most.stall_s)} in ${longest}.`;
+  return waited.length === 1 ? `Waited ${formatSeconds(total_s)} for weights: ${longest}${known}` : `Waited ${formatSeconds(total_s)} for weights, of it ${formatSeconds(most.stall_s)} in ${longest}${known}`;
 }
 
 function describeNode(node, now_s, nameOf) {

@@ -22,7 +22,7 @@ from typing import Any
 import comfy.model_management as model_management
 
 from ..core.component import Mode, Tier
-from ..core.events import Crossed, DeviceObserved, Outcome, PrefetchAsked, ReleaseAsked, Stalled, Stepped, Waited
+from ..core.events import Crossed, DeviceObserved, NotMeasured, Outcome, PrefetchAsked, ReleaseAsked, Stalled, Stepped, Waited
 from ..core.timeline import EMPTY, UseKind
 from ..graph import AllowanceError
 from ..record import text as report
@@ -331,6 +331,9 @@ class ComfyHost:
             outcome = Outcome.INTERRUPTED if interrupted else Outcome.ERROR
         trace = self.runtime.trace
         self._tell_copies()
+        not_measured = self.waits.fails or self._reason_against(seams.CAST)
+        if not_measured and dynamic_vram():
+            self.runtime.tell(NotMeasured(self.runtime.clock(), not_measured))
         crossed_bytes, crossing_s = self.device.link.crossed()
         if crossing_s > 0:
             self.runtime.tell(Crossed(self.runtime.clock(), crossed_bytes, crossing_s))
@@ -443,6 +446,9 @@ class ComfyHost:
                 self.runtime.safe_point()
             self.device.advance()
             self.runtime.look()
+
+    def _reason_against(self, seam: seams.Seam) -> str:
+        return next((fit.reason for fit in self.fits if fit.name == seam.name and not fit.fits), "")
 
     def _fits(self, seam: seams.Seam) -> bool:
         return any(fit.name == seam.name and fit.fits for fit in self.fits)

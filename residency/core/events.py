@@ -231,6 +231,14 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True)
+class NotMeasured:
+    """Waiting for weights inside forward passes is not told of this prompt, and why."""
+
+    time_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Copied:
     """Bytes of a component have crossed the link to the device, between `start_s` and `end_s`; `ahead`: its node was not running yet."""
 
@@ -289,7 +297,7 @@ class Foretold:
     nodes: int
 
 
-Record = TransferMoved | Stalled | Waited | Stepped | Spent | Copied | Crossed | Kept | GivenUp | Foretold
+Record = TransferMoved | Stalled | Waited | Stepped | NotMeasured | Spent | Copied | Crossed | Kept | GivenUp | Foretold
 RECORDS: tuple[type, ...] = get_args(Record)
 
 Event = (

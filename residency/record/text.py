@@ -32,9 +32,11 @@ def _other(summary: dict[str, Any]) -> str:
 def waiting(trace: dict[str, Any]) -> str:
     """One sentence: how long nodes have waited for weights, and which of them longest, for which weights, in how many of its steps."""
     nodes = [node for node in trace["nodes"] if node["stall_s"] >= NOTICED_S]
+    unsplit = "a loader's waiting is not told on this system" if trace["summary"].get("unsplit_s") else ""
+    unknown = "; ".join(filter(None, [trace.get("stall_reason", ""), unsplit]))  # traces of older versions have neither
+    known = f", as far as it is measured ({unknown})." if unknown else "."
     if not nodes:
-        unsplit_s = trace["summary"].get("unsplit_s")
-        return "No node has waited for weights" + (", as far as this system tells." if unsplit_s else ".")
+        return f"No node has waited for weights{known}"
     names = {component["key"]: component["name"] for component in trace["components"]}
     most = max(nodes, key=lambda node: float(node["stall_s"]))
     used = list(dict.fromkeys(names.get(key, key) for key in [*most["computes"], *most["loads"]]))
@@ -43,8 +45,8 @@ def waiting(trace: dict[str, Any]) -> str:
     where = f", in {waited} of {sum(together for *_, together in steps)} steps" if waited else ""
     longest = f"{most['class_type']} {most['node_id']}" + (f" ({', '.join(used)})" if used else "") + where
     if len(nodes) == 1:
-        return f"Waited {most['stall_s']:.2f} s for weights: {longest}."
-    return f"Waited {sum(node['stall_s'] for node in nodes):.2f} s for weights, of it {most['stall_s']:.2f} s in {longest}."
+        return f"Waited {most['stall_s']:.2f} s for weights: {longest}{known}"
+    return f"Waited {sum(node['stall_s'] for node in nodes):.2f} s for weights, of it {most['stall_s']:.2f} s in {longest}{known}"
 
 
 def prediction(trace: dict[str, Any]) -> str | None:

@@ -31,6 +31,7 @@ from ..core.events import (
     Kept,
     NodeFinished,
     NodeStarted,
+    NotMeasured,
     Outcome,
     Prefetch,
     PromptEnded,
@@ -110,6 +111,7 @@ class Trace:
         self.copies_reason = ""
         self.outcome: Outcome | None = None
         self.outcome_reason = ""  # of an abandoned prompt
+        self.stall_reason = ""  # why stall is only a part of it
         self.started_unix_s = started_unix_s
         self._zero_s = started.time_s
         self._now_s = 0.0
@@ -175,6 +177,8 @@ class Trace:
                 self._times.waited(event.since_s - self._zero_s, event.time_s - self._zero_s, event.seconds)
             case Stepped():
                 self._times.stepped(event.time_s - self._zero_s, event.steps)
+            case NotMeasured():
+                self.stall_reason = event.reason
             case Copied():
                 self._copied(event)
             case Crossed():
@@ -390,6 +394,7 @@ class Trace:
             "copies_reason": self.copies_reason,
             "outcome": self.outcome.value if self.outcome else "running",
             "outcome_reason": self.outcome_reason,
+            "stall_reason": self.stall_reason,
             "started_unix_s": self.started_unix_s,
             "duration_s": self._now_s,
             "summary": self.summary(),

@@ -25,7 +25,9 @@ test("one sentence says who waited longest, and that nobody did", () => {
   assert.equal(waitingWords(trace()), "Waited 1.00 s for weights: KSampler #1 (clip_l.safetensors).");
   const nodes = [node("1", 0, 2, { stall_s: 0.5 }), node("2", 2, 10, { stall_s: 3, computes: ["unet"], steps: [[4, 3, 1], [4, 0, 1]] })];
   assert.equal(waitingWords(trace({ nodes })), "Waited 3.50 s for weights, of it 3.00 s in KSampler #2 (flux.safetensors), in 1 of 2 steps.");
-  assert.equal(waitingWords(trace({ nodes: [node("1", 0, 2)] })), "No node waited for weights.");
+  const none = { nodes: [node("1", 0, 2)] };
+  assert.equal(waitingWords(trace(none)), "No node waited for weights.");
+  assert.equal(waitingWords(trace({ ...none, stall_reason: "replaced by x" })), "No node waited for weights, as far as it is measured (replaced by x).");
 });
 
 test("a transfer says bytes, rate, what is there now and why", () => {
