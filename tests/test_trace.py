@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from story import MB, components, reads
 
@@ -203,6 +203,7 @@ moments = st.one_of(
 
 
 @given(st.lists(st.tuples(st.floats(0, 3), moments), max_size=40))
+@example([(0, ("start",)), (1, ("finish",)), (0, ("step", 0)), (1, ("start",)), (0, ("step", 0)), (0, ("step", 1))])
 def test_compute_stall_and_other_are_the_wall_time_whatever_is_told(story):
     """Of the whole prompt at any moment, of each node, and of each step no more than it took."""
     trace, now_s, running = trace_of(reads("a"), components(a=10)), 100.0, False

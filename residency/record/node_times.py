@@ -100,9 +100,10 @@ class NodeTimes:
         if self._steps >= self._most_records:
             self.dropped += 1
             return
-        node, in_steps_s, in_stall_s = self._stepping or (record, 0.0, 0.0)
-        if node is not record:
-            in_steps_s = in_stall_s = 0.0
+        if self._stepping is not None and self._stepping[0] is record:
+            _, in_steps_s, in_stall_s = self._stepping
+        else:  # its first one, or one that is told late: another node has stepped since
+            in_steps_s, in_stall_s = sum(step[0] for step in record.steps), sum(step[1] for step in record.steps)
         took_s = max(0.0, (at_s if record.end_s is None else min(at_s, record.end_s)) - record.start_s - in_steps_s)
         stall_s = min(took_s, max(0.0, record.stall_s - in_stall_s))
         record.steps.append((took_s, stall_s, steps))
