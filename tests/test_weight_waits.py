@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.comfyui.device.weight_waits import WeightWaits
+from residency.comfyui.device.weight_waits import FOLDED, WeightWaits
 from residency.core.events import Stepped, Waited
 
 
@@ -132,6 +132,17 @@ def test_weights_that_are_all_there_cost_no_event_and_events_are_used_again():
         machine.synchronise()
         waits.steps_end(1)
     assert machine.marks == 2
+
+
+def test_a_node_that_reports_no_steps_keeps_no_more_events_than_the_device_is_behind():
+    machine = Machine()
+    waits = WeightWaits(machine.clock, machine)
+    waits.begin()
+    for _ in range(20 * FOLDED):
+        machine.forward(waits, Module(), 0.25, 0.0, 0.01)
+        machine.synchronise()
+    assert machine.marks <= 4 * FOLDED
+    assert told(waits.node_ends()) == pytest.approx(machine.stood_s) == 20 * FOLDED * 0.25
 
 
 def test_a_device_without_events_is_measured_by_the_hosts_clock():

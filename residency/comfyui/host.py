@@ -203,6 +203,7 @@ class ComfyHost:
         prompt, self._prompt = self._prompt, None
         if told and prompt is not None and self.runtime.trace is None:
             self.runtime.tell(PromptBegins(self.runtime.clock(), prompt.prompt_id, EMPTY, {}, prompt.settings.mode))
+        self.waits.forget()
         if prompt is not None or self.runtime.trace is not None:
             self.steps.forget()
             self.runtime.abandon(reason)

@@ -27,22 +27,39 @@ from ...core.events import Stepped, Waited
 log = logging.getLogger("residency")
 
 
+FOLDED = 512  # a node that reports no steps may miss a million times: those that the device has passed are added up now and then
+
+_Wait = tuple[Any, list[Any]]  # events before the call, and behind it
+
+
+def _is_passed(wait: _Wait) -> bool:
+    """And so every wait before it: the device passes them in their order."""
+    before, behind = wait
+    return bool(before.query()) and all(event.query() for event in behind)
+
+
 @dataclass(slots=True)
 class _Stretch:
-    """From one step, or the start of the node, to the next. `waits`: before the call, and what the device passes once it may go on."""
+    """From one step, or the start of the node, to the next."""
 
     seconds: float = 0.0
     since_s: float | None = None  # when weights were asked for first
-    waits: list[tuple[Any, list[Any]]] = field(default_factory=list)
+    waits: list[_Wait] = field(default_factory=list)
     end_s: float = 0.0
     steps: int = 0  # that end with it
 
     def is_passed(self) -> bool:
-        """Whether the device has got to its end: it passes the waits in their order."""
-        if not self.waits:
-            return True
-        before, behind = self.waits[-1]
-        return bool(before.query()) and all(event.query() for event in behind)
+        """Whether the device has got to its end."""
+        return not self.waits or _is_passed(self.waits[-1])
+
+    def take(self, upto: int) -> list[Any]:
+        """Add up the first waits, which the device has passed; their events, to be used again."""
+        used = []
+        for before, behind in self.waits[:upto]:
+            self.seconds += max(0.0, *(before.elapsed_time(event) for event in behind)) / 1e3
+            used += [before, *behind]
+        del self.waits[:upto]
+        return used
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +117,10 @@ class WeightWaits:
                 computing = self._cuda.computing()
                 streams = [computing] * waited + [stream or computing] * missed
                 self._add(asked.time_s, 0.0)
-                self._now.waits.append((asked.event, [self._mark(one) for one in streams]))
+                waits = self._now.waits
+                waits.append((asked.event, [self._mark(one) for one in streams]))
+                if len(waits) % FOLDED == 0 and _is_passed(waits[len(waits) // 2]):
+                    self._spare += self._now.take(len(waits) // 2)
             else:
                 self._spare.append(asked.event)
         except Exception as error:
@@ -127,13 +147,10 @@ class WeightWaits:
         return told
 
     def _told(self, stretch: _Stretch) -> list[Waited | Stepped]:
-        seconds = stretch.seconds
-        for before, behind in stretch.waits:
-            seconds += max(0.0, *(before.elapsed_time(event) for event in behind)) / 1e3
-            self._spare += [before, *behind]
+        self._spare += stretch.take(len(stretch.waits))
         told: list[Waited | Stepped] = []
-        if stretch.since_s is not None and seconds > 0:
-            told.append(Waited(stretch.end_s, stretch.since_s, seconds))
+        if stretch.since_s is not None and stretch.seconds > 0:
+            told.append(Waited(stretch.end_s, stretch.since_s, stretch.seconds))
         if stretch.steps:
             told.append(Stepped(stretch.end_s, stretch.steps))
         return told
