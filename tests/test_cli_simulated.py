@@ -11,6 +11,7 @@ from comfy_story import two_experts
 from PIL import Image
 
 from residency.cli.main import main
+from residency.cli.replay import recorded_of
 from residency.installation.locate import PACK
 from residency.profiles import NodeKey, Profiles, node_keys
 
@@ -213,6 +214,14 @@ def test_replay_tells_what_the_same_run_takes_on_another_machine(capsys: pytest.
     assert min(one["total_s"] for one in slow["policies"]) > max(found.values())
     text = said(capsys, "replay", path, "--vram", "48GB", "--ram", "32GB", "--policy", "ours")
     assert "recorded" in text and "it took 36.0 s" in text and "stock" not in text
+
+
+def test_replay_goes_over_the_weights_as_often_as_the_trace_tells_steps(tmp_path: Path) -> None:
+    """And takes neither what was waited for nor what the pack or a loader took for compute."""
+    trace = recorded()
+    trace["nodes"][0] |= {"own_s": 0.5, "unsplit_s": 1.5, "steps": [[15.0, 15.0, 1], [8.0, 0.0, 7]]}
+    (steps,) = recorded_of(trace, 20, "t").program.prompts
+    assert [(step.passes, step.compute_s) for step in steps] == [(8, 8.0), (20, 10.0)]
 
 
 def test_replay_draws_the_recorded_run_above_the_others(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ COMFYUI = {"comfy", "comfy_api", "comfy_execution", "execution", "folder_paths",
 FLOORS = [
     {"units", "graph"},
     {"core"},
-    {"weights.identity"},
+    {"weights.identity", "record.node_times"},
     {"record.trace", "record.text", "record.image", "record.trace_events", "record.outside", "weights", "settings", "transfers"},
     {"profiles", "workflow", "session", "installation"},
     {"runtime", "record.facts"},

@@ -79,6 +79,13 @@ def test_what_has_not_ended_reaches_to_the_end() -> None:
     assert lanes_of(TRACE)[0].boxes[-1].end_s == TRACE["duration_s"]
 
 
+def test_a_node_is_hatched_where_it_waited() -> None:
+    sampler = TRACE["nodes"][2] | {"stall_s": 0.5, "steps": [[0.5, 0.25, 1], [0.5, 0.0, 1], [0.5, 0.125, 1]]}
+    (box,) = lanes_of({**TRACE, "nodes": [sampler]})[0].boxes
+    assert [pytest.approx(wait) for wait in box.waits] == [(0.9, 0.25), (1.9, 0.125), (2.4, 0.1)]
+    assert box.hatched_s == 0.25
+
+
 def test_the_picture_is_a_png_of_the_asked_width_with_the_stall_and_component_colours_in_it() -> None:
     image = opened(png([("cold", TRACE)], width_px=1000)).convert("RGB")
     assert image.width == 1000

@@ -65,12 +65,12 @@ def sampler(graph: dict[str, Any] | None = None, version: str = VERSION, uses: d
     return node_keys(PROMPT if graph is None else graph, version, USES if uses is None else uses)["5"]
 
 
-def ran(*nodes: tuple[str, float], outcome: str = "success", stall_s: float = 0.0) -> dict[str, Any]:
+def ran(*nodes: tuple[str, float], outcome: str = "success", stall_s: float = 0.0, **more: float) -> dict[str, Any]:
     """A trace of nodes that computed for so many seconds, one after the other."""
     records, now_s = [], 0.0
     for node_id, compute_s in nodes:
-        end_s = now_s + compute_s + stall_s
-        records.append({"node_id": node_id, "start_s": now_s, "end_s": end_s, "stall_s": stall_s, "loads": [], "computes": []})
+        end_s = now_s + compute_s + stall_s + sum(more.values())
+        records.append({"node_id": node_id, "start_s": now_s, "end_s": end_s, "stall_s": stall_s, "loads": [], "computes": [], **more})
         now_s = end_s
     return {"prompt_id": "p", "outcome": outcome, "nodes": records, "components": [], "dropped_records": 0}
 
@@ -207,6 +207,11 @@ def test_whatever_a_prompt_holds_has_keys(inputs: dict[str, Any]):
 def test_stall_is_no_compute_and_a_node_that_went_back_is_one_run(profiles: Profiles):
     profiles.observe(ran(("a", 1.0), ("b", 2.0), ("a", 3.0), stall_s=5.0), keyed(a="Switch", b="Node"))
     assert said(profiles.duration(keyed(a="Switch")["a"])) == (4.0, Level.EXACT)
+
+
+def test_a_loaders_time_that_is_not_split_teaches_no_compute_nor_does_the_packs_own(profiles: Profiles):
+    profiles.observe(ran(("a", 1.0), unsplit_s=5.0, own_s=0.5), keyed(a="Loader"))
+    assert said(profiles.duration(keyed(a="Loader")["a"])) == (1.0, Level.EXACT)
 
 
 @pytest.mark.parametrize("outcome", ["error", "interrupted", "abandoned", "running"])

@@ -1,8 +1,21 @@
 from story import MB, components, reads
 
 from residency.core.component import Mode, Policy, Strategy, Tier
-from residency.core.events import NodeFinished, NodeStarted, Outcome, Prefetch, PromptEnded, PromptStarted, Spent, Stalled, TransferDone
-from residency.record.text import text
+from residency.core.events import (
+    NodeFinished,
+    NodeStarted,
+    NotMeasured,
+    Outcome,
+    Prefetch,
+    PromptEnded,
+    PromptStarted,
+    Spent,
+    Stalled,
+    Stepped,
+    TransferDone,
+    Waited,
+)
+from residency.record.text import text, waiting
 from residency.record.trace import Trace
 
 
@@ -16,8 +29,41 @@ def test_a_trace_in_words_names_who_waited_and_why_bytes_moved():
     trace.record(NodeFinished(5.0, 0), [])
     trace.record(PromptEnded(5.0, "p", Outcome.SUCCESS), [])
     said = text(trace.as_dict())
-    assert said.startswith("Residency: 5.00 s = 1.50 s compute + 2.25 s stall; the pack took 0.50 s; read ahead 9.54 MiB")
+    assert said.startswith("Residency: 5.00 s = 1.50 s compute + 2.25 s stall + 1.25 s other (the pack 0.50 s); read ahead 9.54 MiB")
+    assert "Waited 2.25 s for weights: Node 0 (a)." in said.splitlines()
     assert "2.25 s  Node 0" in said and "a: read by Node 0, next" in said
+
+
+def test_the_sentence_about_waiting_names_the_node_its_weights_and_its_steps():
+    parts = components(a=10, b=10)
+    trace = Trace(PromptStarted(0.0, "p", reads("ab"), parts, Mode.BALANCED), 0.0)
+    assert waiting(trace.as_dict()) == "No node has waited for weights."
+    trace.record(NodeStarted(0.0, 0), [])
+    trace.record(Stalled(1.0, 0.5), [])
+    trace.record(NodeFinished(1.0, 0), [])
+    trace.record(NodeStarted(1.0, 1), [])
+    for step, waited_s in enumerate((0.0, 0.75, 0.25)):
+        trace.record(Waited(step + 2.0, step + 1.0, waited_s), [])
+        trace.record(Stepped(step + 2.0), [])
+    trace.record(NodeFinished(4.0, 1), [])
+    assert waiting(trace.as_dict()) == "Waited 1.50 s for weights, of it 1.00 s in Node 1 (b), in 2 of 3 steps."
+
+
+def test_where_a_system_does_not_tell_waiting_from_unpacking_that_is_said():
+    trace = Trace(PromptStarted(0.0, "p", reads("a"), components(a=10), Mode.BALANCED), 0.0)
+    trace.record(NodeStarted(0.0, 0), [])
+    trace.record(Waited(3.0, 0.0, None), [])
+    trace.record(NodeFinished(3.0, 0), [])
+    assert waiting(trace.as_dict()) == (
+        "No node has waited for weights, as far as it is measured (a loader's waiting is not told on this system)."
+    )
+    assert "+ 3.00 s other (the pack 0.00 s, loaders 3.00 s, of which this system does not tell the waiting)" in text(trace.as_dict())
+
+
+def test_where_waiting_inside_a_forward_pass_is_not_measured_nobody_claims_that_there_was_none():
+    trace = Trace(PromptStarted(0.0, "p", reads("a"), components(a=10), Mode.BALANCED), 0.0)
+    trace.record(NotMeasured(1.0, "replaced by another pack"), [])
+    assert waiting(trace.as_dict()) == "No node has waited for weights, as far as it is measured (replaced by another pack)."
 
 
 def test_a_prompt_that_was_given_up_says_why():

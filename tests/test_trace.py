@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from story import MB, components, reads
 
 from residency.core.component import Mode, Tier
@@ -19,10 +21,12 @@ from residency.core.events import (
     Replanned,
     Spent,
     Stalled,
+    Stepped,
     TransferDone,
     TransferMoved,
     TransferStopped,
     Wait,
+    Waited,
 )
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.record import text
@@ -55,9 +59,11 @@ def test_a_prompt_is_told_with_times_from_its_start():
             "end_s": 6.0,
             "stall_s": 2.0,
             "own_s": 0.0,
+            "unsplit_s": 0.0,
             "predicted_s": 0.0,
             "loads": [],
             "computes": ["a"],
+            "steps": [],
         }
     ]
     (transfer,) = data["transfers"]
@@ -150,14 +156,84 @@ def test_bytes_that_land_just_after_the_node_that_followed_them_are_not_waste():
     assert trace.summary()["wasted_bytes"] == 0
 
 
-def test_a_loader_that_reads_is_all_stall():
+@pytest.mark.parametrize(
+    ("waited_s", "told"), [(1.0, (1.5, 1.5, 0.0)), (0.0, (0.5, 2.5, 0.0)), (None, (0.5, 0.0, 2.5))], ids=["drive", "RAM", "not known"]
+)
+def test_a_loader_has_stalled_as_long_as_it_waited_for_bytes_and_no_longer(waited_s, told):
+    """What it unpacks no reading ahead saves; and where a system does not tell the two apart, neither is made up."""
     timeline = Timeline.of([Visit("p", "1", "UNETLoader")], [Use(0, "a", UseKind.LOAD, True)])
     trace = trace_of(timeline, components(a=10))
     trace.record(NodeStarted(101.0, 0), [])
-    trace.record(Stalled(0.0, 0.5), [])
+    trace.record(Stalled(101.5, 0.5, waited=True), [])
+    trace.record(Waited(104.0, 101.5, waited_s), [])
     trace.record(NodeFinished(104.0, 0), [])
-    assert trace.summary()["stall_s"] == pytest.approx(3.0)
-    assert trace.summary()["compute_s"] == pytest.approx(0.0)
+    trace.record(PromptEnded(104.0, "p", Outcome.SUCCESS), [])
+    summary = trace.summary()
+    assert (summary["stall_s"], summary["compute_s"], summary["unsplit_s"]) == pytest.approx(told)
+    assert summary["compute_s"] + summary["stall_s"] + summary["other_s"] == pytest.approx(4.0)
+
+
+def test_waiting_inside_a_forward_pass_stands_in_its_node_and_its_step():
+    """A device answers later than it has waited: the node that asked has ended meanwhile, and another one runs."""
+    trace = trace_of(reads("ab"), components(a=10, b=10))
+    trace.record(NodeStarted(100.0, 0), [])
+    trace.record(Waited(102.0, 100.5, 1.25), [])
+    trace.record(Stepped(102.0), [])
+    trace.record(Stepped(103.0, 2), [])
+    trace.record(NodeFinished(105.0, 0), [])
+    trace.record(NodeStarted(105.0, 1), [])
+    trace.record(Waited(104.5, 103.5, 0.5), [])
+    trace.record(Stepped(104.5), [])
+    trace.record(NodeFinished(106.0, 1), [])
+    first, second = trace.as_dict()["nodes"]
+    assert first["steps"] == [(2.0, 1.25, 1), (1.0, 0.0, 2), (1.5, 0.5, 1)]
+    assert (first["stall_s"], second["stall_s"], second["steps"]) == (1.75, 0.0, [])
+    assert (trace.summary()["compute_s"], trace.summary()["stall_s"]) == (4.25, 1.75)
+
+
+times = st.floats(0, 10, allow_nan=False)
+moments = st.one_of(
+    st.tuples(st.just("start")),
+    st.tuples(st.just("finish")),
+    st.tuples(st.just("stall"), times),
+    st.tuples(st.just("wait"), times, st.none() | times),
+    st.tuples(st.just("step"), times),
+    st.tuples(st.just("own"), times, times),
+)
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), moments), max_size=40))
+@example([(0, ("start",)), (1, ("finish",)), (0, ("step", 0)), (1, ("start",)), (0, ("step", 0)), (0, ("step", 1))])
+def test_compute_stall_and_other_are_the_wall_time_whatever_is_told(story):
+    """Of the whole prompt at any moment, of each node, and of each step no more than it took."""
+    trace, now_s, running = trace_of(reads("a"), components(a=10)), 100.0, False
+    for passed_s, (kind, *values) in story:
+        now_s += passed_s
+        match kind:
+            case "start" if not running:
+                trace.record(NodeStarted(now_s, 0), [])
+                running = True
+            case "finish" if running:
+                trace.record(NodeFinished(now_s, 0), [])
+                running = False
+            case "stall":
+                trace.record(Stalled(now_s, values[0]), [])
+            case "wait":
+                trace.record(Waited(now_s, now_s - values[0], values[1]), [])
+            case "step":
+                trace.record(Stepped(now_s - values[0]), [])
+            case "own":
+                trace.record(Spent(now_s - values[0], now_s, values[1]), [])
+        summary = trace.summary()
+        shares = [summary[key] for key in ("compute_s", "stall_s", "other_s")]
+        assert sum(shares) == pytest.approx(trace.duration_s, abs=1e-6) and min(shares) >= -1e-9
+    trace.record(PromptEnded(now_s, "p", Outcome.SUCCESS), [])
+    told = trace.as_dict()
+    within = [node["end_s"] - node["start_s"] - node["stall_s"] - node["own_s"] - node["unsplit_s"] for node in told["nodes"]]
+    assert sum(within) == pytest.approx(told["summary"]["compute_s"], abs=1e-6) and all(left_s >= -1e-9 for left_s in within)
+    for node in told["nodes"]:
+        assert all(0 <= stall_s <= took_s for took_s, stall_s, _ in node["steps"])
+        assert sum(took_s for took_s, *_ in node["steps"]) <= node["end_s"] - node["start_s"] + 1e-9
 
 
 def test_bytes_read_for_a_queued_prompt_are_not_waste():
@@ -185,6 +261,20 @@ def test_chrome_events_are_microseconds_in_one_lane_per_tier():
     trace.record(NodeFinished(102.0, 0), [])
     spans = [event for event in chrome(trace.as_dict())["traceEvents"] if event["ph"] == "X"]
     assert [(span["tid"], span["ts"], span["dur"]) for span in spans] == [(0, 1e6, 1e6), (1, 1e6, 0.5e6)]
+
+
+def test_in_perfetto_the_steps_of_a_node_lie_below_it_with_what_they_waited():
+    trace = trace_of(reads("a"), components(a=10))
+    trace.record(NodeStarted(101.0, 0), [])
+    trace.record(Waited(102.0, 101.0, 0.25), [])
+    trace.record(Stepped(102.0), [])
+    trace.record(Stepped(104.0, 3), [])
+    trace.record(NodeFinished(105.0, 0), [])
+    _, *steps = [event for event in chrome(trace.as_dict())["traceEvents"] if event["ph"] == "X"]
+    assert [(step["name"], step["ts"], step["dur"], step["args"]["stall_s"]) for step in steps] == [
+        ("step 1", 1e6, 1e6, 0.25),
+        ("steps 2 to 4", 2e6, 2e6, 0.0),
+    ]
 
 
 def test_a_replan_counts_when_the_order_of_this_prompts_nodes_was_another():
@@ -223,7 +313,7 @@ def test_what_the_pack_itself_takes_is_told_and_is_neither_compute_nor_stall():
     assert told["nodes"][0]["own_s"] == 0.5 and told["nodes"][0]["stall_s"] == 0.5
     assert told["summary"]["own_s"] == 1.0 + 1.0 + 0.25
     assert told["summary"]["compute_s"] == 3.0
-    assert "3.00 s compute + 0.50 s stall; the pack took 2.25 s;" in text.line(told)
+    assert "6.00 s = 3.00 s compute + 0.50 s stall + 2.50 s other (the pack 2.25 s);" in text.line(told)
 
 
 def test_a_trace_of_a_prompt_that_was_left_to_comfyui_says_why():

@@ -7,6 +7,7 @@ const STATES = { running: "moving now", done: "done", stopped: "stopped early" }
 const TIERS = { disk: "disk", host: "host memory", device: "device memory" };
 const OUTCOMES = { running: "running", success: "done", error: "failed", interrupted: "interrupted", abandoned: "left to ComfyUI" };
 const NOTICED_S = 0.0005; // a shorter stall is only the measuring
+const SAID_S = 0.01; // a shorter one is not worth a sentence
 const LISTED = 6; // names a tooltip shows before it says how many more there are
 
 export const kindWords = (kind) => KINDS[kind] ?? String(kind);
@@ -36,11 +37,35 @@ const listed = (words) =>
 
 const span = (start_s, end_s) => `${formatSeconds(start_s)} to ${formatSeconds(end_s)}`;
 
+/** ", in 3 of 20 steps"; "" where the trace tells no steps, or none of them waited. */
+function inSteps(node) {
+  const steps = node.steps ?? []; // older traces have none
+  const count = (of) => of.reduce((sum, [, , together]) => sum + together, 0);
+  const waited = count(steps.filter(([, stall_s]) => stall_s >= NOTICED_S));
+  return waited ? `, in ${waited} of ${formatCount(count(steps), "step")}` : "";
+}
+
+/** One sentence: how long nodes have waited for weights, and which of them longest. */
+export function waitingWords(trace) {
+  const waited = trace.nodes.filter((node) => node.stall_s >= SAID_S);
+  const unsplit = trace.summary.unsplit_s >= SAID_S ? "a loader's waiting is not told on this system" : "";
+  const unknown = [trace.stall_reason, unsplit].filter(Boolean).join("; "); // older traces have neither
+  const known = unknown ? `, as far as it is measured (${unknown}).` : ".";
+  if (waited.length === 0) return `No node waited for weights${known}`;
+  const nameOf = componentNames(trace);
+  const most = waited.reduce((a, b) => (b.stall_s > a.stall_s ? b : a));
+  const names = [...new Set([...(most.computes ?? []), ...(most.loads ?? [])].map(nameOf))];
+  const longest = `${most.class_type} #${most.node_id}${names.length ? ` (${listed(names)})` : ""}${inSteps(most)}`;
+  const total_s = waited.reduce((sum, node) => sum + node.stall_s, 0);
+  return waited.length === 1 ? `Waited ${formatSeconds(total_s)} for weights: ${longest}${known}` : `Waited ${formatSeconds(total_s)} for weights, of it ${formatSeconds(most.stall_s)} in ${longest}${known}`;
+}
+
 function describeNode(node, now_s, nameOf) {
   const end_s = node.end_s ?? now_s;
   const took_s = end_s - node.start_s;
   const lines = [`${formatSeconds(took_s)}${node.end_s == null ? " so far" : ""} (${span(node.start_s, end_s)})`];
-  if (node.stall_s >= NOTICED_S) lines.push(`Stalled for weights: ${formatSeconds(node.stall_s)} (${formatPercent(node.stall_s, took_s)})`);
+  if (node.stall_s >= NOTICED_S) lines.push(`Waited for weights: ${formatSeconds(node.stall_s)} (${formatPercent(node.stall_s, took_s)})${inSteps(node)}`);
+  if (node.unsplit_s >= NOTICED_S) lines.push(`Loading: ${formatSeconds(node.unsplit_s)}; this system does not tell waiting from unpacking`);
   if (node.own_s >= NOTICED_S) lines.push(`The pack itself: ${formatSeconds(node.own_s)}`);
   if (node.computes?.length) lines.push(`Computes with ${listed(node.computes.map(nameOf))}`);
   if (node.loads?.length) lines.push(`Loads ${listed(node.loads.map(nameOf))}`);
@@ -83,7 +108,7 @@ function describeMany(item, now_s, nameOf) {
   }
   const stall_s = sum((record) => record.stall_s);
   const lines = [`${formatSeconds(end_s - start_s)} (${span(start_s, end_s)})`, "Zoom in to tell them apart"];
-  if (stall_s >= NOTICED_S) lines.push(`Stalled for weights: ${formatSeconds(stall_s)}`);
+  if (stall_s >= NOTICED_S) lines.push(`Waited for weights: ${formatSeconds(stall_s)}`);
   return { title: formatCount(records.length, "node"), lines: [...lines, listed(records.map((record) => record.class_type))] };
 }
 
@@ -116,6 +141,7 @@ export function describeSummary(trace) {
   const { summary, duration_s, outcome, outcome_reason } = trace;
   const shares = [`Of that, computing: ${formatSeconds(summary.compute_s)}`];
   if (summary.own_s != null) shares.push(`the pack itself: ${formatSeconds(summary.own_s)}`); // older traces do not say
+  if (summary.other_s != null) shares.push(`neither computing nor waiting, the pack's part included: ${formatSeconds(summary.other_s)}`);
   if (outcome_reason) shares.push(outcome_reason);
   return [
     { id: "time", label: "Time", value: outcome === "success" ? formatSeconds(duration_s) : `${formatSeconds(duration_s)} · ${outcomeWords(outcome)}`, title: shares.join("; ") },

@@ -1,7 +1,7 @@
 // The panel: header, timeline, "why" list, and what to show when there is nothing to show.
 
 import { createDecisions } from "./decisions_view.js";
-import { describeSummary, outcomeWords } from "./describe.js";
+import { describeSummary, outcomeWords, waitingWords } from "./describe.js";
 import { html } from "./dom.js";
 import { formatBytes, formatPercent, formatSeconds } from "./format.js";
 import { createTimeline } from "./timeline_view.js";
@@ -112,13 +112,14 @@ function createHeader(store) {
 function legend() {
   const entry = (name, words) => html("span", {}, html("i", { class: `residency-key is-${name}`, "aria-hidden": "true" }), words);
   const hint = html("span", { class: "residency-hint" }, "Wheel zooms, drag moves, double-click shows all");
-  return html("div", { class: "residency-legend" }, entry("weights", "colour = weights in use"), entry("none", "no weights"), entry("stall", "stalled"), entry("stopped", "stopped early"), entry("evicted", "evicted"), hint);
+  return html("div", { class: "residency-legend" }, entry("weights", "colour = weights in use"), entry("none", "no weights"), entry("stall", "waits for weights"), entry("stopped", "stopped early"), entry("evicted", "evicted"), hint);
 }
 
 /** Builds the panel for a store; the caller puts `element` on the page and calls destroy() when it leaves. */
 export function createPanel(store) {
   const header = createHeader(store);
   const notice = html("div", { class: "residency-notice", role: "status", hidden: true });
+  const waiting = html("p", { class: "residency-waiting" });
   const timeline = createTimeline();
   const decisions = createDecisions();
   const empty = html(
@@ -127,7 +128,7 @@ export function createPanel(store) {
     html("strong", {}, "No prompt yet"),
     html("p", {}, "Run a workflow: its nodes, the weights that are read ahead for them and the reasons appear here while it runs."),
   );
-  const body = html("div", { class: "residency-body" }, html("div", { class: "residency-main" }, timeline.element, legend()), decisions.element);
+  const body = html("div", { class: "residency-body" }, html("div", { class: "residency-main" }, waiting, timeline.element, legend()), decisions.element);
   const element = html("section", { class: "residency", "aria-label": "Residency" }, header.element, notice, empty, body);
 
   function show(state) {
@@ -142,6 +143,8 @@ export function createPanel(store) {
     body.hidden = trace === null;
     header.show(state);
     if (trace) {
+      waiting.textContent = trace.outcome === "running" ? "" : waitingWords(trace);
+      waiting.hidden = !waiting.textContent;
       timeline.show(trace);
       decisions.show(trace);
     }

@@ -123,17 +123,40 @@ function marksOf(evictions, scale) {
   return marks;
 }
 
-function stallWidth(box, scale) {
-  const stall_s = box.records.reduce((sum, node) => sum + (node.stall_s || 0), 0);
-  const stall_px = Math.min(stall_s * scale.px_per_s, box.width);
-  return stall_px < 0.5 ? 0 : stall_px;
+const MIN_STALL_PX = 0.5;
+
+/**
+ * Where a box stood still for weights, {x, width} from its left edge: at the beginning of each step that waited. All of it at the left
+ * where steps are narrower than can be told apart, or the trace tells none.
+ */
+function stallsOf(box, scale) {
+  const [node] = box.records;
+  const steps = box.records.length === 1 ? (node.steps ?? []) : [];
+  const whole_px = Math.min(box.records.reduce((sum, record) => sum + (record.stall_s || 0), 0) * scale.px_per_s, box.width);
+  if (steps.length === 0 || box.width < 2 * MIN_PX * steps.length) return whole_px < MIN_STALL_PX ? [] : [{ x: 0, width: whole_px }];
+  let [at_s, told_s] = [0, 0];
+  const parts = steps.map(([took_s, stall_s]) => {
+    const part = { at_s, stall_s };
+    at_s += took_s;
+    told_s += stall_s;
+    return part;
+  });
+  parts.push({ at_s, stall_s: Math.max((node.stall_s || 0) - told_s, 0) }); // after the last step
+  const places = parts.map((part) => ({ x: part.at_s * scale.px_per_s, width: part.stall_s * scale.px_per_s }));
+  return places.filter((place) => place.width >= MIN_STALL_PX).map(({ x, width }) => ({ x, width: Math.min(width, box.width - x) }));
+}
+
+/** The box with its stalls; `stall_px` is what of them lies at its left edge. */
+function withStalls(box, scale) {
+  const stalls = stallsOf(box, scale);
+  return { ...box, stalls, stall_px: stalls[0]?.x === 0 ? stalls[0].width : 0 };
 }
 
 const TIER_ORDER = ["device", "host", "disk"]; // nearest to the compute first
 
 /**
  * Lanes for a trace in a window of `width_px`: {width_px, height_px, axis: {step_s, ticks}, lanes, now_x}.
- * A lane is {id, tier, y, height, label_px, items}; an item {kind: node|transfer|eviction, x, y, width, height, stall_px, records}.
+ * A lane is {id, tier, y, height, label_px, items}; an item {kind: node|transfer|eviction, x, y, width, height, stalls, stall_px, records}.
  */
 export function layoutTimeline(trace, view, width_px) {
   const end_s = endOf(trace);
@@ -142,7 +165,7 @@ export function layoutTimeline(trace, view, width_px) {
   const scale = { width_px, px_per_s, x: (time_s) => (time_s - window_s.from_s) * px_per_s };
 
   const nodes = [...trace.nodes].sort((a, b) => a.start_s - b.start_s);
-  const nodeItems = boxesOf(nodes, "node", scale, end_s).map((box) => ({ ...box, y: 0, height: NODE_PX, stall_px: stallWidth(box, scale) }));
+  const nodeItems = boxesOf(nodes, "node", scale, end_s).map((box) => ({ ...withStalls(box, scale), y: 0, height: NODE_PX }));
   const lanes = [{ id: "nodes", tier: null, height: NODE_PX, label_px: NODE_PX / 2, items: nodeItems }];
 
   const tiers = [...new Set([...trace.transfers, ...trace.evictions].map((record) => record.tier))];
@@ -152,9 +175,9 @@ export function layoutTimeline(trace, view, width_px) {
     const evictions = trace.evictions.filter((eviction) => eviction.tier === tier);
     const rows_px = rows.length * (BAR_PX + GAP_PX);
     const bars = rows.flatMap((records, row) =>
-      boxesOf(records, "transfer", scale, end_s).map((box) => ({ ...box, y: row * (BAR_PX + GAP_PX), height: BAR_PX, stall_px: 0 })),
+      boxesOf(records, "transfer", scale, end_s).map((box) => ({ ...box, y: row * (BAR_PX + GAP_PX), height: BAR_PX, stalls: [], stall_px: 0 })),
     );
-    const marks = marksOf(evictions, scale).map((mark) => ({ ...mark, y: rows_px, height: MARK_PX, stall_px: 0 }));
+    const marks = marksOf(evictions, scale).map((mark) => ({ ...mark, y: rows_px, height: MARK_PX, stalls: [], stall_px: 0 }));
     const height = rows_px - (evictions.length ? 0 : GAP_PX) + (evictions.length ? MARK_PX : 0);
     lanes.push({ id: `tier-${tier}`, tier, height, label_px: (rows.length ? BAR_PX : MARK_PX) / 2, items: [...bars, ...marks] });
   }

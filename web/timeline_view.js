@@ -61,7 +61,12 @@ export function createTimeline() {
   function clipped(item) {
     const left = Math.max(item.x, 0);
     const width = Math.max(Math.min(item.x + item.width, layout.width_px) - left, 0);
-    return { ...item, x: left, width, stall_px: Math.max(Math.min(item.x + item.stall_px, layout.width_px) - left, 0) };
+    const cut = (stall) => {
+      const from = Math.max(item.x + stall.x, 0);
+      return { x: from, width: Math.min(item.x + stall.x + stall.width, layout.width_px) - from };
+    };
+    const stalls = item.stalls.map(cut).filter((stall) => stall.width > 0);
+    return { ...item, x: left, width, stalls, stall_px: stalls[0]?.x === left ? stalls[0].width : 0 };
   }
 
   function drawMark(item, colours) {
@@ -81,8 +86,10 @@ export function createTimeline() {
     if (item.width <= 0) return group;
     const box = { x: GUTTER_PX + item.x, y: item.y, height: item.height, rx: Math.min(3, item.width / 3) };
     group.append(svg("rect", { ...box, width: Math.max(item.width - (item.width > 4 ? 1 : 0), 1), fill: many ? "var(--residency-none)" : fillOf(record, colours, item.kind) }));
-    if (item.stall_px > 0) {
-      group.append(svg("rect", { ...box, width: Math.max(Math.min(item.stall_px, item.width - (item.width > 4 ? 1 : 0)), 1), fill: `url(#${stripes})`, class: "residency-stall" }));
+    for (const { x, width } of item.stalls) {
+      const most = item.x + item.width - (item.width > 4 ? 1 : 0) - x;
+      const place = { ...box, x: GUTTER_PX + x, rx: Math.min(box.rx, width / 3), width: Math.max(Math.min(width, most), 1) };
+      group.append(svg("rect", { ...place, fill: `url(#${stripes})`, class: "residency-stall" }));
     }
     const { title } = describeItem({ ...item, records: item.records }, trace);
     drawLabel(group, item, many ? title : item.kind === "node" ? record.class_type : title);

@@ -83,7 +83,7 @@ def table(results: Data) -> list[str]:
         cells += [
             _number(told["bound_s"]),
             _number(told["over_bound"]),
-            f"{_number(told['stall_stock_s'])} → {_number(told['stall_pack_s'])}",
+            _stalls(told),
             link.cell(told),
         ]
         cells += [_images(raw), _target(raw)]
@@ -109,6 +109,12 @@ def _number(value: float | None, unit: str = "") -> str:
     return "–" if value is None else f"{value:.2f}{unit}"
 
 
+def _stalls(told: Data) -> str:
+    """What each side took beyond compute, and how much of the pack's its trace tells as waiting for weights."""
+    both = f"{_number(told['stall_stock_s'])} → {_number(told['stall_pack_s'])}"
+    return both if told.get("stall_told_s") is None else f"{both} ({_number(told['stall_told_s'])} told)"
+
+
 def _images(raw: Data) -> str:
     if raw["summary"]["identical"] is None:
         return "blank" if any(run["blank"] for run in raw["runs"]) else "–"
@@ -125,7 +131,7 @@ def terminal(results: Data) -> str:
     rows: list[Sequence[str]] = [first]
     for name, raw in results["scenarios"].items():
         told = raw["summary"]
-        stalls = f"{_number(told['stall_stock_s'])} → {_number(told['stall_pack_s'])}"
+        stalls = _stalls(told)
         middle = (_number(told["stock_s"]), _number(told["pack_s"]), _number(told["ratio"], "×"), _number(told["compute_s"]))
         bounds = (_number(told["bound_s"]), _number(told["over_bound"]), stalls, link.cell(told))
         rows.append((name, *middle, *bounds, _images(raw).strip("*"), _target(raw).replace("*", "")))

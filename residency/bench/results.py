@@ -98,6 +98,7 @@ def summary(raw: Mapping[str, Any], results: Mapping[str, Any]) -> Data:
     told |= {"compute_s": compute_s, "bound_s": least_s}
     told["stall_stock_s"] = _less(stock_s, compute_s)
     told["stall_pack_s"] = _less(pack_s, compute_s)
+    told["stall_told_s"] = _told_stall(raw["runs"])
     told["device_mhz"] = {side: _mhz(raw["runs"], side) for side in SIDES}
     told["ratio"] = stock_s / pack_s if stock_s and pack_s else None
     told["over_bound"] = pack_s / least_s if pack_s and least_s else None
@@ -105,6 +106,14 @@ def summary(raw: Mapping[str, Any], results: Mapping[str, Any]) -> Data:
     told["identical"] = identical(raw["runs"])
     told["reached"] = False if told["identical"] is False else reached(Target(**raw["target"]), told)
     return told
+
+
+def _told_stall(runs: Iterable[Mapping[str, Any]]) -> float | None:
+    """The stall that the pack's own traces tell of the whole queue, the middle one of its runs: beside what is beyond compute, it says how
+    much of that was waiting for weights."""
+    whole = [run["pack"] for run in runs if run["side"] == PACK and run.get("pack")]
+    told = [sum(one["stall_s"] for one in pack) for pack in whole if all("other_s" in one for one in pack)]  # older ones told less
+    return median(told) if told else None
 
 
 def _mhz(runs: Iterable[Mapping[str, Any]], side: str) -> float | None:

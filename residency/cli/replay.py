@@ -2,8 +2,8 @@
 
 A recording of facts (RESIDENCY_RECORD=FILE) is told to this version's session and manager instead: are the instructions still the same?
 
-The trace gives the order, the compute and the weights; the machine is what the options say. A trace does not tell in how many passes a
-node went over its weights: nodes that compute with a diffusion model are taken to go --passes times, all others once.
+The trace gives the order, the compute, the weights and the steps; the machine is what the options say. Nodes that compute with a diffusion
+model go over its weights once a step, --passes times where the trace does not tell the steps; all others once.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("trace", type=Path, metavar="TRACE.json", help="GET /residency/trace, the Report node's json, or facts")
     parser.add_argument("--policy", choices=[*POLICIES, "all"], default="all", help="who moves the weights (%(default)s)")
-    parser.add_argument("--passes", type=int, default=PASSES, metavar="N", help="steps of every sampler (%(default)s)")
+    parser.add_argument("--passes", type=int, default=PASSES, metavar="N", help="steps of samplers whose trace tells none (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     machines.add_options(parser)
     pictures.add_options(parser)
@@ -124,10 +124,12 @@ def recorded_of(trace: Mapping[str, Any], passes: int, name: str) -> Recorded:
 
 def _step(node: Mapping[str, Any], parts: Mapping[str, Component], end_s: float, passes: int) -> Step:
     ended_s = end_s if node["end_s"] is None else float(node["end_s"])
-    compute_s = max(0.0, ended_s - float(node["start_s"]) - float(node["stall_s"]) - float(node.get("own_s", 0.0)))
+    no_compute_s = sum(float(node.get(key, 0.0)) for key in ("stall_s", "own_s", "unsplit_s"))
+    compute_s = max(0.0, ended_s - float(node["start_s"]) - no_compute_s)
     keys = tuple(dict.fromkeys(node["computes"]))
     samples = any(parts[key].kind == "MODEL" for key in keys)
-    return Step(str(node["node_id"]), str(node["class_type"]), compute_s, keys, passes if samples else 1)
+    told = sum(int(together) for *_, together in node.get("steps", ()))  # traces of older versions have none
+    return Step(str(node["node_id"]), str(node["class_type"]), compute_s, keys, (told or passes) if samples else 1)
 
 
 def _disk_rate(trace: Mapping[str, Any]) -> float | None:

@@ -22,8 +22,8 @@ from typing import Any
 import comfy.model_management as model_management
 
 from ..core.component import Mode, Tier
-from ..core.events import Crossed, DeviceObserved, Outcome, PrefetchAsked, ReleaseAsked, Stalled
-from ..core.timeline import EMPTY
+from ..core.events import Crossed, DeviceObserved, NotMeasured, Outcome, PrefetchAsked, ReleaseAsked, Stalled, Stepped, Waited
+from ..core.timeline import EMPTY, UseKind
 from ..graph import AllowanceError
 from ..record import text as report
 from ..runtime import Hold, Mover, Runtime
@@ -31,11 +31,12 @@ from ..session import NO_LIMITS, Limits, Looks, NodeBegins, NodeEnds, Phase, Pro
 from ..settings import prompt as settings
 from ..settings.node_inputs import DEVICE, DEVICE_AND_HOST
 from ..settings.user import UserSettings
-from ..transfers import ReadAhead, memory, single_reader
+from ..transfers import ReadAhead, memory, single_reader, thread_waits
 from ..transfers.disk import THREADS_PER_DRIVE
 from .device.cuda import Cuda
 from .device.memory_usage import device_limit_bytes
 from .device.mover import DeviceMover
+from .device.weight_waits import Asked, WeightWaits
 from .prompt.background import Errands
 from .prompt.live_graph import DEFAULT_BUDGET, QUEUE_DEPTH, Budget, LiveGraph, Queued, dynamic_vram, result_key, traits, whole_nodes
 from .prompt.look_ahead import LookAhead
@@ -69,9 +70,12 @@ class ComfyHost:
         self._device_limit_bytes = self._whole_device_bytes = device_limit_bytes()  # asked once: the driver may be at work
         self.runtime = Runtime(at_safe_points=[Tier.DEVICE])
         self._memory_total_bytes = memory.host_memory().total_bytes
-        self.device = DeviceMover(self.runtime.tell, self.runtime.clock, Cuda.of_comfyui())
+        cuda = Cuda.of_comfyui()
+        self.device = DeviceMover(self.runtime.tell, self.runtime.clock, cuda)
+        self.waits = WeightWaits(self.runtime.clock, cuda)
+        self._started_s, self._thread_at_start = 0.0, thread_waits.reading()  # where the node that runs began its own work
         self._cached = CachedResults(self.runtime, self.device.models)
-        self.steps = Steps(lambda node_id: self._timed(self._step, node_id))
+        self.steps = Steps(lambda node_id: self._timed(self._step, node_id), partial(self._timed, self._steps_end))
         self.user = settings.Settings(Mode.AUTO, "the default")
         self.fits: list[seams.Fit] = []
         self.installed = False
@@ -213,6 +217,7 @@ class ComfyHost:
         prompt, self._prompt = self._prompt, None
         if told and prompt is not None and self.runtime.trace is None:
             self.runtime.tell(PromptBegins(self.runtime.clock(), prompt.prompt_id, EMPTY, {}, prompt.settings.mode))
+        self.waits.forget()
         if prompt is not None or self.runtime.trace is not None:
             self.steps.forget()
             self.runtime.abandon(reason)
@@ -265,9 +270,9 @@ class ComfyHost:
             seams.UNSTAGE: hooks.unstage(runs, door(self._node_returns)),
             seams.COMPLETE: hooks.complete(runs, door(self._node_completes)),
             seams.OUTPUTS: hooks.outputs(runs, door(self._node_outputs)),
-            seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, self._stalled),
+            seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, self._load_stalled),
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
-            seams.CAST: hooks.cast(device.gate.wait),
+            seams.CAST: hooks.cast(self._asks, device.gate.wait, self.waits.given),
             seams.FAULT: hooks.fault(device.gate.wait_for_range),
             seams.PIN: hooks.pin(device.before_pin, device.may_pin),
             seams.CACHED: hooks.cached(runs, door(self._spared), door(self._dropped), as_if_used),
@@ -283,6 +288,25 @@ class ComfyHost:
         while not all(hold.over() for hold in holds) and not model_management.processing_interrupted():
             await asyncio.sleep(HOLD_POLL_S)
         self._stalled(self.runtime.clock() - started_s, waited=True)
+        self._work_begins()
+
+    def _work_begins(self) -> None:
+        if self._loads():
+            self._started_s, self._thread_at_start = self.runtime.clock(), thread_waits.reading()
+
+    def _loads(self) -> set[str]:
+        """What the running node reads as a loader."""
+        session = self.runtime.session
+        uses = session.timeline.at(session.position) if session.phase is Phase.RUNNING else ()
+        return {use.component for use in uses if use.kind is UseKind.LOAD and use.reads}
+
+    def _asks(self, modules: Any) -> Asked | None:
+        return self.waits.asks(modules, copies_under_way=self.device.gate.under_way())
+
+    def _load_stalled(self, seconds: float) -> None:
+        """All of a model's load is waiting for weights; of a loader's own what its thread waited for, which is told at its end."""
+        if not self._loads():
+            self._stalled(seconds)
 
     def _stalled(self, seconds: float, *, waited: bool = False) -> None:
         self.runtime.tell(Stalled(self.runtime.clock(), seconds, waited))
@@ -314,6 +338,8 @@ class ComfyHost:
             elif prompt is not None and prompt.execution_list is not None and executor.success:
                 self._cached.prompt_ends(prompt.execution_list)
         self.steps.forget()
+        self._tell_waits(self.waits.node_ends())
+        self.waits.forget()
         if prompt is None or prompt.graph is None:
             return
         outcome = Outcome.SUCCESS
@@ -322,6 +348,9 @@ class ComfyHost:
             outcome = Outcome.INTERRUPTED if interrupted else Outcome.ERROR
         trace = self.runtime.trace
         self._tell_copies()
+        not_measured = self.waits.fails or self._reason_against(seams.CAST)
+        if not_measured and dynamic_vram():
+            self.runtime.tell(NotMeasured(self.runtime.clock(), not_measured))
         crossed_bytes, crossing_s = self.device.link.crossed()
         if crossing_s > 0:
             self.runtime.tell(Crossed(self.runtime.clock(), crossed_bytes, crossing_s))
@@ -371,6 +400,8 @@ class ComfyHost:
                 # no part of what the node computes: else it would seem to take longer, and more would be brought over while it runs
                 self._stalled(self.runtime.clock() - started_s)
             prompt.peaks.node_starts(started_s)
+            self.waits.begin()
+            self._work_begins()
             return holds
 
     def _begin(self, prompt: RunningPrompt, execution_list: Any, now_s: float) -> None:
@@ -400,6 +431,24 @@ class ComfyHost:
         self._cached.tell()
         self.steps.watch()
 
+    def _steps_end(self, steps: int) -> None:
+        if self._prompt is not None:
+            self._tell_waits(self.waits.steps_end(steps))
+
+    def _tell_waits(self, told: Iterable[Waited | Stepped]) -> None:
+        for event in told:
+            self.runtime.tell(event)
+
+    def _tell_loading(self, graph: LiveGraph) -> None:
+        """A loader that reads its files waits for their bytes, and unpacks them: that no reading ahead saves."""
+        loads, trace, now_s = self._loads(), self.runtime.trace, self.runtime.clock()
+        if loads and trace is not None:
+            size_bytes = sum(graph.components[key].size_bytes for key in loads if key in graph.components)
+            self.runtime.look()  # how far its reader has come is in the trace then
+            behind_reader = trace.reads(loads)
+            waited_s = thread_waits.waited_s(self._thread_at_start, thread_waits.reading(), size_bytes, behind_reader=behind_reader)
+            self.runtime.tell(Waited(now_s, self._started_s, waited_s))
+
     def _step(self, node_id: str) -> None:
         """Between two steps of the running node: what its first step has shown of its working set leaves room for the next node."""
         with self._lock:
@@ -414,6 +463,9 @@ class ComfyHost:
                 self.runtime.safe_point()
             self.device.advance()
             self.runtime.look()
+
+    def _reason_against(self, seam: seams.Seam) -> str:
+        return next((fit.reason for fit in self.fits if fit.name == seam.name and not fit.fits), "")
 
     def _fits(self, seam: seams.Seam) -> bool:
         return any(fit.name == seam.name and fit.fits for fit in self.fits)
@@ -438,6 +490,9 @@ class ComfyHost:
         with self._lock:
             prompt, session = self._prompt, self.runtime.session
             if prompt is not None and session.phase is Phase.RUNNING:
+                if prompt.graph is not None:
+                    self._tell_loading(prompt.graph)
+                self._tell_waits(self.waits.node_ends())
                 now_s = self.runtime.clock()
                 prompt.peaks.node_finishes(session.timeline.visits[session.position].node_id, now_s)
                 self.runtime.tell(NodeEnds(now_s))

@@ -212,6 +212,33 @@ class Stalled:
 
 
 @dataclass(frozen=True, slots=True)
+class Waited:
+    """Between `since_s` and `time_s` a node has waited for weights while it ran, `seconds` in all; None: the system does not tell how
+    much of it was waiting. May be told later than it was: a device answers when it has got that far."""
+
+    time_s: float
+    since_s: float
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A node has ended a step, or `steps` that were reported together; what it does next belongs to the next one. May be told later, after
+    the waiting that lies before it."""
+
+    time_s: float
+    steps: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class NotMeasured:
+    """Waiting for weights inside forward passes is not told of this prompt, and why."""
+
+    time_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Copied:
     """Bytes of a component have crossed the link to the device, between `start_s` and `end_s`; `ahead`: its node was not running yet."""
 
@@ -270,7 +297,7 @@ class Foretold:
     nodes: int
 
 
-Record = TransferMoved | Stalled | Spent | Copied | Crossed | Kept | GivenUp | Foretold
+Record = TransferMoved | Stalled | Waited | Stepped | NotMeasured | Spent | Copied | Crossed | Kept | GivenUp | Foretold
 RECORDS: tuple[type, ...] = get_args(Record)
 
 Event = (

@@ -284,7 +284,7 @@ def _durations(trace: Mapping[str, Any], keys: Mapping[str, NodeKey]) -> Iterato
     seconds: dict[str, float] = {}
     for node_id, node in _by_node(trace):
         if node["end_s"] is not None:
-            other_s = node["stall_s"] + node.get("own_s", 0.0)
+            other_s = node["stall_s"] + node.get("own_s", 0.0) + node.get("unsplit_s", 0.0)
             seconds[node_id] = seconds.get(node_id, 0.0) + max(0.0, node["end_s"] - node["start_s"] - other_s)
     yield from _of_nodes(Quantity.DURATION, {node_id: spent_s for node_id, spent_s in seconds.items() if spent_s >= LEAST_S}, keys)
 

@@ -27,7 +27,7 @@ Trace = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One rectangle: `row` counts from the top of its lane, times are seconds, `hatched_s` of it from its start is stall."""
+    """One rectangle: `row` counts from the top of its lane, times are seconds. `waits`: (start, seconds) of its stall, in order."""
 
     row: int
     start_s: float
@@ -35,7 +35,12 @@ class Box:
     colour: str
     label: str
     hover: str
-    hatched_s: float = 0.0
+    waits: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def hatched_s(self) -> float:
+        """Of its stall what lies at its start: the label goes behind it."""
+        return self.waits[0][1] if self.waits and self.waits[0][0] == self.start_s else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ def lanes_of(trace: Trace) -> list[Lane]:
             hover += f", of it {node['stall_s']:.2f} s stall"
         hover += "".join(f"\n{verb} {name(key)}" for verb, keys in (("loads", loaded), ("computes with", computed)) for key in keys)
         colour = colours.get(used[0], PLAIN) if used else PLAIN
-        nodes.append(Box(0, start_s, end_s, colour, node["class_type"], hover, min(node["stall_s"], end_s - start_s)))
+        nodes.append(Box(0, start_s, end_s, colour, node["class_type"], hover, tuple(_waits(node, end_s))))
 
     lanes = [Lane("compute", tuple(nodes))]
     for tier, title in (("host", "disk → host"), ("device", "host → device")):
@@ -82,6 +87,18 @@ def lanes_of(trace: Trace) -> list[Lane]:
         )
         lanes.append(Lane("evictions", (), marks))
     return lanes
+
+
+def _waits(node: Trace, end_s: float) -> Iterator[tuple[float, float]]:
+    """Where a node stood still: at the beginning of each step that waited; what is told of no step, behind the last one, or all of it at
+    its start where the trace tells no steps."""
+    at_s, left_s = node["start_s"], node["stall_s"]
+    for took_s, stall_s, _ in node.get("steps", ()):
+        if stall_s > 0:
+            yield at_s, stall_s
+        at_s, left_s = at_s + took_s, left_s - stall_s
+    if (rest_s := min(left_s, end_s - at_s)) > 1e-9:
+        yield at_s, rest_s
 
 
 def _eviction(name: str, eviction: Trace) -> str:
@@ -148,8 +165,8 @@ def png(traces: Sequence[tuple[str, Trace]], width_px: int = 1400, dpi: int = 12
             for box in lane.boxes:
                 y, length = top + box.row + 0.12, max(box.end_s - box.start_s, 0.0)
                 panel.add_patch(Rectangle((box.start_s, y), length, 0.76, facecolor=box.colour, edgecolor="white", linewidth=0.6))
-                if box.hatched_s > 0:
-                    stall = Rectangle((box.start_s, y), box.hatched_s, 0.76, facecolor="white", edgecolor=box.colour, hatch="////")
+                for wait_s, waited_s in box.waits:
+                    stall = Rectangle((wait_s, y), waited_s, 0.76, facecolor="white", edgecolor=box.colour, hatch="////")
                     panel.add_patch(stall)
                 start_s = box.start_s + box.hatched_s
                 if (room := letters * (box.end_s - start_s) / span_s) < 6:  # the solid part is too short: the hatched one may do
@@ -231,8 +248,8 @@ def _section(index: int, title: str, trace: Trace, span_s: float) -> str:
             x, y, length = left + box.start_s * scale, top + box.row * row_px + 3, max((box.end_s - box.start_s) * scale, 1)
             hover = f"<title>{escape(box.hover)}</title>"
             parts.append(f'<rect x="{x:.1f}" y="{y}" width="{length:.1f}" height="{row_px - 6}" fill="{box.colour}">{hover}</rect>')
-            if box.hatched_s > 0:
-                place = f'x="{x:.1f}" y="{y}" width="{box.hatched_s * scale:.1f}" height="{row_px - 6}"'
+            for wait_s, waited_s in box.waits:
+                place = f'x="{left + wait_s * scale:.1f}" y="{y}" width="{waited_s * scale:.1f}" height="{row_px - 6}"'
                 parts.append(f'<rect {place} fill="url(#stall{index})">{hover}</rect>')
             if length > 7 * len(box.label):
                 parts.append(

@@ -6,17 +6,47 @@ from typing import Any
 
 from ..units import size
 
+NOTICED_S = 0.01  # a shorter stall is only the measuring
+
 
 def line(trace: dict[str, Any]) -> str:
     """One line: seconds, bytes, mode and why."""
     summary = trace["summary"]
-    own_s = summary.get("own_s")  # traces of older versions have none
+    shares = f"{summary['compute_s']:.2f} s compute + {summary['stall_s']:.2f} s stall{_other(summary)}"
     return (
-        f"Residency: {trace['duration_s']:.2f} s = {summary['compute_s']:.2f} s compute + {summary['stall_s']:.2f} s stall; "
-        + ("" if own_s is None else f"the pack took {own_s:.2f} s; ")
-        + f"read ahead {size(summary['prefetched_bytes'])}, unused {size(summary['wasted_bytes'])}, "
+        f"Residency: {trace['duration_s']:.2f} s = {shares}; "
+        f"read ahead {size(summary['prefetched_bytes'])}, unused {size(summary['wasted_bytes'])}, "
         f"evicted {size(summary['evicted_bytes'])}; mode {trace['mode']} ({trace['mode_reason']})"
     )
+
+
+def _other(summary: dict[str, Any]) -> str:
+    """Traces of older versions do not tell all of it."""
+    parts = [f"the pack {summary['own_s']:.2f} s"] if "own_s" in summary else []
+    if summary.get("unsplit_s"):
+        parts.append(f"loaders {summary['unsplit_s']:.2f} s, of which this system does not tell the waiting")
+    told = f" ({', '.join(parts)})" if parts else ""
+    return f" + {summary['other_s']:.2f} s other{told}" if "other_s" in summary else f"{told}"
+
+
+def waiting(trace: dict[str, Any]) -> str:
+    """One sentence: how long nodes have waited for weights, and which of them longest, for which weights, in how many of its steps."""
+    nodes = [node for node in trace["nodes"] if node["stall_s"] >= NOTICED_S]
+    unsplit = "a loader's waiting is not told on this system" if trace["summary"].get("unsplit_s") else ""
+    unknown = "; ".join(filter(None, [trace.get("stall_reason", ""), unsplit]))  # traces of older versions have neither
+    known = f", as far as it is measured ({unknown})." if unknown else "."
+    if not nodes:
+        return f"No node has waited for weights{known}"
+    names = {component["key"]: component["name"] for component in trace["components"]}
+    most = max(nodes, key=lambda node: float(node["stall_s"]))
+    used = list(dict.fromkeys(names.get(key, key) for key in [*most["computes"], *most["loads"]]))
+    steps = most.get("steps", [])  # traces of older versions have none
+    waited = sum(together for _, stall_s, together in steps if stall_s >= NOTICED_S)
+    where = f", in {waited} of {sum(together for *_, together in steps)} steps" if waited else ""
+    longest = f"{most['class_type']} {most['node_id']}" + (f" ({', '.join(used)})" if used else "") + where
+    if len(nodes) == 1:
+        return f"Waited {most['stall_s']:.2f} s for weights: {longest}{known}"
+    return f"Waited {sum(node['stall_s'] for node in nodes):.2f} s for weights, of it {most['stall_s']:.2f} s in {longest}{known}"
 
 
 def prediction(trace: dict[str, Any]) -> str | None:
@@ -35,14 +65,14 @@ def prediction(trace: dict[str, Any]) -> str | None:
 def text(trace: dict[str, Any]) -> str:
     """The line, how each component was placed and who asked for it, the nodes that waited longest, every decision with its reason."""
     names = {component["key"]: component["name"] for component in trace["components"]}
-    lines = [line(trace), *([told] if (told := prediction(trace)) else [])]
+    lines = [line(trace), waiting(trace), *([told] if (told := prediction(trace)) else [])]
     if trace.get("outcome_reason"):  # traces of older versions have none
         lines.append(trace["outcome_reason"])
     known = [component for component in trace["components"] if "policy" in component]  # traces of older versions have none
     if known:
         lines += ["", "Placed:"]
         lines += [f"  {component['name']}: {placed(component['policy'], trace['mode'])}" for component in known]
-    waited = sorted((node for node in trace["nodes"] if node["stall_s"] >= 0.01), key=lambda node: -node["stall_s"])
+    waited = sorted((node for node in trace["nodes"] if node["stall_s"] >= NOTICED_S), key=lambda node: -node["stall_s"])
     if waited:
         lines += ["", "Waited for weights:"]
         lines += [f"  {node['stall_s']:8.2f} s  {node['class_type']} {node['node_id']}" for node in waited[:10]]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -31,6 +31,7 @@ from ..core.events import (
     Kept,
     NodeFinished,
     NodeStarted,
+    NotMeasured,
     Outcome,
     Prefetch,
     PromptEnded,
@@ -38,12 +39,15 @@ from ..core.events import (
     Replanned,
     Spent,
     Stalled,
+    Stepped,
     TransferDone,
     TransferMoved,
     TransferStopped,
     Wait,
+    Waited,
 )
 from ..core.timeline import Timeline, UseKind
+from .node_times import NodeRecord, NodeTimes
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,19 +59,6 @@ OWN = "its node computes with it"  # of bytes that crossed the link while their 
 
 _KINDS = {Prefetch: "prefetch", Exchange: "exchange", Cancel: "cancel", Wait: "wait", Evict: "evict"}
 _ONLOAD = "onload"  # a Prefetch of what the running node computes with
-
-
-@dataclass(slots=True)
-class NodeRecord:
-    node_id: str
-    class_type: str
-    start_s: float
-    end_s: float | None = None
-    stall_s: float = 0.0
-    own_s: float = 0.0  # the pack's, between start and end; no compute
-    predicted_s: float = 0.0  # of computing, by earlier runs; 0.0 where nothing is known
-    loads: list[str] = field(default_factory=list)
-    computes: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -120,14 +111,14 @@ class Trace:
         self.copies_reason = ""
         self.outcome: Outcome | None = None
         self.outcome_reason = ""  # of an abandoned prompt
+        self.stall_reason = ""  # why stall is only a part of it
         self.started_unix_s = started_unix_s
         self._zero_s = started.time_s
         self._now_s = 0.0
         self._components: dict[str, Component] = dict(started.components)
         self._policies = started.policies
         self._timeline: Timeline = started.timeline
-        self._nodes: list[NodeRecord] = []
-        self._running: NodeRecord | None = None
+        self._times = NodeTimes(MAX_RECORDS)
         self._transfers: list[TransferRecord] = []
         self._open: dict[tuple[str, str], TransferRecord] = {}
         self._moved: dict[tuple[str, Tier], int] = {}  # by those, in all
@@ -140,7 +131,7 @@ class Trace:
         self._unread: dict[tuple[str, Tier], int] = {}  # bytes moved ahead and not used by a node yet
         self._followed: set[str] = set()  # in flight while a node read them: what lands later is not waste
         self._read_bytes = self._prefetched_bytes = self._onloaded_bytes = self._wasted_bytes = self._evicted_bytes = 0
-        self._compute_s = self._stall_s = self._wait_s = self._own_s = self._crossing_s = 0.0
+        self._wait_s = self._own_s = self._crossing_s = 0.0
         self._crossed_bytes = 0
         self._replans = 0
         self._foretold: Foretold | None = None
@@ -180,7 +171,14 @@ class Trace:
             case PromptEnded():
                 self._ended(event)
             case Stalled():
-                self._stalled(event.seconds, waited=event.waited)
+                self._times.stalled(event.seconds)
+                self._wait_s += max(0.0, event.seconds) if event.waited else 0.0
+            case Waited():
+                self._times.waited(event.since_s - self._zero_s, event.time_s - self._zero_s, event.seconds)
+            case Stepped():
+                self._times.stepped(event.time_s - self._zero_s, event.steps)
+            case NotMeasured():
+                self.stall_reason = event.reason
             case Copied():
                 self._copied(event)
             case Crossed():
@@ -213,6 +211,13 @@ class Trace:
         return self._now_s
 
     @_locked
+    def reads(self, components: Container[str]) -> bool:
+        """Whether bytes of any of these have come to the host tier since the running node began."""
+        since_s = self._times.running.start_s if self._times.running is not None else self._now_s
+        ahead = (one for one in self._transfers if one.tier == Tier.HOST.value and one.component in components)
+        return any(one.moved_bytes > 0 and (one.end_s is None or one.end_s >= since_s) for one in ahead)
+
+    @_locked
     def under_way(self) -> list[UnderWay]:
         """Transfers that have not been answered yet."""
         moved, read = self._moved, self._read
@@ -222,20 +227,10 @@ class Trace:
             if key in self._components
         ]
 
-    def _stalled(self, seconds: float, *, waited: bool = False) -> None:
-        seconds = max(0.0, seconds)
-        self._stall_s += seconds
-        if waited:
-            self._wait_s += seconds
-        if self._running is not None:
-            self._running.stall_s += seconds
-
     def _spent(self, event: Spent) -> None:
-        seconds = event.end_s - event.stalled_s
-        self._own_s += max(0.0, seconds - event.time_s)
-        if self._running is not None:
-            since_s = max(event.time_s - self._zero_s, self._running.start_s)
-            self._running.own_s += max(0.0, seconds - self._zero_s - since_s)
+        end_s = event.end_s - event.stalled_s
+        self._own_s += max(0.0, end_s - event.time_s)
+        self._times.spent(event.time_s - self._zero_s, end_s - self._zero_s)
 
     def _told_of(self, event: Kept | GivenUp, kind: str) -> None:
         self._components.setdefault(event.component.key, event.component)
@@ -258,8 +253,8 @@ class Trace:
             self._replans += 1
         self._timeline = event.timeline
         self._components.update(event.components)
-        if event.running is not None and self._running is not None:
-            self._running.predicted_s = event.timeline.visits[event.running].compute_s
+        if event.running is not None and self._times.running is not None:
+            self._times.running.predicted_s = event.timeline.visits[event.running].compute_s
 
     def _append(self, records: list[Any], record: Any) -> None:
         if len(records) < MAX_RECORDS:
@@ -270,37 +265,22 @@ class Trace:
     def _node_started(self, event: NodeStarted) -> None:
         visit = self._timeline.visits[event.position]
         uses = self._timeline.at(event.position)
-        self._running = NodeRecord(
-            visit.node_id,
-            visit.class_type,
-            self._now_s,
-            predicted_s=visit.compute_s,
-            loads=[use.component for use in uses if use.kind is UseKind.LOAD],
-            computes=[use.component for use in uses if use.kind is UseKind.COMPUTE],
-        )
-        self._append(self._nodes, self._running)
+        loads = [use.component for use in uses if use.kind is UseKind.LOAD]
+        computes = [use.component for use in uses if use.kind is UseKind.COMPUTE]
+        names = visit.node_id, visit.class_type
+        self._times.start(NodeRecord(*names, self._now_s, predicted_s=visit.compute_s, loads=loads, computes=computes))
 
     def _node_finished(self, event: NodeFinished) -> None:
-        if self._running is None:
+        if self._times.running is None:
             return
-        uses = self._timeline.at(event.position)
-        if any(use.reads and use.kind is UseKind.LOAD for use in uses):
-            # a loader that reads weights does nothing else: all its time is stall
-            self._stalled(self._now_s - self._running.start_s - self._running.stall_s - self._running.own_s)
-        self._close_node()
-        for use in uses:
+        self._times.close(self._now_s)
+        for use in self._timeline.at(event.position):
             if use.kind is UseKind.COMPUTE:
                 self._unread.pop((use.component, Tier.DEVICE), None)
             if use.reads:
                 self._unread.pop((use.component, Tier.HOST), None)
                 if (use.component, Tier.HOST.value) in self._open:
                     self._followed.add(use.component)
-
-    def _close_node(self) -> None:
-        assert self._running is not None
-        self._running.end_s = self._now_s
-        self._compute_s += max(0.0, self._now_s - self._running.start_s - self._running.stall_s - self._running.own_s)
-        self._running = None
 
     def _transfer_ended(self, event: TransferDone | TransferStopped) -> None:
         record = self._transfer_moved(event)
@@ -365,8 +345,7 @@ class Trace:
 
     def _ended(self, event: PromptEnded) -> None:
         self.outcome, self.outcome_reason = event.outcome, event.reason
-        if self._running is not None:
-            self._close_node()
+        self._times.close(self._now_s)
         last = len(self._ids_of(self._timeline)) - 1
         for (key, tier), moved_bytes in self._unread.items():
             host = tier is Tier.HOST
@@ -381,19 +360,22 @@ class Trace:
     @_locked
     def summary(self) -> dict[str, Any]:
         """Seconds and bytes of the whole prompt."""
-        foretold = self._foretold
+        foretold, times = self._foretold, self._times
+        compute_s, stall_s = times.compute_s, times.stall_s(self._now_s)
         return {
-            "compute_s": self._compute_s,
-            "stall_s": self._stall_s,
+            "compute_s": compute_s,
+            "stall_s": stall_s,
+            "other_s": max(0.0, self._now_s - compute_s - stall_s),
             "wait_s": self._wait_s,
             "own_s": self._own_s,
+            "unsplit_s": times.ended_unsplit_s,
             "prefetched_bytes": self._prefetched_bytes,
             "read_bytes": self._read_bytes,
             "onloaded_bytes": self._onloaded_bytes,
             "onload_bytes_per_s": self._crossed_bytes / self._crossing_s if self._crossing_s > 0 else None,
             "wasted_bytes": self._wasted_bytes,
             "evicted_bytes": self._evicted_bytes,
-            "nodes": len(self._nodes),
+            "nodes": len(times.nodes),
             "replans": self._replans,
             "predicted_compute_s": None if foretold is None else foretold.compute_s,
             "predicted_margin_s": None if foretold is None else foretold.margin_s,
@@ -412,6 +394,7 @@ class Trace:
             "copies_reason": self.copies_reason,
             "outcome": self.outcome.value if self.outcome else "running",
             "outcome_reason": self.outcome_reason,
+            "stall_reason": self.stall_reason,
             "started_unix_s": self.started_unix_s,
             "duration_s": self._now_s,
             "summary": self.summary(),
@@ -433,11 +416,11 @@ class Trace:
                 }
                 for c in self._components.values()
             ],
-            "nodes": _plain(NodeRecord, self._nodes),
+            "nodes": [{**node, "steps": list(node["steps"])} for node in _plain(NodeRecord, self._times.nodes)],
             "transfers": _plain(TransferRecord, self._transfers),
             "evictions": list(self._evictions),
             "decisions": list(self._decisions),
-            "dropped_records": self._dropped_records,
+            "dropped_records": self._dropped_records + self._times.dropped,
         }
 
 

@@ -34,8 +34,14 @@ def chrome(trace: dict[str, Any]) -> dict[str, Any]:
         )
 
     for node in trace["nodes"]:
-        args = {"stall_s": node["stall_s"], "loads": node["loads"], "computes": node["computes"]}
+        args = {key: node[key] for key in ("stall_s", "own_s", "unsplit_s", "loads", "computes") if key in node}
         span(f"{node['class_type']} {node['node_id']}", "nodes", node["start_s"], node["end_s"], args)
+        at_s, number = node["start_s"], 0
+        for took_s, stall_s, together in node.get("steps", ()):  # nested below their node; traces of older versions have none
+            number += together
+            name = f"step {number}" if together == 1 else f"steps {number - together + 1} to {number}"
+            span(name, "nodes", at_s, at_s + took_s, {"stall_s": stall_s, "compute_s": took_s - stall_s})
+            at_s += took_s
     for transfer in trace["transfers"]:
         args = {key: transfer[key] for key in ("moved_bytes", "present_bytes", "status", "reason")}
         span(names.get(transfer["component"], transfer["component"]), transfer["tier"], transfer["start_s"], transfer["end_s"], args)

@@ -22,6 +22,16 @@ def test_medians_ratio_and_stall_come_from_the_raw_times():
     assert (told["compute_s"], told["stall_stock_s"], told["stall_pack_s"]) == (9.0, 4.0, 0.75)  # the quickest resident run's
 
 
+def test_the_stall_that_the_packs_traces_tell_stands_beside_the_time_beyond_compute():
+    """Of the whole queue, the middle one of the runs; traces from before stall was measured inside a forward pass are not taken for it."""
+    told = [{"stall_s": 0.5, "other_s": 0.1}, {"stall_s": 0.25, "other_s": 0.1}]
+    runs = [ran(STOCK, 12.0), *(ran(PACK, 10.0, pack=pack) for pack in (told, [{"stall_s": 9.0, "other_s": 0.1}], told))]
+    summary = summarise(results(S3=scenario(*runs)))["scenarios"]["S3"]["summary"]
+    assert summary["stall_told_s"] == 0.75
+    older = summarise(results(S3=scenario(ran(PACK, 10.0, pack=[{"stall_s": 0.5}]))))["scenarios"]["S3"]["summary"]
+    assert older["stall_told_s"] is None
+
+
 def test_the_bound_of_a_cold_prompt_uses_the_drive_and_of_a_warm_one_what_the_tiers_may_hold():
     every = results(S4=scenario(ran(STOCK, 9.0)), S1=scenario(ran(STOCK, 70.0), cold=True), S3=scenario(device_free_bytes=24 * GB))
     told = {name: raw["summary"]["bound_s"] for name, raw in summarise(every)["scenarios"].items()}

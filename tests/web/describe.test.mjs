@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { askedOf, componentNames, describeDecision, describeItem, describeSummary } from "../../web/describe.js";
+import { askedOf, componentNames, describeDecision, describeItem, describeSummary, waitingWords } from "../../web/describe.js";
 import { eviction, node, trace, transfer } from "./fixtures.mjs";
 
 const one = (kind, record) => ({ kind, records: [record] });
@@ -9,8 +9,25 @@ const one = (kind, record) => ({ kind, records: [record] });
 test("a node says how long it took, how much of that was stall, and with which weights", () => {
   assert.deepEqual(describeItem(one("node", node("7", 0, 4, { stall_s: 1, computes: ["unet"], loads: ["te"] })), trace()), {
     title: "KSampler #7",
-    lines: ["4.00 s (0 s to 4.00 s)", "Stalled for weights: 1.00 s (25 %)", "Computes with flux.safetensors", "Loads clip_l.safetensors"],
+    lines: ["4.00 s (0 s to 4.00 s)", "Waited for weights: 1.00 s (25 %)", "Computes with flux.safetensors", "Loads clip_l.safetensors"],
   });
+});
+
+test("a node that waited in some of its steps says in how many; where waiting is not known, nothing is made up", () => {
+  const steps = [[1, 0.5, 1], [2, 0, 3], [1, 0.5, 1]];
+  const [, waited] = describeItem(one("node", node("7", 0, 4, { stall_s: 1, steps })), trace()).lines;
+  assert.equal(waited, "Waited for weights: 1.00 s (25 %), in 2 of 5 steps");
+  const [, loading] = describeItem(one("node", node("7", 0, 4, { unsplit_s: 4, steps: [] })), trace()).lines;
+  assert.equal(loading, "Loading: 4.00 s; this system does not tell waiting from unpacking");
+});
+
+test("one sentence says who waited longest, and that nobody did", () => {
+  assert.equal(waitingWords(trace()), "Waited 1.00 s for weights: KSampler #1 (clip_l.safetensors).");
+  const nodes = [node("1", 0, 2, { stall_s: 0.5 }), node("2", 2, 10, { stall_s: 3, computes: ["unet"], steps: [[4, 3, 1], [4, 0, 1]] })];
+  assert.equal(waitingWords(trace({ nodes })), "Waited 3.50 s for weights, of it 3.00 s in KSampler #2 (flux.safetensors), in 1 of 2 steps.");
+  const none = { nodes: [node("1", 0, 2)] };
+  assert.equal(waitingWords(trace(none)), "No node waited for weights.");
+  assert.equal(waitingWords(trace({ ...none, stall_reason: "replaced by x" })), "No node waited for weights, as far as it is measured (replaced by x).");
 });
 
 test("a transfer says bytes, rate, what is there now and why", () => {

@@ -12,6 +12,14 @@ test("nodes lie where they ran, with the stalled part in pixels", () => {
   assert.deepEqual([second.x, second.width, second.stall_px], [200, 800, 0]);
 });
 
+test("a node that waited in its steps is striped where it waited; all at its left edge where steps are too narrow", () => {
+  const steps = [[2, 1, 1], [2, 0, 1], [2, 1, 1]];
+  const sampler = node("1", 0, 8, { stall_s: 2.5, steps });
+  const stallsAt = (width_px) => lane(layoutTimeline(trace({ nodes: [sampler] }), WHOLE, width_px), "nodes").items[0].stalls;
+  assert.deepEqual(stallsAt(1000), [{ x: 0, width: 100 }, { x: 400, width: 100 }, { x: 600, width: 50 }]);
+  assert.deepEqual(stallsAt(10), [{ x: 0, width: 2.5 }]);
+});
+
 test("no node gets lost: those too narrow to see are merged, and every record is in exactly one box", () => {
   const nodes = Array.from({ length: 2000 }, (_, index) => node(String(index), index * 0.005, (index + 1) * 0.005));
   const { items } = lane(layoutTimeline(trace({ nodes }), WHOLE, 500), "nodes");

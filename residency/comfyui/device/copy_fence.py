@@ -44,18 +44,25 @@ class Gate:
         modules[address] = weakref.ref(module)
         self._idle = False
 
-    def wait(self, modules: Iterable[Any]) -> None:
-        """What is announced on the current stream from here on finds the modules' bytes."""
+    def under_way(self) -> bool:
+        """Whether anything announced may not have arrived."""
+        return bool(self._arrives)
+
+    def wait(self, modules: Iterable[Any]) -> bool:
+        """What is announced on the current stream from here on finds the modules' bytes; whether it has to wait for any."""
         if self._idle:
-            return
+            return False
         if self._seen is not None and not self._aside:
             self._seen.update(map(id, modules))
         if not self._arrives:
-            return
+            return False
+        waits = False
         for module in modules:
             event = self._arrives.pop(module, None)
             if event is not None:
                 event.wait()
+                waits = True
+        return waits
 
     def wait_for_range(self, buffer: Any, address: int, size_bytes: int) -> None:
         """The same for all that lies there in the buffer."""

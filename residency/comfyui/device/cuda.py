@@ -42,6 +42,10 @@ class Cuda:
         """The stream on which ComfyUI computes now."""
         return torch.cuda.current_stream(self.device)
 
+    def capturing(self) -> bool:
+        """Whether a graph is being made of what is announced: nothing of it runs now."""
+        return bool(torch.cuda.is_current_stream_capturing())
+
     def on(self, stream: torch.cuda.Stream) -> AbstractContextManager[Any]:
         """What is copied while this is open is announced on the stream."""
         return torch.cuda.stream(stream)

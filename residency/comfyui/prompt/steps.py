@@ -16,17 +16,21 @@ NAME = "residency"
 
 
 class Steps(ProgressHandler):
-    """Calls `on_step(node_id)` at each reported step of a node that runs on the thread that called `watch`."""
+    """Of a node that runs on the thread that called `watch`: calls `on_end(steps)` when so many have ended, `on_step(node_id)` between two.
 
-    def __init__(self, on_step: Callable[[str], object]) -> None:
+    ComfyUI reports the first step and the last one of a node, and others at most every 0.1 s (unless they have a preview): shorter ones
+    come together.
+    """
+
+    def __init__(self, on_step: Callable[[str], object], on_end: Callable[[int], object]) -> None:
         super().__init__(NAME)
-        self._on_step = on_step
+        self._on_step, self._on_end = on_step, on_end
         self._thread: int | None = None
-        self._last: tuple[str, float] | None = None
+        self._reported: tuple[str, float] = "", 0.0
 
     def watch(self) -> None:
         """Listen to the running prompt."""
-        self._thread, self._last = threading.get_ident(), None
+        self._thread, self._reported = threading.get_ident(), ("", 0.0)
         registry = get_progress_state()
         if NAME not in registry.handlers:
             registry.register_handler(self)
@@ -36,7 +40,13 @@ class Steps(ProgressHandler):
         self._thread = None
 
     def update_handler(self, node_id: str, value: float, max_value: float, *args: Any, **kwargs: Any) -> None:
-        # the first report can come before anything was computed: the working set is known only after one step
-        if threading.get_ident() == self._thread and 1 <= value < max_value and self._last != (node_id, value):
-            self._last = node_id, value  # the same value again tells of the node's activity, and of no step
-            self._on_step(node_id)
+        if threading.get_ident() != self._thread:
+            return
+        (node_before, value_before), self._reported = self._reported, (node_id, value)
+        ended = value - value_before if node_id == node_before and value >= value_before else value
+        # the first report can come before anything was computed: the working set is known only after one step; and newer versions of
+        # ComfyUI report an unchanged value, which is no step
+        if value >= 1 and ended > 0:
+            self._on_end(max(1, int(ended)))
+            if value < max_value:
+                self._on_step(node_id)

@@ -152,15 +152,19 @@ def unload(tell_before: Tell) -> Wrapper:
     return wrapper
 
 
-def cast(before_use: Callable[[Any], None]) -> Wrapper:
+def cast(asks: Callable[[Any], Any], before_use: Callable[[Any], bool], given: Callable[[Any, Any, Any, bool], object]) -> Wrapper:
     """Around cast_modules_with_vbar, which every module of a dynamic model goes through before its weights are used. What `before_use`
-    raises must stop the node: its weights have not arrived."""
+    raises must stop the node: its weights have not arrived. `given(asked, modules, stream, waited)` afterwards: what `asks` gave, the
+    stream that copies were announced on, and what `before_use` gave; the two never raise."""
 
     def wrapper(original: Any) -> Any:
         @functools.wraps(original)
         def cast_modules_with_vbar(comfy_modules: Any, *args: Any, **kwargs: Any) -> Any:
-            before_use(comfy_modules)
-            return original(comfy_modules, *args, **kwargs)
+            asked = asks(comfy_modules)
+            waited = before_use(comfy_modules)
+            result = original(comfy_modules, *args, **kwargs)
+            given(asked, comfy_modules, result[0] if isinstance(result, tuple) else result, waited)
+            return result
 
         return cast_modules_with_vbar
 
