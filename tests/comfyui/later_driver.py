@@ -312,12 +312,12 @@ def unchanged_steps(guarded: bool) -> dict[str, Any]:
 
     told: list[str] = []
     progress.reset_progress_state("p", DynamicPrompt({"1": {"class_type": "KSampler", "inputs": {}}}))
-    steps = Steps(told.append)
+    steps = Steps(told.append, bool)
     steps.watch()
     registry = progress.get_progress_state()
     for value in (1, 1, 1, 2, 2, 3, 1, 1, 2):
         if not guarded:
-            steps._last = None
+            steps._reported = "", 0.0
         registry.update_progress("1", value, 4, None)
     steps.forget()
     return {"steps": len(told)}
