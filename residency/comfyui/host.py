@@ -33,7 +33,9 @@ from ..settings.node_inputs import DEVICE, DEVICE_AND_HOST
 from ..settings.user import UserSettings
 from ..transfers import ReadAhead, memory, single_reader, thread_waits
 from ..transfers.disk import THREADS_PER_DRIVE
+from ..transfers.need import MeasuredNeed
 from .device.cuda import Cuda
+from .device.host_contents import HostContents
 from .device.memory_usage import device_limit_bytes
 from .device.mover import DeviceMover
 from .device.weight_waits import Asked, WeightWaits
@@ -51,7 +53,6 @@ from .server.idle import IdleRelease
 
 log = logging.getLogger("residency")
 
-HEADROOM_SHARE = 0.1  # of the host's memory, left to activations, caches and other programs
 BUDGET_REFRESH_S = 0.25  # reading the limits takes 40 us: not at every one of a thousand cheap nodes
 HOLD_POLL_S = 0.005
 MAX_FAILURES = 3
@@ -69,9 +70,10 @@ class ComfyHost:
         self.budget = budget
         self._device_limit_bytes = self._whole_device_bytes = device_limit_bytes()  # asked once: the driver may be at work
         self.runtime = Runtime(at_safe_points=[Tier.DEVICE])
-        self._memory_total_bytes = memory.host_memory().total_bytes
+        self._need = MeasuredNeed(memory.host_memory().total_bytes)
         cuda = Cuda.of_comfyui()
         self.device = DeviceMover(self.runtime.tell, self.runtime.clock, cuda)
+        self._in_host = HostContents(self.device.contents, self.runtime.clock)
         self.waits = WeightWaits(self.runtime.clock, cuda)
         self._started_s, self._thread_at_start = 0.0, thread_waits.reading()  # where the node that runs began its own work
         self._cached = CachedResults(self.runtime, self.device.models)
@@ -388,11 +390,13 @@ class ComfyHost:
             ):
                 self._look_ahead.plan(prompt, execution_list)
                 self._look_ahead.tell_order(prompt)
+            assert prompt.graph is not None
             self._tell_copies()
             visit = session.timeline.visits[session.position_of(node_id)]
             # before the device is looked at: the room on it is what the node leaves
             self.device.expect(visit.working_set_bytes)
-            started_s, sight = self.runtime.clock(), Sight(device=self._device_contents(prompt))
+            started_s = self.runtime.clock()
+            sight = Sight(self._in_host.look(prompt.graph.components), self._device_contents(prompt))
             holds = self.runtime.tell(NodeBegins(started_s, node_id, self._limits(prompt, now_s), sight))
             self.runtime.safe_point()
             self.device.carry_on(has_steps=visit.class_type in self._stepping)
@@ -409,11 +413,12 @@ class ComfyHost:
         budget_bytes = self._device_budget_bytes(prompt.settings.device_budget_bytes, self.device.contents.limit_bytes())
         # what the seam cannot enact must not be foretold
         reorders = self.reorder and self._fits(seams.PICK)
-        device, models = self.device, self.device.models
-        known = device.contents.resident_bytes, budget_bytes if reorders else None, models.is_alive, models.alive()
+        models = self.device.models
+        self._need.prompt_begins()
+        within_bytes = budget_bytes if reorders else None
         prompt.execution_list = execution_list
         made_with = self._cached.origins.loads_of
-        prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, *known, made_with, self.budget)
+        prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, within_bytes, models.is_alive, made_with, self.budget)
         self._look_ahead.plan(prompt, execution_list)
         parts = prompt.graph.components
         self.runtime.tell(
@@ -426,6 +431,7 @@ class ComfyHost:
                 prompt.policies(),
                 single_reader(parts.values()),
                 replace(self._limits(prompt, now_s), device_bytes=budget_bytes),
+                Sight(self._in_host.look(parts, must=True)),
             )
         )
         self._cached.tell()
@@ -459,7 +465,10 @@ class ComfyHost:
             if prompt.stepped != node_id and session.phase is Phase.RUNNING:
                 prompt.stepped = node_id
                 self._stepping.add(session.timeline.visits[session.position].class_type)
-                self.runtime.tell(Looks(self.runtime.clock(), sight=Sight(device=self._device_contents(prompt))))
+                # by now the node has taken what it needs: what it has pushed out is missing, and may come back while it computes
+                sight = Sight(self._in_host.look(prompt.graph.components, must=True), self._device_contents(prompt))
+                now_s = self.runtime.clock()
+                self.runtime.tell(Looks(now_s, self._limits(prompt, now_s), sight))
                 self.runtime.safe_point()
             self.device.advance()
             self.runtime.look()
@@ -495,7 +504,9 @@ class ComfyHost:
                 self._tell_waits(self.waits.node_ends())
                 now_s = self.runtime.clock()
                 prompt.peaks.node_finishes(session.timeline.visits[session.position].node_id, now_s)
-                self.runtime.tell(NodeEnds(now_s))
+                used = session.timeline.at(session.position) if prompt.graph is not None else ()
+                seen = self._in_host.look(prompt.graph.components, changed=True) if used and prompt.graph is not None else None
+                self.runtime.tell(NodeEnds(now_s, sight=Sight(seen)))
                 self.runtime.safe_point()
 
     def _node_completes(self) -> None:
@@ -549,8 +560,10 @@ class ComfyHost:
         if now_s < prompt.next_budget_s:
             return NO_LIMITS
         prompt.next_budget_s = now_s + BUDGET_REFRESH_S
-        reserve_bytes = int(HEADROOM_SHARE * self._memory_total_bytes)
-        limit_bytes = memory.available_bytes() - reserve_bytes
+        available_bytes = memory.available_bytes()
+        self._need.look(available_bytes, self.device.contents.copies_bytes())
+        reserve_bytes = self._need.reserve_bytes
+        limit_bytes = available_bytes - reserve_bytes
         if prompt.settings.host_budget_bytes is not None and prompt.settings.host_budget_bytes < limit_bytes:
             limit_bytes, reserve_bytes = prompt.settings.host_budget_bytes, 0
         return Limits(limit_bytes, reserve_bytes)

@@ -141,15 +141,20 @@ class HostObserved:
     """The contents of the host tier by component, whoever put them there. Transfers in flight are not part of it.
 
     `loaded` is the prefix of each component that the process holds for itself, pinned or on the device, and reads no more; `held` are the
-    bytes in the page cache behind that prefix, `surplus` those there of the prefix itself: a second copy. `copies`: the process goes on to
-    hold for itself what it reads, so a node needs room for both. A host may look at any time, in the middle of a node as well.
+    bytes in the page cache behind that prefix (None: the system does not tell), `surplus` those there of the prefix itself: a second
+    copy. `copies`: the process goes on to hold for itself what it reads, so a node needs room for both. A host may look at any time, in
+    the middle of a node as well.
+
+    What the process holds need not be the beginning of a file: `laid_out` has the components whose extents stand in another order than
+    the host told before, what is held first.
     """
 
     time_s: float
-    held: Mapping[str, int]
+    held: Mapping[str, int] | None
     loaded: Mapping[str, int] = field(default_factory=dict)
     surplus: Mapping[str, int] = field(default_factory=dict)
     copies: bool = False
+    laid_out: Mapping[str, Component] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

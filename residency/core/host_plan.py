@@ -46,6 +46,8 @@ def plan(
         draft.give_back_what_is_over()
     first = timeline.first_read_number(position if running else position + 1)
     complete = draft.fill(max(first, complete_reads), position if running else None)
+    if complete >= len(timeline.reads):
+        draft.fill_with_expected()
     if len(draft.prefetches) > 1:
         draft.prefetches.sort(key=_read_at)
     evictions = [Move(key, size, reason) for key, (size, reason) in draft.evictions.items()]
@@ -196,6 +198,16 @@ class _Draft:
             return len(reads) if complete < 0 else complete
         return max(complete, first)
 
+    def fill_with_expected(self) -> None:
+        """Nothing that was asked for is missing. Of what usually comes next, the rest of what is there in part: what the end of this prompt
+        has pushed out is back before the next one begins."""
+        for use in self.timeline.expected_reads:
+            record = self.records.get(use.component, NOTHING)
+            if record.loaded_bytes and use.component in self.components and self._may_come(use.component):
+                reason = f"{self.timeline.visits[use.position].class_type} is expected to read it again"
+                if not self._bring(use.component, record, use.position, reason):
+                    return
+
     def _leave_room_for_copies(self, running: int | None, at: int) -> None:
         """The node that runs will hold for itself all it reads. One that comes reads its components one after the other: while
         the last is read, those before it are there twice."""
@@ -258,6 +270,8 @@ class _Draft:
             self._drop_surplus(wanted)
         if self._left < 0:
             self._next_victim()
+        if self.free + self._unneeded_bytes < 0:
+            return  # nothing could come into the room
         while wanted > self.free and self._victim is not None:
             found, other = self._victim
             if other == key or not found.yields_to(priority, at):
@@ -275,6 +289,18 @@ class _Draft:
                     return
                 patience -= size
             self._take(size, f"makes room for {self.components[key].name}")
+
+    @property
+    def _unneeded_bytes(self) -> int:
+        """What could leave that nothing reads any more; looked for where there is less than no room."""
+        if self.free >= 0:
+            return 0
+        held = (record for key, record in self.records.items() if record.held_bytes and not record.coming_bytes and key not in self.busy)
+        return sum(
+            record.held_bytes - self.evictions.get(record.key, (0, ""))[0]
+            for record in held
+            if record.key in self.components and self.timeline.missed_at(record.key, self.position) is None
+        )
 
     def _queued_bytes(self) -> int:
         """Bytes that the drives bring first, and for others than the node that runs: it is not done before it has its own."""

@@ -36,6 +36,8 @@ class HostTier:
     def __init__(self, limit_bytes: int) -> None:
         self.state = TierState(Tier.HOST, limit_bytes)
         self.components: dict[str, Component] = {}
+        self._laid_out: dict[str, Component] = {}  # as the host has seen them last
+        self._seen = HostObserved(0.0, None)
         self.place = Place()
         self.rates: RatesMeasured | None = None
         self.terms = Terms(before_free=self._before_free)
@@ -69,8 +71,15 @@ class HostTier:
             for key, component in self.components.items()
             if key in elsewhere or ((record := records.get(key)) is not None and (record.held_bytes or record.coming_bytes))
         }
-        self.components.update(components)
+        self.know(components)
+        self._laid_out = {key: component for key, component in self._laid_out.items() if key in self.components}
         self.state.renew(self.components)
+
+    def know(self, components: Mapping[str, Component]) -> None:
+        """These may be used. The order of bytes that the host has seen of one stands, and what it has seen of those that are new."""
+        new = [key for key in components if key not in self.components]
+        self.components.update((key, self._laid_out.get(key, component)) for key, component in components.items())
+        self._apply_look(new)
 
     def pass_by(self, keys: Iterable[str]) -> None:
         """A visit that reads these has begun: their next read is a later one."""
@@ -107,12 +116,20 @@ class HostTier:
             if record.loaded_bytes and seen.loaded.get(key, 0) < record.loaded_bytes:
                 self._missing_again(key)
         state.owned(seen.loaded, seen.surplus)
+        self._laid_out.update(seen.laid_out)
+        self.components.update((key, component) for key, component in seen.laid_out.items() if key in self.components)
         self.terms.copies = seen.copies
         self.changed = True
-        for key in dict.fromkeys((*seen.held, *state.records)):
-            record = state.records.get(key, NOTHING)
+        self._seen = seen
+        self._apply_look(dict.fromkeys((*(seen.held or ()), *state.records)))
+
+    def _apply_look(self, keys: Iterable[str]) -> None:
+        seen = self._seen
+        for key in keys:
+            record = self.state.records.get(key, NOTHING)
             if key in self.components and not (record.coming_bytes or record.answers_due):
-                self._see(key, min(seen.held.get(key, 0), self.wanted_bytes(key)), "the host has looked")
+                held_bytes = record.held_bytes if seen.held is None else seen.held.get(key, 0)
+                self._see(key, min(held_bytes, self.wanted_bytes(key)), "the host has looked")
 
     def node_has_read(self, key: str) -> None:
         """A node has read the component itself: it is there, as far as there was room."""
@@ -194,7 +211,8 @@ class HostTier:
         place, state = self.place, self.state
         self.changed = False
         self._waiting = []
-        if self._complete_reads >= len(place.timeline.reads) and state.budget.available_bytes >= 0 and not (state.surplus or state.asked):
+        nothing_missing = self._complete_reads >= len(place.timeline.reads) and not place.timeline.expected_reads
+        if nothing_missing and state.budget.available_bytes >= 0 and not (state.surplus or state.asked):
             return []
         decided = planning.plan(
             place.timeline,
@@ -258,9 +276,9 @@ class HostTier:
         return instructions
 
     def cancel_unread(self, timeline: Timeline, after: int, reason: str) -> list[Instruction]:
-        """Stop every transfer that no visit behind that position reads and nobody has asked for."""
+        """Stop every transfer that no visit behind that position reads, not even one that is expected, and nobody has asked for."""
         coming = self.state.coming.values()
-        unread = [one.key for one in coming if one.asked is None and timeline.next_read_number(one.key, after) is None]
+        unread = [one.key for one in coming if one.asked is None and timeline.missed_at(one.key, after) is None]
         return self.cancel(unread, reason)
 
     def _evict(self, key: str, size_bytes: int, reason: str) -> Instruction:

@@ -131,7 +131,7 @@ class Manager:
         return stopped + self._replan()
 
     def _replanned(self, event: Replanned) -> list[Instruction]:
-        self._host.components.update(event.components)
+        self._host.know(event.components)
         self._begin(event)
         if event.running is not None:
             until_s = self._until_s(event.time_s, event.running)
@@ -200,7 +200,7 @@ class Manager:
             if use.reads and key in host.state.coming:
                 if timeline.next_read_number(key, position) is None:
                     instructions += host.cancel([key], "its node has read the rest itself")
-            elif use.reads:
+            elif use.reads and not self._observed:
                 host.node_has_read(key)
         instructions += self._released_after(position)
         if self._releases:
@@ -282,7 +282,7 @@ class Manager:
         return []
 
     def _looked_at_host(self, event: HostObserved) -> list[Instruction]:
-        self._observed = True
+        self._observed = event.held is not None
         self._host.observe(event)
         return self._replan()
 

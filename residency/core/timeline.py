@@ -60,8 +60,8 @@ class _Uses:
 class Timeline:
     """Visits in the order in which they are expected, and the uses they make, ordered by position.
 
-    Visits from `expected_from` on nobody has queued: what usually comes next. They speak for what is kept, never for what is read;
-    None: every visit was asked for.
+    Visits from `expected_from` on nobody has queued: what usually comes next. They speak for what is kept, and for reading the rest of what
+    is there in part; None: every visit was asked for.
 
     The indexes are built once, in one pass: 100,000 uses take 0.1 s. Every question about one component is a bisection.
     """
@@ -70,6 +70,7 @@ class Timeline:
     uses: tuple[Use, ...]
     expected_from: int | None = None
     reads: tuple[Use, ...] = field(init=False, repr=False, compare=False)  # the uses that read and were asked for, in order
+    expected_reads: tuple[Use, ...] = field(init=False, repr=False, compare=False)  # of those nobody asked for, each component's first
     _by_component: dict[str, _Uses] = field(init=False, repr=False, compare=False)
     _by_position: dict[int, list[Use]] = field(init=False, repr=False, compare=False)
     _read_positions: list[int] = field(init=False, repr=False, compare=False)
@@ -78,6 +79,7 @@ class Timeline:
         by_component: dict[str, _Uses] = {}
         by_position: dict[int, list[Use]] = {}
         reads: list[Use] = []
+        expected: dict[str, Use] = {}
         for use in self.uses:
             key, position = use.component, use.position
             mine = by_component.get(key)
@@ -90,12 +92,15 @@ class Timeline:
                 if self.expected_from is None or position < self.expected_from:
                     mine.read_numbers.append(len(reads))
                     reads.append(use)
+                else:
+                    expected.setdefault(key, use)
             here = by_position.get(position)
             if here is None:
                 by_position[position] = [use]
             else:
                 here.append(use)
         object.__setattr__(self, "reads", tuple(reads))
+        object.__setattr__(self, "expected_reads", tuple(expected.values()))
         object.__setattr__(self, "_by_component", by_component)
         object.__setattr__(self, "_by_position", by_position)
         object.__setattr__(self, "_read_positions", [use.position for use in reads])

@@ -13,7 +13,7 @@ from cache_story import nearly
 
 from residency.core.component import Extent
 from residency.transfers import pagecache
-from residency.transfers.pagecache import cached_bytes, drop, read_into_cache
+from residency.transfers.pagecache import cached_behind, cached_bytes, drop, read_into_cache
 
 MIB = 1024**2
 MakeFile = Callable[..., Path]
@@ -135,3 +135,16 @@ if sys.platform == "linux":
         finally:
             os.seteuid(0)
             os.close(fd)
+
+
+def test_several_extents_are_asked_as_one_sequence(cold_file: MakeFile, tmp_path: Path) -> None:
+    one, other = cold_file("a", 8 * MIB), cold_file("b", 8 * MIB)
+    read(one, 0, 4 * MIB)
+    read(other, 4 * MIB, 4 * MIB)
+    extents = [Extent(str(one), 0, 8 * MIB), Extent(str(tmp_path / "gone"), 0, MIB), Extent(str(other), 0, 8 * MIB)]
+    if cached_behind(extents) is None:
+        pytest.skip("this kernel has no cachestat")
+    assert cached_behind(extents) == nearly(8 * MIB)
+    assert cached_behind(extents, 3 * MIB) == nearly(5 * MIB)
+    assert cached_behind(extents, 15 * MIB) == nearly(2 * MIB)
+    assert cached_behind(extents, 17 * MIB) == 0

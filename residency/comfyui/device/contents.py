@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as model_management
 
+from ...core.component import Component
+from ...weights.components import LANGUAGE_MODEL
+from ...weights.layout import held_first
 from .cuda import Cuda
-from .memory_usage import copied_bytes, device_bytes, pinned_in_all, resident_bytes
+from .memory_usage import copied_bytes, device_bytes, pinned_bytes, pinned_in_all, resident_bytes
 from .models import Models
 
 if TYPE_CHECKING:
     from .page_exchange import PageStore  # needs comfy-aimdo, which not every ComfyUI has
+
+try:
+    from .file_slices import FileSlices
+except ImportError:
+    FileSlices = None  # type: ignore[assignment, misc]
+
+# of a component's bytes: what a file holds and what a model keeps differ by paddings and small tensors kept elsewhere
+LOADED_SHARE = 0.95
 
 
 class Contents:
@@ -22,11 +34,36 @@ class Contents:
     def __init__(self, models: Models, pages: PageStore | None, cuda: Cuda | None, spare: Callable[[], int]) -> None:
         self.spared_bytes = 0  # device memory that the user wants left free
         self._models, self._pages, self._cuda, self._spare = models, pages, cuda, spare
+        self._slices = None if FileSlices is None else FileSlices()
 
-    def resident_bytes(self, key: str) -> int:
-        """Bytes of the component that need no reading."""
-        found = (resident_bytes(loaded.model, self.images_bytes(loaded.model)) for loaded in self._models.loaded(key))
-        return max(found, default=0)
+    def held_first(self, component: Component) -> tuple[Component, int]:
+        """The component with what the process holds of it in front, and how many bytes of it need no reading when a node computes with it.
+
+        None of a legacy model: its loader reads the file whenever it runs.
+        """
+        for loaded in self._models.loaded(component.key):
+            patcher = loaded.model
+            if patcher.is_dynamic():
+                missing = None
+                if self._slices is not None:
+                    paths = {extent.path for extent in component.extents}
+                    missing = self._slices.missing(patcher, paths, partial(self._is_imaged, patcher))
+                if missing is not None:
+                    return held_first(component, missing)
+            elif component.kind != LANGUAGE_MODEL:
+                return component, 0
+            there_bytes = resident_bytes(patcher, self.images_bytes(patcher))
+            complete = there_bytes >= LOADED_SHARE * component.size_bytes
+            return component, component.size_bytes if complete else there_bytes
+        return component, 0
+
+    def _is_imaged(self, patcher: Any, module: Any, residency: Sequence[int]) -> bool:
+        return self._pages is not None and self._pages.is_imaged(patcher, module, residency)
+
+    def copies_bytes(self) -> int:
+        """Host memory that copies of weights take: pinned buffers of dynamic models, and slots for their pages."""
+        found = (sum(pinned_bytes(entry.model)) for entry in model_management.current_loaded_models if _is_dynamic(entry.model))
+        return sum(found) + (self._pages.slots.total_bytes if self._pages else 0)
 
     def images_bytes(self, patcher: Any) -> int:
         """Bytes of the model's pages that lie in host memory only."""
@@ -65,3 +102,7 @@ class Contents:
             return None
         there_bytes = int(model_management.get_free_memory(self._cuda.device)) + sum(self.held().values())
         return max(0, there_bytes - int(model_management.minimum_inference_memory()) - self.spared_bytes)
+
+
+def _is_dynamic(patcher: Any) -> bool:
+    return patcher is not None and bool(patcher.is_dynamic())

@@ -114,6 +114,13 @@ class PageStore:
         images = self._images.get(patcher.model)
         return len(images.pages) * PAGE_BYTES if images else 0
 
+    def is_imaged(self, patcher: Any, module: Any, residency: Sequence[int]) -> bool:
+        """Whether the module's weights are good, and what of them is not on the device lies in host memory."""
+        images = self._images.get(patcher.model)
+        if images is None or module not in images.good:
+            return False
+        return all(page in images.pages or (page < len(residency) and residency[page] & 1) for page in pages_of(module))
+
     def exchange(
         self,
         patcher: Any,

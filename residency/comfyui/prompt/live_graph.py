@@ -7,9 +7,8 @@ import inspect
 import logging
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -45,9 +44,6 @@ from ...weights.identity import first_change
 from ...weights.transformers_folder import subfolders
 
 log = logging.getLogger("residency")
-
-# of a component's bytes: what a file holds and what a model keeps differ by paddings and small tensors kept elsewhere
-LOADED_SHARE = 0.95
 
 # model folders whose sub-folders are models, as packs that run language models name them
 LANGUAGE_FOLDERS = ("LLM", "transformers")
@@ -220,6 +216,21 @@ def _really_made(class_type: str, loads: NodeLoads) -> NodeLoads:
     return loads if len(made) == len(loads.components) else replace(loads, components=made)
 
 
+def _read_once(uses: Iterable[Use]) -> list[Use]:
+    """The uses of one prompt: a later one finds the weights where the first one put them."""
+    found: list[Use] = []
+    read: set[str] = set()
+    for use in uses:
+        found.append(replace(use, reads=False) if use.component in read else use)
+        if use.reads:
+            read.add(use.component)
+    return found
+
+
+def _is_loaded_by(use: Use, earlier: Container[str]) -> bool:
+    return use.kind is UseKind.LOAD and use.component in earlier
+
+
 def _keyed(loads: NodeLoads) -> tuple[tuple[str, str | None], ...]:
     return tuple((component.key, kind) for component, kind in loads.components)
 
@@ -255,15 +266,13 @@ class LiveGraph:
         self,
         prompt_id: str,
         dynprompt: Any,
-        resident_bytes: Callable[[str], int] = lambda key: 0,
         group_within_bytes: int | None = None,
         is_loaded: Callable[[str], bool] = lambda key: False,
-        loaded: Iterable[str] = (),
         made_with: Callable[[Any, Any], NodeLoads | None] = lambda key, outputs: None,
         budget: Budget = DEFAULT_BUDGET,
     ) -> None:
-        """`resident_bytes(key)`: what of the component needs no reading. `loaded`: those of which a model is alive now, as `is_loaded(key)`
-        says later. `made_with(key, outputs)`: what a result in ComfyUI's cache was loaded from, whatever lies at its file's place now.
+        """`is_loaded(key)`: whether a model of the component is alive. `made_with(key, outputs)`: what a result in ComfyUI's cache was
+        loaded from, whatever lies at its file's place now.
         Whatever predicts raises AllowanceError where `budget` does not allow it."""
         self.prompt_id = prompt_id
         self.components: dict[str, Component] = {}  # of the queued prompts as well
@@ -271,10 +280,6 @@ class LiveGraph:
         self.expected: dict[tuple[str, str], Expected] = {}
         self.dropped: set[str] = set()  # components that were loaded when this prompt began, and are no longer
         self._is_loaded = is_loaded
-        self._resident_bytes = resident_bytes
-        # of what only queued prompts use as well: those are looked at by another thread, which must not ask
-        self._resident = {key: resident_bytes(key) for key in loaded}
-        self._executor_thread = threading.get_ident()
         self._dynprompt = dynprompt
         self._folders = Folders()
         self._nodes: dict[str, Any] = {}  # those that have been looked at, expanded ones included
@@ -374,16 +379,10 @@ class LiveGraph:
         turns = self._turns(execution_list)
         visits = [self._visit(self.prompt_id, node_id, self.class_type(node_id), asks) for node_id, asks in turns]
         uses: list[Use] = []
-        read: set[str] = set()
         for position, (node_id, asks) in enumerate(turns):
-            if asks is not None:
-                continue
-            for use in self._uses_at(position, [key for key, _ in self._keyed.get(node_id, ())], self._computes.get(node_id, ())):
-                # a later use in the same prompt finds the weights where the first one put them
-                uses.append(replace(use, reads=use.reads and use.component not in read))
-                if use.reads:
-                    read.add(use.component)
-        return self._run_on(visits, uses, ahead)
+            if asks is None:
+                uses += self._uses_at(position, [key for key, _ in self._keyed.get(node_id, ())], self._computes.get(node_id, ()))
+        return self._run_on(visits, _read_once(uses), ahead)
 
     def _turns(self, execution_list: Any) -> list[Turn]:
         started_s = time.thread_time()  # what others take of the machine is no fault of the graph's
@@ -417,16 +416,16 @@ class LiveGraph:
     def _run_on(self, visits: list[Visit], uses: list[Use], ahead: Ahead) -> Timeline:
         seen = {use.component for use in uses}.union(*self.node_components.values())
         for prompt_id, prompt, outputs in ahead.queue:
-            later = self._uses_of(prompt_id, prompt, outputs, len(visits))
-            # the earlier prompt leaves it loaded: its loader nodes are cached by then
-            uses += [replace(use, reads=use.reads and use.component not in seen and not self._stays(use)) for use in later]
+            later = _read_once(self._uses_of(prompt_id, prompt, outputs, len(visits)))
+            # the earlier prompt leaves it loaded, and its loader node cached; what computing needs is read again as far as it is lost
+            uses += [replace(use, reads=False) if self._stays(use) or _is_loaded_by(use, seen) else use for use in later]
             visits += self._visits_of(prompt_id, prompt)
             seen |= {use.component for use in later}
         if ahead.repetition is None:
             return Timeline(tuple(visits), tuple(uses))
         prompt_id, prompt, outputs = ahead.repetition
         # whatever is gone by then is read again: that is what keeping it saves
-        again = [replace(use, reads=use.kind is self._reads_at) for use in self._uses_of(prompt_id, prompt, outputs, len(visits))]
+        again = self._uses_of(prompt_id, prompt, outputs, len(visits))
         return Timeline((*visits, *self._visits_of(prompt_id, prompt)), (*uses, *again), expected_from=len(visits))
 
     def _stays(self, use: Use) -> bool:
@@ -448,12 +447,7 @@ class LiveGraph:
         if key not in self.components:
             return False
         # a language model that has left the device is read from its mapped files again, whichever patcher the other models have
-        if not (_MAPS_FILES if self._is_language(key) else self._reads_at is UseKind.COMPUTE):
-            return False
-        if threading.get_ident() == self._executor_thread:
-            # asking a dynamic model is a call into its allocator, which promises nothing to other threads: they get the last answer
-            self._resident[key] = self._resident_bytes(key)
-        return key in self.dropped or self._resident.get(key, 0) < LOADED_SHARE * self.components[key].size_bytes
+        return _MAPS_FILES if self._is_language(key) else self._reads_at is UseKind.COMPUTE
 
     def _is_language(self, key: str) -> bool:
         return key in self.components and self.components[key].kind == LANGUAGE_MODEL

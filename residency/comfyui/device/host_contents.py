@@ -1,0 +1,53 @@
+"""The facts that the host tells of host memory: what of each component the process holds, and what of the rest the page cache does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ...core.component import Component
+from ...core.events import HostObserved
+from ...transfers.pagecache import cached_behind
+from .contents import Contents
+
+# A look goes through every module of the loaded models and asks the page cache, 0.2 ms for 4 GB: it may take so much of the time.
+MOST_SHARE = 0.02
+REFRESH_S = 0.25  # others change the page cache as well
+
+
+class HostContents:
+    """On the executor's thread."""
+
+    def __init__(self, contents: Contents, clock: Callable[[], float]) -> None:
+        self._contents, self._clock = contents, clock
+        self._told: dict[str, Component] = {}  # those that stand in another order than their files
+        self._last_s = self._cost_s = float("-inf")
+
+    def look(self, components: Mapping[str, Component], *, changed: bool = False, must: bool = False) -> HostObserved | None:
+        """What lies where of these; None when it is too soon for another look. `changed`: weights have been used since the last one.
+        `must`: however soon that is."""
+        now_s = self._clock()
+        if not must and now_s < self._last_s + max(0.0 if changed else REFRESH_S, self._cost_s / MOST_SHARE):
+            return None
+        seen = self._look(components, now_s)
+        self._last_s = now_s
+        self._cost_s = self._clock() - now_s
+        return seen
+
+    def _look(self, components: Mapping[str, Component], now_s: float) -> HostObserved:
+        held: dict[str, int] | None = {}
+        loaded: dict[str, int] = {}
+        laid_out: dict[str, Component] = {}
+        for key, component in components.items():
+            found, loaded_bytes = self._contents.held_first(component)
+            if loaded_bytes:
+                loaded[key] = loaded_bytes
+            if found.extents != self._told.get(key, component).extents:
+                laid_out[key] = found
+                self._told[key] = found
+            if held is not None and loaded_bytes < component.size_bytes:
+                cached_bytes = cached_behind(found.extents, loaded_bytes)
+                if cached_bytes is None:
+                    held = None  # what nobody tells of one is not known of all
+                else:
+                    held[key] = cached_bytes
+        return HostObserved(now_s, held, loaded, laid_out=laid_out)

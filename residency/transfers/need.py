@@ -1,0 +1,45 @@
+"""How much host memory everything but weights has needed lately: what must stay free, measured instead of a share of the machine."""
+
+from __future__ import annotations
+
+from collections import deque
+
+MARGIN_BYTES = 1024**3
+UNKNOWN_BYTES = 4 * 1024**3  # before a prompt has been seen to its end
+MOST_SHARE = 0.1  # of all memory: what was needed once, by whatever program, is no reason to leave more than that idle
+PROMPTS = 4
+
+
+class MeasuredNeed:
+    """The largest fall, within one prompt, of what would be available without the copies of weights that the process holds.
+
+    Those copies are planned for; images, activations, caches and other programs are what remains. `total_bytes` is all memory.
+    """
+
+    def __init__(self, total_bytes: int) -> None:
+        self._most_bytes = int(MOST_SHARE * total_bytes)
+        self._highest_bytes: int | None = None  # of the prompt that runs
+        self._fall_bytes = 0
+        self._seen = False
+        self._falls: deque[int] = deque(maxlen=PROMPTS)
+
+    @property
+    def reserve_bytes(self) -> int:
+        """What is to be left."""
+        known = max((*self._falls, self._fall_bytes), default=0) if self._falls else max(UNKNOWN_BYTES - MARGIN_BYTES, self._fall_bytes)
+        return min(self._most_bytes, known + MARGIN_BYTES)
+
+    def prompt_begins(self) -> None:
+        if self._seen:
+            self._falls.append(self._fall_bytes)
+        self._highest_bytes, self._fall_bytes, self._seen = None, 0, False
+
+    def look(self, available_bytes: int, copies_bytes: int) -> None:
+        """What is available now, and the bytes of weights' copies that the process holds beside it."""
+        without_bytes = available_bytes + copies_bytes
+        if self._highest_bytes is None:
+            self._highest_bytes = without_bytes
+            return
+        self._seen = True
+        self._highest_bytes = max(self._highest_bytes, without_bytes)
+        self._fall_bytes = max(self._fall_bytes, self._highest_bytes - without_bytes)

@@ -1,0 +1,154 @@
+"""What a host has seen of its memory decides what is read: stories of the manager."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from story import MB, components, reads
+
+from residency.core.component import Component, Extent, Mode, Tier
+from residency.core.events import (
+    BudgetChanged,
+    Cancel,
+    Evict,
+    HostObserved,
+    Instruction,
+    NodeFinished,
+    NodeStarted,
+    Outcome,
+    Prefetch,
+    PromptEnded,
+    PromptStarted,
+    Replanned,
+    TransferDone,
+)
+from residency.core.manager import Manager
+from residency.core.timeline import Timeline, Use, UseKind, Visit
+
+
+def told(instructions: list[Instruction]) -> list[tuple[str, str, int]]:
+    return [(type(i).__name__, i.component.key, i.size_bytes // MB) for i in instructions if isinstance(i, Prefetch | Evict)]
+
+
+def bytes_of(sizes_mb: Mapping[str, int]) -> dict[str, int]:
+    return {key: size_mb * MB for key, size_mb in sizes_mb.items()}
+
+
+def seen(loaded_mb: Mapping[str, int], held_mb: Mapping[str, int] | None = None, **options: object) -> HostObserved:
+    return HostObserved(0.0, None if held_mb is None else bytes_of(held_mb), bytes_of(loaded_mb), **options)  # type: ignore[arg-type]
+
+
+def expecting(order: str, again: str) -> Timeline:
+    """One visit for each letter, then those that nobody has asked for."""
+    visits = [Visit("p", str(position), "KSampler") for position in range(len(order + again))]
+    uses = [Use(position, key, UseKind.COMPUTE, True) for position, key in enumerate(order + again) if key != "-"]
+    return Timeline(tuple(visits), tuple(uses), len(order))
+
+
+def begun(
+    timeline: Timeline, parts: dict[str, Component], limit_mb: int, look: HostObserved | None = None
+) -> tuple[Manager, list[Instruction]]:
+    manager = Manager(limit_mb * MB)
+    if look is not None:
+        manager.handle(look)
+    return manager, manager.handle(PromptStarted(1.0, "p", timeline, parts, Mode.BALANCED))
+
+
+def test_what_a_host_has_seen_before_a_prompt_holds_for_components_that_come_with_it():
+    _, instructions = begun(reads("-abc"), components(a=30, b=30, c=30), 100, seen({"a": 30}, {"b": 30}))
+    assert told(instructions) == [("Prefetch", "c", 30)]
+
+
+def test_a_model_that_an_earlier_prompt_left_loaded_is_not_read_ahead_for_one_that_is_queued_meanwhile():
+    parts = components(a=30, b=30)
+
+    def queued(loaded_mb: int) -> list[tuple[str, str, int]]:
+        manager, _ = begun(reads("a"), dict(list(parts.items())[:1]), 100, seen({"a": 30, "b": loaded_mb}, {}))
+        manager.handle(NodeStarted(2.0, 0))
+        return told(manager.handle(Replanned(3.0, reads("ab"), parts, running=0)))
+
+    assert (queued(0), queued(30), queued(15)) == ([("Prefetch", "b", 30)], [], [("Prefetch", "b", 30)])
+
+
+def test_of_a_model_that_is_held_in_part_the_rest_is_read_wherever_it_lies_in_its_file():
+    whole = Component("a", "a", "MODEL", 30 * MB, (Extent("f", 0, 30 * MB),))
+    rest_last = (Extent("f", 10 * MB, 20 * MB), Extent("f", 0, 10 * MB))
+    laid_out = Component("a", "a", "MODEL", 30 * MB, rest_last)
+    manager, instructions = begun(reads("-a"), {"a": whole}, 100, seen({"a": 20}, {}, laid_out={"a": laid_out}))
+    (prefetch,) = instructions
+    assert isinstance(prefetch, Prefetch)
+    assert (prefetch.component.extents, prefetch.start_bytes, prefetch.size_bytes) == (rest_last, 20 * MB, 30 * MB)
+    manager.handle(TransferDone(2.0, "a", Tier.HOST, 10 * MB, 10 * MB, 0.1))
+    (evict,) = manager.handle(BudgetChanged(3.0, Tier.HOST, 4 * MB))
+    assert isinstance(evict, Evict) and (evict.component.extents, evict.keep_bytes) == (rest_last, 24 * MB)
+
+
+def test_the_order_of_bytes_that_was_seen_outlives_a_new_order_of_nodes_and_a_new_prompt_until_another_is_seen():
+    whole = Component("a", "a", "MODEL", 30 * MB, (Extent("f", 0, 30 * MB),))
+    laid_out = Component("a", "a", "MODEL", 30 * MB, (Extent("f", 10 * MB, 20 * MB), Extent("f", 0, 10 * MB)))
+    manager, _ = begun(reads("--a"), {"a": whole}, 0, seen({"a": 20}, {}, laid_out={"a": laid_out}))
+    manager.handle(Replanned(2.0, reads("-a"), {"a": whole}))
+    manager.handle(PromptEnded(3.0, "p", Outcome.SUCCESS))
+    manager.handle(PromptStarted(4.0, "q", reads("-a"), {"a": whole}, Mode.BALANCED))
+    (prefetch,) = manager.handle(BudgetChanged(5.0, Tier.HOST, 100 * MB))
+    assert prefetch.component is laid_out
+    manager.handle(TransferDone(6.0, "a", Tier.HOST, 10 * MB, 10 * MB, 0.1))
+    (prefetch,) = manager.handle(seen({}, {}, laid_out={"a": whole}))
+    assert prefetch.component is whole and isinstance(prefetch, Prefetch) and prefetch.start_bytes == 0
+
+
+def test_where_the_system_does_not_tell_of_its_page_cache_what_was_read_is_remembered():
+    manager, _ = begun(reads("aab"), components(a=30, b=30), 100, seen({}))
+    manager.handle(TransferDone(1.0, "a", Tier.HOST, 30 * MB, 30 * MB, 0.1))
+    manager.handle(NodeStarted(2.0, 0))
+    assert manager.handle(seen({})) == []  # of the page cache nothing was said
+    assert manager.host.held == {"a": 30 * MB}
+    manager.handle(seen({"a": 20}))
+    assert manager.host.held == {"a": 10 * MB}
+    again = manager.handle(PromptStarted(3.0, "q", reads("a"), components(a=30), Mode.BALANCED))
+    assert told(again) == [("Prefetch", "a", 30)]  # asking its mover costs little, and nobody has looked meanwhile
+
+
+def test_of_what_usually_comes_next_the_rest_of_what_is_held_in_part_is_read_when_nothing_else_is_missing():
+    parts = components(a=30, b=30, c=30)
+    manager, instructions = begun(expecting("ab", "abc"), parts, 100, seen({"a": 30}, {}))
+    assert told(instructions) == [("Prefetch", "b", 30)]
+    assert manager.handle(TransferDone(1.0, "b", Tier.HOST, 30 * MB, 30 * MB, 0.1)) == []
+    manager.handle(NodeStarted(2.0, 1))
+    (prefetch,) = manager.handle(seen({"a": 20, "b": 30}, {}))  # c is nowhere: nobody has asked for it
+    assert told([prefetch]) == [("Prefetch", "a", 30)] and isinstance(prefetch, Prefetch) and prefetch.start_bytes == 20 * MB
+    assert prefetch.reason == "KSampler is expected to read it again"
+    manager.handle(NodeFinished(3.0, 1))
+    assert manager.handle(PromptEnded(4.0, "p", Outcome.SUCCESS)) == []  # it goes on being read
+    assert manager.handle(PromptStarted(5.0, "q", expecting("ab", "abc"), parts, Mode.BALANCED)) == []
+
+
+def test_what_is_expected_gets_no_room_of_what_is_needed_sooner_and_is_stopped_for_another_workflow():
+    parts = components(a=30, b=30)
+    manager, instructions = begun(expecting("b", "ba"), parts, 10, seen({"a": 10, "b": 20}, {}))
+    assert told(instructions) == [("Prefetch", "b", 30)]
+    manager.handle(TransferDone(1.0, "b", Tier.HOST, 10 * MB, 10 * MB, 0.1))
+    assert manager.handle(seen({"a": 10, "b": 20}, {"b": 10})) == []  # a is expected behind b
+    assert told(manager.handle(BudgetChanged(2.0, Tier.HOST, 20 * MB))) == [("Prefetch", "a", 20)]
+    (cancel,) = manager.handle(PromptStarted(3.0, "q", reads("-b"), components(b=30), Mode.BALANCED))
+    assert isinstance(cancel, Cancel) and cancel.component.key == "a"
+
+
+def test_nothing_leaves_for_what_could_not_come_all_the_same():
+    parts = components(old=30, b=40, c=20)
+
+    def short_by(limit_mb: int) -> list[tuple[str, str, int]]:
+        manager, _ = begun(reads("--b"), parts, 70, seen({}, {"old": 30, "b": 40}))
+        assert manager.handle(BudgetChanged(2.0, Tier.HOST, limit_mb * MB, 100 * MB)) == []
+        return told(manager.handle(Replanned(3.0, reads("-cb"))))
+
+    assert short_by(5) == []  # with all of what nobody reads gone there would be no room yet; the reserve lets it stay
+    assert short_by(50) == [("Evict", "old", 30), ("Evict", "b", 10)]
+
+
+def test_a_host_that_looks_is_believed_and_not_what_its_nodes_should_have_read():
+    manager, _ = begun(reads("ab"), components(a=30, b=30), 100, seen({}, {}))
+    manager.handle(NodeStarted(2.0, 0))
+    manager.handle(TransferDone(2.5, "a", Tier.HOST, 0, 0, 0.1))
+    manager.handle(NodeFinished(3.0, 0))  # it has pinned what it read, and dropped it from the page cache
+    assert manager.host.held == {}

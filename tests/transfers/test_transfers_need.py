@@ -1,0 +1,55 @@
+"""What host memory must be left: what everything but weights was seen to take."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from residency.transfers.need import MeasuredNeed
+
+GIB = 1024**3
+
+
+def test_before_anything_is_known_four_gibibytes_are_left_or_a_tenth_of_a_small_machine():
+    assert MeasuredNeed(128 * GIB).reserve_bytes == 4 * GIB
+    assert MeasuredNeed(16 * GIB).reserve_bytes == int(1.6 * GIB)
+
+
+def test_the_largest_fall_of_the_last_four_prompts_is_left_and_one_more():
+    need = MeasuredNeed(128 * GIB)
+    for fall in (3, 0, 0, 0, 0):
+        need.prompt_begins()
+        need.look(40 * GIB, 10 * GIB)
+        need.look((40 - fall) * GIB, 10 * GIB)
+    assert need.reserve_bytes == 4 * GIB  # the first of five counts until the fifth has ended
+    need.prompt_begins()
+    assert need.reserve_bytes == 1 * GIB
+
+
+def test_weights_that_the_process_copies_are_no_need():
+    need = MeasuredNeed(128 * GIB)
+    need.prompt_begins()
+    need.look(40 * GIB, 0)
+    need.look(20 * GIB, 20 * GIB)
+    need.prompt_begins()
+    assert need.reserve_bytes == GIB
+
+
+def test_a_prompt_that_needs_more_is_believed_while_it_runs():
+    need = MeasuredNeed(128 * GIB)
+    for _ in range(2):
+        need.prompt_begins()
+        need.look(40 * GIB, 0)
+        need.look(40 * GIB, 0)
+    need.look(34 * GIB, 0)
+    assert need.reserve_bytes == 7 * GIB
+
+
+@given(st.integers(1, 200), st.lists(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)), max_size=5), max_size=8))
+def test_never_more_than_a_tenth_and_never_less_than_nothing(total: int, prompts: list[list[tuple[int, int]]]):
+    need = MeasuredNeed(total * GIB)
+    for looks in prompts:
+        need.prompt_begins()
+        for available, copies in looks:
+            need.look(available * GIB, copies * GIB)
+            assert 0 <= need.reserve_bytes <= int(0.1 * total * GIB)
