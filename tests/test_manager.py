@@ -7,6 +7,7 @@ from residency.core.component import Mode, Policy, Tier
 from residency.core.device_placement import Copies
 from residency.core.events import (
     Cancel,
+    DeviceObserved,
     Evict,
     NodeFinished,
     NodeStarted,
@@ -115,6 +116,18 @@ def test_what_nobody_asked_to_release_stays_for_the_same_workflow_again(mode, as
     manager.handle(PromptStarted(0.0, "p", timeline, components(a=10), mode, {"a": Policy(asked)}))
     assert manager.mode.mode is Mode.LOW_VRAM
     manager.handle(NodeStarted(1.0, 0))
+    instructions = manager.handle(NodeFinished(2.0, 0))
+    assert [i.component.key for i in instructions if isinstance(i, Evict) and i.tier is Tier.DEVICE] == left
+
+
+@pytest.mark.parametrize(("mode", "left"), [(Mode.AUTO, []), (Mode.LOW_VRAM, ["a"])])
+def test_the_only_copy_is_given_back_only_where_somebody_asked_for_that(mode, left):
+    """A first prompt, nothing is expected behind it: what the device alone holds of it would be read again by the second."""
+    manager = Manager(host_limit_bytes=100 * MB, device_limit_bytes=5 * MB)
+    manager.handle(DeviceObserved(0.0, {}, 5 * MB, {}, host_copies_bytes=4 * MB, exchanges=True))
+    manager.handle(PromptStarted(0.0, "p", reads("a-"), components(a=10), mode))
+    manager.handle(NodeStarted(1.0, 0))
+    assert manager.placement.copies is Copies.ONE
     instructions = manager.handle(NodeFinished(2.0, 0))
     assert [i.component.key for i in instructions if isinstance(i, Evict) and i.tier is Tier.DEVICE] == left
 
@@ -260,6 +273,26 @@ def test_after_an_interrupt_nothing_of_the_prompt_is_read_ahead_again():
     host.start(0)
     host.give(PromptEnded(1.0, "p", Outcome.INTERRUPTED))
     assert not host.flight and not host.manager.host.in_flight
+
+
+@pytest.mark.parametrize(
+    ("asks", "stopped"), [({}, ["far"]), ({"far": Policy(priority=1)}, []), ({"near": Policy(prefetch=False)}, [])], ids=str
+)
+def test_what_is_put_in_front_takes_the_drive_from_what_is_read_later(asks, stopped):
+    host = VirtualHost(reads("-"), components(far=90, near=30), 0)
+    host.give(PromptStarted(1.0, "p", named("-", "far"), components(far=90, near=30), Mode.BALANCED, asks))
+    host.limit(100)
+    host.start(0)
+    assert [prefetch.component.key for prefetch in host.flight] == ["far"]
+    told = host.give(Replanned(2.0, named("-", "near", "far"), running=0))
+    assert [one.component.key for one in told if isinstance(one, Cancel)] == stopped
+    assert host.flight[0].component.key == ("near" if stopped else "far")
+
+
+def named(*keys: str) -> Timeline:
+    """One visit for each; it reads that component, "-" none."""
+    visits = [Visit("p", str(position), "Node") for position in range(len(keys))]
+    return Timeline.of(visits, [Use(position, key, UseKind.COMPUTE, True) for position, key in enumerate(keys) if key != "-"])
 
 
 def turns(limit_mb: int, *prompts: str) -> VirtualHost:

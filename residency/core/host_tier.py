@@ -281,6 +281,28 @@ class HostTier:
         unread = [one.key for one in coming if one.asked is None and timeline.missed_at(one.key, after) is None]
         return self.cancel(unread, reason)
 
+    def cancel_overtaken(self, reason: str) -> list[Instruction]:
+        """Stop every transfer of what is read later than something that is missing and not on its way: they begin again behind it."""
+        place, records, terms = self.place, self.state.records, self.terms
+        first = place.timeline.first_read_number(place.position + 1)
+        for use in place.timeline.reads[first:]:
+            record = records.get(use.component, NOTHING)
+            size_bytes = 0 if use.component not in self.components else self.components[use.component].size_bytes
+            missing = record.held_bytes + record.loaded_bytes + record.coming_bytes < size_bytes
+            if missing and not record.coming_bytes and record.may_come and terms.may_prefetch(use.component):
+                break
+        else:
+            return []
+        chosen = {key for key, policy in terms.policies.items() if policy.priority} | set(self.state.asked)
+        later = [
+            one.key
+            for one in self.state.coming.values()
+            if one.key not in chosen
+            and (read := place.timeline.next_read(one.key, place.position)) is not None
+            and read.position > use.position
+        ]
+        return self.cancel(later, reason)
+
     def _evict(self, key: str, size_bytes: int, reason: str) -> Instruction:
         """Give back the last bytes of what is held of the component."""
         self.state.leave(key, size_bytes, reason)

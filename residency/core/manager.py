@@ -138,7 +138,10 @@ class Manager:
             self._host.begin(Place(event.timeline, event.running, True, event.time_s, until_s), self._placements.policies)
             self._running = frozenset([use.component for use in event.timeline.at(event.running)])
             self._soon = frozenset()
-        return self._host.cancel_unread(event.timeline, -1, "the new order no longer reads it") + self._replan()
+        stopped = self._host.cancel_unread(event.timeline, -1, "the new order no longer reads it")
+        if not self._placements.off:
+            stopped += self._host.cancel_overtaken("the new order reads another one first")
+        return stopped + self._replan()
 
     def _begin(self, event: PromptStarted | Replanned) -> None:
         self._running = frozenset()
@@ -219,8 +222,10 @@ class Manager:
         for key in sorted(key for key in self._used if self._placements.of(key) is Strategy.RELEASE):
             if not self._device.holds(key):
                 continue
-            # whoever did not ask for it shall not wait for it either when the same workflow runs again
-            again = self._placements.is_auto(key) and timeline.next_compute_at(key, position) is not None
+            # whoever did not ask for it shall not wait for it either when the same workflow runs again; where the device has the only copy,
+            # giving it back means reading it again
+            is_lost = self.placement.copies is Copies.ONE or timeline.next_compute_at(key, position) is not None
+            again = self._placements.is_auto(key) and is_lost
             if timeline.next_use(key, position) is None and not again:
                 reason = "nothing in this prompt or the queue needs it any more"
                 instructions += self._device.release(self._host.components[key], reason)

@@ -99,7 +99,9 @@ class Reader:
             self.read(chunk)
             return chunk.size_bytes
         middle = chunk.start + chunk.size_bytes // 2
-        middle = max(middle - middle % LEAST_GAP_BYTES, chunk.start + 1)
+        middle -= middle % LEAST_GAP_BYTES
+        if middle <= chunk.start:  # what is longer than a gap holds the beginning of one
+            middle += LEAST_GAP_BYTES
         first_bytes = middle - chunk.start
         rest = replace(chunk, start=middle, size_bytes=chunk.size_bytes - first_bytes, offset=chunk.offset + first_bytes)
         return self.read_gaps(replace(chunk, size_bytes=first_bytes)) + self.read_gaps(rest)

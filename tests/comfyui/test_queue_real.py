@@ -138,10 +138,8 @@ def test_the_front_of_the_queue_is_read_first(long_sampler: Server, huge: str):
     server = long_sampler
     queue(server, checkpoint(huge, "c"))
     wait(lambda: decided(server, "prefetch", "residency_huge"))
-    front = {node_id: node for node_id, node in two_experts(seed=2).items() if node_id not in ("1", "6")}
-    front["8"]["inputs"]["latent_image"] = ["5", 0]
-    queue(server, front, front=True)
+    queue(server, checkpoint("residency_other.ckpt", "c"), front=True)
     pending = sorted(server.get_json("/queue")["queue_pending"], key=lambda item: item[0])
-    assert "7" in pending[0][2]
-    wait(lambda: decided(server, "prefetch", "residency_expert_b"))
-    assert running_node(server) == "6"
+    assert pending[0][2]["1"]["inputs"]["ckpt_name"] == "residency_other.ckpt"
+    wait(lambda: decided(server, "prefetch", "residency_other"))
+    assert decided(server, "cancel", "residency_huge") and running_node(server) == "6"

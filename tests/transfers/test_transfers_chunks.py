@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from residency.core.component import Component, Extent
-from residency.transfers._chunks import cut, joined, overlap, runs
+from residency.transfers._chunks import LEAST_GAP_BYTES, Chunk, Reader, cut, joined, overlap, runs
+from residency.transfers.pagecache import cached_bytes
 
 EXTENTS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 100)), max_size=5)
 
@@ -52,3 +57,28 @@ def test_runs_are_the_chunks_in_order_and_each_is_one_stretch_of_one_file(gaps_a
         one = joined(run)
         assert one.size_bytes == sum(chunk.size_bytes for chunk in run) == run[-1].start + run[-1].size_bytes - run[0].start
         assert {chunk.path for chunk in run} == {one.path}
+
+
+SIZES = st.tuples(st.integers(0, 3 * LEAST_GAP_BYTES), st.integers(1, 4 * LEAST_GAP_BYTES))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SIZES, st.lists(st.integers(0, 127), max_size=4))
+def test_what_is_missing_of_a_chunk_is_read_wherever_it_begins(
+    cold_file: Callable[..., Path], sizes: tuple[int, int], warm: list[int]
+) -> None:
+    """Ranges of tensors begin anywhere: halving one that held no whole gap before its middle never ended."""
+    start, size_bytes = sizes
+    path = cold_file(f"a{start}-{size_bytes}-{warm}", 8 * LEAST_GAP_BYTES)
+    with open(path, "rb") as file:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # exactly these pages
+        for page in warm:
+            file.seek(page * 4096)
+            file.read(1)
+    reader = Reader()
+    try:
+        assert reader.read_gaps(Chunk(str(path), start, size_bytes, 0, start + size_bytes)) <= size_bytes
+    finally:
+        reader.close()
+    assert cached_bytes(Extent(str(path), start, size_bytes)) in (size_bytes, None)

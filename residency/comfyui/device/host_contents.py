@@ -36,6 +36,7 @@ class HostContents:
     def _look(self, components: Mapping[str, Component], now_s: float) -> HostObserved:
         held: dict[str, int] | None = {}
         loaded: dict[str, int] = {}
+        surplus: dict[str, int] = {}
         laid_out: dict[str, Component] = {}
         for key, component in components.items():
             found, loaded_bytes = self._contents.held_first(component)
@@ -44,10 +45,10 @@ class HostContents:
             if found.extents != self._told.get(key, component).extents:
                 laid_out[key] = found
                 self._told[key] = found
-            if held is not None and loaded_bytes < component.size_bytes:
-                cached_bytes = cached_behind(found.extents, loaded_bytes)
-                if cached_bytes is None:
+            if held is not None:
+                cached_bytes, behind_bytes = cached_behind(found.extents), cached_behind(found.extents, loaded_bytes)
+                if cached_bytes is None or behind_bytes is None:
                     held = None  # what nobody tells of one is not known of all
                 else:
-                    held[key] = cached_bytes
-        return HostObserved(now_s, held, loaded, laid_out=laid_out)
+                    held[key], surplus[key] = behind_bytes, cached_bytes - behind_bytes
+        return HostObserved(now_s, held, loaded, surplus, laid_out=laid_out)
