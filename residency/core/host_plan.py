@@ -19,6 +19,9 @@ from .view import Move, Plan, Terms, TierView
 
 NO_TERMS = Terms()
 
+# Where the tier holds more than its limit, as much more must leave for what comes: at most this part of it.
+MOST_LOST = 4
+
 
 def plan(
     timeline: Timeline,
@@ -277,8 +280,8 @@ class _Draft:
             if other == key or not found.yields_to(priority, at):
                 return
             never = found.nearness == -NEVER
-            if self.free < 0 and not never:
-                return  # more would have to be read again than there would be room for
+            if not never and -self.free > wanted // MOST_LOST:
+                return  # too much would have to be read again beside what makes the room
             size = min(self._left, wanted - self.free)
             if now is None and not never and key not in self.busy and self._better_victim_is_busy(found):
                 # it is read again, and what runs now would rather leave: take only what the drive can bring by then

@@ -125,6 +125,7 @@ def patcher(draw: random.Random, free: list[int]) -> Any:
 
     made: Any = Patcher()
     made.model, made.buffer, made.size_bytes = model(draw, lambda size_bytes: Buffer(size_bytes // PAGE + 1, free))
+    made.model.dynamic_pins = {made.load_device: {}}
     return made
 
 
@@ -272,6 +273,9 @@ class Late:
         import torch
 
         return torch.empty(size_bytes, dtype=torch.uint8)
+
+    def unpin(self, block: Any) -> None:
+        """Plain memory goes with its tensor."""
 
 
 class _Late(LateStream):

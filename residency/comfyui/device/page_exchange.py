@@ -24,6 +24,7 @@ import comfy_aimdo.model_vbar as model_vbar
 import torch
 
 from .cuda import Cuda
+from .memory_usage import pinned_bytes
 from .onload import PAGE_BYTES, pages_of, weight_modules
 from .proofs import Behaviour, DisprovedError
 
@@ -48,6 +49,7 @@ class Slots:
         self._cuda = cuda
         self._slabs: list[torch.Tensor] = []
         self._free: list[torch.Tensor] = []
+        self.spared_bytes = 0  # host memory that new slots leave to what ComfyUI will pin for the model that is coming
 
     @property
     def total_bytes(self) -> int:
@@ -55,11 +57,11 @@ class Slots:
 
     def room_pages(self) -> int:
         """Pages that more images could be taken of: the slots that are free, and those that there is memory for."""
-        return len(self._free) + max(0, self._spare_bytes()) // (SLAB_PAGES * PAGE_BYTES) * SLAB_PAGES
+        return len(self._free) + max(0, self._spare_bytes() - self.spared_bytes) // (SLAB_PAGES * PAGE_BYTES) * SLAB_PAGES
 
     def take(self) -> torch.Tensor | None:
         """A free slot; None where there is none and no memory for more."""
-        if not self._free and self._spare_bytes() >= SLAB_PAGES * PAGE_BYTES:
+        if not self._free and self._spare_bytes() - self.spared_bytes >= SLAB_PAGES * PAGE_BYTES:
             try:
                 slab = self._cuda.pinned(SLAB_PAGES * PAGE_BYTES)
             except RuntimeError:  # the system gives no more memory that stays in place
@@ -72,8 +74,10 @@ class Slots:
         self._free += slots
 
     def clear(self) -> None:
-        self._slabs.clear()
         self._free.clear()
+        for slab in self._slabs:
+            self._cuda.unpin(slab)
+        self._slabs.clear()
 
 
 @dataclass(slots=True)
@@ -160,6 +164,10 @@ class PageStore:
     ) -> tuple[int, list[tuple[Any, int]]]:
         patcher = side.patcher
         streams.out.wait_stream(self._cuda.computing())
+        # what finds no room on the device crosses at each step: without a pin it would be read from the file each time
+        most_bytes = room_bytes() + PAGE_BYTES * sum(victim.device_pages() for victim in victims)
+        streamed_bytes, _ = pinned_bytes(patcher)
+        self.slots.spared_bytes = max(0, int(patcher.model_size() - patcher.loaded_size() - most_bytes) - streamed_bytes)
 
         def short_pages() -> int:
             left_out = side.images.left_out
