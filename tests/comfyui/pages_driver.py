@@ -84,8 +84,9 @@ def main() -> None:
     small_pages()
     found = [trial(seed, PageStore) for seed in range(trials)]
     rounds = [cycle(PageStore, *pages) for pages in ((40, 20), (22, 30))]
-    once = cycle(PageStore, 22, 26, passed_once=True)
-    answer = {**dict(zip(("wrong", "lost", "kept"), map(sum, zip(*found, strict=True)), strict=True)), "rounds": rounds, "once": once}
+    once, scarce = (cycle(PageStore, *pages, passed_once=True) for pages in ((22, 26), (20, 16)))
+    answer = {**dict(zip(("wrong", "lost", "kept"), map(sum, zip(*found, strict=True)), strict=True)), "rounds": rounds}
+    answer |= {"once": once, "scarce": scarce}
     print("ANSWER " + json.dumps(answer))
 
 

@@ -63,6 +63,11 @@ def test_what_does_not_fit_is_the_end_of_the_model_that_is_passed_once(seen: dic
     assert last == before and last[0] > 0 and last[1:] == [0, 0]
 
 
+def test_a_model_that_is_passed_once_and_was_lost_whole_takes_no_room_from_those_that_would_be_lost_for_it(seen: dict[str, Any]):
+    """The two others have 36 pages. Were its loss forgotten, they would lose 10 and 12 of their modules in turn."""
+    assert seen["scarce"][-2:] == [[12, 0, 0], [12, 0, 0]]
+
+
 def test_no_module_computes_before_its_copy_has_arrived(late: dict[str, Any]):
     assert late["gated"]["wrong"] == 0 and late["gated"]["resident"] > 1_000
 

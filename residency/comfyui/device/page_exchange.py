@@ -86,13 +86,14 @@ class _Images:
 
     `good`: the modules whose weights were good when their pages were taken, with the signature they had: another one means that ComfyUI
     has filled them anew since. `serials`: of the pages that were brought back; comfy-aimdo counts them up at each mapping. `left_out`:
-    what has no image gets no room on the device either.
+    what has no image gets no room on the device either. `brought`: the model has had its turn.
     """
 
     pages: dict[int, torch.Tensor] = field(default_factory=dict)
     good: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary)
     serials: dict[int, int] = field(default_factory=dict)
     left_out: bool = False
+    brought: bool = False
 
     def keep_good_only(self, page: int, serial: int | None, modules: Iterable[Any]) -> None:
         """The page leaves as it is, or without an image: those of its modules that had other bytes on it are good no longer."""
@@ -194,6 +195,7 @@ class PageStore:
                 pages = min(pages, self.slots.room_pages())
             gone = announce(pages, keep=True)
             if not coming.announced and gone is None:
+                side.images.brought = True
                 return coming.brought_pages * PAGE_BYTES, [(victim.patcher, victim.left_bytes) for victim in victims if victim.left_bytes]
             streams.into.synchronize()
             self.slots.give(coming.arrive())
@@ -284,12 +286,14 @@ class _Side:
         self.buffer = patcher._vbar_get()
 
     def lost_pages(self) -> int:
-        """Pages without an image that are not on the device. 0 for a model of which nothing is there: it has not been loaded yet."""
+        """Pages without an image that are not on the device. 0 for a model that has not been loaded yet."""
         if self.buffer is None:
             return 0
         residency = self.buffer.get_residency()
         there = sum(state & 1 for state in residency)
-        return len(residency) - there - len(self.images.pages) if there + len(self.images.pages) else 0
+        if not (there or self.images.pages or self.images.brought):
+            return 0
+        return -(-int(self.buffer.offset) // PAGE_BYTES) - there - len(self.images.pages)
 
     @cached_property
     def on_page(self) -> dict[int, list[Any]]:
