@@ -290,10 +290,11 @@ class _Side:
         if self.buffer is None:
             return 0
         residency = self.buffer.get_residency()
-        there = sum(state & 1 for state in residency)
+        there: int = sum(state & 1 for state in residency)
         if not (there or self.images.pages or self.images.brought):
             return 0
-        return -(-int(self.buffer.offset) // PAGE_BYTES) - there - len(self.images.pages)
+        pages: int = -(-self.buffer.offset // PAGE_BYTES)
+        return pages - there - len(self.images.pages)
 
     @cached_property
     def on_page(self) -> dict[int, list[Any]]:
