@@ -69,7 +69,8 @@ def measured(asked: Asked, number: int, reads: Reads, clock: DeviceClock) -> tup
     images = [image for one in done.ran for image in asked.server.images(one.prompt_id)]
     told |= {"digest": pixels(images), "blank": _blank(images), "parts": list(done.parts)}
     told["prompts"] = [_seen(*pair) for pair in zip(done.ran, done.prompts, strict=True)]
-    if not asked.with_pack:
+    has = {one["prompt_id"] for one in asked.server.get_json("/residency/traces")["traces"]} if asked.with_pack else set()
+    if not has.issuperset(one.prompt_id for one in done.ran):  # nor does the pack trace what it has been told to leave alone
         return told, traces.seen(done.seconds, done.ran, done.prompts)
     found = [json.loads(asked.server.get(f"/residency/trace?prompt_id={one.prompt_id}")) for one in done.ran]
     return {**told, "pack": [one["summary"] for one in found]}, traces.joined(found)
