@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import link
+from . import link, places
 from .origins import machines, measured, runs
 from .results import SIDES
 from .scenarios import Target
@@ -46,14 +46,34 @@ def section(results: Data) -> str:
     told = ["", f"{rate[0].upper()}{rate[1:]}."] if rate else []
     clocks = _clocks(results)
     told += ["", clocks] if clocks else []
-    return "\n".join([*head, *table(results), *told, "", _LEGEND, *(["", *notes] if notes else [])])
+    return "\n".join([*head, *table(results), *told, "", _LEGEND, *_every_prompt(results), *(["", *notes] if notes else [])])
 
 
 _LEGEND = """\
 Medians of wall seconds as a client sees them, from posting the queue to the last prompt's `execution_success`, with the least, the most
 and the count. Compute: the same prompts with everything on the device. Bound: no schedule can be faster with this drive and link; a warm
 prompt's bound lets the tiers begin with whichever bytes suit it best. Stall: wall minus compute. Link: the rate of the pack's bulk copies
-to the device, timed by the device's own events; a dash where nothing was copied."""
+to the device, timed by the device's own events; a dash where nothing was copied. Read: GB that the middle prompt of each side had read from
+the drive."""
+
+_EVERY = """\
+Each prompt by its place on its server: seconds, and what the server had read from the drive since the prompt before it ended (the kernel's
+count for that process: page faults and read-ahead with it, the page cache's answers not). Several rounds: the median of each place."""
+
+
+def _every_prompt(results: Data) -> list[str]:
+    """A table with one row a side of each scenario that knows its prompts' places, and what the sides are."""
+    found = places.rows(results)
+    if not found:
+        return []
+    first = places.head(results, lambda place: f"prompt {place}")
+    lines = [first, ["---", "---", "---:", "---:", *["---:"] * (len(first) - 4)], *found]
+    return ["", *("| " + " | ".join(line) + " |" for line in lines), "", _EVERY, *_sides(results)]
+
+
+def _sides(results: Data) -> list[str]:
+    told = {f"{side}: {what}" for raw in results["scenarios"].values() for side, what in raw.get("ways", {}).items()}
+    return ["", f"Sides: {'; '.join(sorted(told))}."] if told else []
 
 
 def table(results: Data) -> list[str]:
@@ -67,11 +87,12 @@ def table(results: Data) -> list[str]:
         "bound s",
         "pack ÷ bound",
         "stall s, stock → pack",
+        "read GB, stock → pack",
         "link, share of pinned",
         "images",
         "target",
     )
-    lines = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * 8 + " --- | --- |"]
+    lines = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * 9 + " --- | --- |"]
     for name, raw in results["scenarios"].items():
         told = raw["summary"]
         cells = [
@@ -84,6 +105,7 @@ def table(results: Data) -> list[str]:
             _number(told["bound_s"]),
             _number(told["over_bound"]),
             _stalls(told),
+            _reads(told),
             link.cell(told),
         ]
         cells += [_images(raw), _target(raw)]
@@ -115,6 +137,11 @@ def _stalls(told: Data) -> str:
     return both if told.get("stall_told_s") is None else f"{both} ({_number(told['stall_told_s'])} told)"
 
 
+def _reads(told: Data) -> str:
+    both = [places.read(told, side) for side in SIDES]
+    return "–" if both == ["–", "–"] else " → ".join(both)
+
+
 def _images(raw: Data) -> str:
     if raw["summary"]["identical"] is None:
         return "blank" if any(run["blank"] for run in raw["runs"]) else "–"
@@ -127,17 +154,36 @@ def _target(raw: Data) -> str:
 
 def terminal(results: Data) -> str:
     """The same for people at a terminal."""
-    first = ("", "stock s", "pack s", "ratio", "compute", "bound", "÷ bound", "stall s", "link, share of pinned", "images", "target")
+    first = (
+        "",
+        "stock s",
+        "pack s",
+        "ratio",
+        "compute",
+        "bound",
+        "÷ bound",
+        "stall s",
+        "read GB",
+        "link, share of pinned",
+        "images",
+        "target",
+    )
     rows: list[Sequence[str]] = [first]
     for name, raw in results["scenarios"].items():
         told = raw["summary"]
         stalls = _stalls(told)
         middle = (_number(told["stock_s"]), _number(told["pack_s"]), _number(told["ratio"], "×"), _number(told["compute_s"]))
-        bounds = (_number(told["bound_s"]), _number(told["over_bound"]), stalls, link.cell(told))
+        bounds = (_number(told["bound_s"]), _number(told["over_bound"]), stalls, _reads(told), link.cell(told))
         rows.append((name, *middle, *bounds, _images(raw).strip("*"), _target(raw).replace("*", "")))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = _aligned(rows)
+    if every := places.rows(results):
+        lines += ["", *_aligned([places.head(results), *every])]
     counts = [sum(raw["summary"]["reached"] is wanted for raw in results["scenarios"].values()) for wanted in (True, False)]
     rate = link.line(results)
     lines += ["", *machines(results), *measured(results), *([rate] if rate else []), f"targets: {counts[0]} reached, {counts[1]} missed"]
     return "\n".join(lines)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

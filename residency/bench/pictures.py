@@ -1,4 +1,4 @@
-"""Two timelines one above the other for each scenario: stock as a client saw it, the pack as its trace tells."""
+"""The sides' timelines one above the other for each scenario: stock as a client saw it, the others as the pack's traces tell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PictureError(Exception):
 
 
 def draw(results: Mapping[str, Any], folders: Sequence[Path], into: Path) -> list[Path]:
-    """Write NAME.png and NAME.html for every scenario that has both traces in one of the folders; returns their paths."""
+    """Write NAME.png and NAME.html for every scenario that has both sides' traces in one of the folders; returns their paths."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -28,9 +28,10 @@ def draw(results: Mapping[str, Any], folders: Sequence[Path], into: Path) -> lis
         found = [path for folder in folders if (path := folder / f"{name}.json").is_file()]
         told = json.loads(found[-1].read_text(encoding="utf-8")) if found else {}
         if STOCK in told and PACK in told:
-            both = [(f"{name}, stock", coloured_alike(told[STOCK], told[PACK])), (f"{name}, pack", told[PACK])]
+            others = [(f"{name}, {side}", trace) for side, trace in told.items() if side not in (STOCK, PACK)]
+            drawn = [(f"{name}, stock", coloured_alike(told[STOCK], told[PACK])), *others, (f"{name}, pack", told[PACK])]
             paths = [into / f"{name}.png", into / f"{name}.html"]
-            paths[0].write_bytes(image.png(both))
-            paths[1].write_text(image.html(both), encoding="utf-8")
+            paths[0].write_bytes(image.png(drawn))
+            paths[1].write_text(image.html(drawn), encoding="utf-8")
             written += paths
     return written

@@ -1,43 +1,39 @@
-"""Running scenarios: each on fresh servers, without the pack and with it in turn; what was measured is on disk after every prompt."""
+"""Running scenarios: each on fresh servers, side by side in turn; what was measured is on disk after every prompt."""
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..demo.sides import pixels
-from ..installation.locate import PACK as PACK_FOLDER
 from ..installation.locate import ComfyUI
-from ..installation.server_process import Ran, Server, ServerError, serve
+from ..installation.server_process import Server, ServerError, serve
 from ..transfers.memory import available_bytes
-from . import limits, models, rates, results, traces
+from . import limits, models, queues, rates, results, traces
 from .clock import DeviceClock
 from .origins import OWN
 from .pace import Kind, Pace, Rest, Seen, Side, kinds, least, one_more
-from .results import PACK, SIDES, STOCK
+from .queues import Asked
+from .reads import Reads
 from .scenarios import SCENARIOS, Scenario, Size, Temperature, references
 from .sessions import Work, sessions, works
-from .workflows import Prompt, prompt
+from .ways import Way, choose
+from .workflows import prompt
 
 WARM_UP_NUMBER = 5000
 NUMBERS_APART = 100
-# ComfyUI's worker reaches its collection within this. Where the last message leaves before it (two cores, no GPU), a prompt of 0.15 s that
-# was posted straight after it took 0.46 s.
-BEFORE_COLLECTION_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the user asked for. `prompts`: measured queues on each warm server, fewer where `time_limit_s` has no room for more; no side is
-    begun that would end later with one. `warm_ups` replaces each warm scenario's own number.
+    """What the user asked for. `ways`: the sides, in their turn. `prompts` and `warm_ups` replace each warm scenario's own number of queues
+    that are measured on a server and of those before them; fewer are where `time_limit_s` has no room for more, and no side is begun that
+    would end later with one.
 
     `resume`: what the folder holds of an earlier run on this machine stays, and only what it lacks is run; what comes after a side may then
     be left for the next time. `verbose`: the servers' logs, which are kept beside the results, tell everything.
@@ -45,8 +41,9 @@ class Plan:
 
     scenarios: tuple[Scenario, ...]
     size: Size
+    ways: tuple[Way, ...] = choose(())
     rounds: int = 2
-    prompts: int = 3
+    prompts: int | None = None
     time_limit_s: float | None = None
     prompt_timeout_s: float = 600.0
     with_references: bool = True
@@ -75,14 +72,19 @@ class Bench:
     def path(self) -> Path:
         return self.folder / "results.json"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the sides, in the first round's order."""
+        return tuple(way.side for way in self.plan.ways)
+
     def elapsed_s(self) -> float:
         return time.monotonic() - self.started_s
 
     def sides(self, scenarios: Sequence[Scenario], sides: Iterable[str], round_number: int) -> list[Side]:
-        """What these sides have yet to do in a round: what only tells compute times runs once, without the pack."""
+        """What these sides have yet to do in a round: what only tells compute times runs once, on the first one."""
         told: list[Side] = []
         for side in sides:
-            wanted = [one for one in scenarios if one.name not in self.references or (side == STOCK and round_number == 0)]
+            wanted = [one for one in scenarios if one.name not in self.references or (side == self.names[0] and round_number == 0)]
             mine = [one for one in wanted if not self.has(one, side, round_number)]
             told.append((side, works(mine, self.plan.prompts, self.references, self.plan.warm_ups)))
         return told
@@ -94,7 +96,7 @@ class Bench:
 
     def is_over(self, session: Sequence[Scenario]) -> bool:
         """Whether every side of every round has something of each of them."""
-        return not any(works for number in range(self.plan.rounds) for _, works in self.sides(session, SIDES, number))
+        return not any(works for number in range(self.plan.rounds) for _, works in self.sides(session, self.names, number))
 
     def fits(self, rest: Rest) -> bool:
         """Whether all this would end before the limit."""
@@ -124,7 +126,7 @@ def run(plan: Plan, comfyui: ComfyUI, models_folder: Path, folder: Path, say: Ca
     try:
         with bench.clock:
             for index, session in enumerate(shared):
-                if not bench.fits(least(bench.sides(session, SIDES, 0))):
+                if not bench.fits(least(bench.sides(session, bench.names, 0))):
                     _skip(bench, session, "the time limit came first")
                     continue
                 _make_models(bench, session, [scenario for other in shared[index + 1 :] for scenario in other])
@@ -170,29 +172,39 @@ def _make_models(bench: Bench, session: Sequence[Scenario], later: Sequence[Scen
 
 
 def _session(bench: Bench, session: Sequence[Scenario]) -> None:
-    """Its rounds: stock then pack, pack then stock, and so on. What fails is kept as the error of the scenario that ran.
+    """Its rounds: the sides in their order, backwards, and so on. What fails is kept as the error of the scenario that ran.
 
-    Where time is short, a side is begun when it and the other one of its round fit with one measured queue of each scenario.
+    Where time is short, a side is begun when it and those after it in its round fit with one measured queue of each scenario.
     """
     before = bench.data["scenarios"]
-    raws = {one.name: {**before[one.name], "error": None} if one.name in before else _head(bench, one) for one in session}
+    raws = {one.name: _again(bench, before[one.name]) if one.name in before else _head(bench, one) for one in session}
     seen = {one.name: traces.Traces(bench.folder / "traces" / f"{one.name}.json", keep=one.name in before) for one in session}
     bench.data["scenarios"].update(raws)
-    turns = [(number, side) for number in range(bench.plan.rounds) for side in (SIDES if number % 2 == 0 else reversed(SIDES))]
+    there_and_back = [bench.plan.ways, tuple(reversed(bench.plan.ways))]
+    turns = [(number, way, rest) for number in range(bench.plan.rounds) for way, *rest in _tails(there_and_back[number % 2])]
     with limits.Holder(bench.comfyui, "device_bytes" in bench.data["machine"]) as holder:
-        for number, side in turns:
+        for number, way, later in turns:
             sound = [one for one in session if not raws[one.name]["error"]]
-            # the other side of a round that has just begun; where the next run can do it, it need not fit in here
-            after = (PACK if side == STOCK else STOCK,) if not bench.plan.resume and side == turns[2 * number][1] else ()
-            (_, mine), *coming = bench.sides(sound, (side, *after), number)
+            # the sides after it in a round that has begun; where the next run can do them, they need not fit in here
+            after = [] if bench.plan.resume else [other.side for other in later]
+            (_, mine), *coming = bench.sides(sound, (way.side, *after), number)
             if not mine:
                 continue
-            if not bench.fits(least([(side, mine), *coming])):
-                _skip(bench, session, f"the time limit came before round {number + 1}, {side}")
+            if not bench.fits(least([(way.side, mine), *coming])):
+                _skip(bench, session, f"the time limit came before round {number + 1}, {way.side}")
                 return
-            _side(bench, mine, raws, seen, holder, (side, number), coming)
+            _side(bench, mine, raws, seen, holder, (way, number), coming)
     for name, raw in raws.items():
         raw["complete"] = raw["error"] is None and name not in bench.data["skipped"]
+
+
+def _tails(ways: Sequence[Way]) -> Iterator[Sequence[Way]]:
+    return (ways[place:] for place in range(len(ways)))
+
+
+def _again(bench: Bench, raw: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier run has of a scenario, to go on with."""
+    return {**raw, "error": None, "ways": {**raw.get("ways", {}), **{way.side: way.told() for way in bench.plan.ways}}}
 
 
 def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
@@ -210,6 +222,7 @@ def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
         "resident": scenario.resident,
         "target": asdict(scenario.target),
         "arguments": list(scenario.arguments),
+        "ways": {way.side: way.told() for way in bench.plan.ways},
         "sizes": {one.name: one.at(bench.models).stat().st_size for one in files},
         "prompts": {name: {"uses": one.uses, "passes": one.passes} for name, one in prompts.items()},
         "runs": [],
@@ -225,29 +238,34 @@ def _side(
     raws: dict[str, Any],
     seen: dict[str, traces.Traces],
     holder: limits.Holder,
-    turn: tuple[str, int],
+    turn: tuple[Way, int],
     coming: Sequence[Side],
 ) -> None:
     """One server: each scenario's warm-ups, then its measured queues, as many as leave time for as many of those coming after it."""
-    side, round_number = turn
+    way, round_number = turn
+    side = way.side
     arguments = ["--cpu"] if "device_bytes" not in bench.data["machine"] else []
     arguments += ["--verbose", "DEBUG"] if bench.plan.verbose else []
-    arguments += session[0].scenario.arguments
+    arguments += [*session[0].scenario.arguments, *way.arguments]
     current = session[0].scenario.name
     before_s, before = bench.elapsed_s(), len(bench.pace.queues)
     try:
         with ExitStack() as stack:
             _leave(bench, holder, session[0], raws)
-            server = stack.enter_context(serve(bench.comfyui, bench.models, arguments, PACK_FOLDER if side == PACK else None))
+            server = stack.enter_context(serve(bench.comfyui, bench.models, arguments, way.pack, environment=way.environment))
             stack.callback(_keep, server.log, bench.folder / "logs" / f"{current}-{side}-{round_number + 1}.log")
             bench.pace.around.append((side, bench.elapsed_s() - before_s))
-            if side == PACK:
+            if way.pack is not None:
                 _check_pack(server)
+            if way.settings:
+                server.post("/residency/settings", way.settings)
+            reads = Reads(server.process.pid)
             for place, work in enumerate(session):
                 current = work.scenario.name
                 _leave(bench, holder, work, raws)
                 rest = Rest(side, session[place + 1 :], coming)
-                _measure(bench, work, raws[current], seen[current], server, side, round_number, rest)
+                asked = Asked(work.scenario, bench.plan.size, server, way.pack is not None, bench.plan.prompt_timeout_s)
+                _measure(bench, work, asked, reads, raws[current], seen[current], (side, round_number), rest)
         queues_s = sum(one.seconds for one in bench.pace.queues[before:])
         bench.pace.around[-1] = (side, bench.elapsed_s() - before_s - queues_s)  # with its end, too
     except ServerError as error:
@@ -270,13 +288,15 @@ def _leave(bench: Bench, holder: limits.Holder, work: Work, raws: dict[str, Any]
 
 
 def _measure(
-    bench: Bench, work: Work, raw: dict[str, Any], seen: traces.Traces, server: Server, side: str, round_number: int, rest: Rest
+    bench: Bench, work: Work, asked: Asked, reads: Reads, raw: dict[str, Any], seen: traces.Traces, turn: tuple[str, int], rest: Rest
 ) -> None:
     """One scenario on a server that runs. `rest`: what comes after it. Raises ServerError."""
-    scenario = work.scenario
+    scenario, (side, round_number) = work.scenario, turn
     files = [one.at(bench.models) for one in models.files_of(scenario, bench.plan.size)]
     name = f"{scenario.name}, {side}, round {round_number + 1}"
-    apart = NUMBERS_APART * SCENARIOS.index(scenario)  # no two scenarios draw the same: ComfyUI would answer from its cache
+    place_in_table = [one.name for one in SCENARIOS].index(scenario.name)
+    apart = NUMBERS_APART * place_in_table  # no two scenarios draw the same: ComfyUI would answer from its cache
+    in_round = scenario.prompts if bench.plan.prompts is None else bench.plan.prompts
     for index, kind in enumerate(kinds(work)):
         done = index - work.warm_ups
         if done > 0 and not bench.fits(one_more(rest, work, done)):
@@ -284,54 +304,25 @@ def _measure(
             return
         began_s = bench.elapsed_s()
         if done < 0:
-            seconds, _, _ = _queue(bench, scenario, server, WARM_UP_NUMBER + apart + 10 * round_number + index)
+            seconds = queues.post(asked, WARM_UP_NUMBER + apart + 10 * round_number + index, reads).seconds
+            reads.since()
             bench.say(f"{name}: warm-up {index + 1}, {seconds:.2f} s")
         else:
-            # by the number of the plan, not of this side: the same number is the same prompt on both sides, whichever measures less
-            number = 1 + apart + round_number * bench.plan.prompts + done
+            # by the number of the plan, not of this side: the same number is the same prompt on every side, whichever measures less
+            number = 1 + apart + round_number * in_round + done
             not_cached = limits.make_cold(files) if kind is Kind.COLD else limits.cold_bytes(files)
-            told, trace = _measured(bench, scenario, server, side, number)
-            raw["runs"].append({**told, "round": round_number, "cold_bytes": not_cached})
+            told, trace = queues.measured(asked, number, reads, bench.clock)
+            place = {"side": side, "round": round_number, "place": index + 1, "cold_bytes": not_cached}
+            raw["runs"].append(told | place)
             seen.add(side, told["seconds"], trace)
             seen.write()
             bench.write()
-            bench.say(f"{name}: {told['seconds']:.2f} s")  # last: whoever reads it may end us
+            bench.say(f"{name}: {told['seconds']:.2f} s{_read(told)}")  # last: whoever reads it may end us
         bench.pace.queues.append(Seen(side, scenario.name, kind, len(scenario.queue), bench.elapsed_s() - began_s))
 
 
-def _measured(bench: Bench, scenario: Scenario, server: Server, side: str, number: int) -> tuple[dict[str, Any], traces.Trace]:
-    """What one queue leaves in the results, and its trace."""
-    began_s = time.monotonic()
-    seconds, ran, prompts = _queue(bench, scenario, server, number)
-    mhz = bench.clock.mhz(began_s)
-    images = [image for one in ran for image in server.images(one.prompt_id)]
-    told: dict[str, Any] = {"side": side, "number": number, "seconds": seconds, "digest": pixels(images), "blank": _blank(images)}
-    told["device_mhz"] = mhz
-    told["prompts"] = [_seen(*pair) for pair in zip(ran, prompts, strict=True)]
-    if side == STOCK:
-        return told, traces.seen(seconds, ran, prompts)
-    found = [json.loads(server.get(f"/residency/trace?prompt_id={one.prompt_id}")) for one in ran]
-    return {**told, "pack": [one["summary"] for one in found]}, traces.joined(found)
-
-
-def _queue(bench: Bench, scenario: Scenario, server: Server, number: int) -> tuple[float, list[Ran], list[Prompt]]:
-    """Seconds to the last success, what ran, and what was posted."""
-    mine = models.family(bench.plan.size, scenario.precision)
-    prompts = [prompt(workflow, mine, bench.plan.size, 100 * number + index) for index, workflow in enumerate(scenario.queue)]
-    ran = server.run_queue([one.graph for one in prompts], bench.plan.prompt_timeout_s * len(prompts))
-    _let_collect(server)
-    return max(one.end_s for one in ran), ran, prompts
-
-
-def _let_collect(server: Server) -> None:
-    """Until the interpreter is not held by a collection, so that the next prompt is not posted into it: an answer is only given then."""
-    time.sleep(BEFORE_COLLECTION_S)
-    server.get("/prompt")
-
-
-def _seen(ran: Ran, one: Prompt) -> dict[str, Any]:
-    nodes = [(node_id, one.graph[node_id]["class_type"], round(start_s, 4), round(end_s, 4)) for node_id, start_s, end_s in ran.nodes]
-    return {"workflow": one.workflow.value, "nodes": nodes, "end_s": ran.end_s, "free_s": ran.free_s}
+def _read(told: Mapping[str, Any]) -> str:
+    return "" if told["drive_bytes"] is None else f", {told['drive_bytes'] / 1e9:.1f} GB read"
 
 
 def _keep(log: Path, place: Path) -> None:
@@ -343,15 +334,3 @@ def _check_pack(server: Server) -> None:
     reasons = server.why_off()
     if reasons is not None:
         raise ServerError(f"the pack is off with this ComfyUI: {reasons}\n{server.tail()}")
-
-
-def _blank(images: Iterable[bytes]) -> bool:
-    """Whether one of them is a plain area: what weights that overflow draw, and no proof that two sides are alike."""
-    from PIL import Image
-
-    for data in images:
-        with Image.open(io.BytesIO(data)) as image:
-            low, high = image.convert("L").getextrema()
-            if low == high:
-                return True
-    return False

@@ -21,8 +21,8 @@ class Work:
     fresh: bool
 
 
-def works(scenarios: Iterable[Scenario], measured: int, references: frozenset[str], warm_ups: int | None = None) -> tuple[Work, ...]:
-    """What a server does for these in turn; references are measured twice. `warm_ups` replaces each warm scenario's own number."""
+def works(scenarios: Iterable[Scenario], measured: int | None, references: frozenset[str], warm_ups: int | None = None) -> tuple[Work, ...]:
+    """What a server does for these in turn; references are measured twice. `measured` and `warm_ups` replace each warm scenario's own."""
     found: list[Work] = []
     for one in scenarios:
         fresh = not found
@@ -31,7 +31,8 @@ def works(scenarios: Iterable[Scenario], measured: int, references: frozenset[st
         if one.temperature is Temperature.COLD:
             found.append(Work(one, 0, 1, fresh))
         else:
-            count = REFERENCE_PROMPTS if one.name in references else measured
+            asked = one.prompts if measured is None else measured
+            count = REFERENCE_PROMPTS if one.name in references else asked
             found.append(Work(one, before if warm_ups is None else warm_ups, count, fresh))
     return tuple(found)
 

@@ -1,4 +1,4 @@
-"""One trace of each side per scenario, kept small beside the results: the median run of stock as a client saw it, and of the pack."""
+"""One trace of each side per scenario, kept small beside the results: the median run, stock's as a client saw it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..installation.server_process import Ran
 from ..record import outside
 from . import link
-from .results import PACK, STOCK, write
+from .results import write
 from .workflows import Prompt
 
 MAX_DECISIONS = 200
@@ -24,18 +24,17 @@ class Traces:
 
     def __init__(self, path: Path, *, keep: bool = False) -> None:
         self.path = path
-        self._runs: dict[str, list[tuple[float, Trace]]] = {STOCK: [], PACK: []}
+        self._runs: dict[str, list[tuple[float, Trace]]] = {}
         self._before: dict[str, Trace] = json.loads(path.read_text(encoding="utf-8")) if keep and path.exists() else {}
 
     def add(self, side: str, seconds: float, trace: Trace) -> None:
-        self._runs[side].append((seconds, trace))
+        self._runs.setdefault(side, []).append((seconds, trace))
 
     def write(self) -> None:
         kept = dict(self._before)
         for side, runs in self._runs.items():
-            if runs:
-                _, trace = sorted(runs, key=lambda run: run[0])[(len(runs) - 1) // 2]
-                kept[side] = {**trace, "decisions": trace["decisions"][:MAX_DECISIONS]}
+            _, trace = sorted(runs, key=lambda run: run[0])[(len(runs) - 1) // 2]
+            kept[side] = {**trace, "decisions": trace["decisions"][:MAX_DECISIONS]}
         write(kept, self.path, indent=None)
 
 

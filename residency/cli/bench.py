@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..bench import markdown, pictures, results
+from ..bench import markdown, pictures, results, ways
 from ..bench.run import Plan, run
 from ..bench.scenarios import SCENARIOS, Size, choose
 from ..installation.locate import HOW_TO_GET_ONE, cache_folder, find_comfyui
@@ -29,8 +29,15 @@ def register(commands: Any) -> None:
     sizes = [size.value for size in Size]
     parser.add_argument("--size", choices=sizes, default="tiny", help="of the models: full is flux-dev with T5-XXL, 58 GB (%(default)s)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="servers started for each side of a scenario (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="measured prompts on each warm server (%(default)s)")
-    parser.add_argument("--warm-ups", type=int, metavar="N", help="prompts before the measured ones on each warm server (default: 2)")
+    parser.add_argument("--repeats", type=int, metavar="N", help="measured prompts on each warm server (default: the scenario's, 2 to 5)")
+    parser.add_argument(
+        "--warm-ups", type=int, metavar="N", help="prompts before them on each warm server (default: the scenario's, 1 or 2)"
+    )
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="an earlier checkout of the pack, as a third side called before")
+    parser.add_argument(
+        "--way", action="append", default=[], metavar="NAME=WORDS", help=f"another side, the pack in another way: {ways.HOW}"
+    )
+    parser.add_argument("--sides", metavar="A,B", help="run only these sides (default: stock, before, each way, pack)")
     parser.add_argument(
         "--models-directory", type=Path, metavar="DIR", help="where the models are made and kept (default: the demo's cache)"
     )
@@ -91,6 +98,10 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     size = Size(options.size)
     try:
         scenarios = choose(options.scenarios.split(",")) if options.scenarios else SCENARIOS
+        sides = ways.choose(
+            [*([ways.earlier(options.before)] if options.before else []), *map(ways.parse, options.way)],
+            options.sides.split(",") if options.sides else None,
+        )
     except ValueError as error:
         raise BenchError(str(error)) from error
     comfyui = find_comfyui()
@@ -99,7 +110,9 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     models = (options.models_directory or cache_folder() / f"bench-{size.value}").resolve()
     models.mkdir(parents=True, exist_ok=True)
     limits = (options.rounds, options.repeats, options.time_limit, options.prompt_timeout)
-    plan = Plan(scenarios, size, *limits, not options.no_references, options.warm_ups, _command_line(), options.resume, options.verbose)
+    plan = Plan(
+        scenarios, size, sides, *limits, not options.no_references, options.warm_ups, _command_line(), options.resume, options.verbose
+    )
     # a server and the holders of memory end with their contexts: also when the bench is asked to end
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:

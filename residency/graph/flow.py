@@ -167,6 +167,11 @@ class Flow:
 
     def _visit(self, root: str) -> None:
         """Sources before targets, without recursion. A link back into a cycle carries nothing."""
+        if root in self._carried or root not in self._prompt:
+            return
+        if all(source in self._carried for _, source, _ in links(self._prompt[root])):
+            self._settle(root)
+            return
         stack = [(root, False)]
         opened: set[str] = set()
         while stack:
@@ -186,6 +191,9 @@ class Flow:
         self._outputs[node_id] = outputs
         slots: tuple[_Carried, ...] = tuple({} for _ in outputs)
         self._carried[node_id] = slots
+        arrivals, own = self._arrivals(node_id, node, traits), self._loads.get(node_id, ())
+        if not arrivals and not own:
+            return
         arriving = {kind for _, source, slot in links(node) if (kind := self._link_type(source, slot)) is not None}
         made = {kind for kind in outputs if _is_result(kind)}
         is_empty = made == {"LATENT"} and arriving <= (_SIZES if "empty" in class_type.lower() else _CODER) | SETTINGS
@@ -193,7 +201,7 @@ class Flow:
         computed: dict[str, None] = {}
         beside_model: list[str] = []
         targets_of: dict[tuple[str, str], list[int]] = {}
-        for link, kind, key in self._arrivals(node_id, node, traits):
+        for link, kind, key in arrivals:
             targets = targets_of.get((link, kind))
             if targets is None:
                 targets = targets_of[link, kind] = _targets(link, kind, outputs, arriving)
@@ -210,7 +218,7 @@ class Flow:
                 computed[key] = None
         if computed and not arriving.isdisjoint(_SAMPLED):
             computed.update(dict.fromkeys(beside_model))
-        for key, kind in self._loads.get(node_id, ()):
+        for key, kind in own:
             self._load(key, kind, outputs, slots, computed)
         self._computed[node_id] = tuple(computed)
 

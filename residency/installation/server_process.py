@@ -207,10 +207,12 @@ def serve(
     pack: Path | None = PACK,
     front_end: bool = False,
     others: Sequence[Path] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """A server on a free port with `pack` (None: without) and `others` as its only custom nodes, ended and cleaned up on leaving.
 
-    With `front_end` it serves ComfyUI's own pages, for a browser. Raises ServerError when it does not come up.
+    `environment` comes on top of this process's. With `front_end` it serves ComfyUI's own pages, for a browser. Raises ServerError when it
+    does not come up.
     """
     base = Path(tempfile.mkdtemp(prefix="residency-"))
     try:
@@ -231,11 +233,11 @@ def serve(
             command += ["--front-end-root", str(base / "front_end")]
         # ComfyUI runs from where its own `python` is the first one, as its venv's activate script arranges it
         search = os.pathsep.join([str(comfyui.python.parent), os.environ.get("PATH", "")])
-        environment = {**os.environ, "PATH": search, "PYTHONUNBUFFERED": "1"}
+        whole = {**os.environ, "PATH": search, "PYTHONUNBUFFERED": "1", **(environment or {})}
         log = base / "server.log"
         with open(log, "wb") as output:
             process = subprocess.Popen(
-                command, cwd=comfyui.path, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                command, cwd=comfyui.path, env=whole, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
         try:
             server = Server(process, port, log)

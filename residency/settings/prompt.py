@@ -83,6 +83,8 @@ def node_asks(prompt: Mapping[str, Any], extra_data: object) -> list[NodeAsk]:
     for node_id, node in prompt.items():
         class_type = mapping(node).get("class_type")
         family = family_of(class_type)
+        if family is None and node_id not in given:
+            continue
         source = node_source(node_id, class_type)
         inputs = mapping(mapping(node).get("inputs"))
         left = {name: inputs[name] for name in INPUTS[family] if not isinstance(inputs.get(name, []), list)} if family else {}

@@ -99,8 +99,10 @@ def components_of_node(class_type: str, inputs: Mapping[str, Any], output_types:
     `class_type` only names the node in warnings. Files that do not look like weights are left alone; a file that cannot be used
     gives a warning and no component, so that ComfyUI reports it in its own way.
     """
-    handles = tuple(dict.fromkeys(kind for kind in output_types if kind not in DATA_TYPES))
     named = _files(inputs, resolve)
+    if not named:
+        return NodeLoads()
+    handles = tuple(dict.fromkeys(kind for kind in output_types if kind not in DATA_TYPES))
     options = _options(inputs, {value for _, value, _ in named}) if handles else {}
     patches = any(_is_link(inputs.get(kind.lower())) for kind in handles)  # takes what it gives: a LoRA, not a loader
     warnings: list[str] = []

@@ -22,6 +22,11 @@ def test_a_scenario_is_measured_alone_with_the_resident_runs_of_its_workflows_an
     assert {(scenario.precision, workflow.computes_like) for workflow in scenario.queue} <= told
 
 
+def test_the_classes_of_hardware_are_measured_from_the_second_prompt_to_the_sixth():
+    classes = [one for one in SCENARIOS if one.name in ("C1", "C2", "C4", "C5")]
+    assert [tuple(range(one.warm_ups + 1, one.warm_ups + one.prompts + 1)) for one in classes] == [(2, 3, 4, 5, 6)] * 4
+
+
 def test_only_warm_scenarios_have_warm_ups_that_count_for_something():
     assert all(scenario.warm_ups > 0 for scenario in SCENARIOS if scenario.temperature is Temperature.WARM)
 

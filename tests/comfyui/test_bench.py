@@ -6,9 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from residency.bench import ways
 from residency.bench.markdown import BEGIN, END
+from residency.bench.models import files_of
+from residency.bench.run import Plan, run
+from residency.bench.scenarios import Limits, Size, choose
 from residency.installation.locate import PACK, ComfyUI
 
 
@@ -46,6 +53,35 @@ def test_one_run_measures_both_sides_and_leaves_results_traces_pictures_and_a_ta
     assert "| S8: " in page.read_text() and "not what the pack gains" in page.read_text()
 
 
+def test_the_pack_runs_beside_an_earlier_checkout_and_in_another_way_and_all_draw_the_same(comfyui: ComfyUI, tmp_path: Path):
+    few = ["--scenarios", "S8", "--rounds", "1", "--repeats", "1", "--warm-ups", "0", "--before", str(PACK)]
+    ran = bench(comfyui, tmp_path, *few, "--way", "off=RESIDENCY_NOTE=1 mode=off --verbose DEBUG", "--sides", "off,stock,before")
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["scenarios"]["S8"]
+    assert [(run["side"], run["place"]) for run in found["runs"]] == [("stock", 1), ("before", 1), ("off", 1)]
+    assert found["summary"]["identical"] is True and len({run["digest"] for run in found["runs"]}) == 1
+    assert found["ways"]["off"].endswith("with RESIDENCY_NOTE=1 mode=off --verbose DEBUG")
+    assert {run["side"] for run in found["runs"] if "pack" in run} == {"before"}  # what is off has no trace to tell
+    logs = {log.name: "DEBUG" in log.read_text() for log in (tmp_path / "out" / "logs").iterdir()}
+    assert logs == {"S8-stock-1.log": False, "S8-before-1.log": False, "S8-off-1.log": True}
+    assert all(f"S8 {side} " in " ".join(ran.stdout.split()) for side in ("stock", "before", "off"))
+
+
+def test_a_switch_posts_each_workflow_when_the_one_before_has_ended(comfyui: ComfyUI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    switch = replace(choose(["C6"])[0], limits=Limits(), prompts=1)
+    plan = Plan((switch,), Size.TINY, ways.choose((), ["pack"]), rounds=1, with_references=False)
+    found = run(plan, comfyui, tmp_path / "models", tmp_path / "out", print)["scenarios"]["C6"]
+    assert found["error"] is None
+    (one,) = found["runs"]
+    assert one["place"] == 2 and len(one["parts"]) == 3
+    assert one["seconds"] == pytest.approx(sum(part["seconds"] for part in one["parts"])) == one["prompts"][-1]["end_s"]
+    ends = [prompt["end_s"] for prompt in one["prompts"]]
+    assert ends == sorted(ends) and one["prompts"][1]["nodes"][0][2] >= ends[0]
+    if one["drive_bytes"] is not None:
+        assert one["drive_bytes"] == sum(part["drive_bytes"] for part in one["parts"])
+
+
 def test_a_run_that_was_cut_short_goes_on_where_it_was(comfyui: ComfyUI, tmp_path: Path):
     path, few = tmp_path / "out" / "results.json", ["--scenarios", "S8", "--rounds", "1", "--repeats", "1", "--warm-ups", "0"]
     with begin(comfyui, tmp_path, *few) as cut:
@@ -78,9 +114,6 @@ def test_a_server_that_does_not_start_ends_its_scenario_at_once_with_its_log(com
     for path in ("comfyui_version.py",):
         (broken / path).write_text((comfyui.path / path).read_text())
     models = tmp_path / "models"
-    from residency.bench.models import files_of
-    from residency.bench.scenarios import Size, choose
-
     for file in files_of(choose(["S8"])[0], Size.TINY):
         file.at(models).parent.mkdir(parents=True, exist_ok=True)
         file.at(models).write_bytes(bytes(1 << 20))

@@ -1,0 +1,115 @@
+"""One queue on a server: posted, followed to its end, and what it leaves in the results."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..demo.sides import pixels
+from ..installation.server_process import Ran, Server
+from . import models, traces
+from .clock import DeviceClock
+from .reads import Reads
+from .scenarios import Scenario, Size
+from .workflows import Prompt, prompt
+
+# ComfyUI's worker reaches its collection within this. Where the last message leaves before it (two cores, no GPU), a prompt of 0.15 s that
+# was posted straight after it took 0.46 s.
+BEFORE_COLLECTION_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is posted where: `with_pack`: the server has the pack's traces to tell."""
+
+    scenario: Scenario
+    size: Size
+    server: Server
+    with_pack: bool
+    prompt_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Seconds to the last success, on the clock of `ran`. `parts`: seconds and bytes read of each prompt that was posted alone."""
+
+    seconds: float
+    ran: tuple[Ran, ...]
+    prompts: tuple[Prompt, ...]
+    parts: tuple[dict[str, Any], ...] = ()
+
+
+def post(asked: Asked, number: int, reads: Reads) -> Done:
+    """The prompts of this number: together, or one by one without the time between them. Raises ServerError."""
+    scenario = asked.scenario
+    mine = models.family(asked.size, scenario.precision)
+    prompts = tuple(prompt(workflow, mine, asked.size, 100 * number + index) for index, workflow in enumerate(scenario.queue))
+    if scenario.at_once:
+        ran = _follow(asked, prompts)
+        return Done(max(one.end_s for one in ran), tuple(ran), prompts)
+    seconds, every, parts = 0.0, [], []
+    for one in prompts:
+        (ran_one,) = _follow(asked, [one])
+        every.append(_later(ran_one, seconds))
+        seconds += ran_one.end_s
+        parts.append({"seconds": ran_one.end_s, "drive_bytes": reads.since()})
+    return Done(seconds, tuple(every), prompts, tuple(parts))
+
+
+def measured(asked: Asked, number: int, reads: Reads, clock: DeviceClock) -> tuple[dict[str, Any], traces.Trace]:
+    """What one queue leaves in the results, and its trace. Raises ServerError."""
+    began_s = time.monotonic()
+    done = post(asked, number, reads)
+    told: dict[str, Any] = {"number": number, "seconds": done.seconds, "drive_bytes": _read(done, reads)}
+    told["device_mhz"] = clock.mhz(began_s)
+    images = [image for one in done.ran for image in asked.server.images(one.prompt_id)]
+    told |= {"digest": pixels(images), "blank": _blank(images), "parts": list(done.parts)}
+    told["prompts"] = [_seen(*pair) for pair in zip(done.ran, done.prompts, strict=True)]
+    has = {one["prompt_id"] for one in asked.server.get_json("/residency/traces")["traces"]} if asked.with_pack else set()
+    if not has.issuperset(one.prompt_id for one in done.ran):  # nor does the pack trace what it has been told to leave alone
+        return told, traces.seen(done.seconds, done.ran, done.prompts)
+    found = [json.loads(asked.server.get(f"/residency/trace?prompt_id={one.prompt_id}")) for one in done.ran]
+    return {**told, "pack": [one["summary"] for one in found]}, traces.joined(found)
+
+
+def _read(done: Done, reads: Reads) -> int | None:
+    """Bytes of the whole queue, and of what was read between the queue before it and this one."""
+    if not done.parts:
+        return reads.since()
+    each = [part["drive_bytes"] for part in done.parts]
+    return None if None in each else sum(each)
+
+
+def _follow(asked: Asked, prompts: Iterable[Prompt]) -> list[Ran]:
+    graphs = [one.graph for one in prompts]
+    ran = asked.server.run_queue(graphs, asked.prompt_timeout_s * len(graphs))
+    # until no collection holds the interpreter, so that the next prompt is not posted into one: an answer is only given then
+    time.sleep(BEFORE_COLLECTION_S)
+    asked.server.get("/prompt")
+    return ran
+
+
+def _later(ran: Ran, by_s: float) -> Ran:
+    nodes = [(node_id, start_s + by_s, end_s + by_s) for node_id, start_s, end_s in ran.nodes]
+    return replace(ran, nodes=nodes, end_s=ran.end_s + by_s, free_s=ran.free_s + by_s)
+
+
+def _seen(ran: Ran, one: Prompt) -> dict[str, Any]:
+    nodes = [(node_id, one.graph[node_id]["class_type"], round(start_s, 4), round(end_s, 4)) for node_id, start_s, end_s in ran.nodes]
+    return {"workflow": one.workflow.value, "nodes": nodes, "end_s": ran.end_s, "free_s": ran.free_s}
+
+
+def _blank(images: Iterable[bytes]) -> bool:
+    """Whether one of them is a plain area: what weights that overflow draw, and no proof that two sides are alike."""
+    from PIL import Image
+
+    for data in images:
+        with Image.open(io.BytesIO(data)) as image:
+            low, high = image.convert("L").getextrema()
+            if low == high:
+                return True
+    return False
