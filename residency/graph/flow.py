@@ -82,7 +82,7 @@ RESULTS = frozenset(
         "CONDITIONING_LIST",
     }
 )
-_RESULT_ENDINGS = ("_OUTPUT", "_DATA", "_EMBEDS", "_EMBEDDING", "_GEOMETRY", "_RESULT", "_IMAGE", "_LATENT")
+_RESULT_ENDINGS = ("_OUTPUT", "_DATA", "_EMBEDS", "_EMBEDDING", "_GEOMETRY", "_RESULT", "_IMAGE", "_LATENT", "_TASK_ID")
 _IN_CONDITIONING = frozenset({"CONTROL_NET", "GLIGEN", "HOOKS"})
 # Encoders work in the node that gets them: they are not kept inside these.
 _ENCODERS = frozenset({"CLIP", "VAE", "CLIP_VISION", "AUDIO_ENCODER", "STYLE_MODEL", "PHOTOMAKER"})
