@@ -15,6 +15,7 @@ from ..graph import NODE_OPERATIONS, OPERATIONS, Allowance, computes, is_handle,
 from ..settings.node_inputs import core_inputs
 from ..weights.components import DATA_TYPES, LANGUAGE_MODEL, components_of_node
 from .core_nodes import core_nodes
+from .extra_paths import ExtraFolder
 from .file import Workflow
 from .model_folder import ModelFolder, names_weights
 
@@ -71,7 +72,12 @@ class Prediction:
 
 
 def predict(
-    workflow: Workflow, models: Path, reads_at: UseKind, prompt_id: str = "predicted", sizes: Mapping[str, int] | None = None
+    workflow: Workflow,
+    models: Path,
+    reads_at: UseKind,
+    prompt_id: str = "predicted",
+    sizes: Mapping[str, int] | None = None,
+    extra: Sequence[ExtraFolder] = (),
 ) -> Prediction:
     """The timeline of a workflow. `reads_at` is LOAD with ComfyUI's legacy patcher, COMPUTE under dynamic VRAM.
 
@@ -83,7 +89,7 @@ def predict(
     allowance = Allowance(OPERATIONS + NODE_OPERATIONS * len(workflow.prompt))
     order = predict_order(workflow.prompt, outputs, workflow.traits, wanted=wanted, allowance=allowance)
     runs = set(order)
-    reader = _Reader(workflow, ModelFolder(models, sizes or {}))
+    reader = _Reader(workflow, ModelFolder(models, sizes or {}, extra))
     if not workflow.outputs:
         reader.warnings.append("no node saves or shows anything, so ComfyUI would refuse it; planned as if its last nodes did")
     for node_id in workflow.prompt:
