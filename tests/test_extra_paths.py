@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ def test_a_file_that_is_no_such_list_is_told_in_one_line(tmp_path: Path, text: s
         read_extra_paths(tmp_path / "x.yaml")
     with pytest.raises(UsageError, match="cannot be read"):
         read_extra_paths(tmp_path / "none.yaml")
+
+
+def test_without_pyyaml_that_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)  # as where it is not installed
+    with pytest.raises(UsageError, match="needs PyYAML"):
+        read_extra_paths(tmp_path / "x.yaml")
 
 
 def test_values_that_name_no_folder_are_left_out(tmp_path: Path) -> None:

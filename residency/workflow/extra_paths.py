@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..units import UsageError
 
 FILE_NAME = "extra_model_paths.yaml"
@@ -26,6 +24,10 @@ class ExtraFolder:
 
 def read_extra_paths(file: Path) -> tuple[ExtraFolder, ...]:
     """The folders that a file names, in its order; relative ones lie beside it or below its `base_path`. Raises UsageError."""
+    try:
+        import yaml  # ComfyUI has it; whoever plans without such a file needs none
+    except ImportError as error:
+        raise UsageError(f"{file}: reading it needs PyYAML: pip install pyyaml, or plan with ComfyUI's Python") from error
     try:
         sections = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
