@@ -86,7 +86,8 @@ def test_conditioning_that_carries_a_controlnet_passes_image_to_video_nodes_unto
         "vae": node("VAELoader"),
         "text": node("CLIPTextEncode"),
         "apply": node("ControlNetApply", conditioning="text", control_net="cn"),
-        "video": node("WanImageToVideo", positive="apply", negative="text", vae="vae"),
+        "picture": node("LoadImage"),
+        "video": node("WanImageToVideo", positive="apply", negative="text", vae="vae", start_image="picture"),
     }
     assert flow(prompt, {"cn": (("cn", "CONTROL_NET"),), "vae": (("vae", "VAE"),)}) == {"video": ("vae",)}
 
@@ -243,6 +244,20 @@ def test_a_vae_that_gets_something_to_code_is_computed_with_even_where_a_latent_
     table = {"ScaleLatentInPixels": NodeTraits(("LATENT",))}
     found = flow(prompt, {"vae": (("vae", "VAE"),)}, traits=lambda name: table.get(name) or core_traits(name))
     assert found == {"scaled": ("vae",), "encoded": ("vae",)}
+
+
+def test_image_to_video_without_an_image_has_no_use_for_its_vae() -> None:
+    prompt = text_to_image()
+    prompt["video"] = node("WanImageToVideo", positive="yes", negative="no", vae="load.2")
+    prompt["sample"]["inputs"] |= {"positive": ["video", 0], "latent_image": ["video", 2]}
+    loads = {"load": CHECKPOINT}
+    assert flow(prompt, loads) == {"yes": ("clip",), "no": ("clip",), "sample": ("model",), "decode": ("vae",)}
+    prompt["video"]["inputs"]["start_image"] = ["picture", 0]
+    assert flow(prompt | {"picture": node("LoadImage")}, loads)["video"] == ("vae",)
+    prompt["h3"] = node("MiniMaxH3ImageToVideo", clip="load.1", vae="load.2")
+    assert flow(prompt, loads)["h3"] == ("clip",)
+    prompt["h3"]["inputs"]["first_frame"] = ["picture", 0]
+    assert flow(prompt | {"picture": node("LoadImage")}, loads)["h3"] == ("clip", "vae")
 
 
 def test_a_long_chain_of_loras_is_followed_in_proportion_to_its_length_and_the_model_is_not_lost() -> None:

@@ -134,7 +134,9 @@ def test_the_verdict_is_about_what_was_understood(plan: Plan) -> None:
     graph = unknown_loader("small.safetensors").node(2, "Mystery", outputs="IMAGE:IMAGE").node(3, "Mystery", outputs="IMAGE:IMAGE")
     graph.node(4, "SaveImage", "images:IMAGE").node(5, "SaveImage", "images:IMAGE").link(2, 0, 4, "images").link(3, 0, 5, "images")
     said = plan.text(graph)
-    assert "1 component, 100 B to read; 1 thing was not understood:\nnot understood: Mystery 2, 3: a class that ComfyUI does not" in said
+    assert (
+        "1 component, 100 B to read; 1 thing was not understood:\nnot understood: Mystery 2, 3: a class that this version does not" in said
+    )
     assert "balanced: what was understood fits; 1 thing was not understood" in said
     assert plan.json(graph)["modes"][0]["verdict"] == "what was understood fits; 1 thing was not understood"
     assert "balanced: fits, and nothing waits" in plan.text(unknown_loader("small.safetensors"))
@@ -144,7 +146,7 @@ def test_the_verdict_is_about_what_was_understood(plan: Plan) -> None:
     ("values", "why", "means"),
     [
         (["Qwen/Qwen2.5-VL-7B-Instruct"], "folder", "repository"),
-        (["fp16", 3], "class", "a loader: it gives MODEL"),
+        (["fp16", 3], "loader", "a loader: it gives MODEL"),
         (["a.gguf"], "missing", "in no model folder"),
     ],
 )
@@ -184,7 +186,30 @@ def test_a_workflow_that_saves_nothing_is_planned_as_if_its_last_nodes_did(plan:
 
 def test_a_workflow_that_reads_no_weights_fits(plan: Plan) -> None:
     graph = Graph().node(1, "EmptyLatentImage", outputs="LATENT:LATENT").node(2, "SaveLatent", "samples:LATENT").link(1, 0, 2, "samples")
-    assert "balanced: fits, and nothing waits" in plan.text(graph)
+    said = plan.text(graph)
+    assert "\nno node names weights: nothing is to be read\n" in said and "balanced: fits, and nothing waits" in said
+
+
+def test_a_workflow_that_a_service_computes_is_no_mistake_and_its_unknown_class_has_one_line(plan: Plan) -> None:
+    graph = Graph()
+    for number in (1, 2):
+        graph.node(number, "SomeServiceV9", outputs="IMAGE:IMAGE", widgets_values=["a cat", "model-xl"])
+        graph.node(number + 10, "SaveImage", "images:IMAGE").link(number, 0, number + 10, "images")
+    said = plan.text(graph)
+    assert (
+        "\nno node names weights: nothing is to be read; 1 thing was not understood:\nnot understood: SomeServiceV9 1, 2: a class" in said
+    )
+    assert "balanced: what was understood fits; 1 thing was not understood" in said
+
+
+def test_a_node_of_an_unknown_class_computes_with_the_models_that_are_linked_to_it(plan: Plan) -> None:
+    plan.file("diffusion_models/small.safetensors")
+    graph = Graph().node(1, "UNETLoader", outputs="MODEL:MODEL", widgets_values=["small.safetensors", "default"])
+    graph.node(2, "Draw", "model:MODEL", "IMAGE:IMAGE").node(3, "SaveImage", "images:IMAGE")
+    told = plan.json(graph.link(1, 0, 2, "model").link(2, 0, 3, "images"))
+    assert told["not_understood"] == []
+    (draws,) = (visit for visit in told["visits"] if visit["class_type"] == "Draw")
+    assert [(use["kind"], use["reads"]) for use in draws["uses"]] == [("compute", True)]
 
 
 # --- only what runs ---

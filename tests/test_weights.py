@@ -297,6 +297,24 @@ def test_a_folder_is_the_sum_of_its_safetensors(tmp_path: Path) -> None:
     assert (component.name, component.size_bytes, len(component.extents)) == ("pipe", 32, 2)
 
 
+def test_of_a_folder_of_the_diffusers_library_each_model_is_the_file_that_comfyui_takes(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    for name in ("unet/diffusion_pytorch_model.fp16", "unet/diffusion_pytorch_model", "text_encoder/model", "text_encoder_2/model"):
+        made(pipe / f"{name}.safetensors", "a")
+    made(pipe / "safety_checker" / "model.safetensors", "a")
+    (pipe / "vae").mkdir()
+    (pipe / "vae" / "diffusion_pytorch_model.bin").write_bytes(bytes(100))
+    (pipe / "model_index.json").write_text("{}")
+    found = {kind: component for component, kind in loads(tmp_path, {"model_path": "pipe"}, "MODEL", "CLIP", "VAE")}
+    files = {kind: [os.path.relpath(extent.path, pipe) for extent in component.extents] for kind, component in found.items()}
+    assert files == {
+        "MODEL": [os.path.join("unet", "diffusion_pytorch_model.fp16.safetensors")],
+        "CLIP": [os.path.join("text_encoder", "model.safetensors"), os.path.join("text_encoder_2", "model.safetensors")],
+        "VAE": [os.path.join("vae", "diffusion_pytorch_model.bin")],
+    }
+    assert len({component.key for component in found.values()}) == 3
+
+
 def test_configs_and_texts_are_no_components(tmp_path: Path) -> None:
     for name in ("v1.yaml", "config.json", "words.txt"):
         (tmp_path / name).write_text("x")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from residency.settings.node_inputs import INPUTS, PREFIX, Family, family, wrapped_id  # noqa: E402
-from residency.workflow.core_nodes import LANGUAGE_NODES, CoreNode, core_nodes  # noqa: E402
+from residency.workflow.core_nodes import GGUF_LOADERS, LANGUAGE_NODES, CoreNode, core_nodes  # noqa: E402
 
 LANGUAGES = ("en", "zh", "ja")
 
@@ -30,7 +30,7 @@ def wrapped() -> Iterator[tuple[str, CoreNode, Family]]:
     """(core id, facts, family) of each core node that has a twin."""
     for core_id, node in core_nodes().items():
         kind = None if core_id.startswith(PREFIX) else family(node.sockets.values(), node.traits.outputs, node.folders.values())
-        if kind is not None:
+        if kind is not None and core_id not in GGUF_LOADERS:
             yield core_id, node, kind
 
 

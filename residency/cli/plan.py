@@ -3,7 +3,7 @@
 The first prompt begins cold, with nothing in memory; the second is the same again, with what the first has left there.
 
 What was not understood (files that are nowhere, classes that nobody knows, files that cannot be read) is listed and counts as nothing; the
-verdict then speaks of the rest. Exit status: 0 when something is understood, or nothing is to be read; 2 when nothing of what the
+verdict then speaks of the rest. Exit status: 0 when something is understood, or no node names weights; 2 when nothing of what the
 workflow reads is understood, and for a file that is no workflow. Of a picture, the prompt that made it counts.
 """
 
@@ -190,6 +190,7 @@ def timeline_text(prediction: Prediction) -> str:
     unclear = len(prediction.not_understood)
     known = f"{len(read)} component{'' if len(read) == 1 else 's'}, {size(total_bytes)} to read"
     known = "what is to be read is unknown" if prediction.says_nothing else known
+    known = "no node names weights: nothing is to be read" if prediction.reads_nothing else known
     lines += ["", known + (f"; {_things(unclear)} not understood:" if unclear else "")]
     lines += [programs.told(one) for one in prediction.not_understood if one.why is not Why.UNUSABLE]
     lines += [f"warning: {' '.join(warning.splitlines())}" for warning in prediction.warnings]

@@ -17,6 +17,7 @@ from ..profiles import Profiles, database_in, node_keys
 from ..simulate import Program, Step
 from ..units import UsageError, parse_size, printable, shown
 from ..workflow.core_nodes import core_nodes
+from ..workflow.extra_paths import FILE_NAME, read_extra_paths
 from ..workflow.file import Workflow, WorkflowError, read_workflow
 from ..workflow.predict import NotUnderstood, Prediction, Why, predict
 
@@ -47,6 +48,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that `prepare` reads, --guess among them."""
     help_models = "ComfyUI's models folder (default: that of the ComfyUI found, or ./models)"
     parser.add_argument("--models-directory", type=Path, metavar="DIR", help=help_models)
+    help_extra = f"a file of more model folders, as ComfyUI's option (default without --models-directory: {FILE_NAME} of the ComfyUI found)"
+    parser.add_argument("--extra-model-paths-config", type=Path, action="append", default=[], metavar="FILE.yaml", help=help_extra)
     parser.add_argument("--sizes", type=Path, metavar="SIZES.json", help='sizes of files that are not here: {"a.safetensors": "9.8GB"}')
     parser.add_argument("--database", type=Path, metavar="PATH", help="the profiles (default: in the user folder of the ComfyUI found)")
     parser.add_argument("--guess", action="store_true", help="go on where a node class is unknown, and guess what it does")
@@ -63,11 +66,14 @@ def prepare(paths: list[Path], options: argparse.Namespace, reads_at: UseKind = 
     models = options.models_directory or (found.path / "models" if found else Path("models"))
     if not models.is_dir() and not (sizes and options.models_directory is None):
         raise WorkflowError(f"{models}: no such folder; give ComfyUI's models folder with --models-directory, or sizes with --sizes")
+    config = found.path / FILE_NAME if found and options.models_directory is None else None
+    configs = [*([config] if config and config.is_file() else []), *options.extra_model_paths_config]
+    extra = [folder for file in configs for folder in read_extra_paths(file)]
     database = _database(options, found)
     prepared = []
     for number, (path, workflow) in enumerate(zip(paths, workflows, strict=True)):
         try:
-            prediction = predict(workflow, models, reads_at, f"{path.stem} {number + 1}", sizes)
+            prediction = predict(workflow, models, reads_at, f"{path.stem} {number + 1}", sizes, extra)
         except AllowanceError as error:
             raise WorkflowError(f"{path}: {error}; split it into smaller workflows") from error
         known = _known(workflow, prediction, database)

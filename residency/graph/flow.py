@@ -11,7 +11,8 @@ looks at link types only, so that it also holds for node packs nobody has seen:
 5. A node that a component does not leave computes with it if it makes a result, takes CONDITIONING, or makes nothing (saving a model).
    SIGMAS, SAMPLER, NOISE, numbers are settings read off a model without its weights: no result. Nor is a LATENT that is made of
    nothing but a VAE and numbers (of a model, where the class says so): an empty one. A VAE or another encoder that goes into a model
-   patch is used while the patch is made.
+   patch is used while the patch is made. A VAE in a node that makes CONDITIONING, with neither picture nor latent linked to it, has
+   nothing to encode (image to video without an image).
 6. A node that a component leaves, or that gets it in a pipe, computes with it if it makes what such a component makes of what the node
    gets: LATENT from LATENT with a model, CONDITIONING with a text encoder, IMAGE from LATENT or LATENT from IMAGE with a VAE.
 7. What CONDITIONING carries is computed with beside a model.
@@ -82,7 +83,7 @@ RESULTS = frozenset(
         "CONDITIONING_LIST",
     }
 )
-_RESULT_ENDINGS = ("_OUTPUT", "_DATA", "_EMBEDS", "_EMBEDDING", "_GEOMETRY", "_RESULT", "_IMAGE", "_LATENT")
+_RESULT_ENDINGS = ("_OUTPUT", "_DATA", "_EMBEDS", "_EMBEDDING", "_GEOMETRY", "_RESULT", "_IMAGE", "_LATENT", "_TASK_ID")
 _IN_CONDITIONING = frozenset({"CONTROL_NET", "GLIGEN", "HOOKS"})
 # Encoders work in the node that gets them: they are not kept inside these.
 _ENCODERS = frozenset({"CLIP", "VAE", "CLIP_VISION", "AUDIO_ENCODER", "STYLE_MODEL", "PHOTOMAKER"})
@@ -90,6 +91,8 @@ _CORE_HANDLES = frozenset({"MODEL", "CLIP", "VAE", "GUIDER", "CONTROL_NET", "CLI
 
 _SAMPLED = frozenset({"MODEL", "GUIDER"})
 _CODER = frozenset({"VAE"})
+# A few nodes (WanVaceToVideo) encode a grey picture of their own then: their VAE is read as stock reads it.
+_NOTHING_TO_CODE = frozenset({"VAE", "CLIP", "CONDITIONING", "CLIP_VISION_OUTPUT", "STRING"}) | SETTINGS
 _SIZES = frozenset({"VAE", "MODEL"})
 
 # Components that one link carries at most: in a chain of LoRAs each link carries all before it, which is quadratic. The first ones are
@@ -197,6 +200,7 @@ class Flow:
         arriving = {kind for _, source, slot in links(node) if (kind := self._link_type(source, slot)) is not None}
         made = {kind for kind in outputs if _is_result(kind)}
         is_empty = made == {"LATENT"} and arriving <= (_SIZES if "empty" in class_type.lower() else _CODER) | SETTINGS
+        nothing_to_code = "CONDITIONING" in made and made <= {"CONDITIONING", "LATENT"} and arriving <= _NOTHING_TO_CODE
         works = not outputs or (bool(made) and not is_empty) or "CONDITIONING" in arriving
         computed: dict[str, None] = {}
         beside_model: list[str] = []
@@ -211,6 +215,8 @@ class Flow:
             if link == "CONDITIONING":
                 if not targets:
                     beside_model.append(key)
+            elif link == "VAE" and nothing_to_code:
+                continue
             elif targets or not (link == kind or link in _CORE_HANDLES):
                 if _works_with(kind, arriving, made):
                     computed[key] = None

@@ -33,6 +33,16 @@ LANGUAGE_MODEL = "LM"  # component kind of what a RESIDENCY_LM output carries
 _KINDS = {"RESIDENCY_LM": LANGUAGE_MODEL}
 _NEVER_PATCHED = frozenset({"VAE", "CLIP_VISION"})  # by a LoRA
 
+DIFFUSERS_INDEX = "model_index.json"  # of a folder that the diffusers library has saved
+_DIFFUSERS_FILES = tuple(f"diffusion_pytorch_model{end}" for end in (".fp16.safetensors", ".safetensors", ".fp16.bin", ".bin"))
+_ENCODER_FILES = ("model.fp16.safetensors", "model.safetensors", "pytorch_model.fp16.bin", "pytorch_model.bin")
+# Of such a folder, what ComfyUI makes each model of: the first file there is in each of these folders.
+_DIFFUSERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "MODEL": (("unet",), _DIFFUSERS_FILES),
+    "CLIP": (("text_encoder", "text_encoder_2"), _ENCODER_FILES),
+    "VAE": (("vae",), _DIFFUSERS_FILES),
+}
+
 Resolve = Callable[[str, str], str | None]
 """(input name, widget value) -> absolute path of the file or folder it names in a model folder, None when it names none."""
 
@@ -151,6 +161,8 @@ def _loads(
     if len(group) == 1 and group[0].parts:
         kinds = [kind for kind in group[0].parts if not (kind == "VAE" and vae_elsewhere)]
         return [(_component(group, kind, options), kind) for kind in kinds]
+    if set(handles) == set(_DIFFUSERS) and os.path.isfile(os.path.join(group[0].path, DIFFUSERS_INDEX)):
+        return [(_component(group, kind, options, kind), kind) for kind in handles if _of_diffusers(group[0].path, kind)]
     named = tuple(kind for kind in handles if _named_for(group[0].input_name, kind))
     kinds_of_it = named if len(handles) > 1 and len(named) == 1 else handles
     shared = _component(group, kinds_of_it[0], options)
@@ -163,17 +175,25 @@ def _named_for(input_name: str, kind: str) -> bool:
     return any(word in input_name.lower() for word in words)
 
 
-def _component(group: Sequence[_File], kind: str, options: Mapping[str, object]) -> Component:
+def _of_diffusers(path: str, kind: str) -> list[str]:
+    """The files of a folder of the diffusers library that ComfyUI makes a model of this kind of."""
+    folders, names = _DIFFUSERS[kind]
+    choices = [[os.path.join(path, folder, name) for name in names] for folder in folders]
+    return [found for paths in choices if (found := next(filter(os.path.isfile, paths), None))]
+
+
+def _component(group: Sequence[_File], kind: str, options: Mapping[str, object], part: str = "") -> Component:
+    """`part` is the one that it is of a folder of the diffusers library."""
     extents: list[Extent] = []
     files: list[str] = []
-    part = ""
+    of_diffusers = bool(part)
     for file in group:
         if kind in file.parts:
             part, tensors = file.parts[kind]
             files.append(file.path)
             extents += merge_extents(file.path, tensors)
         else:
-            inside = _weights_of(file.path)
+            inside = _of_diffusers(file.path, kind) if of_diffusers else _weights_of(file.path)
             files += inside
             extents += [extent for path in inside for extent in _whole(path)]
     name = " + ".join(os.path.basename(os.path.normpath(f.path)) if os.path.isdir(f.path) else _stem(f.path) for f in group)

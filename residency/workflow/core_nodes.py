@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,12 +72,29 @@ LANGUAGE_NODES: Mapping[str, CoreNode] = {
 }
 
 
+def _gguf_loader(output: str, files: tuple[str, ...], folder: str, *options: str) -> CoreNode:
+    return CoreNode(NodeTraits((output,)), {}, (*files, *options), dict.fromkeys(files, folder))
+
+
+_CLIP_NAMES = ("clip_name1", "clip_name2", "clip_name3", "clip_name4")
+# The loaders of ComfyUI-GGUF, which do not ship with ComfyUI: an API prompt does not say what they give.
+GGUF_LOADERS: Mapping[str, CoreNode] = {
+    "UnetLoaderGGUF": _gguf_loader("MODEL", ("unet_name",), "diffusion_models"),
+    "UnetLoaderGGUFAdvanced": _gguf_loader("MODEL", ("unet_name",), "diffusion_models", "dequant_dtype", "patch_dtype", "patch_on_device"),
+    "CLIPLoaderGGUF": _gguf_loader("CLIP", ("clip_name",), "text_encoders", "type"),
+    "DualCLIPLoaderGGUF": _gguf_loader("CLIP", _CLIP_NAMES[:2], "text_encoders", "type"),
+    "TripleCLIPLoaderGGUF": _gguf_loader("CLIP", _CLIP_NAMES[:3], "text_encoders"),
+    "QuadrupleCLIPLoaderGGUF": _gguf_loader("CLIP", _CLIP_NAMES, "text_encoders"),
+}
+
+
 @cache
 def core_nodes() -> Mapping[str, CoreNode]:
     """class_type -> facts, this pack's nodes included; read once, on first use."""
     table = json.loads((Path(__file__).with_name("core_nodes.json")).read_text(encoding="utf-8"))
     found = {name: _core_node(name, facts) for name, facts in table["nodes"].items()}
-    return {**found, **_own_nodes(found), **LANGUAGE_NODES}
+    found["DiffusersLoader"] = replace(found["DiffusersLoader"], folders={"model_path": "diffusers"})  # it lists folders, not files
+    return {**found, **_own_nodes(found), **LANGUAGE_NODES, **GGUF_LOADERS}
 
 
 def _core_node(name: str, facts: Mapping[str, Any]) -> CoreNode:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..weights.components import SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES
+from ..weights.components import DIFFUSERS_INDEX, SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES
 from ..weights.transformers_folder import holds_model, subfolders
+from .extra_paths import ExtraFolder
 
 # Input names and the model folders that they usually choose from, for a file name that lies in several folders.
 _FOLDERS = {
@@ -22,7 +23,6 @@ _FOLDERS = {
 }
 _LANGUAGE_INPUT = "lm_name"  # names a folder: nothing in the value itself says so
 _LANGUAGE_FOLDERS = ("LLM", "transformers")
-_DIFFUSERS = "model_index.json"  # lists the folders of a model that the diffusers library has saved
 _NO_WEIGHTS = frozenset({"configs", "custom_nodes", "datasets"})
 _LONGEST = 1024  # characters of a path in a widget; what is longer is a text
 
@@ -33,13 +33,17 @@ def names_weights(value: str) -> bool:
 
 
 class ModelFolder:
-    """The `models` folder, and `sizes` in bytes by file name for what is not in it. Folders of extra_model_paths.yaml are not searched."""
+    """The `models` folder with the folders of extra_model_paths.yaml, and `sizes` in bytes by file name for what is in none of them."""
 
-    def __init__(self, path: Path, sizes: Mapping[str, int]) -> None:
-        self.path = path
+    def __init__(self, path: Path, sizes: Mapping[str, int], extra: Sequence[ExtraFolder] = ()) -> None:
         self.sizes = sizes
-        inside = path.iterdir() if path.is_dir() else ()
-        self._folders = sorted(folder for folder in inside if folder.is_dir() and folder.name not in _NO_WEIGHTS)
+        own = [ExtraFolder(folder.name, folder) for folder in sorted(path.iterdir() if path.is_dir() else ())]
+        first, last = [one for one in reversed(extra) if one.first], [one for one in extra if not one.first]
+        self._folders = [one for one in (*first, *own, *last) if one.name not in _NO_WEIGHTS and one.path.is_dir()]
+
+    def language_models(self) -> Mapping[str, str]:
+        """Paths of folders of language models, by the names that a widget offers."""
+        return subfolders([str(one.path) for name in _LANGUAGE_FOLDERS for one in self._folders if one.name == name])
 
     def search(self, lists: Mapping[str, str] | None) -> Search:
         """For one node; `lists` are the inputs that choose from a model folder, None where nobody knows them."""
@@ -52,14 +56,14 @@ class ModelFolder:
         """
         inside = os.path.relpath(os.path.join("/", value.replace("\\", "/")), "/")
         for folder in sorted(self._folders, key=lambda folder: folder.name not in preferred):
-            path = os.path.abspath(os.path.join(folder, inside))
+            path = os.path.abspath(os.path.join(folder.path, inside))
             if os.path.isfile(path) or (inside != os.curdir and os.path.isdir(path) and _holds_weights(path)):
                 return path
         return None
 
 
 def _holds_weights(path: str) -> bool:
-    return holds_model(path) or os.path.isfile(os.path.join(path, _DIFFUSERS))
+    return holds_model(path) or os.path.isfile(os.path.join(path, DIFFUSERS_INDEX))
 
 
 class Search:
@@ -81,7 +85,7 @@ class Search:
         path = None
         if input_name == _LANGUAGE_INPUT:
             likely = True
-            path = subfolders([str(self._folder.path / name) for name in _LANGUAGE_FOLDERS]).get(value)
+            path = self._folder.language_models().get(value)
         elif likely or (0 < len(value) <= _LONGEST and value.isprintable() and (self._lists is None or input_name in self._lists)):
             path = self._folder.find(value, self._preferred(input_name))
         if path is None and value in self._folder.sizes:

@@ -15,6 +15,7 @@ from ..graph import NODE_OPERATIONS, OPERATIONS, Allowance, computes, is_handle,
 from ..settings.node_inputs import core_inputs
 from ..weights.components import DATA_TYPES, LANGUAGE_MODEL, components_of_node
 from .core_nodes import core_nodes
+from .extra_paths import ExtraFolder
 from .file import Workflow
 from .model_folder import ModelFolder, names_weights
 
@@ -29,7 +30,8 @@ class Why(Enum):
     MISSING = "missing"  # a value that names weights which are in no model folder
     UNUSABLE = "unusable"  # a file that is there and cannot be read as weights
     FOLDER = "folder"  # a value that looks like a folder of weights, or a repository that a node downloads
-    CLASS = "class"  # a node class that nobody knows, and no value of it names weights
+    LOADER = "loader"  # a node that must load something, of a class that nobody knows, and no value of it names weights
+    CLASS = "class"  # any other node of a class that nobody knows: no value of it names weights, and no link brings it any
     CIRCLE = "circle"  # nodes that read from one another: ComfyUI refuses to run them
 
 
@@ -60,12 +62,22 @@ class Prediction:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether not one component is known, though there may be some."""
-        return not self.components and bool(self.not_understood)
+        """Whether not one component is known, though there are some."""
+        return not self.components and any(one.why is not Why.CLASS for one in self.not_understood)
+
+    @property
+    def reads_nothing(self) -> bool:
+        """Whether no node names weights, as in a workflow of nodes that have a service compute."""
+        return not self.components and not self.says_nothing
 
 
 def predict(
-    workflow: Workflow, models: Path, reads_at: UseKind, prompt_id: str = "predicted", sizes: Mapping[str, int] | None = None
+    workflow: Workflow,
+    models: Path,
+    reads_at: UseKind,
+    prompt_id: str = "predicted",
+    sizes: Mapping[str, int] | None = None,
+    extra: Sequence[ExtraFolder] = (),
 ) -> Prediction:
     """The timeline of a workflow. `reads_at` is LOAD with ComfyUI's legacy patcher, COMPUTE under dynamic VRAM.
 
@@ -77,7 +89,7 @@ def predict(
     allowance = Allowance(OPERATIONS + NODE_OPERATIONS * len(workflow.prompt))
     order = predict_order(workflow.prompt, outputs, workflow.traits, wanted=wanted, allowance=allowance)
     runs = set(order)
-    reader = _Reader(workflow, ModelFolder(models, sizes or {}))
+    reader = _Reader(workflow, ModelFolder(models, sizes or {}, extra))
     if not workflow.outputs:
         reader.warnings.append("no node saves or shows anything, so ComfyUI would refuse it; planned as if its last nodes did")
     for node_id in workflow.prompt:
@@ -149,20 +161,26 @@ class _Reader:
             self._unknown(node_id, node, types, inputs)
 
     def _unknown(self, node_id: str, node: Mapping[str, Any], types: Sequence[str], inputs: Mapping[str, Any]) -> None:
-        """A node of a class that nobody knows, of which no value names weights."""
+        """A node of a class that nobody knows, of which no value names weights. One that models are linked to computes with those."""
         class_type = node["class_type"]
         gives = tuple(dict.fromkeys(kind for kind in types if is_handle(kind)))
-        loader = bool(gives) and not any(True for _ in links(node))
+        sources = [(source, slot) for _, source, slot in links(node)]
+        loader = bool(gives) and not sources
         repositories = [value for value in inputs.values() if isinstance(value, str) and _REPOSITORY.fullmatch(value)] if loader else []
         for value in repositories:
             self.note(Why.FOLDER, class_type, node_id, value, f"a folder of weights, or a repository to download; it gives {gives[0]}")
         if _SUBGRAPH.fullmatch(class_type):
-            self.note(Why.CLASS, class_type, node_id, "", "a subgraph whose definition is not in the file")
+            self.note(Why.LOADER, class_type, node_id, "", "a subgraph whose definition is not in the file")
         elif loader and not repositories:
             means = f"a loader: it gives {', '.join(gives)}, and none of its values names a file of weights"
-            self.note(Why.CLASS, class_type, node_id, "", means)
-        elif not repositories:
-            self.note(Why.CLASS, class_type, node_id, "", "a class that ComfyUI does not ship; it may load weights of its own")
+            self.note(Why.LOADER, class_type, node_id, "", means)
+        elif not repositories and not any(is_handle(self._type(source, slot)) for source, slot in sources):
+            self.note(Why.CLASS, class_type, node_id, "", "a class that this version does not know; it may load weights of its own")
+
+    def _type(self, node_id: str, slot: int) -> str:
+        """What an output carries; the type of plain data where nobody knows."""
+        types = _types(self._workflow, node_id) if node_id in self._workflow.prompt else ()
+        return types[slot] if slot < len(types) else "*"
 
     def note(self, why: Why, class_type: str, node_id: str, value: str, may_mean: str) -> None:
         """One more thing that is not understood; nodes of one class that have it in common count once."""

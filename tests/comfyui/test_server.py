@@ -94,6 +94,33 @@ def test_many_switches_make_the_same_images_and_the_packs_own_time_is_told(serve
     assert summary["own_s"] > 0
 
 
+def test_a_folder_of_the_diffusers_library_is_read_ahead_model_by_model(server: Server, models: Path):
+    pipe = models / "diffusers" / "pipe"
+    for name, source in (
+        ("unet/diffusion_pytorch_model", "diffusion_models/residency_expert_a"),
+        ("text_encoder/model", "text_encoders/residency_clip_l"),
+        ("vae/diffusion_pytorch_model", "vae/residency_tae"),
+    ):
+        (pipe / name).parent.mkdir(parents=True)
+        (pipe / f"{name}.safetensors").symlink_to(models / f"{source}.safetensors")
+    (pipe / "model_index.json").write_text("{}")
+    prompt = two_experts(seed=13)
+    prompt["1"] = {"class_type": "DiffusersLoader", "inputs": {"model_path": "pipe"}}
+    for node_id, name, slot in (("4", "clip", 1), ("8", "model", 0), ("9", "vae", 2)):
+        prompt[node_id]["inputs"][name] = ["1", slot]
+    prompt = {node_id: node for node_id, node in prompt.items() if node_id not in ("2", "3", "7")}
+    stock = server.run(prompt, mode("off"))
+    forget(server)
+    ours = server.run(prompt, mode("auto"))
+    assert pixels(ours.images[0]) == pixels(stock.images[0])
+    trace = last_trace(server)
+    parts = {component["key"]: component["kind"] for component in trace["components"]}
+    assert sorted(parts.values()) == ["CLIP", "MODEL", "VAE"]
+    assert {transfer["component"] for transfer in trace["transfers"] if transfer["status"] == "done"} == set(parts)
+    computes = {node["class_type"]: [parts[key] for key in node["computes"]] for node in trace["nodes"] if node["computes"]}
+    assert computes == {"CLIPTextEncode": ["CLIP"], "KSampler": ["MODEL"], "VAEDecode": ["VAE"]}
+
+
 def test_our_nodes_give_the_same_image_and_carry_their_own_mode(server: Server):
     stock = server.run(two_experts(seed=5), mode("off"))
     ours = server.run(with_ours(two_experts(seed=5)))

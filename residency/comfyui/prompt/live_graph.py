@@ -39,7 +39,7 @@ from ...graph import (
 from ...graph.grouping import FEEDS_OUTPUT, REST, URGENT
 from ...graph.traits import links
 from ...settings.node_inputs import ASIDE, NOT_WEIGHTS, PASSING, core_inputs
-from ...weights.components import LANGUAGE_MODEL, NodeLoads, components_of_node
+from ...weights.components import DIFFUSERS_INDEX, LANGUAGE_MODEL, NodeLoads, components_of_node
 from ...weights.identity import first_change
 from ...weights.transformers_folder import subfolders
 
@@ -112,7 +112,7 @@ class Folders:
         self._names = [name for name in folders if name not in NOT_WEIGHTS]
         # a value without one of these endings is a prompt text or an option: no file system call is spent on it
         self._extensions = tuple({ext for name in self._names for ext in folders[name][1] if ext.startswith(".")})
-        self._models = subfolders(language_folders())
+        self._models = {**_diffusers_folders(), **subfolders(language_folders())}
 
     def resolver(self, class_type: str) -> Any:
         """A `resolve(input_name, value) -> path | None` for the nodes of one class."""
@@ -154,6 +154,17 @@ def language_folders() -> list[str]:
     """Where folders of language models lie, first the ones that count when a name is in several."""
     known = folder_paths.folder_names_and_paths
     return [path for name in LANGUAGE_FOLDERS if name in known for path in folder_paths.get_folder_paths(name)]
+
+
+def _diffusers_folders() -> dict[str, str]:
+    """Paths of folders of the diffusers library, by the names that ComfyUI's loader offers."""
+    places = folder_paths.get_folder_paths("diffusers") if "diffusers" in folder_paths.folder_names_and_paths else ()
+    found: dict[str, str] = {}
+    for place in places:
+        for folder, _, files in os.walk(place, followlinks=True):
+            if DIFFUSERS_INDEX in files:
+                found.setdefault(os.path.relpath(folder, place), folder)
+    return found
 
 
 def _options(node_class: Any, input_name: str) -> set[str]:
