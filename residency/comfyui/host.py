@@ -71,7 +71,7 @@ class ComfyHost:
         self.runtime = Runtime(at_safe_points=[Tier.DEVICE])
         self._memory_total_bytes = memory.host_memory().total_bytes
         cuda = Cuda.of_comfyui()
-        self.device = DeviceMover(self.runtime.tell, self.runtime.clock, cuda)
+        self.device = DeviceMover(self.runtime.tell, self.runtime.clock, cuda, lambda: self.runtime.manager.placement)
         self.waits = WeightWaits(self.runtime.clock, cuda)
         self._started_s, self._thread_at_start = 0.0, thread_waits.reading()  # where the node that runs began its own work
         self._cached = CachedResults(self.runtime, self.device.models)

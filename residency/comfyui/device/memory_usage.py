@@ -32,7 +32,7 @@ def copied_bytes(patcher: Any) -> int:
     there = device_bytes(patcher)
     if not patcher.is_dynamic():
         return there
-    buffer, pinned = patcher._vbar_get(), sum(_pinned_bytes(patcher))
+    buffer, pinned = patcher._vbar_get(), sum(pinned_bytes(patcher))
     return max(pinned, there) if buffer is not None and pinned >= PINNED_SHARE * buffer.offset else pinned
 
 
@@ -40,7 +40,7 @@ def resident_bytes(patcher: Any, images_bytes: int) -> int:
     """Bytes that need no reading: on a device of their own, in the pinned host buffers of a dynamic model, or in images of its pages."""
     if patcher.is_dynamic():
         # pins of what was on the device when it was pinned are of the same bytes, counted once
-        streamed_bytes, loaded_bytes = _pinned_bytes(patcher)
+        streamed_bytes, loaded_bytes = pinned_bytes(patcher)
         return streamed_bytes + max(int(patcher.loaded_size()), loaded_bytes) + images_bytes
     return device_bytes(patcher)
 
@@ -69,7 +69,7 @@ def pinned_in_all() -> int:
     return int(model_management.TOTAL_PINNED_MEMORY)
 
 
-def _pinned_bytes(patcher: Any) -> tuple[int, int]:
+def pinned_bytes(patcher: Any) -> tuple[int, int]:
     """Bytes of a dynamic model's pinned host buffers of weights: of what does not fit on the device, and of what lay there when it was
     pinned. Versions have one, two or more of them, under names that begin alike."""
     pins = patcher.model.dynamic_pins[patcher.load_device]
