@@ -76,7 +76,7 @@ class ComfyHost:
         self._started_s, self._thread_at_start = 0.0, thread_waits.reading()  # where the node that runs began its own work
         self._cached = CachedResults(self.runtime, self.device.models)
         self.steps = Steps(lambda node_id: self._timed(self._step, node_id), partial(self._timed, self._steps_end))
-        self.user = settings.Settings(Mode.AUTO, "the default")
+        self.user = settings.Settings(Mode.AUTO, settings.DEFAULT)
         self.fits: list[seams.Fit] = []
         self.installed = False
         self.failures = 0
