@@ -30,6 +30,8 @@ export function askedOf(trace) {
   return (key) => asked.get(key) ?? "";
 }
 
+const titleOf = (node) => node.title ?? node.class_type;
+
 const listed = (words) =>
   words.length <= LISTED
     ? words.join(", ")
@@ -55,7 +57,7 @@ export function waitingWords(trace) {
   const nameOf = componentNames(trace);
   const most = waited.reduce((a, b) => (b.stall_s > a.stall_s ? b : a));
   const names = [...new Set([...(most.computes ?? []), ...(most.loads ?? [])].map(nameOf))];
-  const longest = `${most.class_type} #${most.node_id}${names.length ? ` (${listed(names)})` : ""}${inSteps(most)}`;
+  const longest = `${titleOf(most)} #${most.node_id}${names.length ? ` (${listed(names)})` : ""}${inSteps(most)}`;
   const total_s = waited.reduce((sum, node) => sum + node.stall_s, 0);
   return waited.length === 1 ? `Waited ${formatSeconds(total_s)} for weights: ${longest}${known}` : `Waited ${formatSeconds(total_s)} for weights, of it ${formatSeconds(most.stall_s)} in ${longest}${known}`;
 }
@@ -69,7 +71,8 @@ function describeNode(node, now_s, nameOf) {
   if (node.own_s >= NOTICED_S) lines.push(`The pack itself: ${formatSeconds(node.own_s)}`);
   if (node.computes?.length) lines.push(`Computes with ${listed(node.computes.map(nameOf))}`);
   if (node.loads?.length) lines.push(`Loads ${listed(node.loads.map(nameOf))}`);
-  return { title: `${node.class_type} #${node.node_id}`, lines };
+  if (titleOf(node) !== node.class_type) lines.push(node.class_type);
+  return { title: `${titleOf(node)} #${node.node_id}`, lines };
 }
 
 function describeTransfer(transfer, now_s, nameOf, sizes, asked) {
@@ -109,7 +112,7 @@ function describeMany(item, now_s, nameOf) {
   const stall_s = sum((record) => record.stall_s);
   const lines = [`${formatSeconds(end_s - start_s)} (${span(start_s, end_s)})`, "Zoom in to tell them apart"];
   if (stall_s >= NOTICED_S) lines.push(`Waited for weights: ${formatSeconds(stall_s)}`);
-  return { title: formatCount(records.length, "node"), lines: [...lines, listed(records.map((record) => record.class_type))] };
+  return { title: formatCount(records.length, "node"), lines: [...lines, listed(records.map(titleOf))] };
 }
 
 /** The words for one item of the layout: {title, lines}. */

@@ -7,12 +7,13 @@ import { conversions } from "./convert_menu.js";
 import { createPanel } from "./panel.js";
 import { createSettings } from "./settings.js";
 import { createStore } from "./store.js";
+import { titleOf } from "./titles.js";
 
 const TAB = "residency";
 const COMMAND = "Residency.ShowTimeline";
 
 const refused = (detail) => app.extensionManager.toast.add({ severity: "error", summary: "Residency: the setting was not taken", detail, life: 10_000 });
-const store = createStore(api, { onMode: (mode) => settings.showMode(mode) });
+const store = createStore(api, { onMode: (mode) => settings.showMode(mode), titleOf: (node) => titleOf(app, LiteGraph.registered_node_types, node) });
 const settings = createSettings(api, () => app.extensionManager.setting, refused, () => store.refresh());
 let panel = null;
 

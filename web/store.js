@@ -1,5 +1,5 @@
 // What the panel knows: the server's status, the trace being shown and whether the server answers.
-// Pure until start(): no request, no listener. `api` is ComfyUI's (fetchApi, addEventListener).
+// Pure until start(): no request, no listener. `api` is ComfyUI's (fetchApi, addEventListener, clientId).
 
 const EMPTY = Object.freeze({
   status: null, // GET /residency/status; null until it has answered
@@ -22,23 +22,25 @@ async function answerOf(response) {
 
 const wait = (pause_ms) => new Promise((resolve) => setTimeout(resolve, pause_ms));
 
-/** A trace with every list and figure present, so that drawing never has to ask. */
-export function completeTrace(trace) {
+/** A trace with every list and figure present, and a title for each node, so that drawing never has to ask. */
+export function completeTrace(trace, titleOf = ({ class_type }) => class_type) {
   const lists = { components: [], nodes: [], transfers: [], evictions: [], decisions: [] };
   const figures = { compute_s: 0, stall_s: 0, wait_s: 0, prefetched_bytes: 0, wasted_bytes: 0, evicted_bytes: 0, nodes: 0 };
-  return { duration_s: 0, outcome: "running", ...lists, ...trace, summary: { ...figures, ...trace.summary } };
+  const nodes = (trace.nodes ?? []).map((node) => ({ ...node, title: titleOf(node) }));
+  return { duration_s: 0, outcome: "running", ...lists, ...trace, nodes, summary: { ...figures, ...trace.summary } };
 }
 
 /**
  * The panel's state and everything that changes it. `state()` is the current one; `subscribe(listener)` calls back after
  * every change and returns how to stop; the rest are what the user and the server can do.
  */
-export function createStore(api, { onMode = () => {} } = {}) {
+export function createStore(api, { onMode = () => {}, titleOf } = {}) {
   let state = EMPTY;
   let live = null; // the last prompt's trace, kept while an earlier one is on show
   let lived_ms = 0; // when `live` came, on the browser's clock
   let caughtUp = false; // asked for what the server had no reason to say yet
   let ticking = null;
+  let watchedAs = null; // the client id under which the server knows that somebody looks
   let asked = 0; // latest request for a trace: an older answer that arrives late is dropped
   const listeners = new Set();
 
@@ -62,8 +64,9 @@ export function createStore(api, { onMode = () => {} } = {}) {
     const turn = (asked += 1);
     const query = prompt_id ? `?prompt_id=${encodeURIComponent(prompt_id)}` : "";
     const response = await api.fetchApi(`/residency/trace${query}`);
-    if (response.status === 404 && !prompt_id) return; // no prompt yet
-    const trace = completeTrace(await answerOf(response));
+    const answer = await answerOf(response);
+    if (answer === null) return; // no prompt yet
+    const trace = completeTrace(answer, titleOf);
     if (turn !== asked) return;
     if (!prompt_id) {
       if (state.running) return; // the websocket is ahead of this answer
@@ -114,7 +117,7 @@ export function createStore(api, { onMode = () => {} } = {}) {
   }
 
   function onUpdate({ detail }) {
-    live = completeTrace(detail.trace);
+    live = completeTrace(detail.trace, titleOf);
     lived_ms = performance.now();
     caughtUp = false;
     const shown = state.selected === null ? { trace: live } : {};
@@ -130,7 +133,7 @@ export function createStore(api, { onMode = () => {} } = {}) {
     caughtUp = true;
     const { prompt_id, duration_s } = live;
     const response = await api.fetchApi(`/residency/trace?prompt_id=${encodeURIComponent(prompt_id)}`);
-    const trace = completeTrace(await answerOf(response));
+    const trace = completeTrace(await answerOf(response), titleOf);
     if (live.prompt_id !== prompt_id || live.duration_s !== duration_s || !state.running) return;
     lived_ms += (trace.duration_s - duration_s) * 1000;
     live = trace;
@@ -145,12 +148,24 @@ export function createStore(api, { onMode = () => {} } = {}) {
     ticking ??= setTimeout(tick, TICK_MS);
   }
 
+  /** Tells the server whether somebody looks: it sends the running trace to nobody else. */
+  async function watch() {
+    const on = listeners.size > 0;
+    const client_id = on ? api.clientId : watchedAs;
+    if (!client_id || (on && watchedAs === client_id)) return; // not connected yet: asked again once it is
+    watchedAs = on ? client_id : null;
+    const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ client_id, on }) };
+    await api.fetchApi("/residency/watch", options).catch(() => (watchedAs = null));
+  }
+
   /** Comes back after a restart: the routes may answer a little later than the websocket. */
   async function onReconnected() {
     change({ connected: true, running: false });
+    watchedAs = null;
     for (const pause_ms of [0, 1000, 4000]) {
       await wait(pause_ms);
       await refresh();
+      await watch();
       if (state.error === null) return;
     }
   }
@@ -159,12 +174,19 @@ export function createStore(api, { onMode = () => {} } = {}) {
     api.addEventListener("residency.update", onUpdate);
     api.addEventListener("reconnecting", () => change({ connected: false }));
     api.addEventListener("reconnected", onReconnected);
+    api.addEventListener("status", watch); // the first one brings the client id
   }
 
   const subscribe = (listener) => {
     listeners.add(listener);
     ticking ??= setTimeout(tick, TICK_MS);
-    return () => listeners.delete(listener);
+    watch();
+    return () => {
+      listeners.delete(listener);
+      if (listeners.size > 0) return;
+      state = { ...state, running: false }; // nobody tells any more
+      watch();
+    };
   };
 
   return { state: () => state, subscribe, start, refresh, select, setMode, download };

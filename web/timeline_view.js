@@ -92,7 +92,7 @@ export function createTimeline() {
       group.append(svg("rect", { ...place, fill: `url(#${stripes})`, class: "residency-stall" }));
     }
     const { title } = describeItem({ ...item, records: item.records }, trace);
-    drawLabel(group, item, many ? title : item.kind === "node" ? record.class_type : title);
+    drawLabel(group, item, many ? title : item.kind === "node" ? record.title : title);
     return group;
   }
 

@@ -72,13 +72,13 @@ class ComfyHost:
         self.runtime = Runtime(at_safe_points=[Tier.DEVICE])
         self._need = MeasuredNeed(memory.host_memory().total_bytes)
         cuda = Cuda.of_comfyui()
-        self.device = DeviceMover(self.runtime.tell, self.runtime.clock, cuda)
+        self.device = DeviceMover(self.runtime.tell, self.runtime.clock, cuda, lambda: self.runtime.manager.placement)
         self._in_host = HostContents(self.device.contents, self.runtime.clock)
         self.waits = WeightWaits(self.runtime.clock, cuda)
         self._started_s, self._thread_at_start = 0.0, thread_waits.reading()  # where the node that runs began its own work
         self._cached = CachedResults(self.runtime, self.device.models)
         self.steps = Steps(lambda node_id: self._timed(self._step, node_id), partial(self._timed, self._steps_end))
-        self.user = settings.Settings(Mode.AUTO, "the default")
+        self.user = settings.Settings(Mode.AUTO, settings.DEFAULT)
         self.fits: list[seams.Fit] = []
         self.installed = False
         self.failures = 0

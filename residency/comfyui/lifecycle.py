@@ -32,7 +32,8 @@ def load() -> ComfyHost:
 
     host = ComfyHost(queue=routes.queued_prompts)
     record(host)
-    host.runtime.on_update = routes.Announcer().announce
+    announcer = routes.Announcer()
+    host.runtime.on_update = announcer.announce
     first = standing(os.environ)
     host.set_user_mode(first.mode, first.source)
     host.fallback = host.user
@@ -40,7 +41,7 @@ def load() -> ComfyHost:
     host.apply(user_settings.read(routes.settings_file()))
     routes.on_prompt(take_out.on_prompt)
     routes.on_prompt(_expect_prompt)
-    routes.add_routes(host)
+    routes.add_routes(host, announcer)
     return host
 
 

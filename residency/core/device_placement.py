@@ -36,6 +36,7 @@ class Placement:
 
     copies: Copies = Copies.BOTH
     reason: str = ""
+    fits: bool = False  # it has been seen that host memory can hold copies of all of the prompt's weights
     standing: dict[str, Exchange] = field(default_factory=dict)
     _total_bytes: int = 0
     _is_open: bool = False
@@ -52,10 +53,11 @@ class Placement:
         self._is_open = False
         capacity_bytes = seen.host_copies_bytes
         if not seen.exchanges or capacity_bytes is None:
-            self.copies, self.reason = Copies.BOTH, "the mover of this host exchanges nothing"
+            self.copies, self.reason, self.fits = Copies.BOTH, "the mover of this host exchanges nothing", False
             return
         told = f"{self._total_bytes / GB:.1f} GB of weights; host memory can hold copies of {capacity_bytes / GB:.1f} GB"
-        self.copies, self.reason = (Copies.ONE if self._total_bytes > capacity_bytes else Copies.BOTH), told
+        self.fits = self._total_bytes <= capacity_bytes
+        self.copies, self.reason = (Copies.BOTH if self.fits else Copies.ONE), told
 
     def exchange(
         self, coming: Sequence[Component], leaving: Sequence[Component], *, passed_once: bool, reason: str

@@ -39,6 +39,9 @@ def parse_mode(value: object) -> Mode | None:
     return Mode(value) if isinstance(value, str) and value in MODES else None
 
 
+DEFAULT = "the default"  # who has set a mode that nobody has set
+
+
 def standing(environment: Mapping[str, str]) -> Settings:
     """What holds until the user chooses: the environment's mode, else auto."""
     value = environment.get(MODE_VARIABLE)
@@ -47,7 +50,7 @@ def standing(environment: Mapping[str, str]) -> Settings:
         return Settings(mode, f"the environment variable {MODE_VARIABLE}")
     if value is not None:
         log.warning("residency: %s=%s is not a mode; choose one of %s; using auto", MODE_VARIABLE, shown(value), ", ".join(MODES))
-    return Settings(Mode.AUTO, "the default")
+    return Settings(Mode.AUTO, DEFAULT)
 
 
 def of_prompt(prompt: Mapping[str, Any], extra_data: object, user: Settings) -> Settings:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+import time
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy
 from PIL import Image
 
+from residency.installation.server_process import Server
+
 LOADERS = {"UNETLoader", "CLIPLoader", "VAELoader"}
+_colours = count(1)
 
 
 def two_experts(seed: int = 1, size: int = 64, steps: int = 1) -> dict[str, Any]:
@@ -48,6 +54,45 @@ def with_ours(prompt: dict[str, Any], memory_mode: str = "workflow") -> dict[str
         else node
         for node_id, node in prompt.items()
     }
+
+
+def without_models() -> dict[str, Any]:
+    """A prompt that nothing of is cached: ComfyUI drops every model that is loaded for another one."""
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": next(_colours)}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "none"}},
+    }
+
+
+def forget(server: Server) -> None:
+    """Nothing is loaded, and nothing cached that was made before."""
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    between_prompts(server)
+
+
+def between_prompts(server: Server, extra_data: dict[str, Any] | None = None) -> None:
+    """What ComfyUI's worker has been asked to do between two prompts is done. It looks after each prompt, when the client has heard of its
+    end: so after the second of these it has."""
+    for _ in range(2):
+        server.run(without_models(), extra_data)
+
+
+def wait(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it never came"
+        time.sleep(0.05)
+
+
+def running_node(server: Server) -> str | None:
+    """The node that the last prompt is at."""
+    if server.get_json("/residency/status")["last_prompt_id"] is None:
+        return None
+    trace = server.get_json("/residency/trace")
+    if trace["outcome"] != "running" or not trace["nodes"]:
+        return None
+    node = trace["nodes"][-1]
+    return node["node_id"] if node["end_s"] is None else None
 
 
 def mode(name: str) -> dict[str, Any]:

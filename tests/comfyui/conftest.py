@@ -53,14 +53,15 @@ def models(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def start(comfyui: ComfyUI, models: Path) -> Iterator[Callable[..., Server]]:
-    """start("--cache-none") gives the server with these arguments, started once for all tests."""
-    servers: dict[tuple[tuple[str, ...], bool], Server] = {}
+    """start("--cache-none") gives the server with these arguments, started once for all tests; `packs`: names of folders in packs/."""
+    servers: dict[tuple[Any, ...], Server] = {}
     with ExitStack() as stack:
 
-        def get(*arguments: str, front_end: bool = False) -> Server:
-            key = (arguments, front_end)
+        def get(*arguments: str, front_end: bool = False, packs: tuple[str, ...] = ()) -> Server:
+            key = (arguments, front_end, packs)
             if key not in servers:
-                servers[key] = stack.enter_context(serve(comfyui, models, ["--cpu", *arguments], front_end=front_end))
+                others = [Path(__file__).with_name("packs") / name for name in packs]
+                servers[key] = stack.enter_context(serve(comfyui, models, ["--cpu", *arguments], front_end=front_end, others=others))
             return servers[key]
 
         yield get

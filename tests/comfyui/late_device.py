@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -162,19 +163,21 @@ def compute(
 
 
 class LateStream:
-    """Copies wait here, oldest first, until somebody waits for them. `arrives(target, source)` before each."""
+    """Copies wait here, oldest first, until somebody waits for them, on any thread. `arrives(target, source)` before each."""
 
     def __init__(self, arrives: Callable[[Any, Any], object] = lambda target, source: None) -> None:
         self.arrives = arrives
         self.copies: list[tuple[Any, Any]] = []
         self.done = 0
+        self._lock = threading.Lock()
 
     def run(self, until: int) -> None:
-        while self.done < until:
-            target, source = self.copies[self.done]
-            self.arrives(target, source)
-            target.copy_(source)
-            self.done += 1
+        with self._lock:
+            while self.done < until:
+                target, source = self.copies[self.done]
+                self.arrives(target, source)
+                target.copy_(source)
+                self.done += 1
 
     def synchronize(self) -> None:
         self.run(len(self.copies))

@@ -202,6 +202,70 @@ def without_pins(guarded: bool) -> dict[str, Any]:
     return {"wrong": scene.wrong, "read": scene.filled, "why": off(scene), "lines": KEPT.take("reads what does not fit")}
 
 
+def prefers_ram(guarded: bool) -> dict[str, Any]:
+    """Models that are streamed, and whose bytes RAM can hold: they are pinned at their first use, and never read again. Where RAM does not
+    last, where the user has asked for streaming, where ComfyUI pins nothing, and once the pack is off, it is as ComfyUI says."""
+    import comfy.model_management as model_management
+
+    from residency.comfyui.device.storage_policy import StoragePolicy
+
+    with (
+        replaced(model_management, "MAX_PINNED_MEMORY", 10**12),
+        unguarded(guarded, StoragePolicy, "before_load", lambda *asked: None),
+    ):
+        scene = streamed_scene(20)
+        scene.prompt("abab")
+        first = scene.filled
+        free_all(scene)
+        scene.prompt("abab")
+        told = {"wrong": scene.wrong, "first": first, "again": scene.filled - first, "lines": KEPT.take("RAM is preferred")}
+        on = {name: why for name, is_on, why in scene.mover.states() if is_on}
+        scene.one_copy = True
+        scene.prompt("a")
+        told |= {"streamed": policies(scene), "why": on.get("weights kept in host memory", "")}
+        scene.one_copy = False
+        scene.prompt("ab")
+        kept = policies(scene)
+        scene.mover.close()
+        told |= {"kept": kept, "after": policies(scene)}
+        asked = streamed_scene(21)
+        with replaced(model_management.args, "fast_disk", True):
+            asked.prompt("aa")
+        idle = streamed_scene(22, pins=False)
+        idle.prompt("aa")
+        with replaced(model_management, "MAX_PINNED_MEMORY", 1):
+            few = streamed_scene(23)
+            few.prompt("aa")
+        return {**told, "others": [policies(asked)["a"], policies(idle)["a"], policies(few)["a"]]}
+
+
+def streamed_scene(seed: int, *, pins: bool = True) -> Scene:
+    """ComfyUI takes the drive of all models for a fast one. `pins`: it pins what it reads where it does not stream."""
+    scene = Scene(bench_of(200), seed, "ab")
+    state_of = {key: one.model.dynamic_pins[scene.bench.cuda.device] for key, one in scene.patchers.items()}
+    for key, state in state_of.items():
+        state["weights"][0].size, state["fast_disk"] = 0, True
+        for part in scene.patchers[key].model.parts:
+            part._pin_state, part._pins = state, {}
+    load_and_compute = scene.load_and_compute
+
+    def pinning(key: str) -> None:
+        load_and_compute(key)
+        state = state_of[key]
+        if pins and not state["fast_disk"]:
+            for part in scene.patchers[key].model.parts:
+                part._pins = {"weights": {"pin": part.weight_bytes.clone(), "registered": True}}
+            state["weights"][0].size = scene.patchers[key].model_size()
+
+    scene.load_and_compute = pinning  # type: ignore[method-assign]
+    return scene
+
+
+def policies(scene: Scene) -> dict[str, bool]:
+    """Whether each model is streamed."""
+    return {key: one.model.dynamic_pins[scene.bench.cuda.device]["fast_disk"] for key, one in scene.patchers.items()}
+
+
 def shared_place(guarded: bool) -> dict[str, Any]:
     """Three modules have one place on the device, and each pins its own third of it."""
     from residency.comfyui.device import onload
@@ -396,6 +460,7 @@ STORIES: tuple[Callable[[bool], dict[str, Any]], ...] = (
     recorded,
     fast_disk,
     without_pins,
+    prefers_ram,
     shared_place,
     unpin_raises,
     free_raises,

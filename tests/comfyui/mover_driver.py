@@ -25,6 +25,7 @@ from inside import enter
 from late_device import PAGE, Buffer, Late, compute, model, random_bytes, small_pages
 
 HEADROOM_PAGES = 4
+HANGS_S = 120.0  # a thread that has not ended by then never will
 Told = list[Any]
 
 
@@ -114,10 +115,11 @@ class Scene:
         gc.collect()  # the scene before gives its pages back
         self.bench, self.draw, self.one_copy = bench, random.Random(seed), one_copy
         self.told: Told = []
-        self.time_s = 0.0
+        self.ticks = itertools.count(1)  # of any thread
         self.runtime = Runtime(clock=self.clock, at_safe_points=[Tier.DEVICE])
         self.spare_bytes = lambda: host_pages * bench.page_bytes - self.mover.pages.slots.total_bytes
-        self.mover: Any = DeviceMover(self.tell, self.clock, bench.cuda, lambda: self.spare_bytes())
+        plan = lambda: self.runtime.manager.placement  # noqa: E731
+        self.mover: Any = DeviceMover(self.tell, self.clock, bench.cuda, plan, lambda: self.spare_bytes())
         self.mover.gate.open = False
         self.runtime.movers = {Tier.DEVICE: self.mover}
         self.patchers = {key: patcher(self.draw, bench, pins=not one_copy) for key in keys}
@@ -131,8 +133,7 @@ class Scene:
         self.interrupted = self.pressed = False
 
     def clock(self) -> float:
-        self.time_s += 1e-3
-        return self.time_s
+        return 1e-3 * next(self.ticks)
 
     def tell(self, event: Any) -> None:
         self.told.append(event)
@@ -362,9 +363,54 @@ def closes(bench_of: Any, one_copy: bool) -> dict[str, Any]:
     scene.prompt("abcabc")
     if not closer.ident:
         closer.start()
-    closer.join(20)
+    closer.join(HANGS_S)
     scene.prompt("abc")
-    return {"wrong": scene.wrong, "unanswered": scene.unanswered(), "closed": not closer.is_alive()}
+    return closing(scene, closer)
+
+
+def closing(scene: Scene, closer: threading.Thread) -> dict[str, Any]:
+    told = {"wrong": scene.wrong, "unanswered": scene.unanswered(), "failures": sum(scene.mover.proofs.failures.values())}
+    return {**told, "closed": not closer.is_alive()}
+
+
+class Door:
+    """A lock before which `knock` is called whenever the first thread comes for it."""
+
+    def __init__(self, lock: Any, knock: Callable[[], object]) -> None:
+        self.lock, self.knock, self.inside = lock, knock, 0
+
+    def __enter__(self) -> None:
+        ours = threading.current_thread() is threading.main_thread()
+        if ours and not self.inside:
+            self.knock()
+        self.lock.acquire()
+        self.inside += ours
+
+    def __exit__(self, *error: object) -> None:
+        self.inside -= threading.current_thread() is threading.main_thread()
+        self.lock.release()
+
+
+def closes_before_each(bench_of: Any, one_copy: bool) -> dict[str, Any]:
+    """Another thread closes the mover right before one of the executor's next works with it, a later one in each round."""
+    found: list[dict[str, Any]] = []
+    for number in itertools.count(1, bench_of.every):
+        scene = Scene(bench_of(40), 9, "abc", host_pages=40, one_copy=one_copy)
+        scene.prompt("abc")
+        closer, knocks = threading.Thread(target=scene.mover.close, daemon=True), itertools.count(1)
+
+        def knock(number: int = number, closer: threading.Thread = closer, knocks: Iterator[int] = knocks) -> None:
+            if next(knocks) == number:
+                closer.start()
+                closer.join(HANGS_S)
+
+        scene.mover._busy = Door(scene.mover._busy, knock)
+        scene.prompt("abca")
+        if not closer.ident:
+            return {**{key: sum(one[key] for one in found) for key in found[0]}, "closed": all(one["closed"] for one in found)}
+        scene.prompt("abc")
+        found.append(closing(scene, closer))
+    raise AssertionError
 
 
 # --- lives ---
@@ -491,6 +537,8 @@ def main() -> None:
         "weights change": weights_change(bench_of),
         "closes": closes(bench_of, False),
         "closes in an exchange": closes(bench_of, True),
+        "closes before each": closes_before_each(bench_of, False),
+        "closes before each exchange": closes_before_each(bench_of, True),
         "lives": lives(bench_of, trials),
     }
     if not real:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_story import mode, pixels, two_experts
+from comfy_story import between_prompts, mode, pixels, two_experts
 
 from residency.installation.locate import ComfyUI
 from residency.installation.server_process import Server, serve
@@ -47,7 +46,7 @@ def test_what_a_cleanup_node_leaves_cached_is_not_copied_again(server: Server, p
     counts, drawn, told = {}, {}, {}
     for name in ("off", "auto"):
         server.run(cleaned(1, pages), mode(name))
-        time.sleep(1.2)  # the worker looks once a second whether it is to free memory
+        between_prompts(server, mode(name))  # ComfyUI frees what the node has asked for
         before_bytes = copied_bytes(server)
         second = server.run(cleaned(2, pages), mode(name))
         counts[name] = copied_bytes(server) - before_bytes

@@ -161,7 +161,8 @@ def test_the_nodes_own_menu_converts_it_and_the_badge_shows_its_mode_through_und
     click_on(page, 3)
     click_on(page, 3, "right")
     page.get_by_text("Convert to Residency", exact=True).click()
-    page.wait_for_function("() => app.graph.getNodeById(3).type === 'ResidencyVAELoader'")
+    page.get_by_text("1 node converted").wait_for()  # the class is there before other extensions have been told and the undo step is made
+    assert page.evaluate("() => app.graph.getNodeById(3).type") == "ResidencyVAELoader"
 
     badges = "() => app.graph.getNodeById(3).badges.map((badge) => (badge.text === undefined ? badge() : badge).text)"
     assert "low-vram" not in page.evaluate(badges)

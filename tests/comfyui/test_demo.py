@@ -26,9 +26,19 @@ def begin(comfyui: ComfyUI, folder: Path, *arguments: str) -> subprocess.Popen[s
     environment = {**os.environ, "COMFYUI_PATH": str(comfyui.path), "COMFYUI_PYTHON": str(comfyui.python), "CUDA_VISIBLE_DEVICES": ""}
     environment |= {"RESIDENCY_CACHE": str(folder / "cache"), "TMPDIR": str(folder / "temporary"), "COLUMNS": "100"}
     command = [sys.executable, "-m", "residency", "demo", "--expert-mib", str(EXPERT_MIB), "--output-directory", str(folder / "out")]
-    return subprocess.Popen(
-        [*command, *arguments], cwd=PACK, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child goes on ignoring what is ignored here
+    try:
+        return subprocess.Popen(
+            [*command, *arguments],
+            cwd=PACK,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def left_behind(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import websocket
-from comfy_story import drop_pages, pixels, two_experts
+from comfy_story import drop_pages, forget, pixels, two_experts
 
 from residency.installation.locate import ComfyUI
 from residency.installation.server_process import Server, serve
@@ -66,8 +66,7 @@ def everything_answers(server: Server) -> None:
 @contextmanager
 def reading_hangs(server: Server, models: Path, seed: int) -> Iterator[None]:
     """A prompt has run; threads of the pack hang in the drive that holds expert b."""
-    server.post("/free", {"unload_models": True, "free_memory": True})
-    time.sleep(1.2)  # the worker looks at these flags once a second
+    forget(server)
     drop_pages(models)
     server.post("/hang", {"name": "residency_expert_b"})
     try:
@@ -102,8 +101,7 @@ def test_off_and_on_again_while_a_drive_hangs_begins_with_threads_of_its_own(ser
         on = json.loads(server.post("/residency/mode", {"mode": "balanced"}))
         assert on["installed"] and not on["closing"]
         server.post("/hang", {"name": "no such file"})  # new calls pass, the old ones still wait
-        server.post("/free", {"unload_models": True, "free_memory": True})
-        time.sleep(1.2)
+        forget(server)
         drop_pages(models)
         run = server.run(two_experts(seed=44))
         trace = server.get_json(f"/residency/trace?prompt_id={run.prompt_id}")

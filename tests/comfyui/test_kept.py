@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from comfy_story import mode, pixels, two_experts, with_ours
+from comfy_story import forget, mode, pixels, two_experts, with_ours
 
 from residency.installation.server_process import Server
 
@@ -25,9 +25,9 @@ def one_expert(seed: int, loader: str) -> dict[str, Any]:
 
 
 def run_queue(server: Server, prompts: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
-    """All of them queued at once behind one that keeps the executor busy until they are; what the server remembers of each,
-    of that one first."""
-    busy = two_experts(seed=prompts[0]["6"]["inputs"]["seed"] + 1000, size=256, steps=6)
+    """All of them queued at once behind one that does not end before they are; what the server remembers of each, of that one first."""
+    busy = two_experts(seed=prompts[0]["6"]["inputs"]["seed"] + 1000)
+    busy["30"] = {"class_type": "QueueHolds", "inputs": {"prompts": len(prompts), "after": ["9", 0]}}
     asked = [json.loads(server.post("/prompt", {"prompt": prompt, **options}))["prompt_id"] for prompt in (busy, *prompts)]
     deadline_s = time.monotonic() + 120
     while not (history := server.get_json(f"/history/{asked[-1]}")):
@@ -65,6 +65,12 @@ def decided(server: Server, prompt_id: str, kind: str) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
+def server(start: Callable[..., Server]) -> Server:
+    """A server whose prompts can wait for a queue behind them."""
+    return start(packs=("gate",))
+
+
+@pytest.fixture
 def turns(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """Expert a, b, a, b, with seeds of this story alone: no result is cached."""
     first = 100_000 + sum(map(ord, request.node.name)) * 10
@@ -79,7 +85,7 @@ def test_a_model_that_the_queue_needs_again_stays_loaded_and_draws_the_same(serv
     assert "residency_expert_a" not in read_ahead(server, second)  # it is there
     assert "KSampler 6, which is queued, needs it again" in keeps(server, second)[0][1]
     drawn = [images(server, one) for one in told]
-    server.post("/free", {"unload_models": True, "free_memory": True})
+    forget(server)
     stock = run_queue(server, turns, extra_data=mode("off"))
     assert [images(server, one) for one in stock] == drawn and all(drawn)
 
@@ -115,7 +121,7 @@ def test_a_keep_node_holds_its_model_while_another_workflow_runs(server: Server,
 
 
 def test_while_memory_is_short_comfyui_decides_alone(start: Callable[..., Server], turns: list[dict[str, Any]]):
-    server = start("--cache-ram", "100000")  # GB that it wants to have left: it never has
+    server = start("--cache-ram", "100000", packs=("gate",))  # GB that it wants to have left: it never has
     _, _, second, third, _ = run_queue(server, turns)
     assert keeps(server, second) == [] and A not in cached(third)
 

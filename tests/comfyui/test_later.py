@@ -62,6 +62,16 @@ def test_a_streamed_model_without_pins_is_left_to_comfyui_and_one_line_says_why(
     assert not unguarded["why"]
 
 
+def test_a_streamed_model_that_ram_can_hold_is_kept_there_and_read_once(tell: Any):
+    guarded, unguarded = tell("prefers_ram")
+    assert (guarded["wrong"], guarded["first"], guarded["again"]) == (0, 24, 0)
+    assert "RAM is preferred to reading what does not fit on the device at each use" in guarded["why"] and len(guarded["lines"]) == 2
+    assert guarded["streamed"] == {"a": True, "b": False}  # of the two the one that was used while RAM did not last
+    assert guarded["kept"] == {"a": False, "b": False} and guarded["after"] == {"a": True, "b": True}
+    assert guarded["others"] == [True, True, True]
+    assert unguarded["again"] > 0 and not unguarded["why"]
+
+
 def test_a_place_that_several_modules_share_is_not_filled_from_the_pin_of_one(tell: Any):
     guarded, unguarded = tell("shared_place")
     assert guarded["wrong"] == 0 and set(guarded["stopped"]) == {"a part of it is not in pinned memory"}

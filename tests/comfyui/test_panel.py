@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
-from front_end import NEEDS_A_BROWSER
+from front_end import NEEDS_A_BROWSER, open_graph, opened
+
+from residency.installation.server_process import Server
 
 SHOW = "window.app.extensionManager.command.execute('Residency.ShowTimeline')"
 MODE = ".residency select[aria-label='Memory mode']"
@@ -50,6 +54,55 @@ def test_a_prompt_shows_up_in_the_open_panel_with_its_nodes_and_mode(page: Any, 
     status = page.request.get(f"{comfy_server.url}/residency/status").json()
     assert page.locator(MODE).input_value() == status["mode"] == "auto"
     assert panel.locator("[data-figure=time] dd").text_content().endswith("s")
+
+
+def test_before_the_first_prompt_the_panel_says_what_to_do_and_no_request_fails(
+    start: Callable[..., Server], browser: Any, front_end: list[str]
+) -> None:
+    fresh = start("--preview-size", "256", *front_end, front_end=True)
+    assert fresh.get_json("/residency/trace") is None
+    with opened(browser, fresh.url) as page:
+        failed: list[str] = []
+        page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+        panel = open_panel(page)
+        panel.get_by_text("No prompt yet").wait_for()
+        panel.get_by_text("the default: no other mode has been chosen").wait_for()
+        page.wait_for_function("selector => !document.querySelector(selector).disabled", arg=MODE)
+        assert [url for url in failed if "residency" in url] == []
+
+
+def test_nothing_is_sent_to_a_page_whose_panel_is_closed(page: Any, comfy_server: Any) -> None:
+    page.evaluate("""() => {
+      window.sent = { updates: 0, ended: 0 };
+      comfyAPI.api.api.addEventListener("residency.update", () => { window.sent.updates += 1; });
+      comfyAPI.api.api.addEventListener("status", ({ detail }) => { window.sent.ended += detail?.exec_info?.queue_remaining === 0; });
+    }""")
+    ended = "count => window.sent.ended > count"
+    comfy_server.run(small_prompt(104))
+    page.wait_for_function(ended, arg=0)  # it comes behind whatever was sent of the prompt
+    assert page.evaluate("window.sent.updates") == 0
+
+    with page.expect_response("**/residency/watch"):
+        open_panel(page)
+    comfy_server.run(small_prompt(112))
+    page.wait_for_function("window.sent.updates > 0")
+    page.wait_for_function("document.querySelector('.residency').dataset.outcome === 'success'")
+
+    with page.expect_response("**/residency/watch") as answer:
+        page.evaluate("window.app.extensionManager.bottomPanel.toggleBottomPanelTab('residency')")
+        comfy_server.run(small_prompt(120))  # a panel that was taken off the page finds out at the next message
+    assert json.loads(answer.value.request.post_data)["on"] is False
+
+
+def test_a_node_has_the_title_that_the_user_gave_it(page: Any, comfy_server: Any) -> None:
+    open_graph(page, small_prompt(128))
+    page.evaluate("() => { app.graph.getNodeById(2).title = 'upside down'; }")
+    panel = open_panel(page)
+    comfy_server.run(small_prompt(128))
+    page.wait_for_function("document.querySelector('.residency').dataset.outcome === 'success'")
+    panel.locator(".residency-bar").first.wait_for()
+    said = spoken_bars(page, 3)
+    assert "upside down #2" in said[1] and "ImageInvert" in said[1], said
 
 
 def test_a_panel_opened_later_shows_the_last_prompt(page: Any, comfy_server: Any) -> None:

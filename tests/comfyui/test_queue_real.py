@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_story import two_experts
+from comfy_story import running_node, two_experts, wait
 
 from residency.installation.server_process import Server, ServerError
 
@@ -48,24 +48,6 @@ def long_sampler(server: Server) -> Iterator[Server]:
     server.post("/queue", {"clear": True})
     server.post("/interrupt", {})
     thread.join()
-
-
-def wait(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came"
-        time.sleep(0.05)
-
-
-def running_node(server: Server) -> str | None:
-    status = server.get_json("/residency/status")
-    if status["last_prompt_id"] is None:
-        return None
-    trace = server.get_json("/residency/trace")
-    if trace["outcome"] != "running" or not trace["nodes"]:
-        return None
-    node = trace["nodes"][-1]
-    return node["node_id"] if node["end_s"] is None else None
 
 
 def decided(server: Server, kind: str, name: str) -> bool:

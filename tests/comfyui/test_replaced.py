@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy
 import pytest
-from comfy_story import mode, pixels, two_experts
+from comfy_story import forget, mode, pixels, two_experts, without_models
 
 from residency.installation.locate import ComfyUI
 from residency.installation.server_process import Server, serve
@@ -98,8 +98,7 @@ def begin_anew(server: Server, originals: Path, place: Path) -> None:
         if not here.exists() or here.read_bytes() != file.read_bytes():
             shutil.copy(file, f"{here}.part")
             os.replace(f"{here}.part", here)
-    server.post("/free", {"unload_models": True, "free_memory": True})
-    time.sleep(1.2)  # the worker looks at these flags once a second
+    forget(server)
 
 
 def draw(seed: int, loads: str) -> dict[str, Any]:
@@ -124,15 +123,6 @@ def draw(seed: int, loads: str) -> dict[str, Any]:
         prompt["14"] = {"class_type": "ControlNetApplyAdvanced", "inputs": links | numbers}
         sampler |= {"positive": ["14", 0], "negative": ["14", 1]}
     return prompt
-
-
-def nothing() -> dict[str, Any]:
-    """A prompt without models: ComfyUI drops every model that is loaded for another one."""
-    picture = {"width": 64, "height": 64, "batch_size": 1, "color": next(takes)}
-    return {
-        "1": {"class_type": "EmptyImage", "inputs": picture},
-        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "none"}},
-    }
 
 
 class Story:
@@ -194,7 +184,9 @@ def writer(comfyui: ComfyUI, originals: Path, place: Path) -> Path:
         other = originals / "other" / "LLM" / "writer"
         other.mkdir(parents=True)
         tensors, raw = tensors_of(made / "writer" / "model.safetensors")
-        write(other / "model.safetensors", tensors, numpy.roll(numpy.frombuffer(raw, numpy.float16), 1).tobytes())
+        # larger ones as well: with small weights every word is as likely as another, and two models say the same by the same seed
+        weights = numpy.roll(numpy.frombuffer(raw, numpy.float16), 1) * numpy.float16(8)
+        write(other / "model.safetensors", tensors, weights.tobytes())
     return shutil.copytree(made / "writer", place / "LLM" / "writer", dirs_exist_ok=True)
 
 
@@ -208,7 +200,7 @@ def test_a_file_that_is_replaced_while_another_prompt_runs_is_read_again(story: 
     first, third = draw(next(takes), what), draw(next(takes), what)
     third["6"]["inputs"]["seed"] = first["6"]["inputs"]["seed"]  # that the two images differ is the file's doing
     third["4"]["inputs"]["text"] = first["4"]["inputs"]["text"]
-    ours, stock, ids = story.both([first, story.changing(nothing(), FILES[what], "replaced"), third])
+    ours, stock, ids = story.both([first, story.changing(without_models(), FILES[what], "replaced"), third])
     assert ours == stock and stock[0] != stock[2]
     told = story.decided(ids[2], "give up")
     assert f"{Path(FILES[what]).name} was replaced since it was loaded" in told.values() and len(told) == 1, story.told(ids)
@@ -218,7 +210,7 @@ def test_a_file_that_is_replaced_while_another_prompt_runs_is_read_again(story: 
 @pytest.mark.parametrize("how", ["rewritten", "twin", "recreated", "touched", "deleted"])
 def test_whatever_happens_to_a_file_meanwhile_is_seen(story: Story, how: str):
     seed = next(takes)
-    changing = story.changing(nothing(), FILES["diffusion model"], how)
+    changing = story.changing(without_models(), FILES["diffusion model"], how)
     ours, stock, ids = story.both([draw(seed, ""), changing, draw(seed, "")])
     assert ours == stock and (stock[0] == stock[2]) == (how == "touched")
     if how != "deleted":
@@ -227,7 +219,7 @@ def test_whatever_happens_to_a_file_meanwhile_is_seen(story: Story, how: str):
 
 def test_a_base_models_file_counts_for_the_lora_that_was_put_on_it(story: Story):
     seed = next(takes)
-    changing = story.changing(nothing(), FILES["diffusion model"], "replaced")
+    changing = story.changing(without_models(), FILES["diffusion model"], "replaced")
     ours, stock, ids = story.both([draw(seed, "LoRA"), changing, draw(seed, "LoRA")])
     assert ours == stock and stock[0] != stock[2] and not story.cached(ids[2]) & {"1", "11"}
 
@@ -246,7 +238,7 @@ def test_what_comfyui_keeps_by_itself_is_used_as_it_is_and_the_trace_tells_what_
 def test_a_result_is_not_kept_whose_file_was_replaced_while_it_was_in_use(story: Story):
     seed = next(takes)
     first = story.changing(draw(seed, ""), FILES["diffusion model"], "replaced", after="9")
-    ours, stock, ids = story.both([first, nothing(), draw(seed, "")])
+    ours, stock, ids = story.both([first, without_models(), draw(seed, "")])
     assert ours == stock and stock[0] != stock[2]
     assert "residency_expert_a" not in story.decided(ids[1], "keep") and "1" not in story.cached(ids[2])
 
@@ -271,7 +263,7 @@ def test_a_folder_of_a_language_model_is_read_again_when_anything_in_it_was_repl
         }
 
     seed = next(takes)
-    changing = story.changing(nothing(), f"LLM/{writer.name}/model.safetensors", "replaced")
+    changing = story.changing(without_models(), f"LLM/{writer.name}/model.safetensors", "replaced")
     _, _, ids = story.both([write(seed), changing, write(seed)])
     told = [story.server.get_json(f"/history/{one}")[one]["outputs"]["3"]["text"] for one in (ids[0], ids[2])]
     assert told[0] != told[1], f"{story.cached(ids[2])} {story.told(ids)}"
@@ -283,7 +275,7 @@ def test_what_a_prompt_has_used_is_comfyuis_own_from_then_on(story: Story):
     seed = next(takes)
     third = story.changing(draw(seed + 1000, ""), FILES["diffusion model"], "replaced", after="9")
     fourth = draw(seed, "")
-    ours, stock, ids = story.both([draw(seed, ""), nothing(), third, fourth])
+    ours, stock, ids = story.both([draw(seed, ""), without_models(), third, fourth])
     assert ours == stock and stock[0] == stock[3] and "1" in story.cached(ids[2])
 
 
@@ -292,7 +284,7 @@ def test_when_the_pack_is_turned_off_nothing_is_left_that_comfyui_would_have_dro
     first = draw(seed, "")
     first["20"] = {"class_type": "ResidencyKeep", "inputs": {"value": ["1", 0]}}
     first["6"]["inputs"]["model"] = ["20", 0]
-    [old, _], ids = story._run([first, nothing()])
+    [old, _], ids = story._run([first, without_models()])
     assert "residency_expert_a" in story.decided(ids[1], "keep")
     story.server.post("/residency/mode", {"mode": "off"})
     try:

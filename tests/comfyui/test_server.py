@@ -11,16 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_story import LOADERS, drop_pages, mode, pixels, two_experts, with_ours
+from comfy_story import LOADERS, drop_pages, forget, mode, pixels, running_node, two_experts, wait, with_ours
 from PIL import Image
 
 from residency.installation.server_process import Server, ServerError
-
-
-def forget(server: Server) -> None:
-    """Make the next prompt run its loaders again."""
-    server.post("/free", {"unload_models": True, "free_memory": True})
-    time.sleep(1.2)  # the worker looks at these flags once a second
 
 
 def last_trace(server: Server) -> dict[str, Any]:
@@ -163,8 +157,7 @@ def test_no_thread_lives_when_idle(server: Server, models: Path):
     drop_pages(models)
     server.run(two_experts(seed=11))
     assert last_trace(server)["summary"]["prefetched_bytes"] > 0
-    time.sleep(0.5)
-    assert server.get_json("/residency/status")["threads"] == []
+    wait(lambda: server.get_json("/residency/status")["threads"] == [])
 
 
 def test_a_failing_node_ends_the_trace_with_its_outcome_and_the_next_prompt_runs(server: Server):
@@ -214,10 +207,10 @@ def test_a_damaged_file_is_named_and_left_to_comfyui(server: Server, models: Pat
 
 
 def test_an_interrupt_stops_the_prompt_and_everything_that_was_announced(server: Server):
-    prompt = two_experts(seed=16, size=512, steps=200)
+    prompt = two_experts(seed=16, size=512, steps=2000)
 
     def interrupt() -> None:
-        time.sleep(4)
+        wait(lambda: running_node(server) == "6")
         server.post("/interrupt", {})
 
     thread = threading.Thread(target=interrupt)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_story import drop_pages, mode, pixels
+from comfy_story import drop_pages, forget, mode, pixels
 
 from residency.installation.locate import ComfyUI
 from residency.installation.server_process import Server, ServerError
@@ -51,11 +51,6 @@ def writes(knows: Server) -> Server:
     """The same with no model loaded and no text cached."""
     forget(knows)
     return knows
-
-
-def forget(server: Server) -> None:
-    server.post("/free", {"unload_models": True, "free_memory": True})
-    time.sleep(1.2)  # the worker looks at these flags once a second
 
 
 def loader(name: str, memory_mode: str = "workflow") -> dict[str, Any]:

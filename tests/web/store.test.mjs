@@ -12,9 +12,12 @@ function fakeApi(answers) {
   const listeners = {};
   return {
     asked: [],
+    told: [],
+    clientId: "me",
     async fetchApi(path, options) {
       const key = `${options?.method ?? "GET"} ${path}`;
       this.asked.push(key);
+      if (options?.body) this.told.push(JSON.parse(options.body));
       const answer = answers[key];
       if (answer === undefined) throw new Error("no route to the server");
       const [status, body] = answer;
@@ -28,7 +31,8 @@ function fakeApi(answers) {
 const ANSWERS = {
   "GET /residency/status": [200, STATUS],
   "GET /residency/traces": [200, { traces: [] }],
-  "GET /residency/trace": [404, { error: "no prompt has run yet" }],
+  "GET /residency/trace": [200, null],
+  "POST /residency/watch": [200, {}],
 };
 
 test("before the first prompt there is a status, no trace and no error", async () => {
@@ -60,6 +64,29 @@ test("an answer that was asked for before an update does not replace it", async 
   await asking;
   await settled();
   assert.equal(store.state().trace.prompt_id, "new");
+});
+
+test("the server is told when somebody looks, as soon as the websocket has a name, and when nobody does any more", async () => {
+  const api = fakeApi(ANSWERS);
+  api.clientId = undefined;
+  const store = createStore(api);
+  store.start();
+  const looksAway = [store.subscribe(() => {}), store.subscribe(() => {})];
+  assert.deepEqual(api.told, []);
+  api.clientId = "me";
+  api.send("status");
+  api.send("status");
+  looksAway[0]();
+  assert.deepEqual(api.told, [{ client_id: "me", on: true }]);
+  api.send("residency.update", { running: true, trace: trace({ prompt_id: "now" }) });
+  looksAway[1]();
+  assert.deepEqual([api.told.at(-1), store.state().running], [{ client_id: "me", on: false }, false]);
+  const again = store.subscribe(() => {});
+  assert.deepEqual(api.told.at(-1), { client_id: "me", on: true });
+  api.send("reconnected"); // to a server that knows nobody
+  await settled();
+  assert.equal(api.told.filter(({ on }) => on).length, 3);
+  again();
 });
 
 test("a mode the server refuses leaves the mode and says why", async () => {

@@ -25,6 +25,7 @@ try:
 except ImportError:  # a ComfyUI without comfy-aimdo has no dynamic models either
     pinned_memory = model_vbar = None
 
+STREAMED = "fast_disk"  # of the state of a model's pinned buffers: whether ComfyUI streams it from its drive
 COMPILER_WORDS = ("compiler", "cuda_graph")
 BLOCK = "_v_block"  # of a block, next to the `_v` of a module: where its weights are
 GRAPH = "_comfy_graph"  # of a block that has been recorded, and may be replayed
@@ -88,7 +89,7 @@ def pin_subsets(state: Any, beginning: str) -> list[str]:
 def is_streamed(patcher: Any) -> bool:
     """Whether ComfyUI reads what does not fit on the device from the model's files at each use, and keeps no copy of what does fit."""
     state = patcher.model.dynamic_pins.get(patcher.load_device, {}) if patcher.is_dynamic() else {}
-    own = state.get("fast_disk")
+    own = state.get(STREAMED)
     return bool(getattr(model_management.args, "fast_disk", False) if own is None else own)
 
 

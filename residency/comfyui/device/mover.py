@@ -29,6 +29,7 @@ from typing import Any
 import comfy.model_management as model_management
 
 from ...core.component import Component, Tier
+from ...core.device_placement import Placement
 from ...core.events import Cancel, Event, Evict, Evicted, Exchange, Prefetch, TransferDone, TransferMoved, TransferStopped
 from ...transfers import memory
 from ...units import size
@@ -38,12 +39,13 @@ from .contents import Contents
 from .copy_fence import Gate
 from .coverage import MOST_NODES, MOST_PASSES, Coverage
 from .cuda import Cuda
-from .kinds import Blocks, allocates_beside_torch, is_streamed, kind_of, streams, surroundings
+from .kinds import Blocks, allocates_beside_torch, is_streamed, kind_of, surroundings
 from .link import Link
 from .memory_usage import SNAPSHOT_HEADROOM_BYTES, device_bytes, spare_bytes
 from .models import Models
 from .proofs import Behaviour, DisprovedError, Feature, Kind, Proofs
 from .snapshot import Snapshots
+from .storage_policy import StoragePolicy
 
 try:
     from . import onload
@@ -82,13 +84,18 @@ class _Pending:
 class DeviceMover:
     """Enacts Prefetch, Exchange, Cancel and Evict on the device tier. On the executor's thread; `close` may come from another one.
 
-    `cuda` None: ComfyUI computes on a device whose memory nothing is copied to. `spare()`: bytes of host memory that copies may still
-    take. `headroom_bytes`: device memory that copies leave while the node runs. `_busy` is held while device memory is worked on, and by
-    `close`.
+    `cuda` None: ComfyUI computes on a device whose memory nothing is copied to. `plan()`: where the running prompt's weights lie.
+    `spare()`: bytes of host memory that copies may still take. `headroom_bytes`: device memory that copies leave while the node runs.
+    `_busy` is held while device memory is worked on, and by `close`.
     """
 
     def __init__(
-        self, tell: Callable[[Event], Any], clock: Callable[[], float], cuda: Cuda | None, spare: Callable[[], int] = spare_bytes
+        self,
+        tell: Callable[[Event], Any],
+        clock: Callable[[], float],
+        cuda: Cuda | None,
+        plan: Callable[[], Placement],
+        spare: Callable[[], int] = spare_bytes,
     ) -> None:
         self.models = Models()
         self.snapshots = Snapshots()
@@ -108,7 +115,8 @@ class DeviceMover:
         self._looked_at: set[Kind] = set()  # of which enough has been watched
         self._nodes_watched: Counter[Kind] = Counter()
         self._watched: dict[Kind, tuple[weakref.ReferenceType[Any], Coverage]] = {}
-        self._streamed: dict[str, bool] = {}
+        self.storage = StoragePolicy(plan)
+        self._stored: dict[str, tuple[bool, str]] = {}  # of models that are streamed or would be: whether it is kept, and why
         self.link = Link(clock, None if cuda is None else cuda.timed_event)
         self.headroom_bytes = HEADROOM_BYTES  # of the node that runs
         self._working_set_bytes = 0
@@ -123,57 +131,61 @@ class DeviceMover:
         """Announce the copy. What the running node computes with crosses at once; what finds no room, when ComfyUI has loaded the model.
         What is needed later follows step by step (`advance`). One that is announced already becomes longer."""
         key = instruction.component.key
-        pending = self._pending.get(key)
-        if pending is not None:
-            pending.size_bytes = max(pending.size_bytes, instruction.size_bytes)
-            pending.ahead = pending.ahead and instruction.ahead
-        else:
-            pending = _Pending(instruction.component, instruction.size_bytes, instruction.ahead)
-            pending.future.set_running_or_notify_cancel()
-            refusal = self._refusal(key)
-            if refusal:
-                self._finish(pending, refusal)
-                return pending.future
-            self._pending[key] = pending
-        if not pending.ahead:
-            with self._busy, self._answering(key, Feature.ONLOAD):
-                self._settle()
-                self._bring(key, pending, at_load=False)
+        with self._busy:  # else a close could answer it between being remembered and being brought
+            pending = self._pending.get(key)
+            if pending is not None:
+                pending.size_bytes = max(pending.size_bytes, instruction.size_bytes)
+                pending.ahead = pending.ahead and instruction.ahead
+            else:
+                pending = _Pending(instruction.component, instruction.size_bytes, instruction.ahead)
+                pending.future.set_running_or_notify_cancel()
+                refusal = self._refusal(key)
+                if refusal:
+                    self._finish(pending, refusal)
+                    return pending.future
+                self._pending[key] = pending
+            if not pending.ahead:
+                with self._answering(key, Feature.ONLOAD):
+                    self._settle()
+                    self._bring(key, pending, at_load=False)
         return pending.future
 
     def exchange(self, instruction: Exchange) -> None:
         """Remember it until ComfyUI loads the model."""
-        self._placed[instruction.component.key] = instruction
-        self._unanswered.add(instruction.component.key)
+        with self._busy:
+            self._placed[instruction.component.key] = instruction
+            self._unanswered.add(instruction.component.key)
 
     def cancel(self, instruction: Cancel) -> None:
         key = instruction.component.key
-        pending = self._pending.pop(key, None)
-        if pending is not None:
-            self._finish(pending, instruction.reason)
-        if key in self._unanswered:
-            self._stopped(key, instruction.reason)
+        with self._busy:
+            pending = self._pending.pop(key, None)
+            if pending is not None:
+                self._finish(pending, instruction.reason)
+            if key in self._unanswered:
+                self._stopped(key, instruction.reason)
 
     def evict(self, instruction: Evict) -> None:
         """Give `size_bytes` of the component back, the end of it first; a legacy model leaves as a whole."""
         key, started_s = instruction.component.key, self._clock()
         freed_bytes, refusal = 0, self._off(Feature.EVICT)
-        for loaded in self.models.loaded(key) if not refusal else ():
-            patcher = loaded.model
-            if patcher.load_device == patcher.offload_device and not patcher.is_dynamic():
-                refusal = "its device shares the host's memory: leaving it would free nothing"
-                continue
-            if patcher.is_dynamic() and self.blocks.is_recorded(patcher):
-                refusal = onload.Stop.RECORDED.value
-                continue
-            before_bytes = device_bytes(patcher)
-            try:
-                self._leave(loaded, min(before_bytes, instruction.size_bytes - freed_bytes))
-            except Exception as error:
-                refusal = self._count(key, Feature.EVICT, error)
-            freed_bytes += max(0, before_bytes - device_bytes(patcher))
-            if freed_bytes >= instruction.size_bytes:
-                break
+        with self._busy:
+            for loaded in self.models.loaded(key) if not refusal else ():
+                patcher = loaded.model
+                if patcher.load_device == patcher.offload_device and not patcher.is_dynamic():
+                    refusal = "its device shares the host's memory: leaving it would free nothing"
+                    continue
+                if patcher.is_dynamic() and self.blocks.is_recorded(patcher):
+                    refusal = onload.Stop.RECORDED.value
+                    continue
+                before_bytes = device_bytes(patcher)
+                try:
+                    self._leave(loaded, min(before_bytes, instruction.size_bytes - freed_bytes))
+                except Exception as error:
+                    refusal = self._count(key, Feature.EVICT, error)
+                freed_bytes += max(0, before_bytes - device_bytes(patcher))
+                if freed_bytes >= instruction.size_bytes:
+                    break
         if freed_bytes:
             model_management.soft_empty_cache()
         log.debug("residency: %s: %.0f MB given back in %.1f ms", key, freed_bytes / 1e6, 1e3 * (self._clock() - started_s))
@@ -203,7 +215,8 @@ class DeviceMover:
         """A node is about to start for which torch will hold so many bytes beside its weights; 0: nobody knows."""
         self._working_set_bytes = working_set_bytes
         self.headroom_bytes = KNOWN_HEADROOM_BYTES if working_set_bytes else HEADROOM_BYTES
-        self._placed = {key: one for key, one in self._placed.items() if key in self._unanswered}
+        with self._busy:
+            self._placed = {key: one for key, one in self._placed.items() if key in self._unanswered}
         self._end_of_passes()
 
     def carry_on(self, *, has_steps: bool) -> None:
@@ -222,10 +235,12 @@ class DeviceMover:
         self._advance(STEP_BYTES)
 
     def _advance(self, limit_bytes: int | None) -> None:
-        ahead = [(key, pending) for key, pending in self._pending.items() if pending.ahead]
-        if not ahead:
+        if not self._pending:
             return
         with self._busy:
+            ahead = [(key, pending) for key, pending in self._pending.items() if pending.ahead]
+            if not ahead:
+                return
             self._settle()
             left_bytes = limit_bytes
             for key, pending in ahead:
@@ -315,6 +330,7 @@ class DeviceMover:
                     pending.present_bytes = device_bytes(patcher)
                     self._finish(self._pending.pop(key), "its node has started and loads the rest itself")
                 if self._is_ours(patcher):
+                    self.storage.before_load(patcher)
                     with self._answering(key, Feature.EXCHANGE, patcher):
                         self._exchange(key, patcher, working_set_bytes)
                 if patcher.load_device.type != "cuda" or patcher.is_dynamic() or self._off(Feature.HOST_COPIES):
@@ -427,16 +443,18 @@ class DeviceMover:
     def _give_up(self) -> None:
         with self._busy:
             unanswered, self._pending = list(self._pending.values()), {}
+            standing, self._unanswered, self._placed = sorted(self._unanswered), set(), {}
             if self._streams is not None:
                 self._streams.into.synchronize()
             self.gate.forget()
+            self.storage.give_back()
             self.snapshots.clear()
             if self.pages is not None:
                 self.pages.clear()
             self.models.clear()
         for pending in unanswered:
             self._finish(pending, CLOSING)
-        for key in sorted(self._unanswered):
+        for key in standing:
             self._stopped(key, CLOSING)
 
     # --- answers ---
@@ -518,9 +536,10 @@ class DeviceMover:
         found = [(state.feature.value, state.on, state.why) for state in self.proofs.states()]
         if allocates_beside_torch(self._cuda.device):
             found.append(("working sets of nodes", False, BESIDE_TORCH))
-        streamed = sorted(key for key, is_so in list(self._streamed.items()) if is_so)
-        if streamed:
-            found.append(("weights kept in host memory", False, f"{streams()}: {', '.join(streamed)}"))
+        stored = sorted(self._stored.items())
+        if stored:
+            told = "; ".join(f"{key}: {why}" for key, (_, why) in stored)
+            found.append(("weights kept in host memory", all(kept for _, (kept, _) in stored), told))
         return found
 
     def _off(self, feature: Feature) -> str:
@@ -533,15 +552,22 @@ class DeviceMover:
         """Its passes begin. What is still to be seen of them costs one look at each module and pass, of MOST_PASSES of a kind's nodes."""
         kind = kind_of(patcher, self._around)
         key = self._key_of(patcher)
-        if key and self._streamed.get(key) is not is_streamed(patcher):
-            self._streamed[key] = is_streamed(patcher)
-            if self._streamed[key]:
-                log.info("residency: %s: %s; %s of RAM are available", kind, streams(), size(memory.available_bytes()))
+        self._tell_storage(key, patcher, kind)
         if self.gate.open or kind in self._watched or kind in self._looked_at:
             return
         if not self._watched:
             self.gate.watch(on=True)
         self._watched[kind] = (weakref.ref(patcher), Coverage(onload.weight_modules(patcher)))
+
+    def _tell_storage(self, key: str, patcher: Any, kind: Kind) -> None:
+        """A model that ComfyUI streams from its drive, or would, has been loaded."""
+        kept, why_not = self.storage.kept(patcher), self.storage.why_not(patcher) if is_streamed(patcher) else ""
+        before = self._stored.pop(key, None)
+        if not key or not (kept or why_not):
+            return
+        self._stored[key] = bool(kept), kept or why_not
+        if before is None or before[0] is not bool(kept):
+            log.info("residency: %s: %s; %s of RAM are available", kind, kept or why_not, size(memory.available_bytes()))
 
     def _end_of_pass(self) -> None:
         """Of what has been computed since the last time."""

@@ -294,6 +294,8 @@ class LiveGraph:
         self._dynprompt = dynprompt
         self._folders = Folders()
         self._nodes: dict[str, Any] = {}  # those that have been looked at, expanded ones included
+        self._at_first: dict[str, Any] = {}  # the same as they were the first time
+        self._flowing: dict[str, Any] = {}  # the same with the links that a loop has taken from them
         self._expanded = 0  # how many of them were
         self._made_with = made_with
         self._made: list[tuple[Mapping[str, Any], NodeLoads]] = []  # of nodes that are cached: queued prompts may have the same
@@ -303,7 +305,7 @@ class LiveGraph:
         self._budget = budget
         self._predicting_s = 0.0
         self._allowance = Allowance(budget.operations)
-        self._flow = Flow(self._nodes, traits, self._keyed, allowance=self._allowance)
+        self._flow = Flow(self._flowing, traits, self._keyed, allowance=self._allowance)
         self._asked: set[str] = set()  # nodes that were started and put back
         self._group_within_bytes = group_within_bytes
         self._grouping: Grouping | None = None
@@ -337,10 +339,10 @@ class LiveGraph:
     def _forget_nodes(self) -> None:
         """Look at every node again, and at what those have loaded that are others now."""
         self._loads = {node_id: found for node_id, found in self._loads.items() if self._node(node_id) == self._nodes.get(node_id)}
-        for known in (self._nodes, self._keyed, self._computes):
+        for known in (self._nodes, self._flowing, self._keyed, self._computes):
             known.clear()
         self._computed_with.clear()
-        self._flow = Flow(self._nodes, traits, self._keyed, allowance=self._allowance)
+        self._flow = Flow(self._flowing, traits, self._keyed, allowance=self._allowance)
         self._expanded = 0
 
     def class_type(self, node_id: str) -> str:
@@ -481,6 +483,7 @@ class LiveGraph:
         self._allowance.grant(self._budget.node_operations * len(new))
         nodes_ = {node_id: self._dynprompt.get_node(node_id) for node_id in new}
         self._nodes.update(nodes_)
+        self._flowing.update((node_id, self._kept_links(node_id, node)) for node_id, node in nodes_.items())
         self._loads.update(self._find_made(execution_list, [node_id for node_id in new if node_id not in self._loads]))
         self._loads.update(self._find_loads({node_id: node for node_id, node in nodes_.items() if node_id not in self._loads}))
         self._keyed.update((node_id, _keyed(self._loads[node_id])) for node_id in new if node_id in self._loads)
@@ -499,6 +502,15 @@ class LiveGraph:
         if self._grouping is None:
             # it holds on to what the nodes compute with, which grows
             self._grouping = self._grouped(self._computes, self._computed_with)
+
+    def _kept_links(self, node_id: str, node: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The node with the links that it had the first time, where it has no such input any more: what ends a loop is not linked to the
+        body while that runs, and hands on what the last round has made, of the same models."""
+        before = self._at_first.setdefault(node_id, node)
+        if before is node or before["class_type"] != node["class_type"]:
+            return node
+        gone = {name: before["inputs"][name] for name, _, _ in links(before) if name not in node["inputs"]}
+        return {**node, "inputs": {**gone, **node["inputs"]}} if gone else node
 
     def _grouped(self, computed: Mapping[str, tuple[str, ...]], keys: Iterable[str]) -> Grouping | None:
         """The rule for a prompt whose nodes compute with `keys`, where it pays."""

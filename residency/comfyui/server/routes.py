@@ -1,7 +1,7 @@
 """Routes and websocket messages: what the panel and programs can ask and be told.
 
 GET /residency/status, POST /residency/mode, GET and POST /residency/settings, GET /residency/trace[?prompt_id=…][&format=chrome],
-GET /residency/traces, and the websocket event "residency.update". docs/http.md describes them.
+GET /residency/traces, POST /residency/watch, and the websocket event "residency.update". docs/http.md describes them.
 
 Handlers run on ComfyUI's event loop, where everybody waits for whoever waits. They take no lock that a mover may hold; the settings file is
 written by a thread of its own, and a big trace is copied by one of asyncio's.
@@ -28,7 +28,7 @@ from ... import __version__
 from ...record.trace import Trace
 from ...record.trace_events import chrome
 from ...settings import user as user_settings
-from ...settings.prompt import MODES, parse_mode
+from ...settings.prompt import DEFAULT, MODES, parse_mode
 from ...units import cut, shown
 from ..host import ComfyHost
 from ..prompt.background import Errands
@@ -76,7 +76,7 @@ def on_prompt(handler: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 
 
 class Announcer:
-    """Sends the running trace to the open browsers, rarely enough to cost nothing.
+    """Sends the running trace to the browsers whose panel is open, rarely enough to cost nothing; where none is, nothing is made.
 
     What happens too soon after a message is sent a moment later: the last word before a long node is not lost. ComfyUI's own event loop
     keeps the time, a thread of asyncio's copies the trace.
@@ -86,11 +86,25 @@ class Announcer:
         self._lock = threading.Lock()  # one message is made at a time, and none after the last one
         self._next_s = 0.0
         self._waiting = False
+        self._watching: frozenset[str] = frozenset()  # ids of ComfyUI's websockets
+
+    def watch(self, client_id: str, on: bool, trace: Trace | None) -> None:
+        """A browser's panel has been opened, and is told at once of the `trace` that runs; or it has been closed."""
+        if on and client_id in PromptServer.instance.sockets:
+            self._watching |= {client_id}
+            if trace is not None:
+                self._send(trace, ended=False)
+        else:
+            self._watching -= {client_id}
+
+    def _watchers(self) -> frozenset[str]:
+        self._watching &= PromptServer.instance.sockets.keys()
+        return self._watching
 
     def announce(self, trace: Trace, ended: bool) -> None:
         """Called after every event; most calls only look at the clock."""
         server = PromptServer.instance
-        if not server.sockets or (self._waiting and not ended):
+        if not self._watching or (self._waiting and not ended):
             return
         delay_s = self._next_s - time.monotonic()
         if ended or delay_s <= 0:
@@ -112,7 +126,8 @@ class Announcer:
             data = trace.as_dict()
             data["decisions"] = data["decisions"][-UPDATE_DECISIONS:]
             message = {"prompt_id": trace.prompt_id, "mode": trace.mode.value, "running": not ended, "trace": data}
-            PromptServer.instance.send_sync(EVENT, message)
+            for client_id in self._watchers():
+                PromptServer.instance.send_sync(EVENT, message, client_id)
             cost_s = time.monotonic() - started_s
             self._next_s = started_s + max(UPDATE_S, cost_s / UPDATE_SHARE)
 
@@ -121,7 +136,7 @@ class BadRequestError(Exception):
     """One sentence that says what is wrong with a request, and the way out."""
 
 
-def add_routes(host: ComfyHost) -> None:
+def add_routes(host: ComfyHost, announcer: Announcer) -> None:
     """Register the routes; ComfyUI adds its table of routes to the application after the packs are loaded."""
     routes = PromptServer.instance.routes
 
@@ -167,6 +182,8 @@ def add_routes(host: ComfyHost) -> None:
             return _error(400, f"{shown(form)} is not a format; leave it out, or choose chrome")
         trace = next((trace for trace in reversed(host.runtime.traces) if prompt_id in (None, trace.prompt_id)), None)
         if trace is None:
+            if prompt_id is None and form is None:
+                return web.json_response(None)  # an error would stand in the browser's console
             return _error(404, f"no trace of prompt {shown(prompt_id)}" if prompt_id else "no prompt has run yet")
 
         def text() -> str:
@@ -175,6 +192,17 @@ def add_routes(host: ComfyHost) -> None:
 
         headers = {"Content-Disposition": 'attachment; filename="residency-trace.json"'} if form else None
         return web.json_response(text=await asyncio.to_thread(text), headers=headers)
+
+    @routes.post("/residency/watch")
+    async def post_watch(request: web.Request) -> web.Response:
+        try:
+            asked = await _body(request)
+        except BadRequestError as error:
+            return _error(400, str(error))
+        if not isinstance(asked, dict) or not isinstance(asked.get("client_id"), str) or not isinstance(asked.get("on"), bool):
+            return _error(400, 'the body must be JSON like {"client_id": "of the websocket", "on": true}')
+        await asyncio.to_thread(announcer.watch, asked["client_id"], asked["on"], host.runtime.trace)
+        return web.json_response({})
 
     @routes.get("/residency/traces")
     async def get_traces(request: web.Request) -> web.Response:
@@ -192,7 +220,7 @@ def status(host: ComfyHost) -> dict[str, Any]:
         "installed": host.installed,
         "closing": bool(threads) and not host.installed,
         "mode": host.user.mode.value,
-        "mode_reason": resolved.reason if resolved and host.installed else f"set by {host.user.source}",
+        "mode_reason": resolved.reason if resolved and host.installed else _chosen_by(host),
         "features": [{"name": fit.name, "on": fit.fits, "reason": fit.reason} for fit in host.features()],
         "failures": host.failures,
         "contained_failures": host.contained(),
@@ -200,6 +228,10 @@ def status(host: ComfyHost) -> dict[str, Any]:
         "threads": threads,
         "last_prompt_id": traces[-1].prompt_id if traces else None,
     }
+
+
+def _chosen_by(host: ComfyHost) -> str:
+    return f"{DEFAULT}: no other mode has been chosen" if host.user.source == DEFAULT else f"set by {host.user.source}"
 
 
 async def _accept(host: ComfyHost, wanted: user_settings.UserSettings) -> None:
