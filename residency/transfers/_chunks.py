@@ -11,7 +11,9 @@ from ..weights.identity import change
 from . import pagecache
 
 LEAST_GAP_BYTES = 128 * 1024  # what is cached around a smaller gap is copied with it: 20 us, as much as asking twice more
-BUFFER_BYTES = 2 * 1024**2  # what is read goes through it and is not looked at: it fits into a core's own cache
+# What is read goes through it and is not looked at: it fits into a core's own cache. Where one call fills it only once (no preadv, as on
+# Windows) it is larger: at 2 MiB a call 4 threads read 1.85 GB/s, in one call 2.26; beside a busy Python thread 0.53 and 1.09.
+BUFFER_BYTES = (2 if hasattr(os, "preadv") else 8) * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,11 @@ class Chunk:
     offset: int
     needs_bytes: int
     file: FileIdentity | None = None
+
+    def middle(self, size_bytes: int) -> Chunk:
+        """So many bytes of its middle; all of it where it has fewer."""
+        cut_bytes = max(0, self.size_bytes - size_bytes) // 2
+        return replace(self, start=self.start + cut_bytes, size_bytes=min(size_bytes, self.size_bytes), offset=self.offset + cut_bytes)
 
 
 def between(component: Component, start_bytes: int, end_bytes: int) -> Iterator[tuple[int, Extent, int]]:
@@ -84,7 +91,7 @@ class Reader:
 
     def cached_bytes(self, chunk: Chunk) -> int | None:
         """What of the chunk is in the page cache. OSError when the file cannot be opened, ends before its extent does, or is another."""
-        fd = self._open(chunk)
+        fd = self.open(chunk)
         file_bytes = os.fstat(fd).st_size
         if file_bytes < chunk.needs_bytes:
             raise OSError(f"{chunk.path} ends at {file_bytes} bytes, the component's part of it at {chunk.needs_bytes}")
@@ -108,7 +115,7 @@ class Reader:
         """Read all of it."""
         if self._buffer is None:
             self._buffer = bytearray(BUFFER_BYTES)
-        fd = self._open(chunk)
+        fd = self.open(chunk)
         try:
             count = pagecache.read_into_cache(fd, chunk.start, chunk.size_bytes, self._buffer)
         except OSError as error:
@@ -121,7 +128,8 @@ class Reader:
             os.close(self._fd)
         self._path, self._buffer = None, None
 
-    def _open(self, chunk: Chunk) -> int:
+    def open(self, chunk: Chunk) -> int:
+        """The descriptor of its file. OSError when it cannot be opened, or is another than was planned."""
         path = chunk.path
         changed = None if chunk.file is None else change(chunk.file)
         if changed is not None:

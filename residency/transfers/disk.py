@@ -187,7 +187,7 @@ class ReadAhead:
     def rates(self) -> dict[str, float]:
         """Bytes per second by drive, averaged over what was really read; drives that have read nothing are missing.
 
-        Where the page cache cannot be asked (Windows, files of another user) reads from the cache count too.
+        Where the page cache cannot be asked (Windows, files of another user) only what samples have shown to be cold counts.
         """
         with self._condition:
             measured = {drive: lane.rate.bytes_per_s() for drive, lane in self._lanes.items()}

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from ..core.component import Component, Extent
 from . import pagecache
+from ._chunks import Reader, cut
+from ._sampling import Found, sampled
 from .memory import unescape_mount
 
 # Hypervisors present every disk as rotational: virtio_blk and Xen by name, the emulated SCSI ones by vendor; loop devices inherit it.
@@ -99,13 +101,16 @@ def measure_read_rate(
     """Bytes per second of one cold sequential read of the file's beginning, until one of the budgets is spent.
 
     The pages are dropped first and left cached afterwards. Only chunks that were not cached count, so a file that cannot be
-    dropped (in use, or a system without a way to) gives 0.0, as an empty file does. OSError when the file cannot be read.
+    dropped (in use, or a system without a way to) gives 0.0, as an empty file does. Where the system does not tell what is cached,
+    samples must have shown that nothing is. OSError when the file cannot be read.
     """
     fd = pagecache.open_file(path)
     try:
         end = min(budget_bytes, os.fstat(fd).st_size)
         pagecache.drop(Extent(path, 0, end))
         buffer = bytearray(_READ_BYTES)
+        if pagecache.cached_in(fd, 0, end) is None and not _looks_cold(path, end, clock):
+            return 0.0
         cold_bytes, cold_s = 0, 0.0
         begun = clock()
         for start in range(0, end, _READ_BYTES):
@@ -120,6 +125,18 @@ def measure_read_rate(
     finally:
         os.close(fd)
     return cold_bytes / cold_s if cold_s > 0 else 0.0
+
+
+def _looks_cold(path: str, size_bytes: int, clock: Callable[[], float]) -> bool:
+    """Whether samples tell that nothing of the file's beginning is cached."""
+    reader = Reader()
+    try:
+        found = sampled(
+            list(cut(Component(path, path, "", size_bytes, (Extent(path, 0, size_bytes),)), size_bytes, _READ_BYTES)), reader, clock
+        )
+    finally:
+        reader.close()
+    return bool(found) and set(found) == {Found.COLD}
 
 
 def _mounted_device(path: str, root: str) -> str | None:
