@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..core.component import Component, Extent, FileIdentity
 from ..weights.identity import change
-from . import pagecache
+from . import _system, pagecache
 
 LEAST_GAP_BYTES = 128 * 1024  # what is cached around a smaller gap is copied with it: 20 us, as much as asking twice more
-# What is read goes through it and is not looked at: it fits into a core's own cache. Where one call fills it only once (no preadv, as on
-# Windows) it is larger: at 2 MiB a call 4 threads read 1.85 GB/s, in one call 2.26; beside a busy Python thread 0.53 and 1.09.
-BUFFER_BYTES = (2 if hasattr(os, "preadv") else 8) * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +88,10 @@ class Reader:
     def cached_bytes(self, chunk: Chunk) -> int | None:
         """What of the chunk is in the page cache. OSError when the file cannot be opened, ends before its extent does, or is another."""
         fd = self.open(chunk)
-        file_bytes = os.fstat(fd).st_size
+        try:
+            file_bytes = pagecache.file_bytes(fd)
+        except OSError as error:
+            raise OSError(f"{chunk.path}: {error}") from error
         if file_bytes < chunk.needs_bytes:
             raise OSError(f"{chunk.path} ends at {file_bytes} bytes, the component's part of it at {chunk.needs_bytes}")
         return pagecache.cached_in(fd, chunk.start, chunk.size_bytes)
@@ -114,7 +113,7 @@ class Reader:
     def read(self, chunk: Chunk) -> None:
         """Read all of it."""
         if self._buffer is None:
-            self._buffer = bytearray(BUFFER_BYTES)
+            self._buffer = bytearray(_system.current.buffer_bytes)
         fd = self.open(chunk)
         try:
             count = pagecache.read_into_cache(fd, chunk.start, chunk.size_bytes, self._buffer)
@@ -125,7 +124,7 @@ class Reader:
 
     def close(self) -> None:
         if self._path is not None:
-            os.close(self._fd)
+            pagecache.close_file(self._fd)
         self._path, self._buffer = None, None
 
     def open(self, chunk: Chunk) -> int:
@@ -137,7 +136,7 @@ class Reader:
         if self._path != path:
             if self._path is not None:
                 self._path = None
-                os.close(self._fd)
+                pagecache.close_file(self._fd)
             self._fd = pagecache.open_file(path)
             self._path = path
         return self._fd

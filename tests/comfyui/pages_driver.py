@@ -74,6 +74,27 @@ def cycle(store_of: Any, device_pages: int, host_pages: int, passed_once: bool =
     return rounds
 
 
+def pinned_under_a_limit(store_of: Any, most_slabs: int) -> list[int]:
+    """Slabs that slots take where the system lets so many be pinned: alone, and beside one that ComfyUI has pinned."""
+    import comfy.model_management as model_management
+
+    from residency.comfyui.device import page_exchange
+    from residency.transfers import HostMemory, memory
+
+    asked, slab_bytes, taken = memory.host_memory, page_exchange.SLAB_PAGES * PAGE, []
+    memory.host_memory = lambda: HostMemory(1 << 40, 1 << 39, "Windows", 1 << 39, most_slabs * slab_bytes)
+    try:
+        for own_slabs in (0, 1):
+            model_management.TOTAL_PINNED_MEMORY = own_slabs * slab_bytes
+            store = store_of(lambda: 100 * slab_bytes, Late([0]))
+            while store.slots.take() is not None:
+                pass
+            taken.append(store.slots.total_bytes // slab_bytes)
+    finally:
+        memory.host_memory, model_management.TOTAL_PINNED_MEMORY = asked, 0
+    return taken
+
+
 def main() -> None:
     trials = int(sys.argv[3])
     enter(Path(sys.argv[1]), Path(sys.argv[2]))
@@ -86,6 +107,7 @@ def main() -> None:
     rounds = [cycle(PageStore, *pages) for pages in ((40, 20), (22, 30))]
     once = cycle(PageStore, 22, 26, passed_once=True)
     answer = {**dict(zip(("wrong", "lost", "kept"), map(sum, zip(*found, strict=True)), strict=True)), "rounds": rounds, "once": once}
+    answer["pinned"] = pinned_under_a_limit(PageStore, 3)
     print("ANSWER " + json.dumps(answer))
 
 

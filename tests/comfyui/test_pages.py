@@ -37,6 +37,10 @@ def test_no_module_ever_computes_with_other_bytes_than_its_own(seen: dict[str, A
     assert seen["wrong"] == 0
 
 
+def test_no_more_is_pinned_than_the_system_lets_be_with_what_comfyui_has_pinned(seen: dict[str, Any]):
+    assert seen["pinned"] == [3, 2]
+
+
 def test_every_slot_is_in_use_or_free_again(seen: dict[str, Any]):
     assert seen["lost"] == 0
 

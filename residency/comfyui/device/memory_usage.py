@@ -61,7 +61,13 @@ def device_limit_bytes(headroom_bytes: int = 0) -> int | None:
 
 def spare_bytes() -> int:
     """Host memory that copies of weights may still take: below its own headroom ComfyUI drops cached results and pins to get it back."""
-    return memory.available_bytes() - max(SNAPSHOT_HEADROOM_BYTES, int(memory_management.RAM_CACHE_HEADROOM))
+    return memory.holdable_bytes() - max(SNAPSHOT_HEADROOM_BYTES, int(memory_management.RAM_CACHE_HEADROOM))
+
+
+def pinnable_bytes() -> int | None:
+    """Bytes that may be pinned beside what ComfyUI has pinned, ours counted in; None: the system has no limit of its own."""
+    most_bytes = memory.host_memory().pinnable_bytes
+    return None if most_bytes is None else max(0, most_bytes - pinned_in_all())
 
 
 def pinned_in_all() -> int:

@@ -322,7 +322,7 @@ class DeviceMover:
                 if isinstance(patcher, WholePatcher):
                     continue  # its host copy is the mapped file, which it keeps itself
                 try:
-                    if memory.available_bytes() > SNAPSHOT_HEADROOM_BYTES:
+                    if memory.holdable_bytes() > SNAPSHOT_HEADROOM_BYTES:
                         self.snapshots.keep(patcher)
                     else:
                         self.snapshots.clear()  # what is on the device will be copied back, as stock would
