@@ -31,10 +31,10 @@ from ..session import NO_LIMITS, Limits, Looks, NodeBegins, NodeEnds, Phase, Pro
 from ..settings import prompt as settings
 from ..settings.node_inputs import DEVICE, DEVICE_AND_HOST
 from ..settings.user import UserSettings
-from ..transfers import ReadAhead, memory, single_reader, thread_waits
+from ..transfers import ReadAhead, machine, memory, single_reader, thread_waits
 from ..transfers.disk import THREADS_PER_DRIVE
 from .device.cuda import Cuda
-from .device.memory_usage import device_limit_bytes
+from .device.memory_usage import device_limit_bytes, shared_memory
 from .device.mover import DeviceMover
 from .device.weight_waits import Asked, WeightWaits
 from .prompt.background import Errands
@@ -51,7 +51,6 @@ from .server.idle import IdleRelease
 
 log = logging.getLogger("residency")
 
-HEADROOM_SHARE = 0.1  # of the host's memory, left to activations, caches and other programs
 BUDGET_REFRESH_S = 0.25  # reading the limits takes 40 us: not at every one of a thousand cheap nodes
 HOLD_POLL_S = 0.005
 MAX_FAILURES = 3
@@ -69,6 +68,7 @@ class ComfyHost:
         self.budget = budget
         self._device_limit_bytes = self._whole_device_bytes = device_limit_bytes()  # asked once: the driver may be at work
         self.runtime = Runtime(at_safe_points=[Tier.DEVICE])
+        self._lacks = machine.lacks() + shared_memory()
         self._memory_total_bytes = memory.host_memory().total_bytes
         cuda = Cuda.of_comfyui()
         self.device = DeviceMover(self.runtime.tell, self.runtime.clock, cuda)
@@ -115,6 +115,8 @@ class ComfyHost:
         self.fits = [seam.install(wrapper) for seam, wrapper in self._wrappers().items()]
         self.device.gate.open = not self._fits(seams.CAST)
         self.installed = True
+        if self._lacks:
+            log.info("residency: less is done on this machine: %s", "; ".join(f"{lack.name}: {lack.why}" for lack in self._lacks))
         self.failures = 0
         self.device.proofs.forgive()
 
@@ -198,7 +200,8 @@ class ComfyHost:
         """Every seam as it is at this moment, and every feature of the device that has been disproved or has failed."""
         if not self.installed:
             return [replace(fit, fits=False) for fit in self.fits]
-        return [seam.look() for seam in seams.ALL] + [seams.Fit(*told) for told in self.device.states()]
+        lacks = [seams.Fit(lack.name, False, lack.why) for lack in self._lacks]
+        return [seam.look() for seam in seams.ALL] + [seams.Fit(*told) for told in self.device.states()] + lacks
 
     def contained(self) -> dict[str, int]:
         """Failures that cost a copy or a lesson, and did not reach a prompt: how many, by what has failed."""
@@ -549,7 +552,7 @@ class ComfyHost:
         if now_s < prompt.next_budget_s:
             return NO_LIMITS
         prompt.next_budget_s = now_s + BUDGET_REFRESH_S
-        reserve_bytes = int(HEADROOM_SHARE * self._memory_total_bytes)
+        reserve_bytes = int(machine.headroom_share(self._memory_total_bytes) * self._memory_total_bytes)
         limit_bytes = memory.available_bytes() - reserve_bytes
         if prompt.settings.host_budget_bytes is not None and prompt.settings.host_budget_bytes < limit_bytes:
             limit_bytes, reserve_bytes = prompt.settings.host_budget_bytes, 0

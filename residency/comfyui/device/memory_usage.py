@@ -9,8 +9,9 @@ from typing import Any
 
 import comfy.memory_management as memory_management
 import comfy.model_management as model_management
+import torch
 
-from ...transfers import memory
+from ...transfers import machine, memory
 from .kinds import pin_subsets
 
 # Host copies of models on the device are kept while this much memory is available beside them.
@@ -45,10 +46,30 @@ def resident_bytes(patcher: Any, images_bytes: int) -> int:
     return device_bytes(patcher)
 
 
+def shares_host_memory(device: torch.device) -> bool:
+    """Whether what lies on that device takes from the host's memory: then each byte would be counted twice, and copied for nothing."""
+    if device.type in ("cpu", "mps"):
+        return True
+    try:
+        return bool(getattr(torch.get_device_module(device).get_device_properties(device), "is_integrated", False))
+    except (AttributeError, AssertionError, RuntimeError):  # a device that torch tells nothing of
+        return False
+
+
+def shared_memory() -> list[machine.Lack]:
+    """What is left undone on a device without memory of its own; of a CPU nothing is expected."""
+    device = model_management.get_torch_device()
+    if device.type == "cpu" or not shares_host_memory(device):
+        return []
+    return [
+        machine.Lack("unified memory", f"{device.type} shares the host's memory: files are read ahead, nothing is copied or kept twice")
+    ]
+
+
 def device_memory_bytes() -> int | None:
     """All memory of the device; None where it has none of its own."""
     device = model_management.get_torch_device()
-    if model_management.is_device_cpu(device) or model_management.is_device_mps(device):
+    if shares_host_memory(device):
         return None
     return int(model_management.get_total_memory(device))
 
