@@ -34,7 +34,7 @@ from ..settings.user import UserSettings
 from ..transfers import ReadAhead, machine, memory, single_reader, thread_waits
 from ..transfers.disk import THREADS_PER_DRIVE
 from .device.cuda import Cuda
-from .device.memory_usage import device_limit_bytes, shared_memory
+from .device.memory_usage import device_lacks, device_limit_bytes
 from .device.mover import DeviceMover
 from .device.weight_waits import Asked, WeightWaits
 from .prompt.background import Errands
@@ -68,7 +68,7 @@ class ComfyHost:
         self.budget = budget
         self._device_limit_bytes = self._whole_device_bytes = device_limit_bytes()  # asked once: the driver may be at work
         self.runtime = Runtime(at_safe_points=[Tier.DEVICE])
-        self._lacks = machine.lacks() + shared_memory()
+        self._lacks = machine.lacks() + device_lacks()
         self._memory_total_bytes = memory.host_memory().total_bytes
         cuda = Cuda.of_comfyui()
         self.device = DeviceMover(self.runtime.tell, self.runtime.clock, cuda)

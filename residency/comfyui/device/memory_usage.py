@@ -52,18 +52,25 @@ def shares_host_memory(device: torch.device) -> bool:
         return True
     try:
         return bool(getattr(torch.get_device_module(device).get_device_properties(device), "is_integrated", False))
-    except (AttributeError, AssertionError, RuntimeError):  # a device that torch tells nothing of
+    except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError):  # a device that torch tells nothing of
         return False
 
 
-def shared_memory() -> list[machine.Lack]:
-    """What is left undone on a device without memory of its own; of a CPU nothing is expected."""
+def device_lacks() -> list[machine.Lack]:
+    """What is left undone on a device without memory of its own, or without torch's API for streams and events; of a CPU nothing is
+    expected."""
     device = model_management.get_torch_device()
-    if device.type == "cpu" or not shares_host_memory(device):
+    if device.type == "cpu":
         return []
-    return [
-        machine.Lack("unified memory", f"{device.type} shares the host's memory: files are read ahead, nothing is copied or kept twice")
-    ]
+    if shares_host_memory(device):
+        why = f"{device.type} shares the host's memory: files are read ahead, nothing is copied or kept twice"
+        return [machine.Lack("unified memory", why)]
+    if device.type != "cuda":  # ROCm's are called so too
+        why = (
+            f"{device.type} is reached by another part of torch than the pack's copies are made with: files are read ahead, ComfyUI copies"
+        )
+        return [machine.Lack("weights brought to the device", why)]
+    return []
 
 
 def device_memory_bytes() -> int | None:

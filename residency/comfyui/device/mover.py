@@ -40,7 +40,7 @@ from .coverage import MOST_NODES, MOST_PASSES, Coverage
 from .cuda import Cuda
 from .kinds import Blocks, allocates_beside_torch, is_streamed, kind_of, streams, surroundings
 from .link import Link
-from .memory_usage import SNAPSHOT_HEADROOM_BYTES, device_bytes, spare_bytes
+from .memory_usage import SNAPSHOT_HEADROOM_BYTES, device_bytes, shares_host_memory, spare_bytes
 from .models import Models
 from .proofs import Behaviour, DisprovedError, Feature, Kind, Proofs
 from .snapshot import Snapshots
@@ -317,7 +317,7 @@ class DeviceMover:
                 if self._is_ours(patcher):
                     with self._answering(key, Feature.EXCHANGE, patcher):
                         self._exchange(key, patcher, working_set_bytes)
-                if patcher.load_device.type != "cuda" or patcher.is_dynamic() or self._off(Feature.HOST_COPIES):
+                if shares_host_memory(patcher.load_device) or patcher.is_dynamic() or self._off(Feature.HOST_COPIES):
                     continue
                 if isinstance(patcher, WholePatcher):
                     continue  # its host copy is the mapped file, which it keeps itself
