@@ -9,6 +9,7 @@ import json
 import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from inside import enter
@@ -95,6 +96,29 @@ def pinned_under_a_limit(store_of: Any, most_slabs: int) -> list[int]:
     return taken
 
 
+def devices() -> dict[str, list[Any]]:
+    """Of devices as torch tells of them: what is left undone, whether copies are made, whether the device's memory is counted."""
+    import comfy.model_management as model_management
+    import torch
+
+    from residency.comfyui.device.cuda import Cuda
+    from residency.comfyui.device.memory_usage import device_lacks, device_memory_bytes
+
+    asked, module_of, total = model_management.get_torch_device, torch.get_device_module, model_management.get_total_memory
+    found = {}
+    try:
+        model_management.get_total_memory = lambda device: 1 << 34
+        for name, integrated in (("cpu", None), ("mps", None), ("cuda", True), ("cuda", False), ("cuda", None), ("xpu", False)):
+            model_management.get_torch_device = lambda name=name: torch.device(name)
+            told = SimpleNamespace() if integrated is None else SimpleNamespace(is_integrated=int(integrated))  # older torch tells nothing
+            torch.get_device_module = lambda device, told=told: SimpleNamespace(get_device_properties=lambda device: told)
+            lacks = [lack.name for lack in device_lacks()]
+            found[f"{name} {integrated}"] = [lacks, Cuda.of_comfyui() is not None, device_memory_bytes() is not None]
+    finally:
+        model_management.get_torch_device, torch.get_device_module, model_management.get_total_memory = asked, module_of, total
+    return found
+
+
 def main() -> None:
     trials = int(sys.argv[3])
     enter(Path(sys.argv[1]), Path(sys.argv[2]))
@@ -108,6 +132,7 @@ def main() -> None:
     once = cycle(PageStore, 22, 26, passed_once=True)
     answer = {**dict(zip(("wrong", "lost", "kept"), map(sum, zip(*found, strict=True)), strict=True)), "rounds": rounds, "once": once}
     answer["pinned"] = pinned_under_a_limit(PageStore, 3)
+    answer["devices"] = devices()
     print("ANSWER " + json.dumps(answer))
 
 
