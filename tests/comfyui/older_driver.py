@@ -21,7 +21,7 @@ def lack(what: str) -> None:
     if what == "module":
         sys.modules["comfy.memory_management"] = None  # type: ignore[assignment]  # of dynamic VRAM
     elif what == "name":
-        del importlib.import_module("comfy_execution.progress").get_progress_state
+        del importlib.import_module("comfy_execution.progress").ProgressHandler
     elif what == "method":  # found missing when hooks are in place already
         del importlib.import_module("server").PromptServer.add_on_prompt_handler
 
