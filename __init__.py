@@ -5,6 +5,10 @@ WEB_DIRECTORY = "web"
 
 async def comfy_entrypoint():
     """ComfyUI's entry to the pack (V3): hooks and routes are installed in the extension's on_load."""
-    from .nodes.extension import ResidencyExtension
+    try:
+        from .nodes.extension import ResidencyExtension
+    except (ImportError, AttributeError) as error:  # a ComfyUI without what the pack is made of
+        from .nodes.unfit import Unfit
 
+        return Unfit(error)
     return ResidencyExtension()

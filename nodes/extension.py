@@ -10,15 +10,26 @@ from .policy import ResidencyKeep, ResidencyPolicy, ResidencyPrefetch, Residency
 from .report import ResidencyReport
 from .transformers import NODES as LANGUAGE_NODES
 from .transformers import register_folders
+from .unfit import tell
 from .wrap import wrapped_nodes
 
 
 class ResidencyExtension(ComfyExtension):
+    def __init__(self) -> None:
+        self._fits = True
+
     async def on_load(self) -> None:
-        register_folders()
-        lifecycle.load()
+        try:
+            lifecycle.load()
+            register_folders()
+        except Exception as error:  # a ComfyUI whose functions are others: what was begun is taken back
+            self._fits = False
+            lifecycle.take_back()
+            tell(error)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        if not self._fits:
+            return []
         # ComfyUI's own nodes, comfy_extras included, are registered before any custom node is loaded (nodes.init_extra_nodes)
         own = [ResidencyMode, ResidencyPolicy, ResidencyKeep, ResidencyRelease, ResidencyPrefetch, ResidencyReport]
         return [*own, *LANGUAGE_NODES, *wrapped_nodes()]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from residency.installation.locate import ComfyUI, LocateError, comfy_cli_config, find_comfyui, find_python
+from residency.installation import locate
+from residency.installation.locate import ComfyUI, DesktopApp, LocateError, comfy_cli_config, desktop_app, find_comfyui, find_python
 
 
 def comfyui_at(path: Path, python: str | None = ".venv/bin/python") -> Path:
@@ -75,6 +77,58 @@ def test_a_variable_that_names_nothing_is_an_error_that_names_it(tmp_path: Path,
 def test_its_own_environment_is_used(tmp_path: Path, python: str) -> None:
     comfyui = comfyui_at(tmp_path / "c", python)
     assert find_python(comfyui, {}) == comfyui / python
+
+
+def test_the_portable_package_has_its_python_beside_comfyui(tmp_path: Path) -> None:
+    portable = tmp_path / "ComfyUI_windows_portable"
+    comfyui = comfyui_at(portable / "ComfyUI", None)
+    python = portable / "python_embeded" / "python.exe"
+    python.parent.mkdir()
+    python.touch()
+    assert find_python(comfyui, {}, tmp_path) == python
+    for asked in (portable, comfyui):
+        found = find(tmp_path, {"COMFYUI_PATH": str(asked)})
+        assert found is not None and (found.path, found.python) == (comfyui, python)
+
+
+def desktop_at(home: Path, platform: str) -> tuple[Path, Path, dict[str, str]]:
+    """(program, folder, environment) of a Desktop app that has been set up."""
+    local, roaming, folder = home / "AppData/Local", home / "AppData/Roaming", home / "Documents" / "ComfyUI"
+    resources = (
+        local / "Programs/@comfyorgcomfyui-electron/resources"
+        if platform == "win32"
+        else home / "Applications/ComfyUI.app/Contents/Resources"
+    )
+    settings = roaming / "ComfyUI" if platform == "win32" else home / "Library/Application Support/ComfyUI"
+    python = folder / ".venv" / ("Scripts/python.exe" if platform == "win32" else "bin/python")
+    python.parent.mkdir(parents=True)
+    python.touch()
+    settings.mkdir(parents=True)
+    (settings / "config.json").write_text(json.dumps({"basePath": str(folder), "installState": "installed"}))
+    return comfyui_at(resources / "ComfyUI", None), folder, {"LOCALAPPDATA": str(local), "APPDATA": str(roaming)}
+
+
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+def test_the_desktop_app_keeps_its_program_apart_from_its_python(tmp_path: Path, platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, folder, environment = desktop_at(tmp_path, platform)
+    assert desktop_app(environment, tmp_path, platform) == DesktopApp(program, folder)
+    python = find_python(program, environment, tmp_path, platform)
+    assert python.is_relative_to(folder / ".venv")
+    monkeypatch.setattr(locate, "desktop_app", lambda environment, home, _="": desktop_app(environment, home, platform))
+    for pack, found_by in (
+        (folder / "custom_nodes" / "residency", "this pack lies in the Desktop app's custom_nodes"),
+        (None, "the Desktop app"),
+    ):
+        found = find_comfyui(environment, pack or tmp_path / "elsewhere" / "pack", tmp_path)
+        assert found == ComfyUI(program, python, found_by)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"basePath": 3}', "{}"])
+def test_a_desktop_app_that_was_not_set_up_is_none(tmp_path: Path, content: str | None) -> None:
+    _, _, environment = desktop_at(tmp_path, "win32")
+    settings = tmp_path / "AppData/Roaming/ComfyUI/config.json"
+    settings.unlink() if content is None else settings.write_text(content)
+    assert desktop_app(environment, tmp_path, "win32") is None and desktop_app(environment, tmp_path, "linux") is None
 
 
 def test_without_one_the_running_python_is(tmp_path: Path) -> None:

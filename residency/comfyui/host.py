@@ -31,12 +31,12 @@ from ..session import NO_LIMITS, Limits, Looks, NodeBegins, NodeEnds, Phase, Pro
 from ..settings import prompt as settings
 from ..settings.node_inputs import DEVICE, DEVICE_AND_HOST
 from ..settings.user import UserSettings
-from ..transfers import ReadAhead, memory, single_reader, thread_waits
+from ..transfers import ReadAhead, machine, memory, single_reader, thread_waits
 from ..transfers.disk import THREADS_PER_DRIVE
 from ..transfers.need import MeasuredNeed
 from .device.cuda import Cuda
 from .device.host_contents import HostContents
-from .device.memory_usage import device_limit_bytes
+from .device.memory_usage import device_lacks, device_limit_bytes
 from .device.mover import DeviceMover
 from .device.weight_waits import Asked, WeightWaits
 from .prompt.background import Errands
@@ -70,6 +70,7 @@ class ComfyHost:
         self.budget = budget
         self._device_limit_bytes = self._whole_device_bytes = device_limit_bytes()  # asked once: the driver may be at work
         self.runtime = Runtime(at_safe_points=[Tier.DEVICE])
+        self._lacks = machine.lacks() + device_lacks()
         self._need = MeasuredNeed(memory.host_memory().total_bytes)
         cuda = Cuda.of_comfyui()
         self.device = DeviceMover(self.runtime.tell, self.runtime.clock, cuda, lambda: self.runtime.manager.placement)
@@ -117,6 +118,8 @@ class ComfyHost:
         self.fits = [seam.install(wrapper) for seam, wrapper in self._wrappers().items()]
         self.device.gate.open = not self._fits(seams.CAST)
         self.installed = True
+        if self._lacks:
+            log.info("residency: less is done on this machine: %s", "; ".join(f"{lack.name}: {lack.why}" for lack in self._lacks))
         self.failures = 0
         self.device.proofs.forgive()
 
@@ -200,7 +203,8 @@ class ComfyHost:
         """Every seam as it is at this moment, and every feature of the device that has been disproved or has failed."""
         if not self.installed:
             return [replace(fit, fits=False) for fit in self.fits]
-        return [seam.look() for seam in seams.ALL] + [seams.Fit(*told) for told in self.device.states()]
+        lacks = [seams.Fit(lack.name, False, lack.why) for lack in self._lacks]
+        return [seam.look() for seam in seams.ALL] + [seams.Fit(*told) for told in self.device.states()] + lacks
 
     def contained(self) -> dict[str, int]:
         """Failures that cost a copy or a lesson, and did not reach a prompt: how many, by what has failed."""

@@ -45,6 +45,14 @@ def load() -> ComfyHost:
     return host
 
 
+def take_back() -> None:
+    """Undo a `load` that has failed half-way; the routes, which come last, were not added then."""
+    global host
+    if host is not None:
+        host.uninstall()
+        host = None
+
+
 def _expect_prompt(data: dict[str, Any]) -> dict[str, Any]:
     if host is not None:
         host.expect_prompt()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.component import Mode
-from ..transfers import drive_of, host_memory, is_rotational, measure_read_rate, pressure
+from ..transfers import drive_of, host_memory, is_rotational, machine, measure_read_rate, pressure
 from ..units import size
 from .locate import PACK, ComfyUI
 
@@ -61,6 +61,12 @@ def _memory() -> Iterator[Fact]:
     memory = host_memory()
     yield Fact("memory", "host", f"{size(memory.available_bytes)} available of {size(memory.total_bytes)}, by {memory.limit}")
     yield Fact("memory", "waiting for memory", f"{pressure():.1f} % of the last ten seconds")
+    if memory.commit_bytes is not None:
+        yield Fact("memory", "may be asked for", size(memory.commit_bytes))
+    if memory.pinnable_bytes is not None:
+        yield Fact("memory", "may be pinned", size(memory.pinnable_bytes))
+    for lack in machine.lacks():
+        yield Fact("memory", lack.name, lack.why)
 
 
 def _drives(comfyui: ComfyUI | None) -> Callable[[], Iterator[Fact]]:
@@ -70,6 +76,9 @@ def _drives(comfyui: ComfyUI | None) -> Callable[[], Iterator[Fact]]:
         kind = {True: "turns", False: "does not turn", None: "kind unknown"}[is_rotational(drive)]
         yield Fact("drive", "models on", f"{drive} ({kind}), {models}")
         largest = max(models.rglob("*.safetensors"), key=lambda path: path.stat().st_size, default=None)
+        why_not = machine.not_kept(str(models))
+        if why_not is not None:
+            yield Fact("drive", "reading ahead", f"not done: {why_not}")
         if largest is None:
             yield Fact("drive", "cold reading", "not measured: no .safetensors file there")
             return

@@ -1,12 +1,15 @@
 """Where a ComfyUI lies on this machine, the Python that runs it, and where models are kept. Looks, starts nothing, imports nothing of it.
 
-ComfyUI, first that is one: COMFYUI_PATH; the ComfyUI whose custom_nodes folder this pack lies in; comfy-cli's default workspace.
-Python, first that is there: COMFYUI_PYTHON; a virtual environment inside that ComfyUI (.venv, venv); the running Python.
+ComfyUI, first that is one: COMFYUI_PATH, or the ComfyUI folder in it; the ComfyUI whose custom_nodes folder this pack lies in; comfy-cli's
+default workspace; the Desktop app's, whose program lies apart from its models, custom_nodes and Python.
+Python, first that is there: COMFYUI_PYTHON; a virtual environment inside that ComfyUI (.venv, venv), or in the Desktop app's folder for it;
+the portable package's python_embeded, beside ComfyUI; the running Python.
 """
 
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import re
 import sys
@@ -18,7 +21,8 @@ PACK = Path(__file__).resolve().parents[2]
 
 HOW_TO_GET_ONE = (
     "No ComfyUI found. Set COMFYUI_PATH to the folder with its main.py (and COMFYUI_PYTHON to its Python where that is not a .venv or venv "
-    "inside it), or get one:\n\n    pip install comfy-cli\n    comfy install\n    comfy set-default PATH_IT_PRINTED\n"
+    "inside it or a python_embeded beside it), or get one:\n\n    pip install comfy-cli\n    comfy install\n"
+    "    comfy set-default PATH_IT_PRINTED\n"
 )
 
 
@@ -52,12 +56,14 @@ def find_comfyui(environment: Mapping[str, str] | None = None, pack: Path | None
     by something else.
     """
     environment = os.environ if environment is None else environment
-    for path, found_by in _candidates(environment, pack, Path.home() if home is None else home):
+    home = Path.home() if home is None else home
+    for path, found_by in _candidates(environment, pack, home):
         if is_comfyui(path):
-            return ComfyUI(path, find_python(path, environment), found_by)
-        if found_by == "COMFYUI_PATH":
-            what = "there is no ComfyUI (main.py and comfy/) in it; set it to ComfyUI's folder or unset it"
-            raise LocateError(f"COMFYUI_PATH is {path}, but {what}")
+            return ComfyUI(path, find_python(path, environment, home), found_by)
+    asked = environment.get("COMFYUI_PATH")
+    if asked:
+        what = "there is no ComfyUI (main.py and comfy/) in it; set it to ComfyUI's folder or unset it"
+        raise LocateError(f"COMFYUI_PATH is {Path(asked).expanduser()}, but {what}")
     return None
 
 
@@ -65,7 +71,9 @@ def is_comfyui(path: Path) -> bool:
     return (path / "main.py").is_file() and (path / "comfy").is_dir()
 
 
-def find_python(comfyui: Path, environment: Mapping[str, str] | None = None) -> Path:
+def find_python(
+    comfyui: Path, environment: Mapping[str, str] | None = None, home: Path | None = None, platform: str = sys.platform
+) -> Path:
     """The Python that runs this ComfyUI. Raises LocateError when COMFYUI_PYTHON names no file."""
     environment = os.environ if environment is None else environment
     asked = environment.get("COMFYUI_PYTHON")
@@ -74,11 +82,41 @@ def find_python(comfyui: Path, environment: Mapping[str, str] | None = None) -> 
         if not path.is_file():
             raise LocateError(f"COMFYUI_PYTHON is {asked}, but there is no such file; set it to the Python that runs ComfyUI or unset it")
         return path
-    for folder in (".venv", "venv"):
-        for python in ("bin/python", "Scripts/python.exe"):
-            if (comfyui / folder / python).is_file():
-                return comfyui / folder / python
-    return Path(sys.executable)
+    desktop = desktop_app(environment, Path.home() if home is None else home, platform)
+    folders = [comfyui] if desktop is None or desktop.program != comfyui else [desktop.folder, comfyui]
+    pythons = [
+        folder / name / python for folder in folders for name in (".venv", "venv") for python in ("bin/python", "Scripts/python.exe")
+    ]
+    pythons.append(comfyui.parent / "python_embeded" / "python.exe")  # as it is spelt there
+    return next((python for python in pythons if python.is_file()), Path(sys.executable))
+
+
+@dataclass(frozen=True, slots=True)
+class DesktopApp:
+    """The Desktop app: its ComfyUI, and the folder that its user has chosen for models, custom_nodes and .venv."""
+
+    program: Path
+    folder: Path
+
+
+def desktop_app(environment: Mapping[str, str], home: Path, platform: str = sys.platform) -> DesktopApp | None:
+    """None where the app is not installed on this platform, or has not been set up."""
+    if platform == "win32":
+        local = Path(environment.get("LOCALAPPDATA") or home / "AppData" / "Local")
+        settings = Path(environment.get("APPDATA") or home / "AppData" / "Roaming") / "ComfyUI"
+        apps = [local / "Programs" / name / "resources" for name in ("@comfyorgcomfyui-electron", "ComfyUI")]
+    elif platform == "darwin":
+        settings = home / "Library" / "Application Support" / "ComfyUI"
+        apps = [folder / "Applications" / "ComfyUI.app" / "Contents" / "Resources" for folder in (home, Path("/"))]
+    else:
+        return None
+    try:
+        told = json.loads((settings / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    folder = told.get("basePath") if isinstance(told, dict) else None
+    program = next((app / "ComfyUI" for app in apps if is_comfyui(app / "ComfyUI")), None)
+    return None if program is None or not isinstance(folder, str) else DesktopApp(program, Path(folder))
 
 
 def comfy_cli_config(environment: Mapping[str, str], home: Path, platform: str = sys.platform) -> Path:
@@ -94,15 +132,22 @@ def _candidates(environment: Mapping[str, str], pack: Path | None, home: Path) -
     asked = environment.get("COMFYUI_PATH")
     if asked:
         yield Path(asked).expanduser(), "COMFYUI_PATH"
+        yield Path(asked).expanduser() / "ComfyUI", "COMFYUI_PATH"  # of the portable package
+        return
     # not resolved: a pack that is linked into custom_nodes is run from there
     places = [pack] if pack else [PACK, Path(os.path.abspath(__file__)).parents[2], Path.cwd()]
+    desktop = desktop_app(environment, home)
     for place in places:
         if place.parent.name == "custom_nodes":
             yield place.parent.parent, f"this pack lies in its {place.parent.name}"
+            if desktop is not None and desktop.folder == place.parent.parent:
+                yield desktop.program, "this pack lies in the Desktop app's custom_nodes"
     workspace = _comfy_cli_workspace(comfy_cli_config(environment, home))
     if workspace:
         yield workspace, "comfy-cli's default workspace"
         yield workspace / "ComfyUI", "comfy-cli's default workspace"
+    if desktop is not None:
+        yield desktop.program, "the Desktop app"
 
 
 def _comfy_cli_workspace(config: Path) -> Path | None:

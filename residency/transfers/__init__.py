@@ -1,8 +1,9 @@
 """Movers: what carries bytes between the tiers, and what they know about this machine."""
 
+from ._interface import HostMemory
 from .disk import ReadAhead
 from .drive import drive_of, is_rotational, measure_read_rate, single_reader
-from .memory import HostMemory, available_bytes, host_memory, pressure
+from .memory import available_bytes, host_memory, pressure
 from .pagecache import cached_bytes
 
 __all__ = [

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..core.component import Component, Extent, FileIdentity
 from ..weights.identity import change
-from . import pagecache
+from . import _system, pagecache
 
 LEAST_GAP_BYTES = 128 * 1024  # what is cached around a smaller gap is copied with it: 20 us, as much as asking twice more
-BUFFER_BYTES = 2 * 1024**2  # what is read goes through it and is not looked at: it fits into a core's own cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +23,11 @@ class Chunk:
     offset: int
     needs_bytes: int
     file: FileIdentity | None = None
+
+    def middle(self, size_bytes: int) -> Chunk:
+        """So many bytes of its middle; all of it where it has fewer."""
+        cut_bytes = max(0, self.size_bytes - size_bytes) // 2
+        return replace(self, start=self.start + cut_bytes, size_bytes=min(size_bytes, self.size_bytes), offset=self.offset + cut_bytes)
 
 
 def between(component: Component, start_bytes: int, end_bytes: int) -> Iterator[tuple[int, Extent, int]]:
@@ -84,8 +87,11 @@ class Reader:
 
     def cached_bytes(self, chunk: Chunk) -> int | None:
         """What of the chunk is in the page cache. OSError when the file cannot be opened, ends before its extent does, or is another."""
-        fd = self._open(chunk)
-        file_bytes = os.fstat(fd).st_size
+        fd = self.open(chunk)
+        try:
+            file_bytes = pagecache.file_bytes(fd)
+        except OSError as error:
+            raise OSError(f"{chunk.path}: {error}") from error
         if file_bytes < chunk.needs_bytes:
             raise OSError(f"{chunk.path} ends at {file_bytes} bytes, the component's part of it at {chunk.needs_bytes}")
         return pagecache.cached_in(fd, chunk.start, chunk.size_bytes)
@@ -109,8 +115,8 @@ class Reader:
     def read(self, chunk: Chunk) -> None:
         """Read all of it."""
         if self._buffer is None:
-            self._buffer = bytearray(BUFFER_BYTES)
-        fd = self._open(chunk)
+            self._buffer = bytearray(_system.current.buffer_bytes)
+        fd = self.open(chunk)
         try:
             count = pagecache.read_into_cache(fd, chunk.start, chunk.size_bytes, self._buffer)
         except OSError as error:
@@ -120,10 +126,11 @@ class Reader:
 
     def close(self) -> None:
         if self._path is not None:
-            os.close(self._fd)
+            pagecache.close_file(self._fd)
         self._path, self._buffer = None, None
 
-    def _open(self, chunk: Chunk) -> int:
+    def open(self, chunk: Chunk) -> int:
+        """The descriptor of its file. OSError when it cannot be opened, or is another than was planned."""
         path = chunk.path
         changed = None if chunk.file is None else change(chunk.file)
         if changed is not None:
@@ -131,7 +138,7 @@ class Reader:
         if self._path != path:
             if self._path is not None:
                 self._path = None
-                os.close(self._fd)
+                pagecache.close_file(self._fd)
             self._fd = pagecache.open_file(path)
             self._path = path
         return self._fd

@@ -16,6 +16,7 @@ from ..core.events import TransferDone, TransferStopped
 from ._backoff import Backoff
 from ._chunks import Chunk, Reader, joined, runs
 from ._rate import RateMeter
+from ._sampling import Found, sampled
 
 
 class Transfer:
@@ -59,7 +60,8 @@ class Part:
     def __init__(self, transfer: Transfer, chunks: list[Chunk]) -> None:
         self.transfer = transfer
         self.chunks = chunks
-        self.cold_bytes: list[int] | None = None  # of each chunk that is left to read; None before the probe
+        # of each chunk that is left to read, None where that cannot be known; None in all before the probe
+        self.cold_bytes: list[int | None] | None = None
         self.probing = False
         self.taken = 0
         self.in_flight: set[int] = set()  # indices
@@ -171,19 +173,21 @@ class Lane:
         return partial(self._close, head)
 
     def _probe(self, part: Part, reader: Reader) -> None:
-        cold: list[tuple[Chunk, int]] = []
+        cold: list[tuple[Chunk, int | None]] = []
         present = 0
         reason: str | None = None
         for run in runs(part.chunks):
             if part.transfer.stop_reason is not None:
                 break
             try:
-                asked = _cached(run, reader)
+                asked = _cached(run, reader, self._clock)
             except BaseException as error:  # a thread that died of it would leave its part in flight for ever
                 reason = _reason(run[0], error)
                 break
             present += sum(chunk.size_bytes for chunk, cached in asked if cached == chunk.size_bytes)
-            cold += [(chunk, chunk.size_bytes - cached) for chunk, cached in asked if cached < chunk.size_bytes]
+            cold += [
+                (chunk, None if cached is None else chunk.size_bytes - cached) for chunk, cached in asked if cached != chunk.size_bytes
+            ]
         with self._condition:
             part.chunks = [chunk for chunk, _ in cold]
             part.cold_bytes = [cold_bytes for _, cold_bytes in cold]
@@ -204,7 +208,7 @@ class Lane:
             reason = self._backoff.refusal(chunk.size_bytes)
             if reason is None and self._may_go_on(transfer):
                 read = self._measured_read(reader, chunk, cold_bytes)
-                present, moved = chunk.size_bytes, cold_bytes
+                present, moved = chunk.size_bytes, chunk.size_bytes if cold_bytes is None else cold_bytes
         except BaseException as error:  # as above
             reason = _reason(chunk, error)
         with self._condition:
@@ -224,8 +228,12 @@ class Lane:
                 self._condition.wait_for(lambda: transfer.stop_reason is not None, pause_s)
             return transfer.stop_reason is None
 
-    def _measured_read(self, reader: Reader, chunk: Chunk, cold_bytes: int) -> int:
-        """The bytes read. Only a wholly cold chunk says how fast the drive is: one with gaps costs the latency of each gap."""
+    def _measured_read(self, reader: Reader, chunk: Chunk, cold_bytes: int | None) -> int:
+        """The bytes read. Only a chunk that is known to be wholly cold says how fast the drive is: one with gaps costs the latency of each
+        gap, one that may be cached the time of a copy."""
+        if cold_bytes is None:
+            reader.read(chunk)
+            return chunk.size_bytes
         if cold_bytes < chunk.size_bytes:
             return reader.read_gaps(chunk)
         read_bytes = 0
@@ -253,16 +261,20 @@ class Lane:
             self._condition.notify_all()
 
 
-def _cached(run: Sequence[Chunk], reader: Reader) -> list[tuple[Chunk, int]]:
-    """Each chunk of the run with its bytes that are cached. Half of what is neither cached nor cold is asked anew: a file is mostly one of
-    the two, and each question waits for the interpreter."""
-    size_bytes, cached = sum(chunk.size_bytes for chunk in run), reader.cached_bytes(joined(run)) or 0
+def _cached(run: Sequence[Chunk], reader: Reader, clock: Callable[[], float]) -> list[tuple[Chunk, int | None]]:
+    """Each chunk of the run with its bytes that are cached, None where that cannot be known. Half of what is neither cached nor cold is
+    asked anew: a file is mostly one of the two, and each question waits for the interpreter."""
+    size_bytes, cached = sum(chunk.size_bytes for chunk in run), reader.cached_bytes(joined(run))
+    if cached is None:
+        share = {Found.CACHED: 1, Found.COLD: 0}
+        asked = zip(run, sampled(run, reader, clock), strict=True)
+        return [(chunk, chunk.size_bytes * share[found] if found in share else None) for chunk, found in asked]
     if cached in (0, size_bytes):
         return [(chunk, chunk.size_bytes if cached else 0) for chunk in run]
     if len(run) == 1:
         return [(run[0], cached)]
     half = len(run) // 2
-    return _cached(run[:half], reader) + _cached(run[half:], reader)
+    return _cached(run[:half], reader, clock) + _cached(run[half:], reader, clock)
 
 
 def _reason(chunk: Chunk, error: BaseException) -> str:

@@ -10,6 +10,7 @@ import os
 
 from . import _mincore
 from ._mincore import PAGE_BYTES
+from ._portable import Portable
 
 _SYS_CACHESTAT = 451  # the same number on every architecture that Python runs on but alpha
 
@@ -33,20 +34,28 @@ _libc.syscall.restype = ctypes.c_long
 _libc.syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.POINTER(_Range), ctypes.POINTER(_Counts), ctypes.c_uint)
 
 
-def cached_in(fd: int, start: int, size_bytes: int) -> int | None:
-    """Bytes of the range that are cached; None when this process may not know.
+class Linux(Portable):
+    name = "Linux"
 
-    Since Linux 5.2 (commit 134fca9063ad, mm/mincore.c `can_do_mincore`) mincore reports every page of a file that the process
-    neither owns nor may write as resident: an answer that must not be believed. cachestat refuses instead.
-    """
-    try:
-        return counted_bytes(fd, start, size_bytes)
-    except OSError:  # an older kernel, a container's system-call filter, or not our file
-        return _mincore.resident_bytes(fd, start, size_bytes) if _may_know(fd) else None
+    def cached_in(self, handle: int, start: int, size_bytes: int) -> int | None:
+        """Since Linux 5.2 (commit 134fca9063ad, mm/mincore.c `can_do_mincore`) mincore reports every page of a file that the process
+        neither owns nor may write as resident: an answer that must not be believed. cachestat refuses instead.
+        """
+        try:
+            return counted_bytes(handle, start, size_bytes)
+        except OSError:  # an older kernel, a container's system-call filter, or not our file
+            return _mincore.resident_bytes(handle, start, size_bytes) if _may_know(handle) else None
+
+    def counted_in(self, handle: int, start: int, size_bytes: int) -> int:
+        return counted_bytes(handle, start, size_bytes)
+
+    def drop_in(self, handle: int, start: int, size_bytes: int) -> None:
+        """Dirty pages and pages that some process has mapped and touched stay: the kernel skips them without a word."""
+        os.posix_fadvise(handle, start, size_bytes, os.POSIX_FADV_DONTNEED)
 
 
 def counted_bytes(fd: int, start: int, size_bytes: int) -> int:
-    """The same by cachestat alone. OSError where it is missing or refused."""
+    """Bytes of the range that are cached, by cachestat alone. OSError where it is missing or refused."""
     end = min(start + size_bytes, os.fstat(fd).st_size)
     if start >= end:
         return 0
@@ -59,11 +68,6 @@ def counted_bytes(fd: int, start: int, size_bytes: int) -> int:
     if stop > end and _pages(fd, stop - PAGE_BYTES, PAGE_BYTES):
         cached -= stop - end
     return max(0, cached)  # pages may go between the calls
-
-
-def drop_in(fd: int, start: int, size_bytes: int) -> None:
-    """Dirty pages and pages that some process has mapped and touched stay: the kernel skips them without a word."""
-    os.posix_fadvise(fd, start, size_bytes, os.POSIX_FADV_DONTNEED)
 
 
 def _pages(fd: int, start: int, size_bytes: int) -> int:

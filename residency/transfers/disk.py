@@ -26,6 +26,7 @@ from ._chunks import Chunk, cut, overlap
 from ._dropper import Drop, Dropper
 from ._lane import Lane, Part, Transfer
 from .drive import is_rotational, remembered_drive
+from .machine import not_kept
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class ReadAhead:
             chunk_bytes //= 2
         chunks = list(cut(component, instruction.size_bytes, chunk_bytes, instruction.start_bytes))
         drives = {path: remembered_drive(path) for path in {chunk.path: None for chunk in chunks}}
+        why_not = next(filter(None, map(not_kept, drives)), None)
         by_drive: dict[str, list[Chunk]] = {}
         for chunk in chunks:
             by_drive.setdefault(drives[chunk.path], []).append(chunk)
@@ -99,6 +101,8 @@ class ReadAhead:
             closed = self._closed
             if closed:
                 transfer.stop("reading ahead has been closed")
+            elif why_not is not None:
+                transfer.stop(why_not)
             elif instruction.size_bytes > instruction.start_bytes and not chunks:
                 transfer.stop(f"no file is known for {component.name}")
             self._live.append(transfer)
@@ -187,7 +191,7 @@ class ReadAhead:
     def rates(self) -> dict[str, float]:
         """Bytes per second by drive, averaged over what was really read; drives that have read nothing are missing.
 
-        Where the page cache cannot be asked (Windows, files of another user) reads from the cache count too.
+        Where the page cache cannot be asked (Windows, files of another user) only what samples have shown to be cold counts.
         """
         with self._condition:
             measured = {drive: lane.rate.bytes_per_s() for drive, lane in self._lanes.items()}

@@ -9,7 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..core.component import Component, Extent
-from . import pagecache
+from . import _system, pagecache
+from ._chunks import Reader, cut
+from ._sampling import Found, sampled
 from .memory import unescape_mount
 
 # Hypervisors present every disk as rotational: virtio_blk and Xen by name, the emulated SCSI ones by vendor; loop devices inherit it.
@@ -24,15 +26,15 @@ UNKNOWN = "unknown"
 def drive_of(path: str, root: str = "/") -> str:
     """A stable name of the drive that holds the file, equal for all files of one drive; "unknown" when the file cannot be asked for.
 
-    On Linux the kernel's name of the whole disk ("nvme0n1"), with partitions, LUKS and linear LVM looked through; elsewhere, and
-    for what has no disk (network, overlay), the device number.
+    On Linux the kernel's name of the whole disk ("nvme0n1"), with partitions, LUKS and linear LVM looked through; on Windows the disk's
+    number; elsewhere, and for what has no disk (network, overlay), the device number.
     """
     try:
+        if _system.current.name != "Linux":
+            return _system.current.drive_of(path)
         device = os.stat(path).st_dev
     except OSError:
         return UNKNOWN
-    if not hasattr(os, "major"):
-        return f"device {device}"
     number = f"{os.major(device)}:{os.minor(device)}"
     if os.major(device) == 0:  # btrfs gives each subvolume a number of its own: the mount knows the disk
         number = _mounted_device(os.path.realpath(path), root) or number
@@ -73,7 +75,9 @@ def disk_name(number: str, root: str = "/") -> str | None:
 
 @lru_cache(maxsize=256)
 def is_rotational(drive: str, root: str = "/") -> bool | None:
-    """True for a disk that seeks; None when nobody knows: another system, a network, a virtual machine."""
+    """True for a disk that seeks; None when nobody knows: a system that is not asked, a network, a virtual machine."""
+    if _system.current.name != "Linux":
+        return _system.current.is_rotational(drive)
     device = Path(root, "sys/block", drive)
     try:
         turns = (device / "queue/rotational").read_text().strip() == "1"
@@ -99,13 +103,16 @@ def measure_read_rate(
     """Bytes per second of one cold sequential read of the file's beginning, until one of the budgets is spent.
 
     The pages are dropped first and left cached afterwards. Only chunks that were not cached count, so a file that cannot be
-    dropped (in use, or a system without a way to) gives 0.0, as an empty file does. OSError when the file cannot be read.
+    dropped (in use, or a system without a way to) gives 0.0, as an empty file does. Where the system does not tell what is cached,
+    samples must have shown that nothing is. OSError when the file cannot be read.
     """
     fd = pagecache.open_file(path)
     try:
-        end = min(budget_bytes, os.fstat(fd).st_size)
+        end = min(budget_bytes, pagecache.file_bytes(fd))
         pagecache.drop(Extent(path, 0, end))
         buffer = bytearray(_READ_BYTES)
+        if pagecache.cached_in(fd, 0, end) is None and not _looks_cold(path, end, clock):
+            return 0.0
         cold_bytes, cold_s = 0, 0.0
         begun = clock()
         for start in range(0, end, _READ_BYTES):
@@ -118,8 +125,20 @@ def measure_read_rate(
             cold_bytes += pagecache.read_into_cache(fd, start, size, buffer)
             cold_s += clock() - before
     finally:
-        os.close(fd)
+        pagecache.close_file(fd)
     return cold_bytes / cold_s if cold_s > 0 else 0.0
+
+
+def _looks_cold(path: str, size_bytes: int, clock: Callable[[], float]) -> bool:
+    """Whether samples tell that nothing of the file's beginning is cached."""
+    reader = Reader()
+    try:
+        found = sampled(
+            list(cut(Component(path, path, "", size_bytes, (Extent(path, 0, size_bytes),)), size_bytes, _READ_BYTES)), reader, clock
+        )
+    finally:
+        reader.close()
+    return bool(found) and set(found) == {Found.COLD}
 
 
 def _mounted_device(path: str, root: str) -> str | None:

@@ -15,16 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from . import _system
+from ._interface import HostMemory
+
 _NO_LIMIT = 1 << 62  # cgroup v1 writes "no limit" as LONG_MAX rounded down to a page
-
-
-@dataclass(frozen=True, slots=True)
-class HostMemory:
-    """`limit` names the authority that left the least: "MemAvailable", "psutil", or the cgroup file that holds the limit."""
-
-    total_bytes: int
-    available_bytes: int
-    limit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +37,12 @@ def available_bytes(root: str = "/") -> int:
     return host_memory(root).available_bytes
 
 
+def holdable_bytes() -> int:
+    """Bytes that copies of weights may take: what is available, and no more than the system lets this process ask for."""
+    memory = host_memory()
+    return memory.available_bytes if memory.commit_bytes is None else min(memory.available_bytes, memory.commit_bytes)
+
+
 def host_memory(root: str = "/") -> HostMemory:
     """What is available and who says so. `root` is where /proc and /sys are looked for.
 
@@ -57,10 +57,13 @@ def host_memory(root: str = "/") -> HostMemory:
 
 
 def pressure(root: str = "/") -> float:
-    """Percent of the last ten seconds in which some task waited for memory (PSI "some avg10"); 0.0 where it is not told.
+    """Percent of the last ten seconds in which some task waited for memory (PSI "some avg10"); 0.0 where it is not told. macOS and
+    Windows tell only whether memory is short: 0.0 or 100.0.
 
     Source: Documentation/accounting/psi.rst. The larger of the machine's and the own cgroup's number.
     """
+    if _system.current.name != "Linux":
+        return _system.current.pressure()
     own = [group.pressure for group in memory_groups(root)[:1]]
     return max((_some_avg10(path) for path in (os.path.join(root, "proc/pressure/memory"), *own)), default=0.0)
 
@@ -92,6 +95,8 @@ _last: dict[str, HostMemory] = {}
 
 
 def _asked(root: str) -> HostMemory:
+    if _system.current.name != "Linux":
+        return _system.current.memory()
     try:
         return _linux_memory(root)
     except FileNotFoundError:
@@ -99,7 +104,7 @@ def _asked(root: str) -> HostMemory:
     try:
         return _linux_memory(root)
     except FileNotFoundError:
-        return _psutil_memory()
+        return _system.current.memory()
 
 
 def _linux_memory(root: str) -> HostMemory:
@@ -118,13 +123,6 @@ def _linux_memory(root: str) -> HostMemory:
             if room < least:
                 least, limit_name = room, path
     return HostMemory(total, least, limit_name)
-
-
-def _psutil_memory() -> HostMemory:
-    import psutil
-
-    memory = psutil.virtual_memory()
-    return HostMemory(memory.total, memory.available, "psutil")
 
 
 def _own_paths(root: str) -> Iterator[tuple[int, str]]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 
+from .machine import SMALL_BYTES, headroom_share
+
 MARGIN_BYTES = 1024**3
 UNKNOWN_BYTES = 4 * 1024**3  # before a prompt has been seen to its end
-MOST_SHARE = 0.1  # of all memory: what was needed once, by whatever program, is no reason to leave more than that idle
 PROMPTS = 4
 
 
 class MeasuredNeed:
     """The largest fall, within one prompt, of what would be available without the copies of weights that the process holds.
 
-    Those copies are planned for; images, activations, caches and other programs are what remains. `total_bytes` is all memory.
+    Those copies are planned for; images, activations, caches and other programs are what remains. `total_bytes` is all memory. What was
+    needed once, by whatever program, is no reason to leave more idle than the machine's share; on a small machine that is left in any case.
     """
 
     def __init__(self, total_bytes: int) -> None:
-        self._most_bytes = int(MOST_SHARE * total_bytes)
+        self._most_bytes = int(headroom_share(total_bytes) * total_bytes)
+        self._least_bytes = self._most_bytes if total_bytes <= SMALL_BYTES else 0
         self._highest_bytes: int | None = None  # of the prompt that runs
         self._fall_bytes = 0
         self._seen = False
@@ -27,7 +30,7 @@ class MeasuredNeed:
     def reserve_bytes(self) -> int:
         """What is to be left."""
         known = max((*self._falls, self._fall_bytes), default=0) if self._falls else max(UNKNOWN_BYTES - MARGIN_BYTES, self._fall_bytes)
-        return min(self._most_bytes, known + MARGIN_BYTES)
+        return max(self._least_bytes, min(self._most_bytes, known + MARGIN_BYTES))
 
     def prompt_begins(self) -> None:
         if self._seen:

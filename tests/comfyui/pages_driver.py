@@ -9,6 +9,7 @@ import json
 import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from inside import enter
@@ -74,6 +75,50 @@ def cycle(store_of: Any, device_pages: int, host_pages: int, passed_once: bool =
     return rounds
 
 
+def pinned_under_a_limit(store_of: Any, most_slabs: int) -> list[int]:
+    """Slabs that slots take where the system lets so many be pinned: alone, and beside one that ComfyUI has pinned."""
+    import comfy.model_management as model_management
+
+    from residency.comfyui.device import page_exchange
+    from residency.transfers import HostMemory, memory
+
+    asked, slab_bytes, taken = memory.host_memory, page_exchange.SLAB_PAGES * PAGE, []
+    memory.host_memory = lambda: HostMemory(1 << 40, 1 << 39, "Windows", 1 << 39, most_slabs * slab_bytes)
+    try:
+        for own_slabs in (0, 1):
+            model_management.TOTAL_PINNED_MEMORY = own_slabs * slab_bytes
+            store = store_of(lambda: 100 * slab_bytes, Late([0]))
+            while store.slots.take() is not None:
+                pass
+            taken.append(store.slots.total_bytes // slab_bytes)
+    finally:
+        memory.host_memory, model_management.TOTAL_PINNED_MEMORY = asked, 0
+    return taken
+
+
+def devices() -> dict[str, list[Any]]:
+    """Of devices as torch tells of them: what is left undone, whether copies are made, whether the device's memory is counted."""
+    import comfy.model_management as model_management
+    import torch
+
+    from residency.comfyui.device.cuda import Cuda
+    from residency.comfyui.device.memory_usage import device_lacks, device_memory_bytes
+
+    asked, module_of, total = model_management.get_torch_device, torch.get_device_module, model_management.get_total_memory
+    found = {}
+    try:
+        model_management.get_total_memory = lambda device: 1 << 34
+        for name, integrated in (("cpu", None), ("mps", None), ("cuda", True), ("cuda", False), ("cuda", None), ("xpu", False)):
+            model_management.get_torch_device = lambda name=name: torch.device(name)
+            told = SimpleNamespace() if integrated is None else SimpleNamespace(is_integrated=int(integrated))  # older torch tells nothing
+            torch.get_device_module = lambda device, told=told: SimpleNamespace(get_device_properties=lambda device: told)
+            lacks = [lack.name for lack in device_lacks()]
+            found[f"{name} {integrated}"] = [lacks, Cuda.of_comfyui() is not None, device_memory_bytes() is not None]
+    finally:
+        model_management.get_torch_device, torch.get_device_module, model_management.get_total_memory = asked, module_of, total
+    return found
+
+
 def main() -> None:
     trials = int(sys.argv[3])
     enter(Path(sys.argv[1]), Path(sys.argv[2]))
@@ -86,7 +131,7 @@ def main() -> None:
     rounds = [cycle(PageStore, *pages) for pages in ((40, 20), (22, 30))]
     once, scarce = (cycle(PageStore, *pages, passed_once=True) for pages in ((22, 26), (20, 16)))
     answer = {**dict(zip(("wrong", "lost", "kept"), map(sum, zip(*found, strict=True)), strict=True)), "rounds": rounds}
-    answer |= {"once": once, "scarce": scarce}
+    answer |= {"once": once, "scarce": scarce, "pinned": pinned_under_a_limit(PageStore, 3), "devices": devices()}
     print("ANSWER " + json.dumps(answer))
 
 

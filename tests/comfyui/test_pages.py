@@ -37,6 +37,21 @@ def test_no_module_ever_computes_with_other_bytes_than_its_own(seen: dict[str, A
     assert seen["wrong"] == 0
 
 
+def test_no_more_is_pinned_than_the_system_lets_be_with_what_comfyui_has_pinned(seen: dict[str, Any]):
+    assert seen["pinned"] == [3, 2]
+
+
+def test_a_device_that_shares_the_hosts_memory_or_is_reached_otherwise_gets_no_copies_and_says_so(seen: dict[str, Any]):
+    assert seen["devices"] == {
+        "cpu None": [[], False, False],
+        "mps None": [["unified memory"], False, False],
+        "cuda True": [["unified memory"], False, False],
+        "cuda False": [[], True, True],
+        "cuda None": [[], True, True],
+        "xpu False": [["weights brought to the device"], False, True],
+    }
+
+
 def test_every_slot_is_in_use_or_free_again(seen: dict[str, Any]):
     assert seen["lost"] == 0
 

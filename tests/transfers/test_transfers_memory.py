@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from residency.transfers import memory
+from residency.transfers import HostMemory, memory
 
 GIB = 1024**3
 UNLIMITED_V1 = 9223372036854771712
@@ -49,7 +49,7 @@ def v1(root: Path, own: str, mount_root: str = "/") -> None:
 
 
 def test_without_cgroups_the_machine_decides(tmp_path: Path) -> None:
-    assert memory.host_memory(machine(tmp_path)) == memory.HostMemory(24 * GIB, 20 * GIB, "MemAvailable")
+    assert memory.host_memory(machine(tmp_path)) == HostMemory(24 * GIB, 20 * GIB, "MemAvailable")
 
 
 def test_a_limit_counts_reclaimable_cache_as_available(tmp_path: Path) -> None:
@@ -67,21 +67,21 @@ def test_the_ancestor_with_the_least_room_wins(tmp_path: Path) -> None:
     v2_group(tmp_path, "slice/user/job", 10 * GIB, 1 * GIB)
     v2_group(tmp_path, "slice/user", "max", 1 * GIB)
     v2_group(tmp_path, "slice", 12 * GIB, 9 * GIB)
-    assert memory.host_memory(root) == memory.HostMemory(10 * GIB, 3 * GIB, str(tmp_path / "sys/fs/cgroup/slice/memory.max"))
+    assert memory.host_memory(root) == HostMemory(10 * GIB, 3 * GIB, str(tmp_path / "sys/fs/cgroup/slice/memory.max"))
 
 
 def test_memory_high_limits_too(tmp_path: Path) -> None:
     root = machine(tmp_path)
     v2(tmp_path, "/job")
     v2_group(tmp_path, "job", "max", 1 * GIB, high=2 * GIB)
-    assert memory.host_memory(root) == memory.HostMemory(2 * GIB, 1 * GIB, str(tmp_path / "sys/fs/cgroup/job/memory.high"))
+    assert memory.host_memory(root) == HostMemory(2 * GIB, 1 * GIB, str(tmp_path / "sys/fs/cgroup/job/memory.high"))
 
 
 def test_a_generous_limit_leaves_the_word_to_the_machine(tmp_path: Path) -> None:
     root = machine(tmp_path, available_gib=2)
     v2(tmp_path, "/job")
     v2_group(tmp_path, "job", 100 * GIB, 1 * GIB)
-    assert memory.host_memory(root) == memory.HostMemory(24 * GIB, 2 * GIB, "MemAvailable")
+    assert memory.host_memory(root) == HostMemory(24 * GIB, 2 * GIB, "MemAvailable")
 
 
 def test_a_group_over_its_limit_has_nothing(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_v1_counts_the_children_and_knows_no_limit(tmp_path: Path) -> None:
     v1_group(tmp_path, "docker/abc", 6 * GIB, 5 * GIB, (1 * GIB, 1 * GIB))
     v1_group(tmp_path, "docker", UNLIMITED_V1, 23 * GIB, (0, 0))
     limit = str(tmp_path / "sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes")
-    assert memory.host_memory(root) == memory.HostMemory(6 * GIB, 3 * GIB, limit)
+    assert memory.host_memory(root) == HostMemory(6 * GIB, 3 * GIB, limit)
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,24 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from residency.transfers.machine import headroom_share
 from residency.transfers.need import MeasuredNeed
 
 GIB = 1024**3
 
 
-def test_before_anything_is_known_four_gibibytes_are_left_or_a_tenth_of_a_small_machine():
+def test_before_anything_is_known_four_gibibytes_are_left_or_a_tenth_of_all():
     assert MeasuredNeed(128 * GIB).reserve_bytes == 4 * GIB
-    assert MeasuredNeed(16 * GIB).reserve_bytes == int(1.6 * GIB)
+    assert MeasuredNeed(32 * GIB).reserve_bytes == int(3.2 * GIB)
+
+
+def test_on_a_small_machine_a_fifth_is_left_whatever_was_needed():
+    need = MeasuredNeed(16 * GIB)
+    for _ in range(3):
+        assert need.reserve_bytes == int(3.2 * GIB)
+        need.prompt_begins()
+        need.look(8 * GIB, 0)
+        need.look(8 * GIB, 0)
 
 
 def test_the_largest_fall_of_the_last_four_prompts_is_left_and_one_more():
@@ -46,10 +56,10 @@ def test_a_prompt_that_needs_more_is_believed_while_it_runs():
 
 
 @given(st.integers(1, 200), st.lists(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)), max_size=5), max_size=8))
-def test_never_more_than_a_tenth_and_never_less_than_nothing(total: int, prompts: list[list[tuple[int, int]]]):
+def test_never_more_than_the_machines_share_and_never_less_than_nothing(total: int, prompts: list[list[tuple[int, int]]]):
     need = MeasuredNeed(total * GIB)
     for looks in prompts:
         need.prompt_begins()
         for available, copies in looks:
             need.look(available * GIB, copies * GIB)
-            assert 0 <= need.reserve_bytes <= int(0.1 * total * GIB)
+            assert 0 <= need.reserve_bytes <= int(headroom_share(total * GIB) * total * GIB)

@@ -12,7 +12,7 @@ from ...core.component import Component
 from ...weights.components import LANGUAGE_MODEL
 from ...weights.layout import held_first
 from .cuda import Cuda
-from .memory_usage import copied_bytes, device_bytes, pinned_bytes, pinned_in_all, resident_bytes
+from .memory_usage import copied_bytes, device_bytes, pinnable_bytes, pinned_bytes, pinned_in_all, resident_bytes
 from .models import Models
 
 if TYPE_CHECKING:
@@ -87,8 +87,11 @@ class Contents:
         return found
 
     def host_capacity_bytes(self) -> int:
-        """What host copies of weights could take in all: what is left for them, and what ComfyUI's and our pinned copies hold already."""
-        return self._spare() + pinned_in_all() + (self._pages.slots.total_bytes if self._pages else 0)
+        """What host copies of weights could take in all: what is left for them, and what ComfyUI's and our pinned copies hold already, as
+        far as the system lets be pinned."""
+        pinned_bytes, more_bytes = pinned_in_all(), pinnable_bytes()
+        held_bytes = self._spare() + pinned_bytes + (self._pages.slots.total_bytes if self._pages else 0)
+        return held_bytes if more_bytes is None else min(held_bytes, pinned_bytes + more_bytes)
 
     def room_bytes(self, headroom_bytes: int) -> int | None:
         """What weights may take beside all that is on the device now and the headroom; None where it has no memory of its own."""

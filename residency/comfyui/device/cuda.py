@@ -13,6 +13,8 @@ from typing import Any, cast
 import comfy.model_management as model_management
 import torch
 
+from .memory_usage import shares_host_memory
+
 try:
     import comfy.model_prefetch as model_prefetch
 except ImportError:  # 0.26 has none
@@ -34,9 +36,9 @@ class Cuda:
 
     @staticmethod
     def of_comfyui() -> Cuda | None:
-        """The device that ComfyUI computes on; None where that is no CUDA device."""
+        """The device that ComfyUI computes on; None where that is no CUDA device, or one that shares the host's memory."""
         device = model_management.get_torch_device()
-        return Cuda(device) if device.type == "cuda" else None
+        return Cuda(device) if device.type == "cuda" and not shares_host_memory(device) else None
 
     def stream(self) -> torch.cuda.Stream:
         return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]

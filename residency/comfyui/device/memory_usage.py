@@ -9,8 +9,9 @@ from typing import Any
 
 import comfy.memory_management as memory_management
 import comfy.model_management as model_management
+import torch
 
-from ...transfers import memory
+from ...transfers import machine, memory
 from .kinds import pin_subsets
 
 # Host copies of models on the device are kept while this much memory is available beside them.
@@ -45,10 +46,37 @@ def resident_bytes(patcher: Any, images_bytes: int) -> int:
     return device_bytes(patcher)
 
 
+def shares_host_memory(device: torch.device) -> bool:
+    """Whether what lies on that device takes from the host's memory: then each byte would be counted twice, and copied for nothing."""
+    if device.type in ("cpu", "mps"):
+        return True
+    try:
+        return bool(getattr(torch.get_device_module(device).get_device_properties(device), "is_integrated", False))
+    except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError):  # a device that torch tells nothing of
+        return False
+
+
+def device_lacks() -> list[machine.Lack]:
+    """What is left undone on a device without memory of its own, or without torch's API for streams and events; of a CPU nothing is
+    expected."""
+    device = model_management.get_torch_device()
+    if device.type == "cpu":
+        return []
+    if shares_host_memory(device):
+        why = f"{device.type} shares the host's memory: files are read ahead, nothing is copied or kept twice"
+        return [machine.Lack("unified memory", why)]
+    if device.type != "cuda":  # ROCm's are called so too
+        why = (
+            f"{device.type} is reached by another part of torch than the pack's copies are made with: files are read ahead, ComfyUI copies"
+        )
+        return [machine.Lack("weights brought to the device", why)]
+    return []
+
+
 def device_memory_bytes() -> int | None:
     """All memory of the device; None where it has none of its own."""
     device = model_management.get_torch_device()
-    if model_management.is_device_cpu(device) or model_management.is_device_mps(device):
+    if shares_host_memory(device):
         return None
     return int(model_management.get_total_memory(device))
 
@@ -61,7 +89,13 @@ def device_limit_bytes(headroom_bytes: int = 0) -> int | None:
 
 def spare_bytes() -> int:
     """Host memory that copies of weights may still take: below its own headroom ComfyUI drops cached results and pins to get it back."""
-    return memory.available_bytes() - max(SNAPSHOT_HEADROOM_BYTES, int(memory_management.RAM_CACHE_HEADROOM))
+    return memory.holdable_bytes() - max(SNAPSHOT_HEADROOM_BYTES, int(memory_management.RAM_CACHE_HEADROOM))
+
+
+def pinnable_bytes() -> int | None:
+    """Bytes that may be pinned beside what ComfyUI has pinned, ours counted in; None: the system has no limit of its own."""
+    most_bytes = memory.host_memory().pinnable_bytes
+    return None if most_bytes is None else max(0, most_bytes - pinned_in_all())
 
 
 def pinned_in_all() -> int:

@@ -41,7 +41,7 @@ from .coverage import MOST_NODES, MOST_PASSES, Coverage
 from .cuda import Cuda
 from .kinds import Blocks, allocates_beside_torch, is_streamed, kind_of, surroundings
 from .link import Link
-from .memory_usage import SNAPSHOT_HEADROOM_BYTES, device_bytes, spare_bytes
+from .memory_usage import SNAPSHOT_HEADROOM_BYTES, device_bytes, shares_host_memory, spare_bytes
 from .models import Models
 from .proofs import Behaviour, DisprovedError, Feature, Kind, Proofs
 from .snapshot import Snapshots
@@ -333,12 +333,12 @@ class DeviceMover:
                     self.storage.before_load(patcher)
                     with self._answering(key, Feature.EXCHANGE, patcher):
                         self._exchange(key, patcher, working_set_bytes)
-                if patcher.load_device.type != "cuda" or patcher.is_dynamic() or self._off(Feature.HOST_COPIES):
+                if shares_host_memory(patcher.load_device) or patcher.is_dynamic() or self._off(Feature.HOST_COPIES):
                     continue
                 if isinstance(patcher, WholePatcher):
                     continue  # its host copy is the mapped file, which it keeps itself
                 try:
-                    if memory.available_bytes() > SNAPSHOT_HEADROOM_BYTES:
+                    if memory.holdable_bytes() > SNAPSHOT_HEADROOM_BYTES:
                         self.snapshots.keep(patcher)
                     else:
                         self.snapshots.clear()  # what is on the device will be copied back, as stock would

@@ -24,7 +24,7 @@ import comfy_aimdo.model_vbar as model_vbar
 import torch
 
 from .cuda import Cuda
-from .memory_usage import pinned_bytes
+from .memory_usage import pinnable_bytes, pinned_bytes
 from .onload import PAGE_BYTES, pages_of, weight_modules
 from .proofs import Behaviour, DisprovedError
 
@@ -42,7 +42,8 @@ Compare = Callable[[torch.Tensor, torch.Tensor, bool], None]
 
 
 class Slots:
-    """Pinned host memory in slots of one page. Takes as much as `spare_bytes()` gives; what was allocated is used again."""
+    """Pinned host memory in slots of one page. Takes as much as `spare_bytes()` gives, and no more than the system lets be pinned; what was
+    allocated is used again."""
 
     def __init__(self, spare_bytes: Callable[[], int], cuda: Cuda) -> None:
         self._spare_bytes = spare_bytes
@@ -55,13 +56,17 @@ class Slots:
     def total_bytes(self) -> int:
         return sum(slab.numel() for slab in self._slabs)
 
+    def _more_bytes(self) -> int:
+        spare_bytes, most_bytes = self._spare_bytes() - self.spared_bytes, pinnable_bytes()
+        return spare_bytes if most_bytes is None else min(spare_bytes, most_bytes - self.total_bytes)
+
     def room_pages(self) -> int:
         """Pages that more images could be taken of: the slots that are free, and those that there is memory for."""
-        return len(self._free) + max(0, self._spare_bytes() - self.spared_bytes) // (SLAB_PAGES * PAGE_BYTES) * SLAB_PAGES
+        return len(self._free) + max(0, self._more_bytes()) // (SLAB_PAGES * PAGE_BYTES) * SLAB_PAGES
 
     def take(self) -> torch.Tensor | None:
         """A free slot; None where there is none and no memory for more."""
-        if not self._free and self._spare_bytes() - self.spared_bytes >= SLAB_PAGES * PAGE_BYTES:
+        if not self._free and self._more_bytes() >= SLAB_PAGES * PAGE_BYTES:
             try:
                 slab = self._cuda.pinned(SLAB_PAGES * PAGE_BYTES)
             except RuntimeError:  # the system gives no more memory that stays in place
