@@ -1,0 +1,67 @@
+"""Runs inside ComfyUI's own Python: which bytes of its files does a dynamic model hold in no memory? Its pages are plain memory here.
+
+<ComfyUI>/.venv/bin/python tests/comfyui/slices_driver.py <ComfyUI> <scratch folder>
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from inside import enter
+from late_device import patcher, small_pages
+
+BYTES = 100  # of each weight in its file
+
+
+def in_file(part: Any, handle: Any, offset: int) -> None:
+    """Let the module's weight be one of a file, as ComfyUI's own loader marks it."""
+    import torch
+
+    part.weight = torch.nn.Parameter(torch.zeros(BYTES, dtype=torch.uint8), requires_grad=False)
+    part.weight.untyped_storage()._comfy_tensor_file_slice = SimpleNamespace(file_ref=handle, lock=None, offset=offset, size=BYTES)
+
+
+def main() -> None:
+    root, scratch = map(Path, sys.argv[1:3])
+    enter(root, scratch)
+    import comfy.model_management  # noqa: F401
+
+    from residency.comfyui.device.file_slices import FileSlices
+
+    small_pages()
+    files = [scratch / name for name in ("one", "other")]
+    for file in files:
+        file.write_bytes(b"")
+    handles = [file.open("rb") for file in files]
+    free = [1000]
+    one = patcher(random.Random(3), free)
+    parts, buffer = list(one.model.parts), one.buffer
+    for number, part in enumerate(parts):
+        in_file(part, handles[number % 2].fileno(), number * BYTES)
+    del parts[5]._v  # a small one, which ComfyUI keeps on the device
+
+    def missing(paths: list[Path], imaged: int | None = None) -> Any:
+        found = FileSlices().missing(
+            one, [str(path) for path in paths], lambda module, residency: imaged is not None and module is parts[imaged]
+        )
+        return None if found is None else sorted([Path(extent.path).name, extent.start // BYTES] for extent in found)
+
+    answer = {"cold": missing(files)}
+    buffer.fault(buffer.base_addr, buffer.max_size)
+    answer["on the device"] = missing(files)
+    buffer.free_memory(buffer.max_size)
+    parts[0]._pins = {"weights": {"pin": object()}, "patches": {"pin": object()}}
+    parts[1]._pins = {"patches": {"pin": object()}, "weights": {"pin": None}}
+    answer["pinned and imaged"] = missing(files, imaged=2)
+    answer["another file"] = missing([files[0], scratch])
+    answer["one file"] = missing(files[:1])
+    print("ANSWER " + json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

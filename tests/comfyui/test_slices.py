@@ -1,0 +1,42 @@
+"""What of a dynamic model's files would have to be read again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from residency.installation.locate import ComfyUI
+
+
+@pytest.fixture(scope="module")
+def missing(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    driver = Path(__file__).with_name("slices_driver.py")
+    command = [str(comfyui.python), str(driver), str(comfyui.path), str(tmp_path_factory.mktemp("slices"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    assert answers, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(answers[-1].removeprefix("ANSWER "))
+    return found
+
+
+def of(*numbers: int) -> list[list[Any]]:
+    """Weights by the number of their module: even ones lie in the one file, odd ones in the other."""
+    return sorted([["one", "other"][number % 2], number] for number in numbers)
+
+
+def test_nothing_is_missing_of_what_lies_on_the_device_and_all_of_what_lies_nowhere(missing: dict[str, Any]):
+    assert missing["cold"] == of(0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11)  # 5 has no place in the pages: ComfyUI keeps it
+    assert missing["on the device"] == []
+
+
+def test_a_pin_of_the_weights_or_an_image_of_their_pages_is_a_copy_and_a_pin_of_a_patch_is_none(missing: dict[str, Any]):
+    assert missing["pinned and imaged"] == of(1, 3, 4, 6, 7, 8, 9, 10, 11)
+
+
+def test_a_file_that_nobody_can_name_makes_all_of_it_unknown(missing: dict[str, Any]):
+    assert missing["another file"] is None
+    assert [name for name, _ in missing["one file"]] == ["one"] * 10  # a single file is the one, whatever its handle
