@@ -45,34 +45,34 @@ def cached_bytes(extent: Extent) -> int | None:
         close_file(handle)
 
 
-def cached_behind(extents: Iterable[Extent], skip_bytes: int = 0) -> int | None:
-    """Bytes of the extents, taken as one sequence, behind the first `skip_bytes` that are in the page cache now. Each file is opened once.
+def cached_around(extents: Iterable[Extent], at_bytes: int) -> tuple[int, int] | None:
+    """Bytes of the extents, taken as one sequence, that are in the page cache now: of the first `at_bytes`, and behind them. Each file is
+    opened once.
 
     None also where asking takes long: by mincore 58 GB of weights take a second.
     """
     files: dict[str, int | None] = {}
-    found_bytes = 0
+    found = [0, 0]
     try:
         for extent in extents:
-            skipped = min(skip_bytes, extent.size_bytes)
-            skip_bytes -= skipped
-            if skipped == extent.size_bytes:
-                continue
             if extent.path not in files:
                 try:
                     files[extent.path] = open_file(extent.path)
                 except FileNotFoundError:
                     files[extent.path] = None
+            before_bytes = min(at_bytes, extent.size_bytes)
+            at_bytes -= before_bytes
             handle = files[extent.path]
-            if handle is not None:
-                found_bytes += _system.current.counted_in(handle, extent.start + skipped, extent.size_bytes - skipped)
+            for side, start, size_bytes in ((0, 0, before_bytes), (1, before_bytes, extent.size_bytes - before_bytes)):
+                if handle is not None and size_bytes:
+                    found[side] += _system.current.counted_in(handle, extent.start + start, size_bytes)
     except OSError:
         return None
     finally:
         for handle in files.values():
             if handle is not None:
                 close_file(handle)
-    return found_bytes
+    return found[0], found[1]
 
 
 def cached_in(handle: int, start: int, size_bytes: int) -> int | None:

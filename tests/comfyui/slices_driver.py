@@ -26,6 +26,18 @@ def in_file(part: Any, handle: Any, offset: int) -> None:
     part.weight.untyped_storage()._comfy_tensor_file_slice = SimpleNamespace(file_ref=handle, lock=None, offset=offset, size=BYTES)
 
 
+def told_in_turn() -> list[list[str]]:
+    """Whose order of bytes each of four looks tells: at a, at a again, at b alone, at a."""
+    from residency.comfyui.device.host_contents import HostContents
+    from residency.core.component import Component
+
+    contents: Any = SimpleNamespace(held_first=lambda component: (component, 0))
+    looks = HostContents(contents, lambda: 0.0)
+    parts = {key: Component(key, key, "MODEL", 0) for key in "ab"}
+    seen = [looks.look({key: parts[key]}, must=True) for key in "aaba"]
+    return [sorted(one.laid_out) for one in seen if one is not None]
+
+
 def main() -> None:
     root, scratch = map(Path, sys.argv[1:3])
     enter(root, scratch)
@@ -60,6 +72,7 @@ def main() -> None:
     answer["pinned and imaged"] = missing(files, imaged=2)
     answer["another file"] = missing([files[0], scratch])
     answer["one file"] = missing(files[:1])
+    answer["told"] = told_in_turn()
     print("ANSWER " + json.dumps(answer))
 
 

@@ -40,3 +40,8 @@ def test_a_pin_of_the_weights_or_an_image_of_their_pages_is_a_copy_and_a_pin_of_
 def test_a_file_that_nobody_can_name_makes_all_of_it_unknown(missing: dict[str, Any]):
     assert missing["another file"] is None
     assert [name for name, _ in missing["one file"]] == ["one"] * 10  # a single file is the one, whatever its handle
+
+
+def test_what_a_look_has_passed_over_is_told_anew(missing: dict[str, Any]):
+    """The core forgets components that a prompt does not know: after a switch to another workflow and back it must hear again."""
+    assert missing["told"] == [["a"], [], ["b"], ["a"]]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from ...core.component import Component
 from ...core.events import HostObserved
-from ...transfers.pagecache import cached_behind
+from ...transfers.pagecache import cached_around
 from .contents import Contents
 
 # A look goes through every module of the loaded models and asks the page cache, 0.2 ms for 4 GB: it may take so much of the time.
@@ -19,7 +19,7 @@ class HostContents:
 
     def __init__(self, contents: Contents, clock: Callable[[], float]) -> None:
         self._contents, self._clock = contents, clock
-        self._told: dict[str, Component] = {}  # those that stand in another order than their files
+        self._told: dict[str, Component] = {}  # of the last look: the core forgets what a prompt does not know
         self._last_s = self._cost_s = float("-inf")
 
     def look(self, components: Mapping[str, Component], *, changed: bool = False, must: bool = False) -> HostObserved | None:
@@ -38,17 +38,19 @@ class HostContents:
         loaded: dict[str, int] = {}
         surplus: dict[str, int] = {}
         laid_out: dict[str, Component] = {}
+        told: dict[str, Component] = {}
         for key, component in components.items():
             found, loaded_bytes = self._contents.held_first(component)
             if loaded_bytes:
                 loaded[key] = loaded_bytes
-            if found.extents != self._told.get(key, component).extents:
+            before = self._told.get(key)
+            if before is None or found.extents != before.extents:
                 laid_out[key] = found
-                self._told[key] = found
-            if held is not None:
-                cached_bytes, behind_bytes = cached_behind(found.extents), cached_behind(found.extents, loaded_bytes)
-                if cached_bytes is None or behind_bytes is None:
-                    held = None  # what nobody tells of one is not known of all
-                else:
-                    held[key], surplus[key] = behind_bytes, cached_bytes - behind_bytes
-        return HostObserved(now_s, held, loaded, surplus, laid_out=laid_out)
+            told[key] = found
+            around = None if held is None else cached_around(found.extents, loaded_bytes)
+            if held is None or around is None:
+                held = None  # what nobody tells of one is not known of all
+            else:
+                surplus[key], held[key] = around
+        self._told = told
+        return HostObserved(now_s, held, loaded, {} if held is None else surplus, laid_out=laid_out)
