@@ -37,7 +37,7 @@ from .core.events import (
 )
 from .core.manager import Manager
 from .record.trace import Trace, UnderWay
-from .session import Fact, Session, StandsAside
+from .session import Fact, Session, SessionError, StandsAside
 
 log = logging.getLogger(__name__)
 
@@ -140,11 +140,21 @@ class Runtime:
     def tell(self, fact: Fact) -> list[Hold]:
         """Take one fact. Returns what the node that has just begun must wait for (empty for every other fact).
 
-        Raises SessionError for a fact that cannot be true now; nothing has changed then.
+        Raises SessionError for a fact that cannot be true now; nothing has changed then. Raises what the core has failed with: the prompt
+        is abandoned, what was under way is called off, and from here on there is a new session with a new core.
         """
+        failed: Exception | None = None
         with self._lock:
-            mine = self._decide(fact)
+            try:
+                mine = self._decide(fact)
+            except SessionError:
+                raise
+            except Exception as error:
+                failed = error
+                mine = self._start_anew(fact.reason if isinstance(fact, StandsAside) else f"the core failed: {error!r}")
         self._enact_due(mine)
+        if failed is not None:
+            raise failed
         return mine.holds
 
     def safe_point(self) -> None:
@@ -159,22 +169,11 @@ class Runtime:
     def abandon(self, reason: str, prompt_id: str | None = None) -> None:
         """The host follows the running prompt no longer: its trace ends, and nothing more is moved for it or for the queue behind it; also
         where the manager is what has failed. On any thread that may wait. `prompt_id`: only that prompt, if it has not ended meanwhile."""
-        trace = self.trace
         try:
             self.tell(StandsAside(self.clock(), reason, prompt_id))
         except Exception:
             log.exception("residency: the prompt could not be ended in good order")
             self.failures["end of a prompt"] += 1
-            with self._lock:
-                self.trace = None
-                if trace is None or trace.outcome is not None:
-                    return
-                cancels = [Cancel(one.component, one.tier, reason) for one in trace.under_way()]
-                trace.record(PromptEnded(self.clock(), trace.prompt_id, Outcome.ABANDONED, reason), cancels)
-                if self.on_update is not None:
-                    self.on_update(trace, True)
-            for cancel in cancels:
-                self._enact(cancel)
 
     def look(self, *, wait: bool = True) -> None:
         """Write into the running trace how far its transfers have come, and tell whoever follows it. Else that is done at each event.
@@ -185,9 +184,8 @@ class Runtime:
             return
         try:
             if self.trace is not None:
-                self._look_at_transfers(self.trace)
-                if self.on_update is not None:
-                    self.on_update(self.trace, False)
+                self._aside("trace", self._look_at_transfers, self.trace)
+                self._aside("on_update", self.on_update, self.trace, False)
         finally:
             self._lock.release()
 
@@ -199,7 +197,7 @@ class Runtime:
         with self._lock:
             trace = self.trace or trace
             if trace is not None:
-                trace.record(Spent(start_s, self.clock(), self.stalled_s - stalled_s), ())
+                self._aside("trace", trace.record, Spent(start_s, self.clock(), self.stalled_s - stalled_s), ())
 
     def open(self, movers: Mapping[Tier, Mover]) -> None:
         """Go on with these movers after a close that did not wait."""
@@ -216,8 +214,10 @@ class Runtime:
         told: list[Instruction] = []
         for event in self.session.take(fact):
             told += self._handle(event)
-        if self.recorder is not None:
-            self.recorder(fact, told)
+        self._aside("recorder", self.recorder, fact, told)
+        return self._due_of(told)
+
+    def _due_of(self, told: Sequence[Instruction]) -> _Due:
         due = _Due([one for one in told if one.tier not in self._at_safe_points])
         self._deferred.extend(one for one in told if one.tier in self._at_safe_points)
         if due.instructions:
@@ -236,21 +236,42 @@ class Runtime:
             self.stalled_s += event.seconds
         elif isinstance(event, TransferDone | TransferStopped):
             self._under_way.pop((event.component, event.tier), None)
-        trace = self.trace
-        if trace is not None:
-            trace.mode, trace.mode_reason = self.manager.mode.mode, self.manager.mode.reason
-            trace.copies, trace.copies_reason = self.manager.placement.copies, self.manager.placement.reason
-            self._look_at_transfers(trace)
-            trace.record(event, instructions)
-            ended = isinstance(event, PromptEnded)
-            if ended:
-                trace.tell_stories(self.manager.story)
-            if self.on_update is not None:
-                self.on_update(trace, ended)
-            if ended:
-                self._under_way = {(one.component.key, one.tier): one for one in trace.under_way()}
-                self.trace = None
+        if self.trace is not None:
+            self._write(self.trace, event, instructions)
         return instructions
+
+    def _write(self, trace: Trace, event: Event, instructions: Sequence[Instruction]) -> None:
+        ended = isinstance(event, PromptEnded)
+        trace.mode, trace.mode_reason = self.manager.mode.mode, self.manager.mode.reason
+        trace.copies, trace.copies_reason = self.manager.placement.copies, self.manager.placement.reason
+        self._aside("trace", self._look_at_transfers, trace)
+        self._aside("trace", trace.record, event, instructions)
+        if ended:
+            self._aside("trace", trace.tell_stories, self.manager.story)
+        self._aside("on_update", self.on_update, trace, ended)
+        if ended:
+            self._under_way = {(one.component.key, one.tier): one for one in trace.under_way()}
+            self.trace = None
+
+    def _aside(self, what: str, function: Callable[..., object] | None, *args: object) -> None:
+        """Tell who only follows what happens: it may fail, and what has been decided is enacted all the same."""
+        try:
+            if function is not None:
+                function(*args)
+        except Exception:
+            if not self.failures[what]:  # it may fail at every event
+                log.exception("residency: %s failed: nothing depends on it, and more of the same is only counted", what)
+            self.failures[what] += 1
+
+    def _start_anew(self, reason: str) -> _Due:
+        """The core has failed in the middle of a decision: what it says is on its way may be told to nobody, and stay so for ever."""
+        trace = self.trace
+        under_way = self._under_way.values() if trace is None else trace.under_way()
+        cancels = [Cancel(one.component, one.tier, reason) for one in under_way]
+        if trace is not None:
+            self._write(trace, PromptEnded(self.clock(), trace.prompt_id, Outcome.ABANDONED, reason), cancels)
+        self.session, self.manager, self._under_way = Session(), Manager(), {}
+        return self._due_of(cancels)
 
     def _enact_due(self, mine: _Due) -> None:
         """One thread at a time enacts, in the order of the decisions. A mover that answers from inside a call only adds to what is due: the
@@ -277,13 +298,12 @@ class Runtime:
                 if not self._due:
                     return
                 due = self._due.popleft()
-            for instruction in due.instructions:
-                hold = self._enact(instruction)
-                if hold is not None:
-                    due.holds.append(hold)
-            with self._lock:
-                due.done = True
-                self._enacted.notify_all()
+            try:
+                due.holds += filter(None, map(self._enact, due.instructions))
+            finally:
+                with self._lock:
+                    due.done = True
+                    self._enacted.notify_all()
 
     def _look_at_transfers(self, trace: Trace) -> None:
         """A transfer that reads a whole model may outlast its prompt."""
@@ -326,8 +346,12 @@ class Runtime:
 
     def _refuse(self, instruction: Instruction, reason: str) -> None:
         key, tier = instruction.component.key, instruction.tier
-        if isinstance(instruction, Prefetch | Exchange):
-            held_bytes = self.manager.host.held.get(key, 0) if tier is Tier.HOST else 0
-            self.tell(TransferStopped(self.clock(), key, tier, 0, held_bytes, 0.0, reason))
-        elif isinstance(instruction, Evict):
-            self.tell(Evicted(self.clock(), key, tier, 0, f"refused: {reason}"))
+        try:
+            if isinstance(instruction, Prefetch | Exchange):
+                held_bytes = self.manager.host.held.get(key, 0) if tier is Tier.HOST else 0
+                self.tell(TransferStopped(self.clock(), key, tier, 0, held_bytes, 0.0, reason))
+            elif isinstance(instruction, Evict):
+                self.tell(Evicted(self.clock(), key, tier, 0, f"refused: {reason}"))
+        except Exception:  # whose prompt it is learns of it with its next fact; the other instructions are enacted first
+            log.exception("residency: the core failed on the refusal of %s", instruction.component.name)
+            self.failures["core"] += 1

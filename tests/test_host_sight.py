@@ -11,12 +11,14 @@ from residency.core.events import (
     BudgetChanged,
     Cancel,
     Evict,
+    Evicted,
     HostObserved,
     Instruction,
     NodeFinished,
     NodeStarted,
     Outcome,
     Prefetch,
+    PrefetchAsked,
     PromptEnded,
     PromptStarted,
     Replanned,
@@ -152,3 +154,38 @@ def test_a_host_that_looks_is_believed_and_not_what_its_nodes_should_have_read()
     manager.handle(TransferDone(2.5, "a", Tier.HOST, 0, 0, 0.1))
     manager.handle(NodeFinished(3.0, 0))  # it has pinned what it read, and dropped it from the page cache
     assert manager.host.held == {}
+
+
+def test_of_a_model_that_its_node_pins_while_it_is_read_ahead_no_byte_counts_twice():
+    manager, _ = begun(reads("a-"), components(a=30), 100, seen({}, {}))
+    manager.handle(NodeStarted(2.0, 0))
+    manager.handle(seen({"a": 20}, {}))  # the node has pinned the first part; the read-ahead from the file's start goes on
+    manager.handle(TransferDone(3.0, "a", Tier.HOST, 30 * MB, 30 * MB, 1.0))
+    assert manager.host.held == {"a": 10 * MB}
+    manager.handle(NodeFinished(4.0, 0))
+    (evict,) = manager.handle(BudgetChanged(5.0, Tier.HOST, 4 * MB))
+    assert isinstance(evict, Evict) and (evict.size_bytes, evict.keep_bytes) == (6 * MB, 24 * MB)
+
+
+def test_what_is_leaving_while_its_node_pins_it_counts_no_more_than_the_rest():
+    manager, _ = begun(reads("-a-"), components(a=30), 100, seen({}, {"a": 30}))
+    assert told(manager.handle(BudgetChanged(2.0, Tier.HOST, 25 * MB))) == [("Evict", "a", 5)]
+    manager.handle(seen({"a": 20}, {"a": 10}))
+    assert (manager.host.held, manager.host.leaving_bytes) == ({"a": 10 * MB}, 5 * MB)
+
+
+def test_a_look_is_not_believed_of_what_a_mover_has_changed_since():
+    manager, _ = begun(reads("a"), components(a=30), 100, seen({}, {"a": 30}))
+    manager.handle(PromptEnded(2.0, "p", Outcome.SUCCESS))
+    (evict,) = manager.handle(BudgetChanged(3.0, Tier.HOST, 0))
+    manager.handle(Evicted(4.0, "a", Tier.HOST, 30 * MB, evict.reason))
+    manager.handle(PromptStarted(5.0, "q", reads("b"), components(b=30), Mode.BALANCED))
+    manager.handle(BudgetChanged(6.0, Tier.HOST, 100 * MB))
+    assert ("Prefetch", "a", 30) in told(manager.handle(Replanned(7.0, reads("ba"), components(a=30))))
+
+
+def test_what_is_asked_for_beside_the_graph_is_read_once_however_often_the_host_looks():
+    manager, _ = begun(reads("-"), components(a=30), 100, seen({}, {}))
+    assert told(manager.handle(PrefetchAsked(2.0, "a", "node 7 asks for it"))) == [("Prefetch", "a", 30)]
+    manager.handle(TransferDone(3.0, "a", Tier.HOST, 30 * MB, 30 * MB, 1.0))
+    assert manager.handle(seen({}, {})) == []

@@ -3,18 +3,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from story import MB, VirtualHost, components, reads
 
-from residency.core.component import Mode, Policy, Tier
+from residency.core.component import Mode, Policy, Strategy, Tier
 from residency.core.device_placement import Copies
 from residency.core.events import (
     Cancel,
     DeviceObserved,
     Evict,
+    HostObserved,
     NodeFinished,
     NodeStarted,
     Outcome,
     Prefetch,
+    PrefetchAsked,
     PromptEnded,
     PromptStarted,
+    ReleaseAsked,
     Replanned,
     TransferStopped,
     Wait,
@@ -343,3 +346,54 @@ def test_what_a_node_asked_to_keep_stays_loaded_in_prompts_that_do_not_know_it()
     host.give(PromptStarted(4.0, "s", reads("a"), components(a=60), Mode.BALANCED, {"a": Policy()}))
     host.give(PromptStarted(5.0, "q", reads("b"), components(b=60), Mode.BALANCED, {"b": Policy()}))
     assert host.manager.needed_again("a") is None  # nobody asks for it any more
+
+
+def test_what_a_node_gives_up_while_it_uses_it_leaves_with_that_node_however_it_ends():
+    def given_up(outcome: Outcome) -> list[tuple[str, str]]:
+        manager = Manager(100 * MB)
+        manager.handle(PromptStarted(0.0, "p", reads("a"), components(a=60), Mode.BALANCED))
+        manager.handle(NodeStarted(1.0, 0))
+        manager.handle(DeviceObserved(1.0, {"a": 60 * MB}, 0))
+        assert manager.handle(ReleaseAsked(2.0, "a", False, "node 7 releases it")) == []
+        told = said(manager.handle(PromptEnded(3.0, "p", outcome)))
+        manager.handle(TransferStopped(3.5, "a", Tier.HOST, 0, 0, 0.1, "the prompt has ended"))
+        manager.handle(PromptStarted(4.0, "q", reads("b"), components(b=60), Mode.BALANCED))
+        manager.handle(NodeStarted(5.0, 0))
+        assert said(manager.handle(NodeFinished(6.0, 0))) == [("Cancel", "b")]  # of the prompt before nothing is left to do
+        return told
+
+    assert given_up(Outcome.INTERRUPTED) == [("Evict", "a"), ("Cancel", "a")]
+    assert given_up(Outcome.ABANDONED) == [("Cancel", "a")]
+
+
+def test_what_was_given_up_on_its_way_does_not_leave_from_under_a_node_that_has_begun():
+    manager = Manager(100 * MB)
+    manager.handle(HostObserved(0.0, {}))
+    manager.handle(PromptStarted(0.0, "p", reads("a"), components(a=60), Mode.BALANCED))
+    told = manager.handle(ReleaseAsked(1.0, "a", True, "node 7 releases it"))
+    assert [one.tier for one in told if isinstance(one, Cancel)] == [Tier.HOST]
+    manager.handle(NodeStarted(2.0, 0))
+    assert manager.handle(TransferStopped(3.0, "a", Tier.HOST, 20 * MB, 20 * MB, 1.0, "node 7 releases it")) == []
+    assert said(manager.handle(NodeFinished(4.0, 0))).count(("Evict", "a")) == 2  # both tiers
+    assert manager.host.held == {"a": 20 * MB}  # until its mover has answered
+
+
+def test_a_component_that_is_asked_for_and_expected_is_announced_once():
+    visits = [Visit("p", "0", "Node"), Visit("p", "0", "Node")]
+    timeline = Timeline.of(visits, [Use(1, "a", UseKind.COMPUTE, True)], expected_from=1)
+    manager = Manager(100 * MB)
+    manager.handle(PromptStarted(0.0, "p", timeline, components(a=60), Mode.BALANCED))
+    manager.handle(HostObserved(1.0, {}, {"a": 20 * MB}))
+    for evicted in manager.host.in_flight:
+        manager.handle(TransferStopped(1.5, evicted, Tier.HOST, 0, 0, 0.1, "a test"))
+    assert said(manager.handle(PrefetchAsked(2.0, "a", "node 7 asks for it"))) == [("Prefetch", "a")]
+
+
+def test_what_a_released_component_left_on_the_device_is_no_matter_of_a_core_that_does_not_know_it():
+    manager = Manager(100 * MB)
+    low = {"x": Policy(strategy=Strategy.RELEASE)}
+    manager.handle(PromptStarted(0.0, "p", reads("a"), components(a=60), Mode.LOW_VRAM, low))
+    manager.handle(DeviceObserved(1.0, {"x": 60 * MB}, 0))
+    manager.handle(Replanned(2.0, reads("a")))
+    manager.handle(NodeStarted(3.0, 0))
+    assert ("Evict", "x") not in said(manager.handle(NodeFinished(4.0, 0)))

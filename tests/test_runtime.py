@@ -10,7 +10,7 @@ from residency.core.component import Mode, Tier
 from residency.core.events import BudgetChanged, Cancel, Evicted, Outcome, TransferDone, TransferMoved, TransferStopped
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.runtime import KEPT_TRACES, Runtime
-from residency.session import NodeBegins, NodeEnds, PromptBegins, PromptEnds, SessionError
+from residency.session import NodeBegins, NodeEnds, OrderChanges, PromptBegins, PromptEnds, SessionError
 
 
 class ThreadMover:
@@ -313,3 +313,79 @@ def test_a_trace_tells_what_became_of_each_component():
     told = {one["key"]: one["story"] for one in runtime.traces[-1].as_dict()["components"]}
     assert told["a"].startswith("announced on the host at 0.0 s with 9.54 MiB: read by Node 0") and "arrived on the host" in told["a"]
     assert told["b"] == ""
+
+
+def test_who_only_follows_a_run_may_fail_and_what_was_decided_is_enacted_all_the_same(caplog):
+    runtime = Runtime()
+    mover = ThreadMover(runtime)
+    mover.gate.set()
+    runtime.on_update = lambda trace, ended: 1 / 0
+    runtime.recorder = lambda fact, told: 1 / 0
+    start(runtime, mover)
+    assert len(mover.futures) == 2
+    for hold in runtime.tell(NodeBegins(runtime.clock(), "0")):
+        hold.future.result(timeout=10)
+    runtime.tell(NodeEnds(runtime.clock()))
+    runtime.look()
+    runtime.tell(PromptEnds(runtime.clock(), Outcome.SUCCESS))
+    assert runtime.trace is None and runtime.traces[-1].outcome is Outcome.SUCCESS
+    assert set(runtime.failures) == {"on_update", "recorder"}
+    assert sorted(record.message.split()[1] for record in caplog.records) == ["on_update", "recorder"]  # each once
+
+
+def test_a_core_that_has_failed_is_replaced_and_the_next_prompt_is_as_any_other():
+    runtime = Runtime()
+    mover = ThreadMover(runtime)
+    start(runtime, mover, order="a")
+    handle = runtime.manager.handle
+
+    def decides_and_fails(event):
+        handle(event)
+        raise ValueError("a bug")
+
+    runtime.manager.handle = decides_and_fails
+    with pytest.raises(ValueError, match="a bug"):
+        runtime.tell(OrderChanges(runtime.clock(), reads("ab"), components(a=10, b=10)))  # that b is on its way is told to nobody
+    trace = runtime.traces[-1]
+    assert (trace.outcome, trace.outcome_reason) == (Outcome.ABANDONED, "the core failed: ValueError('a bug')") and runtime.trace is None
+    assert [(type(one), one.component.key) for one in mover.seen] == [(Cancel, "a")]
+    with pytest.raises(SessionError):
+        runtime.tell(NodeBegins(runtime.clock(), "0"))
+    mover.gate.set()
+    for future in mover.futures:
+        future.result(timeout=10)  # an answer for which the new core has not asked
+    start(runtime, mover)
+    for key, hold in zip("ab", runtime.tell(NodeBegins(runtime.clock(), "0")), strict=False):
+        assert key in runtime.manager.host.coming or hold.over()
+    runtime.tell(NodeEnds(runtime.clock()))
+    assert "b" in runtime.manager.host.held or "b" in runtime.manager.host.coming
+    runtime.tell(PromptEnds(runtime.clock(), Outcome.SUCCESS))
+    assert runtime.traces[-1].outcome is Outcome.SUCCESS
+
+
+def test_a_failure_on_one_threads_refusal_leaves_no_other_thread_waiting_and_no_instruction_out():
+    class Broken(ThreadMover):
+        entered, go_on = threading.Event(), threading.Event()
+
+        def prefetch(self, instruction):
+            if instruction.component.key == "b":
+                return super().prefetch(instruction)
+            self.entered.set()
+            assert self.go_on.wait(timeout=10)
+            runtime.manager.handle = lambda event: 1 / 0
+            raise OSError("no such drive")
+
+    runtime = Runtime()
+    mover = Broken(runtime)
+    begins = threading.Thread(target=start, args=(runtime, mover), daemon=True)
+    begins.start()
+    assert mover.entered.wait(timeout=10)
+    other = threading.Thread(target=lambda: runtime.tell(BudgetChanged(runtime.clock(), Tier.HOST, 5 * MB)), daemon=True)
+    other.start()
+    mover.go_on.set()
+    begins.join(timeout=10)
+    other.join(timeout=10)
+    assert not begins.is_alive() and not other.is_alive()
+    assert len(mover.futures) == 1 and runtime.failures == {"host mover": 1, "core": 1}
+    assert runtime.traces[-1].outcome is Outcome.ABANDONED
+    mover.gate.set()

@@ -240,7 +240,7 @@ class _Draft:
 
     def _bring(self, key: str, record: ComponentState, at: int, reason: str | None) -> bool:
         """Announce what is missing of the component, as far as room can be made. False: nothing behind it may be announced."""
-        if record.coming_bytes:
+        if record.coming_bytes or key in self._brought:
             return True
         if key in self.evictions:
             return False  # its rest comes first when it has left

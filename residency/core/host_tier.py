@@ -38,6 +38,7 @@ class HostTier:
         self.components: dict[str, Component] = {}
         self._laid_out: dict[str, Component] = {}  # as the host has seen them last
         self._seen = HostObserved(0.0, None)
+        self._answered: set[str] = set()  # since then, by movers
         self.place = Place()
         self.rates: RatesMeasured | None = None
         self.terms = Terms(before_free=self._before_free)
@@ -77,7 +78,7 @@ class HostTier:
 
     def know(self, components: Mapping[str, Component]) -> None:
         """These may be used. The order of bytes that the host has seen of one stands, and what it has seen of those that are new."""
-        new = [key for key in components if key not in self.components]
+        new = [key for key in components if key not in self.components and key not in self._answered]
         self.components.update((key, self._laid_out.get(key, component)) for key, component in components.items())
         self._apply_look(new)
 
@@ -91,19 +92,25 @@ class HostTier:
     def landed(self, key: str, present_bytes: int) -> None:
         """A transfer has ended, or somebody has read the component unasked."""
         used_bytes = self.state.budget.used_bytes
-        self.state.landed(key, present_bytes)
+        self.state.landed(key, self._of_the_rest(key, present_bytes))
         self._settled(key, used_bytes)
 
     def stopped(self, key: str, present_bytes: int, reason: str) -> None:
         """A transfer was refused, has failed or was stopped."""
         used_bytes = self.state.budget.used_bytes
-        self.state.stopped(key, present_bytes, reason)
+        self.state.stopped(key, self._of_the_rest(key, present_bytes), reason)
         self._settled(key, used_bytes)
+
+    def _of_the_rest(self, key: str, present_bytes: int) -> int:
+        """A transfer counts from where the process held what lies in front when it was announced; by now that may be more."""
+        self._answered.add(key)
+        return min(present_bytes, self.wanted_bytes(key)) if key in self.components else present_bytes
 
     def left(self, key: str, reason: str) -> None:
         """The mover has answered an eviction: what it could not give back is no longer ours to count on."""
         record = self.state.of(key)
         used_bytes = self.state.budget.used_bytes
+        self._answered.add(key)
         last = record.answers_due == 1
         self.state.left(key, record.stays_bytes if last else record.held_bytes, reason)
         if last and not record.coming_bytes:
@@ -121,14 +128,18 @@ class HostTier:
         self.terms.copies = seen.copies
         self.changed = True
         self._seen = seen
+        self._answered.clear()
         self._apply_look(dict.fromkeys((*(seen.held or ()), *state.records)))
 
     def _apply_look(self, keys: Iterable[str]) -> None:
         seen = self._seen
         for key in keys:
             record = self.state.records.get(key, NOTHING)
-            if key in self.components and not (record.coming_bytes or record.answers_due):
-                held_bytes = record.held_bytes if seen.held is None else seen.held.get(key, 0)
+            if key in self.components:
+                held_bytes = record.held_bytes
+                # the user may ask for what is no part of the graph that the host looks at: it would be read again at each look
+                if seen.held is not None and not (record.coming_bytes or record.answers_due):
+                    held_bytes = seen.held.get(key, 0 if record.asked is None else held_bytes)
                 self._see(key, min(held_bytes, self.wanted_bytes(key)), "the host has looked")
 
     def node_has_read(self, key: str) -> None:

@@ -206,10 +206,7 @@ class Manager:
             elif use.reads and not self._observed:
                 host.node_has_read(key)
         instructions += self._released_after(position)
-        if self._releases:
-            for asked in self._releases:
-                instructions += self._release(asked)
-            self._releases.clear()
+        instructions += self._release_what_was_in_use()
         # what the next node uses is as good as in use: it starts at once
         self._soon = frozenset([use.component for use in timeline.at(position + 1)])
         return instructions + self._replan()
@@ -220,7 +217,7 @@ class Manager:
         instructions: list[Instruction] = []
         timeline = self._host.place.timeline
         for key in sorted(key for key in self._used if self._placements.of(key) is Strategy.RELEASE):
-            if not self._device.holds(key):
+            if key not in self._host.components or not self._device.holds(key):
                 continue
             # whoever did not ask for it shall not wait for it either when the same workflow runs again; where the device has the only copy,
             # giving it back means reading it again
@@ -236,7 +233,9 @@ class Manager:
         host = self._host
         self._running = self._soon = frozenset()
         host.place.running = False
-        device = self._device.stop(host.components, "the prompt has ended")
+        if event.outcome is Outcome.ABANDONED:
+            self._releases.clear()
+        device = self._device.stop(host.components, "the prompt has ended") + self._release_what_was_in_use()
         if event.outcome is not Outcome.SUCCESS:
             stopped = host.cancel(list(host.state.coming), event.reason or f"the prompt has ended: {event.outcome.value}")
             host.ask_no_more(list(host.state.asked))
@@ -254,16 +253,26 @@ class Manager:
         if event.tier is Tier.DEVICE:
             given_up = self._device.state.of(key).state is State.GIVEN_UP
             self._device.arrived(event, refusal)
-            return self._device.release(host.components[key], GIVEN_UP) if given_up and self._device.holds(key) else []
+            return self._release_arrived(event) if given_up and self._device.holds(key) else []
         given_up = host.state.of(key).state is State.GIVEN_UP
         if refusal is None:
             host.landed(key, event.present_bytes)
         else:
             host.stopped(key, event.present_bytes, refusal)
         if given_up:
-            return host.release(key, GIVEN_UP) + self._replan()
+            return self._release_arrived(event) + self._replan()
         # what lands as announced was planned for
         return self._replan() if host.changed else []
+
+    def _release_arrived(self, event: TransferDone | TransferStopped) -> list[Instruction]:
+        """What the user gave up while it was on its way leaves, but not from under a node that has begun meanwhile."""
+        key = event.component
+        if key in self._running:
+            self._releases.append(ReleaseAsked(event.time_s, key, event.tier is Tier.HOST, GIVEN_UP))
+            return []
+        if event.tier is Tier.HOST:
+            return self._host.release(key, GIVEN_UP)
+        return self._device.release(self._host.components[key], GIVEN_UP)
 
     def _evicted(self, event: Evicted) -> list[Instruction]:
         if event.tier is Tier.HOST:
@@ -312,6 +321,11 @@ class Manager:
             self._releases.append(event)
             return []
         return self._release(event) + self._replan()
+
+    def _release_what_was_in_use(self) -> list[Instruction]:
+        """The node that used it has ended, well or not."""
+        asked, self._releases = self._releases, []
+        return [instruction for one in asked if one.component in self._host.components for instruction in self._release(one)]
 
     def _release(self, event: ReleaseAsked) -> list[Instruction]:
         instructions = self._device.release(self._host.components[event.component], event.reason)
