@@ -61,6 +61,7 @@ from residency.session import (
     PromptEnds,
     SessionError,
     Sight,
+    StandsAside,
 )
 
 STEPS = 300  # of one history, at most
@@ -391,6 +392,9 @@ class World:
     def _node_ends(self) -> None:
         self.tell(NodeEnds(self.time_s, sight=self._sight(device=False)))
         self._safe_point()
+        if not self._faults:
+            own = [key for key, copy in self.device.pending.items() if not copy.ahead]
+            assert not own, f"{own} go on coming for a node that has ended"
 
     def _prompt_succeeds(self) -> None:
         self._end(Outcome.SUCCESS)
@@ -447,8 +451,10 @@ class World:
             surplus = {key: self.bytes[key].surplus for key in known} if self._observes else {}
             host = HostObserved(self.time_s, held, loaded, surplus, self._copies)
             if self._observes:
-                quiet = [one for one in map(self.runtime.manager.host.of, known) if not (one.coming_bytes or one.answers_due)]
-                self.untold = (self.untold | (set(self.bytes) - self._known)) - {one.key for one in quiet}
+                records = [self.runtime.manager.host.of(key) for key in known]
+                quiet = {one.key for one in records if not (one.coming_bytes or one.answers_due)}
+                moved = {one.key for one in records if one.loaded_bytes != self.bytes[one.key].loaded}
+                self.untold = (self.untold | moved | (set(self.bytes) - self._known)) - quiet
         if not device or self._device_room is None:
             return Sight(host)
         on_device = {key: it.device for key, it in self.bytes.items() if it.device}
@@ -535,6 +541,10 @@ class World:
             assert host.used_bytes <= host.limit_bytes, f"{host.used_bytes} bytes of {host.limit_bytes}"
         if isinstance(fact, TransferDone | TransferStopped) and fact.tier is Tier.HOST:
             announced = announced - {fact.component}
+        last = self.runtime.traces[-1].outcome if self.runtime.traces else None
+        if isinstance(fact, PromptEnds | StandsAside) and last not in (None, Outcome.SUCCESS):
+            going_on = [one.key for one in host.coming.values() if one.state is State.ANNOUNCED]
+            assert not going_on, f"{going_on} goes on being read for nobody"
         uses = session.timeline.at(session.position) if session.phase is Phase.RUNNING else ()
         running, computes = {use.component for use in uses}, {use.component for use in uses if use.kind is UseKind.COMPUTE}
         # what lies where is decided before the node is known, which nobody has foretold here
