@@ -545,6 +545,8 @@ class World:
         if isinstance(fact, PromptEnds | StandsAside) and last not in (None, Outcome.SUCCESS):
             going_on = [one.key for one in host.coming.values() if one.state is State.ANNOUNCED]
             assert not going_on, f"{going_on} goes on being read for nobody"
+        if looked:  # limits were decided first, with what an earlier look had told
+            self.untold |= {one.component.key for one in instructions if one.tier is Tier.HOST}
         uses = session.timeline.at(session.position) if session.phase is Phase.RUNNING else ()
         running, computes = {use.component for use in uses}, {use.component for use in uses if use.kind is UseKind.COMPUTE}
         # what lies where is decided before the node is known, which nobody has foretold here

@@ -379,6 +379,16 @@ def test_no_more_leaves_than_can_cross_the_link_while_the_node_computes():
     assert said(decided) == [("Evict", "t", 3), ("Prefetch", "b", 3)]
 
 
+def test_while_a_copy_that_was_told_to_stop_is_not_answered_its_component_is_left_to_its_node():
+    tier, parts = seen(50, a=0), components(a=12, b=12)
+    tier.observe(DeviceObserved(0.0, {}, 50 * MB, {"a": 12 * MB, "b": 12 * MB}))
+    assert said(tier.node_steps(at(0, "ab", parts))) == [("Prefetch", "b", 12)]
+    tier.stop(parts, "the prompt has ended")
+    assert said(tier.node_starts(at(1, "ab", parts))) == [] and not tier.own
+    arrives(tier, "b", 0, refusal="the prompt has ended")  # the answer to the old one
+    assert said(tier.node_starts(at(1, "ab", parts))) == [("Prefetch", "b", 12)] and set(tier.own) == {"b"}
+
+
 def test_the_simulated_device_hides_what_crosses_the_link_behind_the_node_before():
     machine = Machine("bench", scenarios()[0].machine.drives, 14 * GB, 100 * GB, 10 * GB, 5 * GB, 10 * GB, 5 * GB, 8 * GB, 4 * GB)
     parts = components(a=6_000, b=6_000, c=6_000)

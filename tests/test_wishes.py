@@ -191,3 +191,38 @@ def test_bytes_in_the_reserve_stay_but_nothing_is_brought_there():
     assert told(host.log[mark:]) == []
     host.give(BudgetChanged(2.0, Tier.HOST, 40 * MB, 10 * MB))
     assert told(host.log[mark:]) == [("Evict", "b", 10)]
+
+
+def looks(host: VirtualHost) -> list[tuple[str, str, int]]:
+    """What a host has moved when it looks twice at what does not change."""
+    mark = len(host.log)
+    for _ in range(2):
+        host.give(HostObserved(host.time_s, dict(host.present)))
+        while host.flight:
+            host.land()
+    return told(host.log[mark:])
+
+
+def test_what_has_priority_does_not_take_the_room_that_the_running_node_reads_its_own_into():
+    urgent, own = Policy(priority=1), Policy(Mode.OFF, priority=1)
+    host = begin("ba-", {"a": urgent, "b": own}, 60, a=30, b=60)
+    while host.flight:
+        host.land()
+    host.start(0)
+    assert host.present == {} and looks(host) == []  # b is read by its node, and a behind it
+
+
+def test_of_two_with_one_priority_the_one_that_is_read_first_gets_the_room():
+    urgent = Policy(priority=1)
+    host = begin("--ba", {"a": urgent, "b": urgent}, 30, a=30, b=30)
+    assert told(host.log) == [("Prefetch", "b", 30)]
+
+
+def test_what_the_user_asks_for_leaves_for_nothing_whatever_its_priority():
+    host = begin("-b", {"a": Policy(priority=-1)}, 0, a=30, b=80)
+    host.give(PrefetchAsked(2.0, "a", "node 7 asks for it"))
+    host.limit(90)
+    while host.flight:
+        host.land()
+    assert host.present == {"a": 30 * MB, "b": 60 * MB}
+    assert looks(host) == []

@@ -121,6 +121,8 @@ class DeviceTier:
             missing_bytes = component.size_bytes - record.held_bytes
             if missing_bytes <= 0 or not copied_bytes or self._in_vain.get(key) == (record.held_bytes, copied_bytes):
                 continue
+            if record.state is State.STOPPING:
+                continue  # the answer to what was told to stop would be taken for that to this one, which nobody would cancel then
             self.own[key] = record.held_bytes, copied_bytes
             reason = f"{visit.class_type} {visit.node_id} computes with it"
             planned_bytes = max(0, min(missing_bytes, room_bytes))

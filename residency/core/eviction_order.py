@@ -30,6 +30,10 @@ class Rank(NamedTuple):
         """Position of the next read, NEVER when there is none."""
         return -self.nearness
 
+    def asked_for(self) -> Rank:
+        """Of what the user wants next: whatever its priority it leaves for nothing else, or it would be asked for again."""
+        return self._replace(keep=True, nearness=1.0)
+
     def yields_to(self, priority: int, read_at: float) -> bool:
         """Whether these bytes may make room for ones of that priority that are read at `read_at`."""
         if self.keep or self.priority > priority:

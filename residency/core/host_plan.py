@@ -61,7 +61,7 @@ class _Draft:
     """The plan while it is made: `free` bytes are neither used nor given away yet."""
 
     __slots__ = (
-        "_brought", "_busy_rank", "_leave_order", "_left", "_surplus", "_victim",
+        "_brought", "_busy_rank", "_drive_is_taken", "_leave_order", "_left", "_surplus", "_victim",
         "busy", "cancels", "components", "evictions", "free", "host", "position",
         "prefetches", "records", "running", "surplus", "terms", "timeline",
     )  # fmt: skip
@@ -83,6 +83,7 @@ class _Draft:
         self.records = host.records
         self._busy_rank: Rank | None = None  # of what is in use and will be worth least when its node has ended
         self._surplus: dict[str, int] = {}
+        self._drive_is_taken = False  # a node reads its own rest from a drive that serves one reader
         self.free = host.budget.limit_bytes - host.budget.used_bytes + host.leaving_bytes + host.stopping_bytes
         if host.surplus:
             self._surplus = {key: record.surplus_bytes for key, record in host.surplus.items()}
@@ -159,10 +160,11 @@ class _Draft:
         """Give the room away in order of next read, from that number of the reads on. Returns how many of the reads are complete."""
         reads, record_of, components, terms = self.timeline.reads, self.records.get, self.components, self.terms
         done: set[str] = set()
-        copies = terms.copies
-        drive_is_taken = False  # a node reads its own rest from a drive that serves one reader
+        copies, left_to_node = terms.copies, False
         if self.host.asked or terms.policies:
-            for key, at, reason in self._ahead_of_order():
+            for key, at, reason, priority in self._ahead_of_order():
+                if running is not None and priority < NEVER:
+                    left_to_node |= self._leave_to_running(running, priority, done)
                 if not self._bring(key, record_of(key, NOTHING), at, reason):
                     return first
                 done.add(key)
@@ -186,20 +188,40 @@ class _Draft:
                 complete = number
             done.add(key)
             if at == running and (key in terms.alone or not may_prefetch):
-                # the node reads the rest itself: its room is made, or the kernel would choose who leaves
-                self._make_room(missing, key, at, at)
-                self.free -= min(missing, max(0, self.free))
-                drive_is_taken |= key in terms.alone
+                self._leave_to_node(key, missing, at)
                 continue
-            if not may_prefetch or (drive_is_taken and key in terms.alone):
+            if not may_prefetch or (self._drive_is_taken and key in terms.alone):
                 continue
             if record.coming_bytes:
                 break  # its rest comes first when it lands
             if not self._bring(key, record, at, None):
                 break
         else:
-            return len(reads) if complete < 0 else complete
-        return max(complete, first)
+            if not left_to_node:
+                return len(reads) if complete < 0 else complete
+        return first if left_to_node else max(complete, first)
+
+    def _leave_to_running(self, running: int, priority: float, done: set[str]) -> bool:
+        """What the node that runs reads itself comes before what has no higher priority: else that would take its room, leave again for
+        it, and take it again. Returns whether it reads something."""
+        found = False
+        for use in self.timeline.at(running):
+            key = use.component
+            if not use.reads or key in done or key not in self.components or (self._may_come(key) and key not in self.terms.alone):
+                continue
+            record, policy = self.records.get(key, NOTHING), self.terms.policies.get(key)
+            missing = self.components[key].size_bytes - record.held_bytes - record.loaded_bytes - record.coming_bytes
+            if missing > 0 and priority <= (0 if policy is None else policy.priority):
+                done.add(key)
+                found = True
+                self._leave_to_node(key, missing, running)
+        return found
+
+    def _leave_to_node(self, key: str, missing: int, at: int) -> None:
+        """The node that runs reads the rest itself: its room is made, or the kernel would choose who leaves."""
+        self._make_room(missing, key, at, at)
+        self.free -= min(missing, max(0, self.free))
+        self._drive_is_taken |= key in self.terms.alone
 
     def fill_with_expected(self) -> None:
         """Nothing that was asked for is missing. Of what usually comes next, the rest of what is there in part: what the end of this prompt
@@ -224,15 +246,14 @@ class _Draft:
         keys = [use.component for use in self.timeline.at(at) if use.reads and use.component in self.components]
         return [self.components[key].size_bytes - self.records.get(key, NOTHING).loaded_bytes for key in keys]
 
-    def _ahead_of_order(self) -> list[tuple[str, int, str]]:
-        """What was asked for, then what has priority: room is theirs before it is others'."""
+    def _ahead_of_order(self) -> list[tuple[str, int, str, float]]:
+        """What was asked for, then what has priority: room is theirs before it is others'. Component, position, reason, priority."""
         terms, asked = self.terms, self.host.asked
-        found = [(key, self.position, record.asked or "") for key, record in asked.items()]
-        urgent = sorted((-policy.priority, key) for key, policy in terms.policies.items() if policy.priority > 0)
-        for priority, key in urgent:
-            use = self.timeline.next_read(key, self.position)
-            if use is not None and key not in asked:
-                found.append((key, use.position, f"priority {-priority}, {_nodes_ahead(use.position - self.position)}"))
+        found: list[tuple[str, int, str, float]] = [(key, self.position, record.asked or "", NEVER) for key, record in asked.items()]
+        urgent = [(key, policy.priority) for key, policy in terms.policies.items() if policy.priority > 0 and key not in asked]
+        reads = [(-priority, use.position, key) for key, priority in urgent if (use := self.timeline.next_read(key, self.position))]
+        for priority, at, key in sorted(reads):
+            found.append((key, at, f"priority {-priority}, {_nodes_ahead(at - self.position)}", -priority))
         return [one for one in found if one[0] in self.components and self._may_come(one[0])]
 
     def _may_come(self, key: str) -> bool:

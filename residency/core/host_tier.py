@@ -83,11 +83,13 @@ class HostTier:
         self._apply_look(new)
 
     def pass_by(self, keys: Iterable[str]) -> None:
-        """A visit that reads these has begun: their next read is a later one."""
+        """A visit that reads these has begun: their next read is a later one. What it reads itself no plan has made room for yet."""
         for key in keys:
-            record = self.state.records.get(key)
-            if record is not None and record.held_bytes:
+            record = self.state.records.get(key, NOTHING)
+            if record.held_bytes:
                 self._rank(record)
+            if key in self.components and record.held_bytes + record.coming_bytes < self.wanted_bytes(key):
+                self._missing_again(key)
 
     def landed(self, key: str, present_bytes: int) -> None:
         """A transfer has ended, or somebody has read the component unasked."""
@@ -192,7 +194,7 @@ class HostTier:
         for key, record in held.items():
             found = rank(key, self.place.timeline, self.place.position, self.components, self.terms.policies)
             if record.asked is not None:
-                found = found._replace(nearness=1.0)
+                found = found.asked_for()
             assert self._ranking.rank_of(key) == found, f"{key} is ranked {self._ranking.rank_of(key)}, its next read says {found}"
         assert len(self._ranking) == len(held), f"ranked: {len(self._ranking)}, held: {sorted(held)}"
 
@@ -360,7 +362,7 @@ class HostTier:
         if found is None or -found.nearness <= self.place.position:
             found = rank(key, self.place.timeline, self.place.position, self.components, self.terms.policies)
             self._ranks[key] = found
-        self._ranking.put(key, found if record.asked is None else found._replace(nearness=1.0))
+        self._ranking.put(key, found if record.asked is None else found.asked_for())
 
     def _missing_again(self, key: str) -> None:
         after = self.place.position - 1 if self.place.running else self.place.position
