@@ -33,6 +33,7 @@ class Transfer:
         self.future.set_running_or_notify_cancel()  # an asyncio task that is cancelled must not take the answer with it
         self.answer: TransferDone | TransferStopped | None = None
         self.stop_reason: str | None = None
+        self.failed = False  # its files cannot be read
         self.begun_s: float | None = None
         self.moved_bytes = 0
         self.present_bytes = 0
@@ -40,10 +41,10 @@ class Transfer:
         self.ending = False  # its answer is on its way: nothing is read any more
         self.answered = False
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, *, failed: bool = False) -> None:
         """The first reason stays."""
         if self.stop_reason is None:
-            self.stop_reason = reason
+            self.stop_reason, self.failed = reason, failed
 
     def finished_bytes(self) -> int:
         """Bytes from the component's start that no thread is reading or will read any more."""
@@ -194,7 +195,7 @@ class Lane:
             part.transfer.present_bytes += present
             part.probing = False
             if reason is not None:
-                part.transfer.stop(reason)
+                part.transfer.stop(reason, failed=True)
             if part.transfer.stop_reason is None:  # whoever stopped it may be joining the threads that there are
                 self._staff(len(cold))
             self._condition.notify_all()
@@ -203,6 +204,7 @@ class Lane:
         chunk, transfer = part.chunks[index], part.transfer
         present = moved = read = 0
         reason: str | None = None
+        failed = False
         try:
             cold_bytes = part.cold_bytes[index] if part.cold_bytes is not None else 0
             reason = self._backoff.refusal(chunk.size_bytes)
@@ -210,14 +212,14 @@ class Lane:
                 read = self._measured_read(reader, chunk, cold_bytes)
                 present, moved = chunk.size_bytes, chunk.size_bytes if cold_bytes is None else cold_bytes
         except BaseException as error:  # as above
-            reason = _reason(chunk, error)
+            reason, failed = _reason(chunk, error), True
         with self._condition:
             part.in_flight.discard(index)
             transfer.present_bytes += present
             transfer.moved_bytes += moved
             transfer.read_bytes += read
             if reason is not None:
-                transfer.stop(reason)
+                transfer.stop(reason, failed=failed)
             self._condition.notify_all()
 
     def _may_go_on(self, transfer: Transfer) -> bool:

@@ -28,7 +28,7 @@ from ._lane import Lane, Part, Transfer
 from .drive import is_rotational, remembered_drive
 from .machine import not_kept
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("residency")
 
 MIB, GIB = 1024**2, 1024**3
 
@@ -248,6 +248,8 @@ class ReadAhead:
         else:
             told = (moved_bytes, present_bytes, duration_s, transfer.stop_reason, transfer.read_bytes)
             transfer.answer = TransferStopped(now_s, key, Tier.HOST, *told)
+            if transfer.failed:
+                log.warning("residency: %s is left to ComfyUI, reading it ahead failed: %s", transfer.component.name, transfer.stop_reason)
         self._tell(transfer.answer)
         with self._condition:
             self._live.remove(transfer)

@@ -34,6 +34,8 @@ ACTS = {
     "twin": _twin,
     "recreated": _recreate,
     "touched": lambda path, other: os.utime(path),
+    "truncated": lambda path, other: os.truncate(path, os.stat(path).st_size // 2),
+    "emptied": lambda path, other: os.truncate(path, 0),
     "deleted": lambda path, other: os.unlink(path),
 }
 

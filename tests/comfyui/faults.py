@@ -1,0 +1,126 @@
+"""Every fault that is tried on a real ComfyUI server, what comes of it, and what the log says: the tests' own list, and the page of it.
+
+python tests/comfyui/faults.py        # writes docs/reliability.md
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+
+LEFT = "is left to ComfyUI, reading it ahead failed:"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`name` is what the pack of faults is asked for. `says`: words of the one line in the log; "" where nothing is said. `traced`: with
+    the traceback of what is a bug of ours."""
+
+    name: str
+    happens: str
+    says: str
+    traced: bool = False
+    outcome: str = "the same image"
+
+
+@dataclass(frozen=True, slots=True)
+class FileFault:
+    """What is done to a file in mid-prompt, after the node `after`, when its reading is planned, under way, or over."""
+
+    how: str
+    what: str
+    after: str
+
+    @property
+    def happens(self) -> str:
+        return f"the {self.what}'s file is {DONE.get(self.how, self.how)} {WHEN[self.after]}"
+
+
+DONE = {"twin": "replaced by one of the same size and time", "rewritten": "rewritten in place", "emptied": "cut to nothing"}
+WHEN = {"5": "before anything is loaded", "4": "when the text has been encoded", "6": "after the first sampler"}
+
+DRIVE = (
+    Fault("read error", "each read of the drive fails (EIO)", f"residency_expert_b {LEFT}"),
+    Fault("network share gone", "each read fails as a network share's that is gone (ESTALE)", f"residency_expert_b {LEFT}"),
+    Fault("short read", "each read returns nothing, as at a file's end", f"residency_expert_b {LEFT}"),
+    Fault("out of memory in a read", "each read fails for want of memory (ENOMEM)", f"residency_expert_b {LEFT}"),
+    Fault("slow drive", "each read takes half a second longer", ""),
+    Fault("thread ended", "what ends a thread is raised in a read", f"residency_expert_b {LEFT}"),
+    Fault("permission denied", "no file can be opened (EACCES)", f"residency_expert_b {LEFT}"),
+    Fault("no file handles", "no file handle is left (EMFILE)", f"residency_expert_b {LEFT}"),
+    Fault("file gone at open", "the file is gone when it is opened (ENOENT)", f"residency_expert_b {LEFT}"),
+    Fault("cannot be dropped", "the system refuses to forget a file's pages", ""),
+    Fault("no threads", "no thread can be started", ""),
+)
+HOOKS = ("_prompt_begins", "_choose_node", "_node_starts", "_node_outputs", "_node_completes", "_prompt_ends", "_spared", "_dropped")
+OURS = (
+    *(Fault(f"hook raises: {name}", f"the hook {name.strip('_')} raises", "_breaks failed; ComfyUI goes on", True) for name in HOOKS),
+    Fault("core fails", "the deciding core raises", "failed; ComfyUI goes on without it", True),
+    Fault("panel fails", "what tells the panel raises at each event", "on_update failed: nothing depends on it", True),
+    Fault("recording fails", "what records the facts raises at each event", "recorder failed: nothing depends on it", True),
+    Fault(
+        "mover raises: prefetch",
+        "the disk mover raises when it is told to read",
+        "the host mover failed on residency_expert_b",
+        traced=True,
+    ),
+    Fault(
+        "mover raises: so_far", "the disk mover raises when it is asked how far it is", "trace failed: nothing depends on it", traced=True
+    ),
+    Fault("disk full", "the drive of the profiles is full", "profiles are kept for this session only"),
+)
+FILES = tuple(
+    FileFault(how, what, after)
+    for what, after in (("diffusion model", "5"), ("VAE", "4"), ("second diffusion model", "6"))
+    for how in ("replaced", "twin", "rewritten", "touched", "truncated", "emptied", "deleted")
+    if what != "VAE" or how in ("touched", "truncated", "emptied", "deleted")
+)
+INTERRUPTS = (
+    "an interrupt while files are read ahead",
+    "an interrupt while a model is loaded",
+    "an interrupt in the first sampler",
+    "an interrupt in the second sampler",
+    "the queue is cleared while files are read ahead",
+    "the pack is switched off while files are read ahead",
+    "ComfyUI is told to free all memory in mid-prompt",
+)
+SHUTDOWNS = ("the server is ended while files are read ahead",)
+
+
+def page() -> str:
+    """docs/reliability.md."""
+    rows = [(one.happens, one.outcome, f"“… {one.says} …”" if one.says else "nothing: only time is lost") for one in (*DRIVE, *OURS)]
+    rows += [(one.happens, "the same image, or the same error", "ComfyUI's own error, where there is one") for one in FILES]
+    rows += [(one, "it ends as ComfyUI ends it", "what ComfyUI says") for one in INTERRUPTS]
+    rows += [(one, "the process ends", "what ComfyUI says") for one in SHUTDOWNS]
+    head = ("what happens", "what comes of the prompt, as without the pack", "what the log says, once")
+    table = "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * 3, *rows))
+    return TEXT.format(count=len(rows), table=table)
+
+
+TEXT = """# What happens when something fails
+
+Whatever fails, the workflow runs as it would without the pack. Below are the {count} faults that the tests cause on a real ComfyUI server,
+each while a prompt with cold files runs. `tests/comfyui/test_faults.py` holds the outcome against that of the same prompt with the pack off
+and looks for the one line in the log. Then it runs another prompt: its image is the same as ever, nothing of it fails, and neither a thread
+of the pack nor an open model file is left. This page is written by `python tests/comfyui/faults.py`.
+
+{table}
+
+## In any order
+
+The tests of a server try one fault at a time. `python tests/shuffled.py --steps 1000000` has them at any instant and in any order: the
+shipping runtime, session and core live in a world whose events are drawn from a seed. Reads and copies are answered late, in part, as
+refusals, or fail; files vanish and come back; the page cache loses what it held; limits fall and rise; nodes are taken in another order
+than was foretold; prompts break, the queue changes, the pack is switched off and on; movers and hooks raise, and the core itself fails in
+the middle of a decision. After each step what the core believes is held against what is true: no more is announced than there is room for;
+nothing in use is told to leave; whatever is on its way is being brought by somebody; every trace ends. At the end of each history all is
+answered, no node waits, and another look at what does not change moves nothing. A seed that fails prints the command that tells its story
+again.
+"""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,166 @@
+"""For stories about faults: POST /faults {"fault": name} makes that happen to the pack alone, from then on; {"fault": null} ends it.
+
+What ComfyUI itself does is left alone: a drive's faults meet the pack's own threads only, and hooks are broken before they are put in.
+"""
+
+import errno
+import os
+import sqlite3
+import sys
+import threading
+import time
+
+from aiohttp import web
+from server import PromptServer
+
+_fault = ""
+
+
+def _is_ours():
+    return threading.current_thread().name.startswith("residency")
+
+
+def _error(number):
+    def fail(*args):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def _dies(*args):
+    raise SystemExit("a thread is ended from outside")
+
+
+def _sleeps(*args):
+    time.sleep(0.5)
+
+
+def _breaks(*args, **kwargs):
+    raise RuntimeError("sabotage")
+
+
+# fault: what happens in the pack's own calls of the function, before it or, where it returns something, in its place
+CALLS = {
+    "read error": ("preadv", _error(errno.EIO)),
+    "network share gone": ("preadv", _error(errno.ESTALE)),
+    "short read": ("preadv", lambda *args: 0),
+    "slow drive": ("preadv", _sleeps),
+    "thread ended": ("preadv", _dies),
+    "out of memory in a read": ("preadv", _error(errno.ENOMEM)),
+    "permission denied": ("open", _error(errno.EACCES)),
+    "no file handles": ("open", _error(errno.EMFILE)),
+    "file gone at open": ("open", _error(errno.ENOENT)),
+    "cannot be dropped": ("posix_fadvise", _error(errno.EINVAL)),
+}
+
+
+def _faulty(name, function):
+    def call(*args, **kwargs):
+        where, happens = CALLS.get(_fault, ("", None))
+        if where == name and _is_ours():
+            answer = happens(*args)
+            if answer is not None:
+                return answer
+        return function(*args, **kwargs)
+
+    return call
+
+
+for _name in ("preadv", "open", "posix_fadvise"):
+    setattr(os, _name, _faulty(_name, getattr(os, _name)))
+
+_start = threading.Thread.start
+
+
+def _no_thread(self):
+    if _fault == "no threads" and self.name.startswith("residency"):
+        raise RuntimeError("can't start new thread")
+    _start(self)
+
+
+threading.Thread.start = _no_thread
+
+_connect = sqlite3.connect
+
+
+def _full(database, *args, **kwargs):
+    """The profiles begin anew on a drive with room for one page."""
+    full = _fault == "disk full" and "residency" in str(database)
+    for side in ("", "-wal", "-shm") if full else ():
+        if os.path.exists(f"{database}{side}"):
+            os.unlink(f"{database}{side}")
+    connection = _connect(database, *args, **kwargs)
+    if full:
+        connection.execute("PRAGMA max_page_count = 1")
+    return connection
+
+
+sqlite3.connect = _full
+
+
+def _host():
+    return next(module for name, module in sys.modules.items() if name.endswith("residency.comfyui.lifecycle")).host
+
+
+def _broken_at(host, fault):
+    """(object, name) of what raises."""
+    kind, _, name = fault.partition(": ")
+    if kind == "hook raises":
+        return host, name
+    if kind == "core fails":
+        return host.runtime.manager, "handle"
+    if kind == "panel fails":
+        return host.runtime, "on_update"
+    if kind == "recording fails":
+        return host.runtime, "recorder"
+    if kind == "mover raises":
+        return next(iter(host.runtime.movers.values())), name
+    return None
+
+
+_mend = []
+
+
+@PromptServer.instance.routes.post("/faults")
+async def post_faults(request):
+    global _fault
+    host = _host()
+    while _mend:
+        _mend.pop()()
+    _fault = (await request.json())["fault"] or ""
+    mode = host.user.mode
+    broken = _broken_at(host, _fault)
+    if broken is not None:
+        thing, name = broken
+        before = vars(thing).get(name, _breaks)
+        setattr(thing, name, _breaks)
+
+        def mend():
+            if vars(thing).get(name) is not _breaks:
+                return
+            if before is _breaks:  # it was the class's own
+                delattr(thing, name)
+            else:
+                setattr(thing, name, before)
+
+        _mend.append(mend)
+    if _fault.startswith("hook raises") or _fault in ("", "disk full"):
+        # what is bound to the seams, and the profiles, are made when the pack is switched on
+        host.set_user_mode(type(mode).OFF, "faults")
+        host.set_user_mode(mode, "faults")
+    return web.json_response({"fault": _fault})
+
+
+@PromptServer.instance.routes.get("/faults/open")
+async def get_open(request):
+    """Files that this process has open, and its threads that are the pack's."""
+    files = []
+    for handle in os.listdir("/proc/self/fd"):
+        try:
+            files.append(os.readlink(f"/proc/self/fd/{handle}"))
+        except OSError:
+            continue
+    return web.json_response({"files": sorted(files), "threads": _host().threads()})
+
+
+NODE_CLASS_MAPPINGS = {}

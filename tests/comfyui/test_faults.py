@@ -1,0 +1,186 @@
+"""One fault at a time on a real server: the outcome is stock's, the log has one line, the next prompt is as ever, nothing is left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_story import drop_pages, forget, mode, pixels, two_experts
+from faults import DRIVE, FILES, INTERRUPTS, OURS, SHUTDOWNS, Fault, FileFault
+
+from residency.installation.locate import ComfyUI
+from residency.installation.server_process import Server, serve
+
+PACKS = Path(__file__).with_name("packs")
+PATHS = {
+    "diffusion model": "diffusion_models/residency_expert_a.safetensors",
+    "second diffusion model": "diffusion_models/residency_expert_b.safetensors",
+    "VAE": "vae/residency_tae.safetensors",
+}
+OTHER = {"diffusion model": "second diffusion model", "second diffusion model": "diffusion model", "VAE": "VAE"}
+SEED = 77
+takes = count(1)
+
+
+@pytest.fixture(scope="module")
+def place(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder of which files may be broken."""
+    return shutil.copytree(models, tmp_path_factory.mktemp("faults") / "models")
+
+
+@pytest.fixture(scope="module")
+def base(comfyui: ComfyUI, place: Path) -> Iterator[Server]:
+    with serve(comfyui, place, ["--cpu"], others=[PACKS / "faults", PACKS / "files"]) as server:
+        yield server
+
+
+class Case:
+    """A server in which something fails."""
+
+    def __init__(self, server: Server, models: Path, place: Path) -> None:
+        self.server, self.models, self.place = server, models, place
+
+    def begin(self) -> None:
+        """Nothing fails, each file is as it was, nothing is loaded, nothing cached."""
+        self.server.post("/faults", {"fault": None})
+        for name in PATHS.values():
+            here, whole = self.place / name, self.models / name
+            if not here.exists() or here.read_bytes() != whole.read_bytes():
+                shutil.copy(whole, here)
+        forget(self.server)
+        drop_pages(self.place)
+
+    def asked(self, prompt: dict[str, Any], **extra: Any) -> str:
+        return str(json.loads(self.server.post("/prompt", {"prompt": prompt, "extra_data": extra}))["prompt_id"])
+
+    def outcome(self, prompt_id: str) -> Any:
+        """The pixels of its images, the node and type of its error, or that it was interrupted."""
+        until(lambda: self.server.get_json(f"/history/{prompt_id}"))
+        messages = self.server.get_json(f"/history/{prompt_id}")[prompt_id]["status"]["messages"]
+        failed = [(data["node_type"], data["exception_type"]) for event, data in messages if event == "execution_error"]
+        stopped = [event for event, _ in messages if event == "execution_interrupted"]
+        return failed or stopped or [pixels(image) for image in self.server.images(prompt_id)]
+
+    def log(self) -> list[str]:
+        return self.server.log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def opened(self) -> list[str]:
+        """The models' files that are open, and the pack's threads."""
+        told = self.server.get_json("/faults/open")
+        return [one for one in told["files"] if str(self.place) in one] + told["threads"]
+
+    def next_prompt_is_as_ever(self, stock: Any) -> None:
+        self.begin()
+        prompt_id = self.asked(two_experts(SEED))
+        assert self.outcome(prompt_id) == stock
+        trace = self.server.get_json(f"/residency/trace?prompt_id={prompt_id}")
+        assert trace["outcome"] == "success" and {node["node_id"] for node in trace["nodes"]} >= {"1", "6", "8", "9"}
+        assert {one["status"] for one in trace["transfers"]} == {"done"}, trace["transfers"]
+        until(lambda: not self.opened())
+        status = self.server.get_json("/residency/status")
+        assert status["installed"] and not status["failures"]
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> None:
+    deadline_s = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline_s, "it never came"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def stock(base: Server, models: Path, place: Path) -> Any:
+    """The image without the pack."""
+    case = Case(base, models, place)
+    case.begin()
+    return case.outcome(case.asked(two_experts(SEED), **mode("off")))
+
+
+@pytest.fixture
+def case(base: Server, models: Path, place: Path, stock: Any) -> Case:
+    case = Case(base, models, place)
+    case.begin()
+    return case
+
+
+@pytest.mark.parametrize("fault", [*DRIVE, *OURS], ids=lambda fault: fault.name)
+def test_what_fails_in_the_pack_or_under_it_costs_time_and_one_line(case: Case, stock: Any, fault: Fault):
+    mark = len(case.log())
+    case.server.post("/faults", {"fault": fault.name})
+    assert case.outcome(case.asked(two_experts(SEED))) == stock
+    until(lambda: not case.opened())
+    new = case.log()[mark:]
+    assert not fault.says or sum(fault.says in line for line in new) == 1, "\n".join(new)
+    assert any("Traceback" in line for line in new) == fault.traced, "\n".join(new)
+    case.next_prompt_is_as_ever(stock)
+
+
+@pytest.mark.parametrize("fault", FILES, ids=lambda fault: f"{fault.what} {fault.how}")
+def test_what_happens_to_a_file_in_mid_prompt_comes_out_as_without_the_pack(case: Case, stock: Any, fault: FileFault):
+    path, other = str(case.place / PATHS[fault.what]), str(case.models / PATHS[OTHER[fault.what]])
+    inputs: dict[str, Any] = {"path": path, "how": fault.how, "other": other}
+
+    def changing() -> dict[str, Any]:
+        return two_experts(SEED) | {"99": {"class_type": "ChangeFile", "inputs": inputs | {"take": next(takes), "after": [fault.after, 0]}}}
+
+    ours = case.asked(changing())
+    told = case.outcome(ours)
+    case.begin()
+    assert told == case.outcome(case.asked(changing(), **mode("off")))
+    assert case.server.get_json(f"/residency/trace?prompt_id={ours}")["outcome"] == ("success" if isinstance(told[0], bytes) else "error")
+    case.next_prompt_is_as_ever(stock)
+
+
+def nodes(case: Case, prompt_id: str) -> list[str]:
+    """Those that have begun."""
+    if case.server.get_json("/residency/status")["last_prompt_id"] != prompt_id:
+        return []
+    return [node["node_id"] for node in case.server.get_json("/residency/trace")["nodes"]]
+
+
+@pytest.mark.parametrize("what", INTERRUPTS)
+def test_whoever_stops_a_prompt_finds_nothing_going_on_behind_it(case: Case, stock: Any, what: str):
+    if "ahead" in what:
+        case.server.post("/faults", {"fault": "slow drive"})
+    begun = {"an interrupt while a model is loaded": "1", "an interrupt in the second sampler": "8"}.get(what, "6")
+    prompt = two_experts(SEED, size=512, steps=400)
+    if begun == "8":
+        prompt["6"]["inputs"]["steps"] = 1
+    first = case.asked(prompt)
+    behind = case.asked(two_experts(SEED + 1)) if "queue" in what else None
+    if "ahead" in what:
+        until(lambda: any(name.startswith("residency-read") for name in case.opened()))
+    else:
+        until(lambda: begun in nodes(case, first))
+    if behind is not None:
+        case.server.post("/queue", {"clear": True})
+    if "switched off" in what:
+        case.server.post("/residency/mode", {"mode": "off"})
+    if "free" in what:
+        case.server.post("/free", {"unload_models": True, "free_memory": True})
+    case.server.post("/interrupt", {})
+    assert case.outcome(first) == ["execution_interrupted"]
+    assert behind is None or behind not in case.server.get_json("/history")
+    until(lambda: case.server.get_json("/residency/trace")["outcome"] in ("interrupted", "abandoned"))
+    case.server.post("/residency/mode", {"mode": "auto"})
+    until(lambda: not case.opened())
+    case.next_prompt_is_as_ever(stock)
+
+
+@pytest.mark.parametrize("what", SHUTDOWNS)
+def test_a_server_that_is_ended_in_the_middle_of_a_read_is_gone(comfyui: ComfyUI, place: Path, what: str):
+    with serve(comfyui, place, ["--cpu"], others=[PACKS / "faults"]) as server:
+        server.post("/faults", {"fault": "slow drive"})
+        drop_pages(place)
+        server.post("/prompt", {"prompt": two_experts(SEED, size=512, steps=400)})
+        until(lambda: any(name.startswith("residency-read") for name in server.get_json("/residency/status")["threads"]))
+        before = len(server.tail(10_000))
+        server.process.terminate()
+        server.process.wait(30)
+        assert "Traceback" not in server.tail(10_000)[before:]
