@@ -6,7 +6,6 @@ packages and data sheets: 24GB, 9.8 GB, 8GiB, 512MB, 1.5GB/s.
 
 from __future__ import annotations
 
-import math
 import re
 from reprlib import Repr
 
@@ -59,23 +58,23 @@ def parse_size(text: object, what: str) -> int:
     Raises UsageError for what is no size, is negative, or is more than MAX_BYTES.
     """
     if isinstance(text, int | float) and not isinstance(text, bool):
-        return _checked(float(text), text, what)
+        return _checked(text, text, what)
     written = _WRITTEN.fullmatch(text) if isinstance(text, str) else None
     if written is not None:
         number, prefix, binary = written.groups()
         if prefix or not binary:
             return _checked(float(number) * (1024 if binary else 1000) ** _PREFIXES[prefix.upper()], text, what)
-    raise UsageError(f"{what}: {text!r} is no size; write a number and a unit, like 24GB, 8GiB or 512MB")
+    raise UsageError(f"{what}: {shown(text)} is no size; write a number and a unit, like 24GB, 8GiB or 512MB")
 
 
 def parse_rate(text: str, what: str) -> float:
     """Bytes per second, above 0. Raises UsageError."""
     amount, slash, second = text.strip().rpartition("/")
     if not slash or second.strip().lower() not in ("s", "sec"):
-        raise UsageError(f"{what}: {text!r} is no rate; write a size by second, like 1.5GB/s or 500MB/s")
+        raise UsageError(f"{what}: {shown(text)} is no rate; write a size by second, like 1.5GB/s or 500MB/s")
     rate = parse_size(amount, what)
     if rate == 0:
-        raise UsageError(f"{what}: at {text!r} nothing would ever arrive; write a rate above 0, like 1.5GB/s")
+        raise UsageError(f"{what}: at {shown(text)} nothing would ever arrive; write a rate above 0, like 1.5GB/s")
     return float(rate)
 
 
@@ -88,8 +87,8 @@ def written(size_bytes: float) -> str:
 
 
 def _checked(size_bytes: float, text: object, what: str) -> int:
-    if math.isnan(size_bytes) or size_bytes > MAX_BYTES:
-        raise UsageError(f"{what}: {text!r} is more than any machine has; write a size like 24GB")
+    if not size_bytes <= MAX_BYTES:  # NaN as well
+        raise UsageError(f"{what}: {shown(text)} is more than any machine has; write a size like 24GB")
     if size_bytes < 0:
-        raise UsageError(f"{what}: {text!r} is negative; write a size of 0 or more, like 24GB")
+        raise UsageError(f"{what}: {shown(text)} is negative; write a size of 0 or more, like 24GB")
     return round(size_bytes)

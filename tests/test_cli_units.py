@@ -62,3 +62,23 @@ def test_any_text_is_a_size_or_one_clear_line(text: str) -> None:
         assert 0 <= parse_size(text, "--vram") <= MAX_BYTES
     except UsageError as error:
         assert "--vram" in str(error) and "\n" not in str(error)
+
+
+texts = st.text() | st.from_regex(r"-?[0-9.e]{1,8} ?[kKMGT]?i?B(/s)?", fullmatch=True) | st.sampled_from(["9" * 400 + "GB", "x" * 9_000])
+numbers = st.integers() | st.floats() | st.sampled_from([10**400, -(10**400)])
+
+
+@given(texts | numbers | st.none() | st.binary() | st.lists(st.text(max_size=3), max_size=2))
+def test_whatever_stands_for_a_size_is_bytes_or_one_short_sentence(value: object) -> None:
+    try:
+        assert 0 <= parse_size(value, "--option") <= MAX_BYTES
+    except UsageError as error:
+        assert "--option" in str(error) and "\n" not in str(error) and len(str(error)) < 200
+
+
+@given(texts)
+def test_whatever_stands_for_a_rate_is_bytes_by_second_or_one_short_sentence(value: str) -> None:
+    try:
+        assert 0 < parse_rate(value, "--option") <= MAX_BYTES
+    except UsageError as error:
+        assert "--option" in str(error) and "\n" not in str(error) and len(str(error)) < 200

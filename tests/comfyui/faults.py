@@ -24,6 +24,11 @@ class Fault:
     traced: bool = False
     outcome: str = "the same image"
 
+    @property
+    def abandons(self) -> bool:
+        """Whether the rest of the prompt is left to ComfyUI."""
+        return self.name.startswith(("hook", "core"))
+
 
 @dataclass(frozen=True, slots=True)
 class FileFault:

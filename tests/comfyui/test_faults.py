@@ -113,7 +113,11 @@ def case(base: Server, models: Path, place: Path, stock: Any) -> Case:
 def test_what_fails_in_the_pack_or_under_it_costs_time_and_one_line(case: Case, stock: Any, fault: Fault):
     mark = len(case.log())
     case.server.post("/faults", {"fault": fault.name})
-    assert case.outcome(case.asked(two_experts(SEED))) == stock
+    prompt_id = case.asked(two_experts(SEED))
+    assert case.outcome(prompt_id) == stock
+    if not fault.abandons:
+        assert case.server.get_json(f"/residency/trace?prompt_id={prompt_id}")["outcome"] == "success"
+        assert not case.server.get_json("/residency/status")["failures"]
     until(lambda: not case.opened())
     new = case.log()[mark:]
     assert not fault.says or sum(fault.says in line for line in new) == 1, "\n".join(new)
