@@ -27,7 +27,7 @@ class Fault:
     @property
     def abandons(self) -> bool:
         """Whether the rest of the prompt is left to ComfyUI."""
-        return self.name.startswith(("hook", "core"))
+        return self.name.startswith(("hook", "core", "look", "errand"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,8 @@ DRIVE = (
     Fault("no file handles", "no file handle is left (EMFILE)", f"residency_expert_b {LEFT}"),
     Fault("file gone at open", "the file is gone when it is opened (ENOENT)", f"residency_expert_b {LEFT}"),
     Fault("cannot be dropped", "the system refuses to forget a file's pages", ""),
+    Fault("system refuses: cached_in", "the system does not say which pages of a file are cached", ""),
+    Fault("system refuses: counted_in", "the system does not count cached pages", ""),
     Fault("no threads", "no thread can be started", ""),
 )
 HOOKS = ("_prompt_begins", "_choose_node", "_node_starts", "_node_outputs", "_node_completes", "_prompt_ends", "_spared", "_dropped")
@@ -74,7 +76,15 @@ OURS = (
     Fault(
         "mover raises: so_far", "the disk mover raises when it is asked how far it is", "trace failed: nothing depends on it", traced=True
     ),
-    Fault("disk full", "the drive of the profiles is full", "profiles are kept for this session only"),
+    Fault("core fails: later", "the deciding core raises in the middle of the prompt", "failed; ComfyUI goes on without it", True),
+    Fault("look raises", "looking at what host memory holds raises", "failed; ComfyUI goes on without it", True),
+    Fault("hook raises: _limits", "asking how much memory is available raises", "failed; ComfyUI goes on without it", True),
+    Fault(
+        "errand raises: _look", "what looks at queue and profiles on a thread of its own raises", "_breaks failed; ComfyUI goes on", True
+    ),
+    Fault("profiles: disk full", "the drive of the profiles is full", "profiles are kept for this session only"),
+    Fault("profiles: corrupt", "the file of the profiles is corrupt", "profiles begin anew"),
+    Fault("profiles: a folder", "a folder lies where the profiles should", "profiles are kept for this session only"),
 )
 FILES = tuple(
     FileFault(how, what, after)
@@ -88,7 +98,9 @@ INTERRUPTS = (
     "an interrupt in the first sampler",
     "an interrupt in the second sampler",
     "the queue is cleared while files are read ahead",
+    "a queued prompt is deleted while files are read ahead",
     "the pack is switched off while files are read ahead",
+    "the pack is switched off and on while files are read ahead",
     "ComfyUI is told to free all memory in mid-prompt",
 )
 SHUTDOWNS = ("the server is ended while files are read ahead",)

@@ -157,15 +157,17 @@ def test_whoever_stops_a_prompt_finds_nothing_going_on_behind_it(case: Case, sto
     if begun == "8":
         prompt["6"]["inputs"]["steps"] = 1
     first = case.asked(prompt)
-    behind = case.asked(two_experts(SEED + 1)) if "queue" in what else None
+    behind = case.asked(two_experts(SEED + 1)) if "queue" in what else None  # deleted or cleared before its turn
     if "ahead" in what:
         until(lambda: any(name.startswith("residency-read") for name in case.opened()))
     else:
         until(lambda: begun in nodes(case, first))
     if behind is not None:
-        case.server.post("/queue", {"clear": True})
+        case.server.post("/queue", {"delete": [behind]} if "deleted" in what else {"clear": True})
     if "switched off" in what:
         case.server.post("/residency/mode", {"mode": "off"})
+    if "off and on" in what:
+        case.server.post("/residency/mode", {"mode": "auto"})
     if "free" in what:
         case.server.post("/free", {"unload_models": True, "free_memory": True})
     case.server.post("/interrupt", {})

@@ -83,14 +83,30 @@ threading.Thread.start = _no_thread
 _connect = sqlite3.connect
 
 
-def _full(database, *args, **kwargs):
-    """The profiles begin anew on a drive with room for one page."""
-    full = _fault == "disk full" and "residency" in str(database)
-    for side in ("", "-wal", "-shm") if full else ():
+def _without(database):
+    if os.path.isdir(database):
+        os.rmdir(database)
+    for side in ("", "-wal", "-shm"):
         if os.path.exists(f"{database}{side}"):
             os.unlink(f"{database}{side}")
+
+
+_profiles = set()
+
+
+def _full(database, *args, **kwargs):
+    """The profiles begin anew on a drive with room for one page, as something else, or where a folder lies."""
+    ours = _fault.startswith("profiles") and "residency" in str(database)
+    if ours and str(database) not in _profiles:
+        _profiles.add(str(database))
+        _without(database)
+        if _fault == "profiles: a folder":
+            os.mkdir(database)
+        elif _fault == "profiles: corrupt":
+            with open(database, "wb") as file:
+                file.write(b"SQLite format 3\0" + b"\xff" * 8_000)
     connection = _connect(database, *args, **kwargs)
-    if full:
+    if ours and _fault == "profiles: disk full":
         connection.execute("PRAGMA max_page_count = 1")
     return connection
 
@@ -107,6 +123,12 @@ def _broken_at(host, fault):
     kind, _, name = fault.partition(": ")
     if kind == "hook raises":
         return host, name
+    if kind == "look raises":
+        return host._in_host, "look"
+    if kind == "errand raises":
+        return host._look_ahead, name
+    if kind == "system refuses":
+        return next(module for key, module in sys.modules.items() if key.endswith("residency.transfers._system")).current, name
     if kind == "core fails":
         return host.runtime.manager, "handle"
     if kind == "panel fails":
@@ -116,6 +138,19 @@ def _broken_at(host, fault):
     if kind == "mover raises":
         return next(iter(host.runtime.movers.values())), name
     return None
+
+
+_refuses = _error(errno.ENOSYS)
+
+
+def _later(function):
+    left = [12]
+
+    def call(*args, **kwargs):
+        left[0] -= 1
+        return _breaks() if left[0] < 0 else function(*args, **kwargs)
+
+    return call
 
 
 _mend = []
@@ -129,14 +164,15 @@ async def post_faults(request):
         _mend.pop()()
     _fault = (await request.json())["fault"] or ""
     mode = host.user.mode
-    broken = _broken_at(host, _fault)
-    if broken is not None:
-        thing, name = broken
+    place = _broken_at(host, _fault)
+    if place is not None:
+        thing, name = place
         before = vars(thing).get(name, _breaks)
-        setattr(thing, name, _breaks)
+        broken = _refuses if _fault.startswith("system") else _later(getattr(thing, name)) if _fault.endswith("later") else _breaks
+        setattr(thing, name, broken)
 
         def mend():
-            if vars(thing).get(name) is not _breaks:
+            if vars(thing).get(name) is not broken:
                 return
             if before is _breaks:  # it was the class's own
                 delattr(thing, name)
@@ -144,7 +180,12 @@ async def post_faults(request):
                 setattr(thing, name, before)
 
         _mend.append(mend)
-    if _fault.startswith("hook raises") or _fault in ("", "disk full"):
+    if not _fault:
+        for database in _profiles:
+            if os.path.isdir(database):
+                os.rmdir(database)
+        _profiles.clear()
+    if _fault.startswith(("hook raises", "profiles")) or not _fault:
         # what is bound to the seams, and the profiles, are made when the pack is switched on
         host.set_user_mode(type(mode).OFF, "faults")
         host.set_user_mode(mode, "faults")
