@@ -283,6 +283,8 @@ class HostTier:
 
     def cancel_overtaken(self, reason: str) -> list[Instruction]:
         """Stop every transfer of what is read later than something that is missing and not on its way: they begin again behind it."""
+        if not self.state.coming:
+            return []
         place, records, terms = self.place, self.state.records, self.terms
         first = place.timeline.first_read_number(place.position + 1)
         for use in place.timeline.reads[first:]:

@@ -193,7 +193,7 @@ class Manager:
         host.place.until_s = self._until_s(event.time_s, position + 1)
         if self._placements.off:
             return []
-        instructions = self._device.node_ends(host.components)
+        instructions = self._device.node_ends(host.components) if self._device.own else []
         for use in timeline.at(position):
             key = use.component
             component = host.components.get(key)
@@ -219,7 +219,9 @@ class Manager:
         # would read them again: dropping them too made it take 50.5 s instead of 8.4 s on an H100.
         instructions: list[Instruction] = []
         timeline = self._host.place.timeline
-        for key in sorted(key for key in self._used if self._placements.of(key) is Strategy.RELEASE):
+        released = [key for key in self._used if self._placements.of(key) is Strategy.RELEASE]
+        self._used.clear()
+        for key in sorted(released):
             if not self._device.holds(key):
                 continue
             # whoever did not ask for it shall not wait for it either when the same workflow runs again; where the device has the only copy,
@@ -229,7 +231,6 @@ class Manager:
             if timeline.next_use(key, position) is None and not again:
                 reason = "nothing in this prompt or the queue needs it any more"
                 instructions += self._device.release(self._host.components[key], reason)
-        self._used.clear()
         return instructions
 
     def _prompt_ended(self, event: PromptEnded) -> list[Instruction]:
@@ -393,7 +394,10 @@ class Manager:
     def _ahead_of_its_turn(self, position: int) -> list[str]:
         """Transfers announced before one that the starting visit reads, though they are read later: they would keep it waiting."""
         host = self._host
-        needed = {use.component for use in host.place.timeline.at(position) if use.reads}
-        announced = list(host.state.coming)  # in the order in which the mover takes them
-        last = max((index for index, key in enumerate(announced) if key in needed), default=0)
+        coming = host.state.coming
+        needed = {use.component for use in host.place.timeline.at(position) if use.reads and use.component in coming}
+        if not needed:
+            return []
+        announced = list(coming)  # in the order in which the mover takes them
+        last = max(index for index, key in enumerate(announced) if key in needed)
         return [key for key in announced[:last] if key not in needed]
