@@ -40,9 +40,12 @@ from .device.memory_usage import device_lacks, device_limit_bytes
 from .device.mover import DeviceMover
 from .device.weight_waits import Asked, WeightWaits
 from .prompt.background import Errands
-from .prompt.live_graph import DEFAULT_BUDGET, QUEUE_DEPTH, Budget, LiveGraph, Queued, dynamic_vram, result_key, traits, whole_nodes
+from .prompt.live_graph import DEFAULT_BUDGET, Budget, LiveGraph, result_key
 from .prompt.look_ahead import LookAhead
+from .prompt.model_files import dynamic_vram
+from .prompt.node_classes import traits
 from .prompt.origins import Maker, took
+from .prompt.queued import QUEUE_DEPTH, Queued, whole_nodes
 from .prompt.result_cache import CachedResults, as_if_used
 from .prompt.running import RunningPrompt
 from .prompt.steps import Steps
@@ -208,11 +211,13 @@ class ComfyHost:
 
     def contained(self) -> dict[str, int]:
         """Failures that cost a copy or a lesson, and did not reach a prompt: how many, by what has failed."""
-        store = self.device.pages
+        store, mover = self.device.pages, self.runtime.movers.get(Tier.HOST)
         found = {
             **self.runtime.failures,
             **{feature.value: count for feature, count in self.device.proofs.failures.items()},
             "profiles": self._look_ahead.failures(),
+            "errands": self._look_ahead.errand_failures() + self._leaving.failures,
+            "answers": mover.failures if isinstance(mover, ReadAhead) else 0,
             "device": 0 if store is None else store.failures,
         }
         return {name: count for name, count in found.items() if count}

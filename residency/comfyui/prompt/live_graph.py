@@ -1,11 +1,9 @@
-"""What a running ComfyUI knows of its graph, as plain data for the core: traits of node classes, components of loader nodes, and
-the timeline of what is left to run, with the queued prompts behind it."""
+"""The graph of the running prompt as plain data for the core: the components of its nodes, and the timeline of what is left to run, with
+the queued prompts behind it."""
 
 from __future__ import annotations
 
-import inspect
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -13,12 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
-
-import comfy.memory_management
-import comfy.model_management
-import folder_paths
-
-import nodes
 
 from ...core.component import Component, FileIdentity
 from ...core.timeline import Timeline, Use, UseKind, Visit
@@ -29,7 +21,6 @@ from ...graph import (
     AllowanceError,
     Flow,
     Grouping,
-    NodeTraits,
     Turn,
     computes,
     likely,
@@ -38,143 +29,20 @@ from ...graph import (
 )
 from ...graph.grouping import FEEDS_OUTPUT, REST, URGENT
 from ...graph.traits import links
-from ...settings.node_inputs import ASIDE, NOT_WEIGHTS, PASSING, core_inputs
-from ...weights.components import DIFFUSERS_INDEX, LANGUAGE_MODEL, NodeLoads, components_of_node
+from ...settings.node_inputs import PASSING
+from ...weights.components import LANGUAGE_MODEL, NodeLoads
 from ...weights.identity import first_change
-from ...weights.transformers_folder import subfolders
+from .model_files import Folders, dynamic_vram, loads_now
+from .node_classes import traits
+from .queued import NOTHING_QUEUED, REPETITION, Ahead, whole_nodes
 
 log = logging.getLogger("residency")
 
-# model folders whose sub-folders are models, as packs that run language models name them
-LANGUAGE_FOLDERS = ("LLM", "transformers")
 # transformers maps a model's files and leaves them mapped; on Windows it copies them into the process (safe_open's "pread" there)
 _MAPS_FILES = sys.platform != "win32"
 
-QUEUE_DEPTH = 3  # queued prompts that the timeline runs on into
-
-REPETITION = "the same again"  # the id of a prompt that nobody has queued, and that usually comes next
-
-Queued = tuple[str, Mapping[str, Any], list[str]]
-"""(prompt id, prompt, outputs to execute)"""
-
-
-def dynamic_vram() -> bool:
-    """Whether this ComfyUI reads weights at their first use (ModelPatcherDynamic) instead of in the loader node."""
-    return bool(getattr(comfy.memory_management, "aimdo_enabled", False))
-
-
-def whole_nodes(prompt: Any) -> dict[str, Any]:
-    """The nodes of a prompt that have a class and inputs. ComfyUI checks those that an output needs; others may have any shape."""
-    return {
-        node_id: node
-        for node_id, node in (prompt.items() if isinstance(prompt, Mapping) else ())
-        if isinstance(node, Mapping) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), Mapping)
-    }
-
-
-_traits: dict[type, NodeTraits] = {}
 # class -> link types that its files hold, that it could make, and that a run has shown it does not make
 _not_made: dict[str, frozenset[str]] = {}
-
-
-def traits(class_type: str) -> NodeTraits | None:
-    """Traits of an installed node class; None when it is not installed."""
-    node_class = nodes.NODE_CLASS_MAPPINGS.get(class_type)
-    if node_class is None:
-        return None
-    found = _traits.get(node_class)
-    if found is None:
-        found = _traits[node_class] = replace(_read_traits(node_class), aside=ASIDE.get(class_type, frozenset()))
-    return found
-
-
-def _read_traits(node_class: Any) -> NodeTraits:
-    inputs = node_class.INPUT_TYPES()
-    lazy = {
-        name
-        for category in ("required", "optional")
-        for name, spec in inputs.get(category, {}).items()
-        if len(spec) > 1 and isinstance(spec[1], dict) and spec[1].get("lazy")
-    }
-    return NodeTraits(
-        outputs=tuple(str(output) for output in node_class.RETURN_TYPES or ()),
-        is_output=bool(getattr(node_class, "OUTPUT_NODE", False)),
-        is_async=inspect.iscoroutinefunction(getattr(node_class, node_class.FUNCTION)),
-        lazy=frozenset(lazy),
-    )
-
-
-class Folders:
-    """Resolves widget values that name a file in one of ComfyUI's model folders, whichever pack registered the folder."""
-
-    def __init__(self) -> None:
-        folders = folder_paths.folder_names_and_paths
-        self._names = [name for name in folders if name not in NOT_WEIGHTS]
-        # a value without one of these endings is a prompt text or an option: no file system call is spent on it
-        self._extensions = tuple({ext for name in self._names for ext in folders[name][1] if ext.startswith(".")})
-        self._models = {**_diffusers_folders(), **subfolders(language_folders())}
-
-    def resolver(self, class_type: str) -> Any:
-        """A `resolve(input_name, value) -> path | None` for the nodes of one class."""
-        return lambda input_name, value: self._resolve(class_type, input_name, value)
-
-    def _resolve(self, class_type: str, input_name: str, value: object) -> str | None:
-        if not isinstance(value, str):
-            return None
-        if value in self._models:  # a text may be called like a folder: only a widget that offers the folder means it
-            return self._models[value] if value in _options(nodes.NODE_CLASS_MAPPINGS[class_type], input_name) else None
-        if not value.lower().endswith(self._extensions):
-            return None
-        found = {}
-        for name in self._names:
-            path = folder_paths.get_full_path(name, value)
-            if path is not None:
-                found[name] = os.path.realpath(path)
-        if len(set(found.values())) > 1:
-            return self._from_options(class_type, input_name, found)
-        return next(iter(found.values()), None)
-
-    def _from_options(self, class_type: str, input_name: str, found: Mapping[str, str]) -> str | None:
-        """Two folders hold a file of that name: the one whose listing the widget offers is meant."""
-        options = _options(nodes.NODE_CLASS_MAPPINGS[class_type], input_name)
-        best = max(found, key=lambda name: (len(options.intersection(folder_paths.get_filename_list(name))), name))
-        return found[best]
-
-
-def loads_now(class_type: str, inputs: Mapping[str, Any], folders: Folders | None = None) -> NodeLoads:
-    """What a node would load if it ran now; nothing for a class that is not installed. On any thread."""
-    class_traits = traits(class_type)
-    if class_traits is None:
-        return NodeLoads()
-    resolve = (folders or Folders()).resolver(class_type)
-    return components_of_node(class_type, core_inputs(class_type, inputs), class_traits.outputs, resolve)
-
-
-def language_folders() -> list[str]:
-    """Where folders of language models lie, first the ones that count when a name is in several."""
-    known = folder_paths.folder_names_and_paths
-    return [path for name in LANGUAGE_FOLDERS if name in known for path in folder_paths.get_folder_paths(name)]
-
-
-def _diffusers_folders() -> dict[str, str]:
-    """Paths of folders of the diffusers library, by the names that ComfyUI's loader offers."""
-    places = folder_paths.get_folder_paths("diffusers") if "diffusers" in folder_paths.folder_names_and_paths else ()
-    found: dict[str, str] = {}
-    for place in places:
-        for folder, _, files in os.walk(place, followlinks=True):
-            if DIFFUSERS_INDEX in files:
-                found.setdefault(os.path.relpath(folder, place), folder)
-    return found
-
-
-def _options(node_class: Any, input_name: str) -> set[str]:
-    inputs = node_class.INPUT_TYPES()
-    for category in ("required", "optional"):
-        spec = inputs.get(category, {}).get(input_name)
-        if spec is not None:
-            options = spec[0] if isinstance(spec[0], list | tuple) else (spec[1] if len(spec) > 1 else {}).get("options", ())
-            return {option for option in options if isinstance(option, str)}
-    return set()
 
 
 class _Cached:
@@ -185,14 +53,6 @@ class _Cached:
 
     def __contains__(self, node_id: object) -> bool:
         return bool(self._is_cached(node_id))
-
-
-@dataclass(frozen=True, slots=True)
-class Ahead:
-    """What comes behind the running prompt: the queue in the order in which it will run, and what usually follows when it is empty."""
-
-    queue: tuple[Queued, ...] = ()
-    repetition: Queued | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +246,7 @@ class LiveGraph:
         fed = (traits(self.class_type(target)) for target in blocking[node_id])
         return FEEDS_OUTPUT if any(target is not None and target.is_output for target in fed) else REST
 
-    def timeline(self, execution_list: Any, ahead: Ahead = Ahead()) -> Timeline:
+    def timeline(self, execution_list: Any, ahead: Ahead = NOTHING_QUEUED) -> Timeline:
         """What is left to run in the order in which the executor will choose it, then what comes behind. On the executor thread."""
         self._refresh(execution_list)
         turns = self._turns(execution_list)

@@ -21,7 +21,8 @@ from ...core.events import Foretold
 from ...profiles import NodeKey, Profiles, database_in, node_keys
 from ...record.trace import Trace
 from ...transfers import drive_of
-from .live_graph import Expected, dynamic_vram
+from .live_graph import Expected
+from .model_files import dynamic_vram
 
 
 @dataclass(frozen=True, slots=True)

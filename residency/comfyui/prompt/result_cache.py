@@ -27,7 +27,7 @@ from ...graph.traits import links
 from ...runtime import Runtime
 from ...transfers import memory
 from ..device.models import Models, model_of
-from .live_graph import loads_now
+from .model_files import loads_now
 from .origins import Origin, Origins
 from .running import RunningPrompt
 

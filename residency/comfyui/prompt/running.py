@@ -10,8 +10,9 @@ from ...core.timeline import EMPTY, Timeline
 from ...settings.node_policies import NodeAsk, policies, with_hints
 from ...settings.prompt import Settings
 from ...weights.components import SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES
-from .live_graph import Ahead, LiveGraph
+from .live_graph import LiveGraph
 from .profiling import Foresight
+from .queued import Ahead
 from .working_set import DevicePeaks
 
 

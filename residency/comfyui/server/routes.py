@@ -32,7 +32,7 @@ from ...settings.prompt import DEFAULT, MODES, parse_mode
 from ...units import cut, shown
 from ..host import ComfyHost
 from ..prompt.background import Errands
-from ..prompt.live_graph import whole_nodes
+from ..prompt.queued import whole_nodes
 from .idle import IdleRelease
 
 log = logging.getLogger("residency")
