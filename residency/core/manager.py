@@ -85,12 +85,12 @@ class Manager:
 
     @property
     def host(self) -> TierState:
-        """What the host tier holds, what is on its way there, and its limit. To be read alone."""
+        """The records and the limit of the host tier. To be read alone."""
         return self._host.state
 
     @property
     def device(self) -> TierState:
-        """What lies on the device and what is on its way there. To be read alone."""
+        """The records of the device. To be read alone."""
         return self._device.state
 
     def validate(self) -> None:
@@ -99,7 +99,7 @@ class Manager:
         self._device.state.validate()
 
     def story(self, key: str) -> list[Entry]:
-        """What has happened to the component lately, on both tiers in one order."""
+        """The last moves of the component on both tiers, oldest first."""
         return in_order((self._host.state.story(key), self._device.state.story(key)))
 
     def handle(self, event: Event) -> list[Instruction]:

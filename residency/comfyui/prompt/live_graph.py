@@ -57,7 +57,7 @@ class _Cached:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What earlier runs say of one node: seconds of computing, and bytes on the device beside the weights (0: nothing known)."""
+    """Expectations of earlier runs for one node: seconds of computing, and bytes on the device beside the weights (0: nothing known)."""
 
     compute_s: float = 0.0
     working_set_bytes: int = 0
@@ -108,7 +108,7 @@ def _keyed(loads: NodeLoads) -> tuple[tuple[str, str | None], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What predicting one prompt may cost in operations and in seconds of CPU time: so much, and so much more for each of its nodes. Past
+    """The cost of predicting one prompt, at most: operations and seconds of CPU time, so many and so many more for each of its nodes. Past
     either the pack stands aside."""
 
     operations: int = OPERATIONS
@@ -247,7 +247,7 @@ class LiveGraph:
         return FEEDS_OUTPUT if any(target is not None and target.is_output for target in fed) else REST
 
     def timeline(self, execution_list: Any, ahead: Ahead = NOTHING_QUEUED) -> Timeline:
-        """What is left to run in the order in which the executor will choose it, then what comes behind. On the executor thread."""
+        """The visits that are left, in the order in which the executor will choose them, then those behind. On the executor thread."""
         self._refresh(execution_list)
         turns = self._turns(execution_list)
         visits = [self._visit(self.prompt_id, node_id, self.class_type(node_id), asks) for node_id, asks in turns]
@@ -383,7 +383,7 @@ class LiveGraph:
         return self.components[key].size_bytes if key in self.components else 0
 
     def _find_made(self, execution_list: Any, node_ids: Iterable[str]) -> dict[str, NodeLoads]:
-        """What those of the nodes whose results are cached have loaded."""
+        """Loads of those nodes whose results are cached, by node id."""
         found: dict[str, NodeLoads] = {}
         for node_id in node_ids:
             result = execution_list.output_cache.get_local(node_id)

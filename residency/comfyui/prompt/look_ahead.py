@@ -1,4 +1,4 @@
-"""What comes behind the running prompt, and what earlier runs know of both: kept in its timeline while it runs.
+"""The queue behind the running prompt, and the expectations of earlier runs for both: kept in its timeline while it runs.
 
 The queue is looked at when a node starts and, on the errands' thread, as soon as somebody has changed it: a transfer for a prompt that is
 queued no longer stops at once, however long the running node takes. Profiles are asked and taught there too.

@@ -1,4 +1,4 @@
-"""What a node would load: its widgets' values found in ComfyUI's model folders, and when this ComfyUI reads the weights."""
+"""Files of model folders that a node's widgets name, the components in them, and when this ComfyUI reads the weights."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Folders:
 
 
 def loads_now(class_type: str, inputs: Mapping[str, Any], folders: Folders | None = None) -> NodeLoads:
-    """What a node would load if it ran now; nothing for a class that is not installed. On any thread."""
+    """The components that a node would load if it ran now; none for a class that is not installed. On any thread."""
     class_traits = traits(class_type)
     if class_traits is None:
         return NodeLoads()
@@ -70,7 +70,7 @@ def loads_now(class_type: str, inputs: Mapping[str, Any], folders: Folders | Non
 
 
 def language_folders() -> list[str]:
-    """Where folders of language models lie, first the ones that count when a name is in several."""
+    """Paths that hold folders of language models, first the ones that count when a name is in several."""
     known = folder_paths.folder_names_and_paths
     return [path for name in LANGUAGE_FOLDERS if name in known for path in folder_paths.get_folder_paths(name)]
 

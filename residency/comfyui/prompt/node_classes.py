@@ -42,7 +42,7 @@ def _read_traits(node_class: Any) -> NodeTraits:
 
 
 def options(class_type: str, input_name: str) -> set[str]:
-    """What a widget of an installed class offers; empty for one without a list."""
+    """The options of a widget of an installed class; empty for one without a list."""
     inputs = nodes.NODE_CLASS_MAPPINGS[class_type].INPUT_TYPES()
     for category in ("required", "optional"):
         spec = inputs.get(category, {}).get(input_name)

@@ -25,7 +25,7 @@ def whole_nodes(prompt: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What comes behind the running prompt: the queue in the order in which it will run, and what usually follows when it is empty."""
+    """The prompts behind the running one: the queue in its order, and the one that usually follows when the queue is empty."""
 
     queue: tuple[Queued, ...] = ()
     repetition: Queued | None = None

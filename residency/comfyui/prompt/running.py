@@ -77,7 +77,7 @@ class RunningPrompt:
         return policies(self.asks, self.graph.node_components, sizes, self.settings.source)
 
     def value(self, node_id: str, name: str, default: str) -> str:
-        """What the node asks for one of its inputs."""
+        """The value that the node asks for in one of its inputs, else `default`."""
         return next((str(ask.values[name]) for ask in self.asks if ask.node_id == node_id and name in ask.values), default)
 
 
