@@ -257,7 +257,7 @@ class _Draft:
         return [self.components[key].size_bytes - self.records.get(key, NOTHING).loaded_bytes for key in keys]
 
     def _ahead_of_order(self) -> list[tuple[str, int, str]]:
-        """(component, position, reason) of wishes, then of priorities: room is theirs before it is others'."""
+        """What was asked for, then what has priority: room is theirs before it is others'."""
         terms, asked = self.terms, self.host.asked
         found = [(key, self.position, record.asked or "") for key, record in asked.items()]
         urgent = sorted((-policy.priority, key) for key, policy in terms.policies.items() if policy.priority > 0)
