@@ -40,11 +40,11 @@ from .device.memory_usage import device_lacks, device_limit_bytes
 from .device.mover import DeviceMover
 from .device.weight_waits import Asked, WeightWaits
 from .prompt.background import Errands
-from .prompt.live_graph import DEFAULT_BUDGET, Budget, LiveGraph, result_key
+from .prompt.live_graph import DEFAULT_BUDGET, Budget, LiveGraph
 from .prompt.look_ahead import LookAhead
 from .prompt.model_files import dynamic_vram
 from .prompt.node_classes import traits
-from .prompt.origins import Maker, took
+from .prompt.origins import Maker, result_key, took
 from .prompt.queued import QUEUE_DEPTH, Queued, whole_nodes
 from .prompt.result_cache import CachedResults, as_if_used
 from .prompt.running import RunningPrompt

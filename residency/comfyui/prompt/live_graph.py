@@ -32,7 +32,8 @@ from ...graph.traits import links
 from ...settings.node_inputs import PASSING
 from ...weights.components import LANGUAGE_MODEL, NodeLoads
 from ...weights.identity import first_change
-from .model_files import Folders, dynamic_vram, loads_now
+from .loaders import Loaders, makes_none
+from .model_files import dynamic_vram
 from .node_classes import traits
 from .queued import NOTHING_QUEUED, REPETITION, Ahead, whole_nodes
 
@@ -40,9 +41,6 @@ log = logging.getLogger("residency")
 
 # transformers maps a model's files and leaves them mapped; on Windows it copies them into the process (safe_open's "pread" there)
 _MAPS_FILES = sys.platform != "win32"
-
-# class -> link types that its files hold, that it could make, and that a run has shown it does not make
-_not_made: dict[str, frozenset[str]] = {}
 
 
 class _Cached:
@@ -80,13 +78,6 @@ class _Outline:
         return {node_id: frozenset(self.loads.get(node_id, ())).union(self.computes.get(node_id, ())) for node_id in self.order}
 
 
-def _really_made(class_type: str, loads: NodeLoads) -> NodeLoads:
-    """Without what a run has shown that the class does not make of its files."""
-    unmade = _not_made.get(class_type, frozenset())
-    made = tuple((component, kind) for component, kind in loads.components if kind not in unmade)
-    return loads if len(made) == len(loads.components) else replace(loads, components=made)
-
-
 def _read_once(uses: Iterable[Use]) -> list[Use]:
     """The uses of one prompt: a later one finds the weights where the first one put them."""
     found: list[Use] = []
@@ -120,12 +111,6 @@ class Budget:
 DEFAULT_BUDGET = Budget()
 
 
-def result_key(execution_list: Any, node_id: str) -> Any:
-    """ComfyUI's cache key of a node's result; None for one that is kept elsewhere (of a subgraph, with some of its caches)."""
-    keys = getattr(execution_list.output_cache, "cache_key_set", None)  # --cache-none has none
-    return None if keys is None else keys.get_data_key(node_id)
-
-
 class LiveGraph:
     """The graph of one running prompt: its components once, its timeline as often as the order or the queue changes.
 
@@ -146,19 +131,17 @@ class LiveGraph:
         loaded from, whatever lies at its file's place now.
         Whatever predicts raises AllowanceError where `budget` does not allow it."""
         self.prompt_id = prompt_id
-        self.components: dict[str, Component] = {}  # of the queued prompts as well
+        self._loaders = Loaders(made_with)
+        self.components: dict[str, Component] = self._loaders.components  # of the queued prompts as well
         self.node_components: dict[str, frozenset[str]] = {}  # node id -> what it loads or computes with
         self.expected: dict[tuple[str, str], Expected] = {}
         self.dropped: set[str] = set()  # components that were loaded when this prompt began, and are no longer
         self._is_loaded = is_loaded
         self._dynprompt = dynprompt
-        self._folders = Folders()
         self._nodes: dict[str, Any] = {}  # those that have been looked at, expanded ones included
         self._at_first: dict[str, Any] = {}  # the same as they were the first time
         self._flowing: dict[str, Any] = {}  # the same with the links that a loop has taken from them
         self._expanded = 0  # how many of them were
-        self._made_with = made_with
-        self._made: list[tuple[Mapping[str, Any], NodeLoads]] = []  # of nodes that are cached: queued prompts may have the same
         self._loads: dict[str, NodeLoads] = {}
         self._keyed: dict[str, tuple[tuple[str, str | None], ...]] = {}  # the same as component keys, each with its output type
         self._computes: dict[str, tuple[str, ...]] = {}
@@ -180,9 +163,7 @@ class LiveGraph:
 
     def makes_none(self, node_id: str, kinds: frozenset[str]) -> None:
         """A loader that could have made models of these link types has made none: from now on its class is not expected to."""
-        if kinds:
-            class_type = self.class_type(node_id)
-            _not_made[class_type] = _not_made.get(class_type, frozenset()) | kinds
+        makes_none(self.class_type(node_id), kinds)
 
     def node_loads(self, node_id: str) -> NodeLoads:
         """The same with what could not be read."""
@@ -344,8 +325,8 @@ class LiveGraph:
         nodes_ = {node_id: self._dynprompt.get_node(node_id) for node_id in new}
         self._nodes.update(nodes_)
         self._flowing.update((node_id, self._kept_links(node_id, node)) for node_id, node in nodes_.items())
-        self._loads.update(self._find_made(execution_list, [node_id for node_id in new if node_id not in self._loads]))
-        self._loads.update(self._find_loads({node_id: node for node_id, node in nodes_.items() if node_id not in self._loads}))
+        self._loads.update(self._loaders.cached(execution_list, {one: node for one, node in nodes_.items() if one not in self._loads}))
+        self._loads.update(self._loaders.of({node_id: node for node_id, node in nodes_.items() if node_id not in self._loads}))
         self._keyed.update((node_id, _keyed(self._loads[node_id])) for node_id in new if node_id in self._loads)
         for node_id, node in nodes_.items():
             computed = self._flow.computed_by(node_id)
@@ -382,39 +363,11 @@ class LiveGraph:
     def _size_bytes(self, key: str) -> int:
         return self.components[key].size_bytes if key in self.components else 0
 
-    def _find_made(self, execution_list: Any, node_ids: Iterable[str]) -> dict[str, NodeLoads]:
-        """Loads of those nodes whose results are cached, by node id."""
-        found: dict[str, NodeLoads] = {}
-        for node_id in node_ids:
-            result = execution_list.output_cache.get_local(node_id)
-            made = None if result is None else self._made_with(result_key(execution_list, node_id), result.outputs)
-            if made is not None:
-                made = _really_made(self.class_type(node_id), made)
-                found[node_id] = made
-                self.components.update((component.key, component) for component, _ in made.components)
-                node = self._dynprompt.get_node(node_id)
-                if not any(links(node)):  # what a node with links has loaded may be another prompt's as well
-                    self._made.append((node, made))
-        return found
-
-    def _find_loads(self, prompt: Mapping[str, Any]) -> dict[str, NodeLoads]:
-        found: dict[str, NodeLoads] = {}
-        for node_id, node in prompt.items():
-            same = (made for one, made in self._made if one["class_type"] == node["class_type"] and one["inputs"] == node["inputs"])
-            loads = next(same, None) or loads_now(node["class_type"], node["inputs"], self._folders)
-            for warning in loads.warnings:
-                log.warning("residency: node %s (%s): %s; it is left to ComfyUI", node_id, node["class_type"], warning)
-            loads = _really_made(node["class_type"], loads)
-            if loads.components:
-                self.components.update((component.key, component) for component, _ in loads.components)
-            found[node_id] = loads
-        return found
-
     def _outline(self, prompt_id: str, prompt: Mapping[str, Any], outputs: list[str]) -> _Outline:
         known = self._outlines.get(prompt_id)
         if known is None or first_change(known.files) is not None:
             mine = prompt_id == REPETITION  # what this prompt loads is known
-            loads = self._loads if mine else self._find_loads(prompt)
+            loads = self._loads if mine else self._loaders.of(prompt)
             self._allowance.grant(self._budget.node_operations * len(prompt))
             keyed = self._keyed if mine else {node_id: _keyed(node_loads) for node_id, node_loads in loads.items()}
             loaded = {node_id: tuple(key for key, _ in found) for node_id, found in keyed.items()}
@@ -422,9 +375,7 @@ class LiveGraph:
             keys = self._computed_with if mine else {key for found in computed.values() for key in found}
             grouping, wanted = self._grouped(computed, keys), likely(prompt.get, traits)
             order = predict_order(prompt, outputs, traits, wanted=wanted, grouping=grouping, allowance=self._allowance)
-            made = {id(made) for _, made in self._made}
-            read = [] if mine else [node_loads for node_loads in loads.values() if id(node_loads) not in made]
-            files = tuple(file for node_loads in read for component, _ in node_loads.components for file in component.files)
+            files = () if mine else self._loaders.files(loads.values())
             self._outlines[prompt_id] = _Outline(tuple(order), loaded, computed, files)
         return self._outlines[prompt_id]
 

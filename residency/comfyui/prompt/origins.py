@@ -102,3 +102,9 @@ def holders(values: Any) -> Iterator[Any]:
 
 def _files(loads: NodeLoads) -> list[FileIdentity]:
     return [file for component, _ in loads.components for file in component.files]
+
+
+def result_key(execution_list: Any, node_id: str) -> Any:
+    """ComfyUI's cache key of a node's result; None for one that is kept elsewhere (of a subgraph, with some of its caches)."""
+    keys = getattr(execution_list.output_cache, "cache_key_set", None)  # --cache-none has none
+    return None if keys is None else keys.get_data_key(node_id)
