@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..residency.comfyui import language_models
-from ..residency.comfyui.prompt.live_graph import LANGUAGE_FOLDERS, language_folders
+from ..residency.comfyui.prompt.model_files import LANGUAGE_FOLDERS, language_folders
 from ..residency.settings import take_out
 from ..residency.settings.node_inputs import INPUTS, Family
 from ..residency.weights.transformers_folder import FolderError, subfolders

@@ -82,7 +82,7 @@ class Exchanging(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What a node waits for: enough bytes of a component, or the end of their transfer. `future` ends with the transfer."""
+    """A wait of one node: for enough bytes of a component, or for the end of their transfer. `future` ends with the transfer."""
 
     future: Future[None]
     size_bytes: int

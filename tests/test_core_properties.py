@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from story import VirtualHost, components, reads, tier
+from story import MB, VirtualHost, components, reads, tier
 
+from residency.core import host_plan
 from residency.core.component import Mode, Policy
 from residency.core.events import (
     Cancel,
@@ -21,6 +23,7 @@ from residency.core.events import (
 )
 from residency.core.eviction_order import Ranking, rank
 from residency.core.host_plan import plan
+from residency.core.view import Terms
 
 KEYS = "abcd"
 orders = st.text(KEYS + "-", min_size=1, max_size=10)
@@ -118,6 +121,39 @@ def test_the_kept_order_and_a_sorted_one_give_the_same_plan(order, size_mb, posi
     kept = ranking.first_to_leave()
     state = tier(limit_mb, held)
     assert plan(timeline, position, parts, state, leave_order=kept) == plan(timeline, position, parts, state)
+
+
+@settings(max_examples=600)
+@given(
+    st.text(KEYS, min_size=2, max_size=6),
+    st.integers(-1, 1),
+    st.booleans(),
+    st.sampled_from(("nothing", "room", "priority", "asked", "second copy", "reserve", "hard disk", "copies")),
+    st.sampled_from(KEYS),
+    st.data(),
+)
+def test_the_short_way_overlooks_nothing_that_the_whole_deliberation_sees(order, position, running, beside, key, data):
+    """A full tier is what the short way is for: what else there may be beside the order is what it must not overlook."""
+    parts, timeline = components(**dict.fromkeys(KEYS, 2)), reads(order)
+    held_mb = {one: size for one in KEYS if (size := data.draw(st.integers(0, 2)))}
+    coming_mb = {one: 1 for one in data.draw(st.sets(st.sampled_from(KEYS), max_size=1)) if held_mb.get(one, 0) < 2}
+    state = tier(sum(held_mb.values()) + sum(coming_mb.values()) + (beside == "room"), held_mb, coming_mb)
+    if beside == "asked":
+        state.ask(key, "a test")
+    if beside == "second copy":
+        state.owned({key: MB}, {key: MB})
+    terms = Terms(
+        policies=dict.fromkeys(order[1:3], Policy(priority=1)) if beside == "priority" else {},
+        alone={key} if beside == "hard disk" else set(),
+        copies=beside == "copies",
+        reserve_bytes=-MB if beside == "reserve" else 0,
+    )
+    busy = data.draw(st.sets(st.sampled_from(KEYS), max_size=1))
+    found = plan(timeline, position, parts, state, busy, running=running, terms=terms)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host_plan, "_stays", lambda *_: False)
+        whole = plan(timeline, position, parts, state, busy, running=running, terms=terms)
+    assert found._replace(complete_reads=0) == whole._replace(complete_reads=0)
 
 
 @given(orders, sizes, st.integers(1, 240))

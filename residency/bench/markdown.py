@@ -132,7 +132,7 @@ def _number(value: float | None, unit: str = "") -> str:
 
 
 def _stalls(told: Data) -> str:
-    """What each side took beyond compute, and how much of the pack's its trace tells as waiting for weights."""
+    """The seconds of each side beyond compute, and those of the pack's that its trace tells as waiting for weights."""
     both = f"{_number(told['stall_stock_s'])} → {_number(told['stall_pack_s'])}"
     return both if told.get("stall_told_s") is None else f"{both} ({_number(told['stall_told_s'])} told)"
 

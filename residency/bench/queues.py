@@ -61,7 +61,7 @@ def post(asked: Asked, number: int, reads: Reads) -> Done:
 
 
 def measured(asked: Asked, number: int, reads: Reads, clock: DeviceClock) -> tuple[dict[str, Any], traces.Trace]:
-    """What one queue leaves in the results, and its trace. Raises ServerError."""
+    """One queue's entry in the results, and its trace. Raises ServerError."""
     began_s = time.monotonic()
     done = post(asked, number, reads)
     told: dict[str, Any] = {"number": number, "seconds": done.seconds, "drive_bytes": _read(done, reads)}

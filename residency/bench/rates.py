@@ -1,4 +1,4 @@
-"""What the machine can do, measured in the same run: the drive by threads and kind of read, the link to the device."""
+"""The machine's rates, measured in the same run: the drive by threads and kind of read, the link to the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server has had read from its drive.
+"""Bytes that a server has had read from its drive.
 
 The kernel counts a read where it is handed to the drive, for the task that waits for it: a page fault in a mapped file with the read-ahead
 that it sets off, `read`, a direct read, a page that comes back from swap, in every thread; nothing that the page cache answers. The sectors

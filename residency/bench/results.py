@@ -49,7 +49,7 @@ def read(paths: Iterable[Path]) -> Data:
 
 
 def to_resume(path: Path, size: str, machine: Mapping[str, Any]) -> Data:
-    """What an earlier run has left there to go on with: "drive" and "scenarios"; nothing where it has left no file.
+    """The results of an earlier run to go on with, "drive" and "scenarios"; empty where it has left no file.
 
     Raises ResultsError for a file that is none, or of models of another size, or of another machine: what ran here could not be compared.
     """

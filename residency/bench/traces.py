@@ -39,7 +39,7 @@ class Traces:
 
 
 def seen(seconds: float, ran: Sequence[Ran], prompts: Sequence[Prompt]) -> Trace:
-    """What a client sees of a queue, in the shape of one trace. It knows no components: nodes load and compute with files."""
+    """A queue as its client sees it, in the shape of one trace. It knows no components: nodes load and compute with files."""
     nodes = []
     for one, prompt in zip(ran, prompts, strict=True):
         for node_id, start_s, end_s in one.nodes:

@@ -30,7 +30,7 @@ def simulate() -> dict[str, OnCard]:
 
 
 def lines() -> list[str]:
-    """What was simulated and under which assumptions, then one line for the cold and one for the warm prompt."""
+    """The simulated machine and its assumptions, then one line for the cold and one for the warm prompt."""
     told = simulate()
     expert, text = FP8_SIZES["expert A"] / GB, FP8_SIZES["text encoder"] / GB
     head = (

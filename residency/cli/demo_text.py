@@ -1,4 +1,4 @@
-"""What the demo says of its runs: pure text, from the same numbers for every host."""
+"""The demo's text on its runs, pure, from the same numbers for every host."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Setting:
 
 
 def beforehand(pairs: int | None, making_bytes: int, place: str) -> str:
-    """What is going to happen, for how long, and what stays on this machine."""
+    """The announcement of the demo: its steps, their time, and that all stays on this machine."""
     count = f"{least_pairs()} to {MOST_PAIRS}" if pairs is None else f"{pairs}"
     about_min = max(1, round((MOST_PAIRS if pairs is None else pairs) * 13 / 60))  # a pair of each kind takes 8 to 15 s on two cores
     made = f" Before that, once, {size(making_bytes)} of models with random weights are written to {place}." if making_bytes else ""

@@ -38,7 +38,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the profiles say of one workflow: seconds and working sets by node id."""
+    """The profiles' expectations for one workflow: seconds and working sets by node id."""
 
     compute_s: Mapping[str, float]
     working_set_bytes: Mapping[str, int]
@@ -97,7 +97,7 @@ def refuse_unknown(workflow: Workflow, path: Path) -> None:
 
 
 def told(one: NotUnderstood) -> str:
-    """What is not understood, in one line for people."""
+    """The things not understood, in one line for people."""
     value, nodes = printable(one.value), ", ".join(map(printable, one.node_ids[:_SHOWN_IDS]))
     more = f" and {len(one.node_ids) - _SHOWN_IDS} more" if len(one.node_ids) > _SHOWN_IDS else ""
     node = f"{printable(one.class_type)} {nodes}{more}"

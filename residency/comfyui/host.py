@@ -40,9 +40,12 @@ from .device.memory_usage import device_lacks, device_limit_bytes
 from .device.mover import DeviceMover
 from .device.weight_waits import Asked, WeightWaits
 from .prompt.background import Errands
-from .prompt.live_graph import DEFAULT_BUDGET, QUEUE_DEPTH, Budget, LiveGraph, Queued, dynamic_vram, result_key, traits, whole_nodes
+from .prompt.live_graph import DEFAULT_BUDGET, Budget, LiveGraph
 from .prompt.look_ahead import LookAhead
-from .prompt.origins import Maker, took
+from .prompt.model_files import dynamic_vram
+from .prompt.node_classes import traits
+from .prompt.origins import Maker, result_key, took
+from .prompt.queued import QUEUE_DEPTH, Queued, whole_nodes
 from .prompt.result_cache import CachedResults, as_if_used
 from .prompt.running import RunningPrompt
 from .prompt.steps import Steps
@@ -183,7 +186,7 @@ class ComfyHost:
         self._settle()
 
     def _settle(self) -> None:
-        """What lives only while a mode other than off is chosen."""
+        """Hold to the settings what lives only while a mode other than off is chosen."""
         on = self.user.mode is not Mode.OFF
         seams.PIN_LIMIT.set(self.standing.pin_budget_bytes if on else None)
         if self.idle is not None:
@@ -208,11 +211,13 @@ class ComfyHost:
 
     def contained(self) -> dict[str, int]:
         """Failures that cost a copy or a lesson, and did not reach a prompt: how many, by what has failed."""
-        store = self.device.pages
+        store, mover = self.device.pages, self.runtime.movers.get(Tier.HOST)
         found = {
             **self.runtime.failures,
             **{feature.value: count for feature, count in self.device.proofs.failures.items()},
             "profiles": self._look_ahead.failures(),
+            "errands": self._look_ahead.errand_failures() + self._leaving.failures,
+            "answers": mover.failures if isinstance(mover, ReadAhead) else 0,
             "device": 0 if store is None else store.failures,
         }
         return {name: count for name, count in found.items() if count}
@@ -301,7 +306,7 @@ class ComfyHost:
             self._started_s, self._thread_at_start = self.runtime.clock(), thread_waits.reading()
 
     def _loads(self) -> set[str]:
-        """What the running node reads as a loader."""
+        """The components that the running node reads as a loader."""
         session = self.runtime.session
         uses = session.timeline.at(session.position) if session.phase is Phase.RUNNING else ()
         return {use.component for use in uses if use.kind is UseKind.LOAD and use.reads}
@@ -573,7 +578,7 @@ class ComfyHost:
         return Limits(limit_bytes, reserve_bytes)
 
     def _device_budget_bytes(self, budget_bytes: int | None, left_bytes: int | None = None) -> int | None:
-        """What weights may take of the device; `left_bytes`: what other programs leave of it. None where it has no memory of its own."""
+        """Bytes of the device that weights may take; `left_bytes`: those that other programs leave. None: no memory of its own."""
         if self._device_limit_bytes is None:
             return None
         whole_bytes = self._device_limit_bytes
@@ -588,7 +593,7 @@ class ComfyHost:
         return mover.rates() if isinstance(mover, ReadAhead) else {}
 
     def _timed(self, method: Callable[..., Any], *args: Any) -> Any:
-        """What the executor's thread waits for and is no stall: the pack's own time."""
+        """Call the method under the guard; its time counts as the pack's own and as no stall."""
         runtime = self.runtime
         before = runtime.clock(), runtime.stalled_s, runtime.trace
         try:

@@ -26,7 +26,7 @@ log = logging.getLogger("residency")
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """What a RESIDENCY_LM output carries. `processor` turns images into inputs; None for a model that only reads text."""
+    """The value of a RESIDENCY_LM output. `processor` turns images into inputs; None for a model that only reads text."""
 
     patcher: ModelPatcher
     tokenizer: Any
@@ -147,7 +147,7 @@ def chat(lm: LanguageModel, system: str, text: str, images: int = 0) -> tuple[st
 
 
 def write(lm: LanguageModel, system: str, text: str, sampling: Sampling, on_token: Callable[[], None] = lambda: None) -> str:
-    """What the model writes after the prompt. Raises ComfyUI's InterruptProcessingException when the prompt is interrupted."""
+    """The text that the model writes after the prompt. Raises ComfyUI's InterruptProcessingException when the prompt is interrupted."""
     prompt, templated = chat(lm, system, text)
     inputs = lm.tokenizer(prompt, return_tensors="pt", add_special_tokens=not templated)
     if not inputs["input_ids"].shape[-1]:
@@ -156,7 +156,7 @@ def write(lm: LanguageModel, system: str, text: str, sampling: Sampling, on_toke
 
 
 def describe(lm: LanguageModel, image: torch.Tensor, question: str, sampling: Sampling, on_token: Callable[[], None] = lambda: None) -> str:
-    """What the model says of one image of shape (height, width, 3), values 0 to 1. Raises FolderError for a model without eyes."""
+    """The model's text on one image of shape (height, width, 3), values 0 to 1. Raises FolderError for a model without eyes."""
     from PIL import Image
 
     if lm.processor is None:

@@ -46,7 +46,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """What tells a file from another one that has come to lie at its path, or from itself with other bytes.
+    """The identity of a file: another one at its path, or the same one with other bytes, differs.
 
     Only as long as the system runs: an inode of a network's file system may change with a new connection. Times are nanoseconds.
     """
@@ -79,7 +79,7 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the user asked for one component. `source` says who asked, for people.
+    """A user's wishes for one component. `source` says who asked, for people.
 
     `mode` and `strategy` None: nothing was asked, the prompt's mode decides. `priority`: between two components that could leave, the
     one with the lower number goes, however soon it is needed. `keep`: it stays in host memory across prompts while the budget allows.

@@ -39,7 +39,7 @@ class State(Enum):
 
 
 class Move(Enum):
-    """What happens to a record. The value is the word of the story."""
+    """A move of a record. The value is the word of the story."""
 
     ANNOUNCE = "announced"
     EXTEND = "announced further"
@@ -195,7 +195,7 @@ class TierState:
         self._come(record, record.coming_bytes + more_bytes)
 
     def stop(self, key: str, why: str) -> None:
-        """What is coming is told to stop; its bytes stay reserved until the mover has answered."""
+        """Its transfer is told to stop; the bytes stay reserved until the mover has answered."""
         record = self.of(key)
         self._move(record, Move.STOP, record.coming_bytes, why)
         self.stopping_bytes += record.coming_bytes
@@ -282,7 +282,7 @@ class TierState:
         self._move(record, Move.SEEN, held_bytes, why)
 
     def owned(self, loaded: Mapping[str, int], surplus: Mapping[str, int]) -> None:
-        """What the process holds for itself, and what of that lies in the page cache as well."""
+        """Bytes by component that the process holds for itself, and those of them in the page cache as well. Replaces all earlier ones."""
         for record in self.records.values():
             record.loaded_bytes = record.surplus_bytes = 0
         for key, size_bytes in loaded.items():

@@ -7,10 +7,11 @@ early) -> NodeStarted -> NodeFinished -> Evict | Release (when the mode or press
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import get_args
 
+from ._frozen import dataclass
 from .component import Component, Mode, Policy, Tier
 from .timeline import Timeline
 

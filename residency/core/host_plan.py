@@ -8,7 +8,7 @@ strategies", 1995 (the four rules); Belady, "A study of replacement algorithms f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..units import size as in_words
 from .component import Component
@@ -32,7 +32,7 @@ def plan(
     *,
     running: bool = False,
     terms: Terms = NO_TERMS,
-    leave_order: Iterable[tuple[Rank, str]] | None = None,
+    leave_order: Sequence[tuple[Rank, str]] | None = None,
     complete_reads: int = 0,
 ) -> Plan:
     """Plan the host tier at `position`: the visit that runs now (`running`), or the last one that has; -1 before the first.
@@ -44,17 +44,49 @@ def plan(
     if leave_order is None:
         held = [key for key, record in host.records.items() if record.held_bytes]
         leave_order = sorted((rank(key, timeline, position, components, terms.policies), key) for key in held)
+    first = max(complete_reads, timeline.first_read_number(position if running else position + 1))
+    by_order_alone = not (terms.policies or host.asked or host.surplus) and terms.reserve_bytes >= 0
+    if by_order_alone and _room(host) == 0:  # the usual case where weights do not fit
+        first, missing_at = _first_missing(timeline, first, components, host)
+        if missing_at is not None and _stays(leave_order, busy, missing_at):
+            return Plan([], [], [], [], first)
     draft = _Draft(timeline, position, components, host, busy, terms, iter(leave_order), running=running)
     if draft.free < 0 or terms.reserve_bytes < 0:
         draft.give_back_what_is_over()
-    first = timeline.first_read_number(position if running else position + 1)
-    complete = draft.fill(max(first, complete_reads), position if running else None)
+    complete = draft.fill(first, position if running else None)
     if complete >= len(timeline.reads):
         draft.fill_with_expected()
     if len(draft.prefetches) > 1:
         draft.prefetches.sort(key=_read_at)
     evictions = [Move(key, size, reason) for key, (size, reason) in draft.evictions.items()]
     return Plan(draft.cancels, draft.surplus, evictions, [move for _, move in draft.prefetches], complete)
+
+
+def _room(host: TierView) -> int:
+    """Bytes that are neither used nor about to be, with all that stops or leaves gone."""
+    return host.budget.limit_bytes - host.budget.used_bytes + host.leaving_bytes + host.stopping_bytes
+
+
+def _first_missing(timeline: Timeline, first: int, components: Mapping[str, Component], host: TierView) -> tuple[int, int | None]:
+    """From that number of the reads on: how many are complete, and the position of the next one; None: no other is missing."""
+    reads, records = timeline.reads, host.records
+    for number in range(first, len(reads)):
+        key = reads[number].component
+        component = components.get(key)
+        if component is None:
+            continue
+        record = records.get(key, NOTHING)
+        if record.held_bytes + record.loaded_bytes + record.coming_bytes < component.size_bytes:
+            return number, reads[number].position
+    return len(reads), None
+
+
+def _stays(leave_order: Sequence[tuple[Rank, str]], busy: Collection[str], read_at: int) -> bool:
+    """Whether all of the tier is read no later than that: what comes first of those that may leave says it of them all."""
+    for found, key in leave_order:
+        if key not in busy:
+            return not found.yields_to(0, read_at)
+    return True
 
 
 class _Draft:
@@ -84,7 +116,7 @@ class _Draft:
         self._busy_rank: Rank | None = None  # of what is in use and will be worth least when its node has ended
         self._surplus: dict[str, int] = {}
         self._drive_is_taken = False  # a node reads its own rest from a drive that serves one reader
-        self.free = host.budget.limit_bytes - host.budget.used_bytes + host.leaving_bytes + host.stopping_bytes
+        self.free = _room(host)
         if host.surplus:
             self._surplus = {key: record.surplus_bytes for key, record in host.surplus.items()}
             self.free -= sum(self._surplus.values())
@@ -294,7 +326,7 @@ class _Draft:
             self._drop_surplus(wanted)
         if self._left < 0:
             self._next_victim()
-        if self.free + self._unneeded_bytes < 0:
+        if self.free < 0 and self.free + self._unneeded_bytes() < 0:
             return  # nothing could come into the room
         while wanted > self.free and self._victim is not None:
             found, other = self._victim
@@ -314,11 +346,8 @@ class _Draft:
                 patience -= size
             self._take(size, f"makes room for {self.components[key].name}")
 
-    @property
     def _unneeded_bytes(self) -> int:
-        """What could leave that nothing reads any more; looked for where there is less than no room."""
-        if self.free >= 0:
-            return 0
+        """Bytes that could leave and that nothing reads any more."""
         held = (record for key, record in self.records.items() if record.held_bytes and not record.coming_bytes and key not in self.busy)
         return sum(
             record.held_bytes - self.evictions.get(record.key, (0, ""))[0]

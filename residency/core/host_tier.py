@@ -31,7 +31,7 @@ class Place:
 
 
 class HostTier:
-    """What the manager knows of the host tier. Every change goes through here, so that the order of leaving stays true."""
+    """The records of the host tier, their order of leaving, and the place on the timeline. Every change goes through here."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.state = TierState(Tier.HOST, limit_bytes)
@@ -170,7 +170,7 @@ class HostTier:
             self._settled(key, used_bytes)
 
     def _settled(self, key: str, used_bytes: int) -> None:
-        """What is there of the component may be another than before, when the tier used so many bytes."""
+        """Bring the order of leaving in line with the component's held bytes; `used_bytes`: of the tier before they changed."""
         record = self.state.records[key]
         if record.held_bytes:
             self._rank(record)
@@ -199,7 +199,7 @@ class HostTier:
         assert len(self._ranking) == len(held), f"ranked: {len(self._ranking)}, held: {sorted(held)}"
 
     def set_limit(self, limit_bytes: int, reserve_bytes: int) -> None:
-        """What the tier may hold; `limit_bytes` may be negative when others have taken of the reserve."""
+        """The tier's limit, and the bytes beyond it that are kept free for others; a negative limit: they have taken of those."""
         self.state.budget.limit_bytes = max(0, limit_bytes)
         self.terms.reserve_bytes = reserve_bytes + min(0, limit_bytes)
         self.changed = True
@@ -220,7 +220,7 @@ class HostTier:
         return True
 
     def replan(self, busy: Collection[str]) -> list[Instruction]:
-        """What should move now."""
+        """The instructions that a new plan gives; `busy` components do not leave."""
         place, state = self.place, self.state
         self.changed = False
         self._waiting = []
@@ -252,7 +252,7 @@ class HostTier:
         return instructions
 
     def _announce(self) -> list[Instruction]:
-        """What was planned and finds its room: the rest of it comes with the movers' answers, or with the next plan."""
+        """Prefetches of the plan that find their room now; the others wait for the movers' answers, or for the next plan."""
         instructions: list[Instruction] = []
         state = self.state
         while self._waiting:
@@ -296,6 +296,8 @@ class HostTier:
 
     def cancel_overtaken(self, reason: str) -> list[Instruction]:
         """Stop every transfer of what is read later than something that is missing and not on its way: they begin again behind it."""
+        if not self.state.coming:
+            return []
         place, records, terms = self.place, self.state.records, self.terms
         first = place.timeline.first_read_number(place.position + 1)
         for use in place.timeline.reads[first:]:

@@ -85,12 +85,12 @@ class Manager:
 
     @property
     def host(self) -> TierState:
-        """What the host tier holds, what is on its way there, and its limit. To be read alone."""
+        """The records and the limit of the host tier. To be read alone."""
         return self._host.state
 
     @property
     def device(self) -> TierState:
-        """What lies on the device and what is on its way there. To be read alone."""
+        """The records of the device. To be read alone."""
         return self._device.state
 
     def validate(self) -> None:
@@ -99,7 +99,7 @@ class Manager:
         self._device.state.validate()
 
     def story(self, key: str) -> list[Entry]:
-        """What has happened to the component lately, on both tiers in one order."""
+        """The last moves of the component on both tiers, oldest first."""
         return in_order((self._host.state.story(key), self._device.state.story(key)))
 
     def handle(self, event: Event) -> list[Instruction]:
@@ -193,7 +193,7 @@ class Manager:
         host.place.until_s = self._until_s(event.time_s, position + 1)
         if self._placements.off:
             return []
-        instructions = self._device.node_ends(host.components)
+        instructions = self._device.node_ends(host.components) if self._device.own else []
         for use in timeline.at(position):
             key = use.component
             component = host.components.get(key)
@@ -407,7 +407,10 @@ class Manager:
     def _ahead_of_its_turn(self, position: int) -> list[str]:
         """Transfers announced before one that the starting visit reads, though they are read later: they would keep it waiting."""
         host = self._host
-        needed = {use.component for use in host.place.timeline.at(position) if use.reads}
-        announced = list(host.state.coming)  # in the order in which the mover takes them
-        last = max((index for index, key in enumerate(announced) if key in needed), default=0)
+        coming = host.state.coming
+        needed = {use.component for use in host.place.timeline.at(position) if use.reads and use.component in coming}
+        if not needed:
+            return []
+        announced = list(coming)  # in the order in which the mover takes them
+        last = max(index for index, key in enumerate(announced) if key in needed)
         return [key for key in announced[:last] if key not in needed]

@@ -1,4 +1,4 @@
-"""What a memory mode means: which strategy each component gets, and why.
+"""The meaning of a memory mode: the strategy of each component, and why.
 
 A mode is the user's word; a strategy is what the planner does with one component. `auto` is resolved here, once per plan, with a
 reason that the log and the panel show.
@@ -63,12 +63,12 @@ class Placements:
         self._found: dict[str, Strategy | None] = {}
 
     def set_policies(self, policies: Mapping[str, Policy]) -> None:
-        """What nodes asked for."""
+        """The policies of nodes, by component."""
         self.policies = policies
         self._found.clear()
 
     def set_mode(self, mode: Mode, used: Iterable[Component], device_limit_bytes: int | None) -> None:
-        """What the user asked for the whole, or the same again when the device's limit has changed."""
+        """The mode of the whole, for the components `used`; again when the device's limit has changed (bytes; None: unknown)."""
         self.asked = mode
         self.mode = resolve(mode, used, device_limit_bytes)
         self.off = self.mode.mode is Mode.OFF

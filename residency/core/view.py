@@ -34,7 +34,7 @@ class Plan(NamedTuple):
 
 
 class TierView(Protocol):
-    """What a plan reads of a TierState, and does not change. The room of what is stopping or leaving counts as free; their movers' answers
+    """The part of a TierState that a plan reads. The room of what is stopping or leaving counts as free; their movers' answers
     decide when."""
 
     @property
@@ -61,7 +61,7 @@ class TierView(Protocol):
 
 @dataclass(slots=True)
 class Terms:
-    """What the plan must respect beside the budget.
+    """The conditions of a plan beside the budget.
 
     `alone`: components whose drive serves one reader at a time. `copies`: a node needs room for another copy of all it reads.
     `reserve_bytes`: what is there may exceed the limit by so much. `may_prefetch(key)`: whether modes and policies let it be read ahead.

@@ -97,7 +97,7 @@ def least_pairs() -> int:
 
 
 def sentence(compared: Comparison, first: str = "without", second: str = "with the pack") -> str:
-    """What a reader may take from it, with the numbers that it rests on."""
+    """The conclusion for a reader, with the numbers that it rests on."""
     if compared.first is None or compared.second is None:
         return "Nothing was measured."
 

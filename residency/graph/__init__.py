@@ -1,4 +1,4 @@
-"""What a ComfyUI graph will do, predicted from its text: the order of its nodes, and which node computes with which component."""
+"""The course of a ComfyUI graph, predicted from its text: the order of its nodes, and which node computes with which component."""
 
 from .allowance import NODE_OPERATIONS, OPERATIONS, Allowance, AllowanceError
 from .flow import Flow, Loads, arrives, computes, is_handle, wraps_models

@@ -1,4 +1,4 @@
-"""Which node computes with which component.
+"""The components that each node computes with.
 
 Weights travel over links inside handles (MODEL, CLIP, GUIDER, ...); results (LATENT, IMAGE, ...) are what is computed with them. The rule
 looks at link types only, so that it also holds for node packs nobody has seen:
@@ -252,7 +252,7 @@ class Flow:
 
     @staticmethod
     def _load(key: str, kind: str | None, outputs: tuple[str, ...], slots: tuple[_Carried, ...], computed: dict[str, None]) -> None:
-        """What a loader node hands out; a node that loads a component and has no handle for it computes with it."""
+        """The components that a loader node hands out; a node that loads a component and has no handle for it computes with it."""
         wild = [slot for slot, type_ in enumerate(outputs) if type_ in WILDCARDS]
         handles = [slot for slot, type_ in enumerate(outputs) if is_handle(type_)]
         targets = handles

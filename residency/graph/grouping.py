@@ -108,7 +108,7 @@ class Grouping:
         return Grouping(self._computes, self._size_bytes, self._limit_bytes, self._recent)
 
     def uses(self, node_id: str) -> frozenset[str]:
-        """What the node computes with."""
+        """The components that the node computes with."""
         return frozenset(self._computes.get(node_id, ()))
 
     def would_load(self, keys: Iterable[str]) -> bool:

@@ -112,7 +112,7 @@ def learned(track: Track | None, quantity: Quantity, level: Level, actual: float
 
 
 def estimate(track: Track, quantity: Quantity, level: Level) -> Estimate:
-    """What the track says now."""
+    """The estimate of the track as it is now."""
     value = typical(quantity, track.samples)
     if quantity is Quantity.PEAK:
         margin = value * max(track.under, PRIOR_UNDER[level] / track.count)

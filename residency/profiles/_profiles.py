@@ -1,4 +1,4 @@
-"""What earlier runs taught: asked while a prompt is planned, taught once when it has ended well."""
+"""The lessons of earlier runs: asked while a prompt is planned, taught once when it has ended well."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def is_ours(connection: sqlite3.Connection) -> bool:
 
 
 def version(connection: sqlite3.Connection) -> int:
-    """Of the tables; 0 in a new file."""
+    """The version of the tables; 0 in a new file."""
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     return int(found)
 
@@ -152,7 +152,7 @@ def trim(connection: sqlite3.Connection, max_rows: int) -> int:
 
 
 def track_count(connection: sqlite3.Connection) -> int:
-    """How many tracks there are."""
+    """The number of tracks."""
     (count,) = connection.execute("SELECT count(*) FROM tracks").fetchone()
     return int(count)
 

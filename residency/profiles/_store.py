@@ -57,7 +57,7 @@ class Store:
                 self._open()
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
-        """What `work` finds, None when nothing can be read."""
+        """The result of `work`; None when nothing can be read."""
         return self._run(work)
 
     def change(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
@@ -94,7 +94,7 @@ class Store:
         self._run(shrink)
 
     def size_bytes(self) -> int:
-        """Of the file and its log on disk."""
+        """Bytes of the file and its log on disk."""
         return sum(_size(side) for side in self._files(self.path)) if not self.off else 0
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ def node_source(node_id: object, class_type: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NodeAsk:
-    """What one node asks, by the name of the input. A node of ComfyUI's own, for which a program asks, ranks with the steps."""
+    """The wishes of one node, by the name of the input. A node of ComfyUI's own, for which a program asks, ranks with the steps."""
 
     node_id: str
     class_type: str

@@ -26,7 +26,7 @@ VERSION = 1  # of the settings in extra_data and in the workflow's extra
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What one prompt asked for. A budget of None means: what the machine has."""
+    """The settings of one prompt. A budget of None: all that the machine has."""
 
     mode: Mode
     source: str
@@ -43,7 +43,7 @@ DEFAULT = "the default"  # who has set a mode that nobody has set
 
 
 def standing(environment: Mapping[str, str]) -> Settings:
-    """What holds until the user chooses: the environment's mode, else auto."""
+    """The settings until the user chooses: the environment's mode, else auto."""
     value = environment.get(MODE_VARIABLE)
     mode = None if value is None else parse_mode(value)
     if mode is not None:

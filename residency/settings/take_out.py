@@ -105,5 +105,5 @@ def _check_mode(source: str, inputs: dict[str, Any]) -> None:
 
 
 def mapping(value: object) -> Mapping[str, Any]:
-    """What a client sent, where an object belongs; nothing of anything else."""
+    """The object that a client sent; an empty one for anything else."""
     return value if isinstance(value, Mapping) else {}

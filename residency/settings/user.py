@@ -1,4 +1,4 @@
-"""What the user has set once for all workflows: plain data, its limits, and the file that keeps it across restarts.
+"""The user's settings for all workflows: plain data, its limits, and the file that keeps it across restarts.
 
 The same names and limits are in web/settings.js, which shows them in ComfyUI's settings dialog; a test compares the two.
 """

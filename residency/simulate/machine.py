@@ -1,4 +1,4 @@
-"""What a simulated machine can do: rates, sizes, and the rules by which ComfyUI uses its memory. Frozen data.
+"""A simulated machine: rates, sizes, and the rules by which ComfyUI uses its memory. Frozen data.
 
 Rates are those of the process that uses them, not of the data sheet: one consumer that faults weights in is slower than the drive.
 """

@@ -59,7 +59,7 @@ def _reads(
     room: int,
     needed: frozenset[int],
 ) -> list[tuple[int, ...]]:
-    """What may be present after one tick."""
+    """The states that one tick may lead to."""
     in_use = uses[number][0] if left else -1
     wanted = [component for component in needed if present[component] < sizes[component]]
     after = []

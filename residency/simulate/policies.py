@@ -19,7 +19,7 @@ from .tiers import Victim
 from .workload import Program
 from .world import World
 
-QUEUE_DEPTH = 3  # as in comfyui/prompt/live_graph.py
+QUEUE_DEPTH = 3  # as in comfyui/prompt/queued.py
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class Transfer:
 
 
 class Part:
-    """What one transfer reads from one drive. A probe first finds the chunks that are not cached, then those are read.
+    """The part of one transfer that lies on one drive. A probe first finds the chunks that are not cached, then those are read.
 
     The probe is of the whole part, before its first read: the kernel's own read-ahead puts pages of the next chunks into the
     cache, so a probe between reads would find half of them "cached" that are only on their way (one thread, 8 MiB read_ahead_kb).

@@ -1,4 +1,4 @@
-"""How fast a drive reads while it reads: an exponential average over busy time, however many threads share the work."""
+"""The rate of a drive while it reads, in bytes a second: an exponential average over busy time, however many threads share the work."""
 
 from __future__ import annotations
 

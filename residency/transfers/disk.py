@@ -78,6 +78,7 @@ class ReadAhead:
         self._latest: dict[str, Transfer] = {}
         self._dropper = Dropper(self._condition, self._finish_drop)
         self._closed = False
+        self.failures = 0  # answers that the host could not take; each was logged
 
     def prefetch(self, instruction: Prefetch) -> Future[None]:
         """Queue a read of the component's bytes in [start_bytes, size_bytes). The future is done when the answer has been posted.
@@ -270,6 +271,7 @@ class ReadAhead:
             self._post(event)
         except BaseException:  # the host's fault; a thread that died of it would leave every later Prefetch unanswered
             log.exception("the host failed to take %r", event)
+            self.failures += 1
 
 
 def _same_bytes(one: Component, other: Component) -> bool:

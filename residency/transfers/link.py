@@ -1,4 +1,4 @@
-"""How fast bytes cross between the host and the CUDA device. Run as a script: prints one JSON object, {} where there is no device."""
+"""Bytes a second between the host and the CUDA device. Run as a script: prints one JSON object, {} where there is no device."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ KEEPING = ("loose", "fscache", "readahead")
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """What this machine lacks, and what is left undone for it."""
+    """One thing that this machine lacks, and what is left undone for it."""
 
     name: str
     why: str
@@ -31,7 +31,7 @@ def headroom_share(total_bytes: int) -> float:
 
 
 def lacks(root: str = "/") -> list[Lack]:
-    """Of this machine; files have their own (`not_kept`). `root` is where /proc is looked for."""
+    """The lacks of this machine; files have their own (`not_kept`). `root` is where /proc is looked for."""
     return list(_lacks(root))
 
 

@@ -28,7 +28,7 @@ class MeasuredNeed:
 
     @property
     def reserve_bytes(self) -> int:
-        """What is to be left."""
+        """Bytes that are to be left."""
         known = max((*self._falls, self._fall_bytes), default=0) if self._falls else max(UNKNOWN_BYTES - MARGIN_BYTES, self._fall_bytes)
         return max(self._least_bytes, min(self._most_bytes, known + MARGIN_BYTES))
 
@@ -38,7 +38,7 @@ class MeasuredNeed:
         self._highest_bytes, self._fall_bytes, self._seen = None, 0, False
 
     def look(self, available_bytes: int, copies_bytes: int) -> None:
-        """What is available now, and the bytes of weights' copies that the process holds beside it."""
+        """Take note of the available bytes, and of the bytes of weights' copies that the process holds beside them."""
         without_bytes = available_bytes + copies_bytes
         if self._highest_bytes is None:
             self._highest_bytes = without_bytes

@@ -49,7 +49,7 @@ Resolve = Callable[[str, str], str | None]
 
 @dataclass(frozen=True, slots=True)
 class NodeLoads:
-    """What one node loads.
+    """The components that one node loads.
 
     Each component comes with the output type that carries it; a component shared by several outputs is listed once per
     output; None means that no output carries it and the node itself computes with it.

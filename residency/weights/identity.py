@@ -13,13 +13,13 @@ from ..core.component import FileIdentity
 
 
 def identity(path: str) -> FileIdentity:
-    """Of the file or folder that the path leads to now, through links. OSError when there is none."""
+    """The identity of the file or folder that the path leads to now, through links. OSError when there is none."""
     stat = os.stat(path)
     return FileIdentity(path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 def identities(paths: Iterable[str]) -> tuple[FileIdentity, ...]:
-    """Of each path; a folder stands for every file below it, whatever is in them."""
+    """The identity of each path; a folder stands for every file below it, whatever is in them."""
     found: list[FileIdentity] = []
     for path in paths:
         inside = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
@@ -28,7 +28,7 @@ def identities(paths: Iterable[str]) -> tuple[FileIdentity, ...]:
 
 
 def change(before: FileIdentity) -> str | None:
-    """What has become of a file since then: "NAME was replaced", "… was changed", "… is gone". None: it is the same."""
+    """The change of a file since then: "NAME was replaced", "… was changed", "… is gone". None: it is the same."""
     name = os.path.basename(before.path)
     try:
         now = identity(before.path)

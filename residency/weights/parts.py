@@ -1,4 +1,4 @@
-"""Which part of a checkpoint each tensor belongs to, and which parts a loader takes: told from the tensors' names alone.
+"""The part of a checkpoint that each tensor belongs to, and the parts that a loader takes: told from the tensors' names alone.
 
 The prefixes are those by which ComfyUI's own loaders pick their tensors (comfy/supported_models.py, comfy/model_detection.py and the
 loader nodes; tests/comfyui/test_parts.py asks them). Quantised weights keep their scales beside them under the same prefix. What no prefix

@@ -174,7 +174,7 @@ def _prompt_to_core(prompt: dict[str, Any], available: Collection[str], notes: l
         return str(node.get("class_type")) if isinstance(node, dict) else ""
 
     def behind(value: Any) -> Any:
-        """What a link gets once the pack's nodes are gone; None: nothing."""
+        """The value or link at a link's end once the pack's nodes are gone; None: nothing."""
         seen = set()
         while is_link(value) and kind(value[0]) in PASSING:
             if value[0] in seen:

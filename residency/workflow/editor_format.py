@@ -140,7 +140,7 @@ class _Flattener:
         return {"inputs": inputs, "class_type": node["type"], **({"_meta": meta} if meta else {})}
 
     def _input(self, scope: _Scope, node: dict[str, Any], slot: dict[str, Any]) -> tuple[str, int] | _Value | None:
-        """What an input gets, found by walking against the links through all that exists in the editor only."""
+        """The source of an input, found by walking against the links through all that exists in the editor only."""
         wanted = str(slot.get("type", "*"))
         seen: set[tuple[int, str, int]] = set()
         saved: _Value | None = None  # by the outermost instance so far

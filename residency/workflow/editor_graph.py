@@ -13,7 +13,7 @@ Link = Any  # a list [id, origin, slot, target, slot, type] at the root, an obje
 
 
 class UiError(Exception):
-    """What is wrong with the file, in a few words."""
+    """The fault of the file, in a few words."""
 
 
 def graphs(data: dict[str, Any]) -> list[dict[str, Any]]:

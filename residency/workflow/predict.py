@@ -1,4 +1,4 @@
-"""What the pack would act on for a workflow file, told without ComfyUI: order of nodes, their components, bytes, what nobody could tell."""
+"""A workflow file as the pack would act on it, told without ComfyUI: order of nodes, their components, bytes, what nobody could tell."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class _Reader:
             self.note(Why.CLASS, class_type, node_id, "", "a class that this version does not know; it may load weights of its own")
 
     def _type(self, node_id: str, slot: int) -> str:
-        """What an output carries; the type of plain data where nobody knows."""
+        """The link type of an output; that of plain data where nobody knows."""
         types = _types(self._workflow, node_id) if node_id in self._workflow.prompt else ()
         return types[slot] if slot < len(types) else "*"
 
@@ -232,7 +232,7 @@ def _declared_models(workflow: Workflow, sizes: Mapping[str, int]) -> frozenset[
 def _declared(
     node: Mapping[str, Any], types: Sequence[str], sizes: Mapping[str, int], diffusion_models: Collection[str]
 ) -> tuple[tuple[Component, str | None], ...]:
-    """What a node would load from files that are only known by name and size, by the same rules as from real ones.
+    """The components that a node would load from files that are only known by name and size, by the same rules as from real ones.
 
     A size tells no parts: a file that holds a diffusion model counts as that, and what else is taken from it as nothing. Else all of it
     would be read for the first node that needs a sliver.

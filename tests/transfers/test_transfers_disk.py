@@ -346,7 +346,7 @@ def test_a_host_that_fails_on_an_event_does_not_stop_the_reading(
         mover.prefetch(prefetch(flux)).result()
         mover.prefetch(prefetch(flux)).result()
     mover.close()
-    assert isinstance(mover.wait("flux"), TransferDone)
+    assert isinstance(mover.wait("flux"), TransferDone) and mover.failures == 2
 
 
 def test_another_tier_is_a_mistake_of_the_caller(make: Callable[..., ReadAhead], component: MakeComponent) -> None:

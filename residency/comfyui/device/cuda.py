@@ -72,7 +72,7 @@ class Cuda:
         return int(torch.cuda.mem_get_info(self.device)[0])
 
     def reserved_bytes(self) -> int:
-        """What torch has taken for activations and for weights outside of pages."""
+        """Bytes that torch has taken for activations and for weights outside of pages."""
         return int(torch.cuda.memory_reserved(self.device))
 
     def bytes_at(self, address: int, size_bytes: int) -> torch.Tensor:

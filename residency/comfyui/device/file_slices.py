@@ -1,4 +1,4 @@
-"""Which bytes of a dynamic model's files are in no memory of the process: not pinned, not on the device, not in images of its pages.
+"""The bytes of a dynamic model's files that are in no memory of the process: not pinned, not on the device, not in images of its pages.
 
 ComfyUI reads them again when it computes, through the page cache. Where a tensor lies in its file its storage tells (comfy/utils.py).
 """
@@ -86,7 +86,7 @@ def _is_pinned(module: Any) -> bool:
 
 
 def _same_file(handle: Any, paths: Collection[str]) -> str | None:
-    """Which of the paths the open file is; None where the system's handles do not tell (Windows)."""
+    """The path of those that leads to the open file; None where the system's handles do not tell (Windows)."""
     if os.name != "posix":
         return None
     try:

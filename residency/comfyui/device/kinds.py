@@ -1,4 +1,4 @@
-"""What is asked of a ComfyUI and of its models instead of their version: the kind of a model, and the policy under which it is stored."""
+"""The kind of a model and the policy under which it is stored, asked of ComfyUI instead of its version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies where: bytes of ComfyUI's models on the device and in host memory, and what both have left.
+"""Bytes of ComfyUI's models on the device and in host memory, and the bytes that both have left.
 
 A dynamic model's weights lie in pages of the device and in pinned host buffers; a legacy model's where its patcher has put them.
 """

@@ -1,4 +1,4 @@
-"""Which of ComfyUI's models belong to which component, learnt from the outputs of the loader nodes.
+"""ComfyUI's models by component, learnt from the outputs of the loader nodes.
 
 Models are held by weak reference: a strong one would keep ComfyUI from freeing them and make it log memory leaks.
 """

@@ -1,4 +1,4 @@
-"""What the device features rest on, and whether that has been seen in this process: a feature is on where its behaviours are proved.
+"""The behaviours that device features rest on, as seen in this process: a feature is on where its behaviours are proved.
 
 No version number says how a ComfyUI computes with its pages, and a wrong guess is a wrong picture. So each kind of model (`Kind`) runs its
 first pass on the safe path, where every copy is waited for as a whole, while the mover watches; pages are compared the first times that
@@ -19,7 +19,7 @@ MAX_FAILURES = 3  # of a feature, one after the other: one that always raises is
 
 
 class Behaviour(Enum):
-    """What a ComfyUI must do; each value is a sentence."""
+    """A behaviour of ComfyUI; each value is a sentence."""
 
     GATED = "every weight of a pass is asked for through the gate before it is used"
     WRITTEN_BACK_EQUAL = "pages that are written back and brought back read equal"
@@ -27,7 +27,7 @@ class Behaviour(Enum):
 
 
 class Feature(Enum):
-    """What the mover does; the value is its name for people."""
+    """A feature of the mover; the value is its name for people."""
 
     BEHIND = "the first pass behind its copies"
     ONLOAD = "weights brought to the device ahead of their use"
@@ -69,7 +69,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Of one feature, as people are told. `why` is empty for one that is on."""
+    """The state of one feature, as people are told. `why` is empty for one that is on."""
 
     feature: Feature
     on: bool

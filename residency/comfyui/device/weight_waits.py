@@ -1,4 +1,4 @@
-"""How long the running node waits for weights inside its forward pass, under dynamic VRAM.
+"""The seconds for which the running node waits for weights inside its forward pass, under dynamic VRAM.
 
 Every module's weights pass `comfy.ops.cast_modules_with_vbar`. Where they are not on the device, ComfyUI reads them from the file into host
 memory on this thread and announces a copy, for which the device then waits. Measured around that call:
@@ -71,7 +71,7 @@ class Asked:
 
 
 class WeightWaits:
-    """Of one executor's thread; what others compute is not measured. `cuda` None: no device that tells when it has passed an event."""
+    """The meter of one executor's thread; other threads are not measured. `cuda` None: no device that tells when it has passed an event."""
 
     def __init__(self, clock: Callable[[], float], cuda: Any = None) -> None:
         self._clock, self._cuda = clock, cuda

@@ -12,7 +12,8 @@ log = logging.getLogger("residency")
 
 
 class Errands:
-    """Runs jobs one after the other in the order in which they came. A job that raises is logged and stops nothing."""
+    """Runs jobs one after the other in the order in which they came. A job that raises is logged, counted in `failures`, and stops
+    nothing."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -20,6 +21,7 @@ class Errands:
         self._jobs: deque[tuple[Callable[[], object], Future[None]]] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self.failures = 0
 
     def submit(self, job: Callable[[], object]) -> Future[None]:
         """Run the job soon; the future is done when it has ended, however it ended. A closed one forgets it,
@@ -62,4 +64,5 @@ class Errands:
                 job()
             except BaseException:  # a thread that died of it would take every later job with it
                 log.exception("residency: an errand failed")
+                self.failures += 1
             done.set_result(None)

@@ -1,11 +1,9 @@
-"""What a running ComfyUI knows of its graph, as plain data for the core: traits of node classes, components of loader nodes, and
-the timeline of what is left to run, with the queued prompts behind it."""
+"""The graph of the running prompt as plain data for the core: the components of its nodes, and the timeline of what is left to run, with
+the queued prompts behind it."""
 
 from __future__ import annotations
 
-import inspect
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -13,12 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
-
-import comfy.memory_management
-import comfy.model_management
-import folder_paths
-
-import nodes
 
 from ...core.component import Component, FileIdentity
 from ...core.timeline import Timeline, Use, UseKind, Visit
@@ -29,7 +21,6 @@ from ...graph import (
     AllowanceError,
     Flow,
     Grouping,
-    NodeTraits,
     Turn,
     computes,
     likely,
@@ -38,143 +29,18 @@ from ...graph import (
 )
 from ...graph.grouping import FEEDS_OUTPUT, REST, URGENT
 from ...graph.traits import links
-from ...settings.node_inputs import ASIDE, NOT_WEIGHTS, PASSING, core_inputs
-from ...weights.components import DIFFUSERS_INDEX, LANGUAGE_MODEL, NodeLoads, components_of_node
+from ...settings.node_inputs import PASSING
+from ...weights.components import LANGUAGE_MODEL, NodeLoads
 from ...weights.identity import first_change
-from ...weights.transformers_folder import subfolders
+from .loaders import Loaders, makes_none
+from .model_files import dynamic_vram
+from .node_classes import traits
+from .queued import NOTHING_QUEUED, REPETITION, Ahead, whole_nodes
 
 log = logging.getLogger("residency")
 
-# model folders whose sub-folders are models, as packs that run language models name them
-LANGUAGE_FOLDERS = ("LLM", "transformers")
 # transformers maps a model's files and leaves them mapped; on Windows it copies them into the process (safe_open's "pread" there)
 _MAPS_FILES = sys.platform != "win32"
-
-QUEUE_DEPTH = 3  # queued prompts that the timeline runs on into
-
-REPETITION = "the same again"  # the id of a prompt that nobody has queued, and that usually comes next
-
-Queued = tuple[str, Mapping[str, Any], list[str]]
-"""(prompt id, prompt, outputs to execute)"""
-
-
-def dynamic_vram() -> bool:
-    """Whether this ComfyUI reads weights at their first use (ModelPatcherDynamic) instead of in the loader node."""
-    return bool(getattr(comfy.memory_management, "aimdo_enabled", False))
-
-
-def whole_nodes(prompt: Any) -> dict[str, Any]:
-    """The nodes of a prompt that have a class and inputs. ComfyUI checks those that an output needs; others may have any shape."""
-    return {
-        node_id: node
-        for node_id, node in (prompt.items() if isinstance(prompt, Mapping) else ())
-        if isinstance(node, Mapping) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), Mapping)
-    }
-
-
-_traits: dict[type, NodeTraits] = {}
-# class -> link types that its files hold, that it could make, and that a run has shown it does not make
-_not_made: dict[str, frozenset[str]] = {}
-
-
-def traits(class_type: str) -> NodeTraits | None:
-    """Traits of an installed node class; None when it is not installed."""
-    node_class = nodes.NODE_CLASS_MAPPINGS.get(class_type)
-    if node_class is None:
-        return None
-    found = _traits.get(node_class)
-    if found is None:
-        found = _traits[node_class] = replace(_read_traits(node_class), aside=ASIDE.get(class_type, frozenset()))
-    return found
-
-
-def _read_traits(node_class: Any) -> NodeTraits:
-    inputs = node_class.INPUT_TYPES()
-    lazy = {
-        name
-        for category in ("required", "optional")
-        for name, spec in inputs.get(category, {}).items()
-        if len(spec) > 1 and isinstance(spec[1], dict) and spec[1].get("lazy")
-    }
-    return NodeTraits(
-        outputs=tuple(str(output) for output in node_class.RETURN_TYPES or ()),
-        is_output=bool(getattr(node_class, "OUTPUT_NODE", False)),
-        is_async=inspect.iscoroutinefunction(getattr(node_class, node_class.FUNCTION)),
-        lazy=frozenset(lazy),
-    )
-
-
-class Folders:
-    """Resolves widget values that name a file in one of ComfyUI's model folders, whichever pack registered the folder."""
-
-    def __init__(self) -> None:
-        folders = folder_paths.folder_names_and_paths
-        self._names = [name for name in folders if name not in NOT_WEIGHTS]
-        # a value without one of these endings is a prompt text or an option: no file system call is spent on it
-        self._extensions = tuple({ext for name in self._names for ext in folders[name][1] if ext.startswith(".")})
-        self._models = {**_diffusers_folders(), **subfolders(language_folders())}
-
-    def resolver(self, class_type: str) -> Any:
-        """A `resolve(input_name, value) -> path | None` for the nodes of one class."""
-        return lambda input_name, value: self._resolve(class_type, input_name, value)
-
-    def _resolve(self, class_type: str, input_name: str, value: object) -> str | None:
-        if not isinstance(value, str):
-            return None
-        if value in self._models:  # a text may be called like a folder: only a widget that offers the folder means it
-            return self._models[value] if value in _options(nodes.NODE_CLASS_MAPPINGS[class_type], input_name) else None
-        if not value.lower().endswith(self._extensions):
-            return None
-        found = {}
-        for name in self._names:
-            path = folder_paths.get_full_path(name, value)
-            if path is not None:
-                found[name] = os.path.realpath(path)
-        if len(set(found.values())) > 1:
-            return self._from_options(class_type, input_name, found)
-        return next(iter(found.values()), None)
-
-    def _from_options(self, class_type: str, input_name: str, found: Mapping[str, str]) -> str | None:
-        """Two folders hold a file of that name: the one whose listing the widget offers is meant."""
-        options = _options(nodes.NODE_CLASS_MAPPINGS[class_type], input_name)
-        best = max(found, key=lambda name: (len(options.intersection(folder_paths.get_filename_list(name))), name))
-        return found[best]
-
-
-def loads_now(class_type: str, inputs: Mapping[str, Any], folders: Folders | None = None) -> NodeLoads:
-    """What a node would load if it ran now; nothing for a class that is not installed. On any thread."""
-    class_traits = traits(class_type)
-    if class_traits is None:
-        return NodeLoads()
-    resolve = (folders or Folders()).resolver(class_type)
-    return components_of_node(class_type, core_inputs(class_type, inputs), class_traits.outputs, resolve)
-
-
-def language_folders() -> list[str]:
-    """Where folders of language models lie, first the ones that count when a name is in several."""
-    known = folder_paths.folder_names_and_paths
-    return [path for name in LANGUAGE_FOLDERS if name in known for path in folder_paths.get_folder_paths(name)]
-
-
-def _diffusers_folders() -> dict[str, str]:
-    """Paths of folders of the diffusers library, by the names that ComfyUI's loader offers."""
-    places = folder_paths.get_folder_paths("diffusers") if "diffusers" in folder_paths.folder_names_and_paths else ()
-    found: dict[str, str] = {}
-    for place in places:
-        for folder, _, files in os.walk(place, followlinks=True):
-            if DIFFUSERS_INDEX in files:
-                found.setdefault(os.path.relpath(folder, place), folder)
-    return found
-
-
-def _options(node_class: Any, input_name: str) -> set[str]:
-    inputs = node_class.INPUT_TYPES()
-    for category in ("required", "optional"):
-        spec = inputs.get(category, {}).get(input_name)
-        if spec is not None:
-            options = spec[0] if isinstance(spec[0], list | tuple) else (spec[1] if len(spec) > 1 else {}).get("options", ())
-            return {option for option in options if isinstance(option, str)}
-    return set()
 
 
 class _Cached:
@@ -188,16 +54,8 @@ class _Cached:
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
-    """What comes behind the running prompt: the queue in the order in which it will run, and what usually follows when it is empty."""
-
-    queue: tuple[Queued, ...] = ()
-    repetition: Queued | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Expected:
-    """What earlier runs say of one node: seconds of computing, and bytes on the device beside the weights (0: nothing known)."""
+    """Expectations of earlier runs for one node: seconds of computing, and bytes on the device beside the weights (0: nothing known)."""
 
     compute_s: float = 0.0
     working_set_bytes: int = 0
@@ -218,13 +76,6 @@ class _Outline:
 
     def node_components(self) -> dict[str, frozenset[str]]:
         return {node_id: frozenset(self.loads.get(node_id, ())).union(self.computes.get(node_id, ())) for node_id in self.order}
-
-
-def _really_made(class_type: str, loads: NodeLoads) -> NodeLoads:
-    """Without what a run has shown that the class does not make of its files."""
-    unmade = _not_made.get(class_type, frozenset())
-    made = tuple((component, kind) for component, kind in loads.components if kind not in unmade)
-    return loads if len(made) == len(loads.components) else replace(loads, components=made)
 
 
 def _read_once(uses: Iterable[Use]) -> list[Use]:
@@ -248,7 +99,7 @@ def _keyed(loads: NodeLoads) -> tuple[tuple[str, str | None], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What predicting one prompt may cost in operations and in seconds of CPU time: so much, and so much more for each of its nodes. Past
+    """The cost of predicting one prompt, at most: operations and seconds of CPU time, so many and so many more for each of its nodes. Past
     either the pack stands aside."""
 
     operations: int = OPERATIONS
@@ -258,12 +109,6 @@ class Budget:
 
 
 DEFAULT_BUDGET = Budget()
-
-
-def result_key(execution_list: Any, node_id: str) -> Any:
-    """ComfyUI's cache key of a node's result; None for one that is kept elsewhere (of a subgraph, with some of its caches)."""
-    keys = getattr(execution_list.output_cache, "cache_key_set", None)  # --cache-none has none
-    return None if keys is None else keys.get_data_key(node_id)
 
 
 class LiveGraph:
@@ -286,19 +131,17 @@ class LiveGraph:
         loaded from, whatever lies at its file's place now.
         Whatever predicts raises AllowanceError where `budget` does not allow it."""
         self.prompt_id = prompt_id
-        self.components: dict[str, Component] = {}  # of the queued prompts as well
+        self._loaders = Loaders(made_with)
+        self.components: dict[str, Component] = self._loaders.components  # of the queued prompts as well
         self.node_components: dict[str, frozenset[str]] = {}  # node id -> what it loads or computes with
         self.expected: dict[tuple[str, str], Expected] = {}
         self.dropped: set[str] = set()  # components that were loaded when this prompt began, and are no longer
         self._is_loaded = is_loaded
         self._dynprompt = dynprompt
-        self._folders = Folders()
         self._nodes: dict[str, Any] = {}  # those that have been looked at, expanded ones included
         self._at_first: dict[str, Any] = {}  # the same as they were the first time
         self._flowing: dict[str, Any] = {}  # the same with the links that a loop has taken from them
         self._expanded = 0  # how many of them were
-        self._made_with = made_with
-        self._made: list[tuple[Mapping[str, Any], NodeLoads]] = []  # of nodes that are cached: queued prompts may have the same
         self._loads: dict[str, NodeLoads] = {}
         self._keyed: dict[str, tuple[tuple[str, str | None], ...]] = {}  # the same as component keys, each with its output type
         self._computes: dict[str, tuple[str, ...]] = {}
@@ -320,9 +163,7 @@ class LiveGraph:
 
     def makes_none(self, node_id: str, kinds: frozenset[str]) -> None:
         """A loader that could have made models of these link types has made none: from now on its class is not expected to."""
-        if kinds:
-            class_type = self.class_type(node_id)
-            _not_made[class_type] = _not_made.get(class_type, frozenset()) | kinds
+        makes_none(self.class_type(node_id), kinds)
 
     def node_loads(self, node_id: str) -> NodeLoads:
         """The same with what could not be read."""
@@ -386,8 +227,8 @@ class LiveGraph:
         fed = (traits(self.class_type(target)) for target in blocking[node_id])
         return FEEDS_OUTPUT if any(target is not None and target.is_output for target in fed) else REST
 
-    def timeline(self, execution_list: Any, ahead: Ahead = Ahead()) -> Timeline:
-        """What is left to run in the order in which the executor will choose it, then what comes behind. On the executor thread."""
+    def timeline(self, execution_list: Any, ahead: Ahead = NOTHING_QUEUED) -> Timeline:
+        """The visits that are left, in the order in which the executor will choose them, then those behind. On the executor thread."""
         self._refresh(execution_list)
         turns = self._turns(execution_list)
         visits = [self._visit(self.prompt_id, node_id, self.class_type(node_id), asks) for node_id, asks in turns]
@@ -484,8 +325,8 @@ class LiveGraph:
         nodes_ = {node_id: self._dynprompt.get_node(node_id) for node_id in new}
         self._nodes.update(nodes_)
         self._flowing.update((node_id, self._kept_links(node_id, node)) for node_id, node in nodes_.items())
-        self._loads.update(self._find_made(execution_list, [node_id for node_id in new if node_id not in self._loads]))
-        self._loads.update(self._find_loads({node_id: node for node_id, node in nodes_.items() if node_id not in self._loads}))
+        self._loads.update(self._loaders.cached(execution_list, {one: node for one, node in nodes_.items() if one not in self._loads}))
+        self._loads.update(self._loaders.of({node_id: node for node_id, node in nodes_.items() if node_id not in self._loads}))
         self._keyed.update((node_id, _keyed(self._loads[node_id])) for node_id in new if node_id in self._loads)
         for node_id, node in nodes_.items():
             computed = self._flow.computed_by(node_id)
@@ -522,39 +363,11 @@ class LiveGraph:
     def _size_bytes(self, key: str) -> int:
         return self.components[key].size_bytes if key in self.components else 0
 
-    def _find_made(self, execution_list: Any, node_ids: Iterable[str]) -> dict[str, NodeLoads]:
-        """What those of the nodes whose results are cached have loaded."""
-        found: dict[str, NodeLoads] = {}
-        for node_id in node_ids:
-            result = execution_list.output_cache.get_local(node_id)
-            made = None if result is None else self._made_with(result_key(execution_list, node_id), result.outputs)
-            if made is not None:
-                made = _really_made(self.class_type(node_id), made)
-                found[node_id] = made
-                self.components.update((component.key, component) for component, _ in made.components)
-                node = self._dynprompt.get_node(node_id)
-                if not any(links(node)):  # what a node with links has loaded may be another prompt's as well
-                    self._made.append((node, made))
-        return found
-
-    def _find_loads(self, prompt: Mapping[str, Any]) -> dict[str, NodeLoads]:
-        found: dict[str, NodeLoads] = {}
-        for node_id, node in prompt.items():
-            same = (made for one, made in self._made if one["class_type"] == node["class_type"] and one["inputs"] == node["inputs"])
-            loads = next(same, None) or loads_now(node["class_type"], node["inputs"], self._folders)
-            for warning in loads.warnings:
-                log.warning("residency: node %s (%s): %s; it is left to ComfyUI", node_id, node["class_type"], warning)
-            loads = _really_made(node["class_type"], loads)
-            if loads.components:
-                self.components.update((component.key, component) for component, _ in loads.components)
-            found[node_id] = loads
-        return found
-
     def _outline(self, prompt_id: str, prompt: Mapping[str, Any], outputs: list[str]) -> _Outline:
         known = self._outlines.get(prompt_id)
         if known is None or first_change(known.files) is not None:
             mine = prompt_id == REPETITION  # what this prompt loads is known
-            loads = self._loads if mine else self._find_loads(prompt)
+            loads = self._loads if mine else self._loaders.of(prompt)
             self._allowance.grant(self._budget.node_operations * len(prompt))
             keyed = self._keyed if mine else {node_id: _keyed(node_loads) for node_id, node_loads in loads.items()}
             loaded = {node_id: tuple(key for key, _ in found) for node_id, found in keyed.items()}
@@ -562,9 +375,7 @@ class LiveGraph:
             keys = self._computed_with if mine else {key for found in computed.values() for key in found}
             grouping, wanted = self._grouped(computed, keys), likely(prompt.get, traits)
             order = predict_order(prompt, outputs, traits, wanted=wanted, grouping=grouping, allowance=self._allowance)
-            made = {id(made) for _, made in self._made}
-            read = [] if mine else [node_loads for node_loads in loads.values() if id(node_loads) not in made]
-            files = tuple(file for node_loads in read for component, _ in node_loads.components for file in component.files)
+            files = () if mine else self._loaders.files(loads.values())
             self._outlines[prompt_id] = _Outline(tuple(order), loaded, computed, files)
         return self._outlines[prompt_id]
 

@@ -1,4 +1,4 @@
-"""What comes behind the running prompt, and what earlier runs know of both: kept in its timeline while it runs.
+"""The queue behind the running prompt, and the expectations of earlier runs for both: kept in its timeline while it runs.
 
 The queue is looked at when a node starts and, on the errands' thread, as soon as somebody has changed it: a transfer for a prompt that is
 queued no longer stops at once, however long the running node takes. Profiles are asked and taught there too.
@@ -18,8 +18,9 @@ from ...runtime import Runtime
 from ...session import OrderChanges, Phase
 from ...transfers import single_reader
 from .background import Errands
-from .live_graph import REPETITION, Ahead, Expected, Queued
+from .live_graph import Expected
 from .profiling import Teacher
+from .queued import REPETITION, Ahead, Queued
 from .running import RunningPrompt
 
 # Packs that reach into the queue past its methods are noticed at the first node start after this.
@@ -102,6 +103,10 @@ class LookAhead:
     def failures(self) -> int:
         """Prompts that taught the profiles nothing because that failed."""
         return 0 if self._teacher is None else self._teacher.failures()
+
+    def errand_failures(self) -> int:
+        """Jobs behind the prompt that have failed since the hooks were put in."""
+        return self._errands.failures
 
     def queue_changes(self) -> None:
         """Somebody queued, reordered or deleted prompts: on the thread of whoever did, which must not wait."""

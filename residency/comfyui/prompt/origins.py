@@ -1,4 +1,4 @@
-"""What ComfyUI's values were loaded from: the files behind a MODEL, CLIP, VAE or ControlNet as they were when its loader node ran.
+"""The origins of ComfyUI's values: the files behind a MODEL, CLIP, VAE or ControlNet as they were when its loader node ran.
 
 A result that lies in ComfyUI's cache stays what it is when its file is replaced. What it was made of is kept beside the value itself, by
 weak reference, so that it is known exactly as long as the value lives, and of no other that comes to lie under the same cache key.
@@ -53,7 +53,7 @@ class Origin:
 
 
 class Origins:
-    """Of the values that loader nodes have made while the pack was on."""
+    """The origins of the values that loader nodes have made while the pack was on."""
 
     def __init__(self) -> None:
         self._origins: weakref.WeakKeyDictionary[Any, Origin] = weakref.WeakKeyDictionary()
@@ -77,7 +77,7 @@ class Origins:
         return found[0] if found and all(origin is not None and origin.result == result for origin in found) else None
 
     def loads_of(self, result: Any, outputs: Any) -> NodeLoads | None:
-        """What the node has loaded that made the result; None where that is not known."""
+        """Loads of the node that made the result; None where they are not known."""
         origin = None if result is None else self.of_result(result, outputs)
         return None if origin is None else origin.loads
 
@@ -102,3 +102,9 @@ def holders(values: Any) -> Iterator[Any]:
 
 def _files(loads: NodeLoads) -> list[FileIdentity]:
     return [file for component, _ in loads.components for file in component.files]
+
+
+def result_key(execution_list: Any, node_id: str) -> Any:
+    """ComfyUI's cache key of a node's result; None for one that is kept elsewhere (of a subgraph, with some of its caches)."""
+    keys = getattr(execution_list.output_cache, "cache_key_set", None)  # --cache-none has none
+    return None if keys is None else keys.get_data_key(node_id)

@@ -1,4 +1,4 @@
-"""What runs teach, and what earlier ones taught: the profiles beside the running host.
+"""The profiles beside the running host: taught by each prompt that ends, asked before each that begins.
 
 One way: a prompt starts -> `foretell` (durations and peaks by node, rates by component) -> it ends well -> `learn`. Keys cost 45 µs a
 node and the file some milliseconds, so the host calls all of this from its errands' thread, never from the executor's.
@@ -21,12 +21,13 @@ from ...core.events import Foretold
 from ...profiles import NodeKey, Profiles, database_in, node_keys
 from ...record.trace import Trace
 from ...transfers import drive_of
-from .live_graph import Expected, dynamic_vram
+from .live_graph import Expected
+from .model_files import dynamic_vram
 
 
 @dataclass(frozen=True, slots=True)
 class Foresight:
-    """What is known of one prompt's nodes: their keys, and by node id what to expect, with the margin of its seconds."""
+    """The knowledge of one prompt's nodes: their keys, and by node id the expectation with the margin of its seconds."""
 
     keys: Mapping[str, NodeKey]
     expected: Mapping[str, Expected]

@@ -27,7 +27,7 @@ from ...graph.traits import links
 from ...runtime import Runtime
 from ...transfers import memory
 from ..device.models import Models, model_of
-from .live_graph import loads_now
+from .model_files import loads_now
 from .origins import Origin, Origins
 from .running import RunningPrompt
 
@@ -157,7 +157,7 @@ class CachedResults:
             prompt.changed = True  # a new plan at the next node
 
     def _components(self, results: Iterable[tuple[Any, Any]]) -> dict[Any, list[str]]:
-        """Of each result that holds models: their components, by its key."""
+        """Components of the models in each result, by the result's cache key."""
         found = {key: [self._models.key_of_model(model) for model in _models(entry.outputs or ())] for key, entry in results}
         return {key: known for key, components in found.items() if (known := [one for one in components if one is not None])}
 

@@ -10,8 +10,9 @@ from ...core.timeline import EMPTY, Timeline
 from ...settings.node_policies import NodeAsk, policies, with_hints
 from ...settings.prompt import Settings
 from ...weights.components import SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES
-from .live_graph import Ahead, LiveGraph
+from .live_graph import LiveGraph
 from .profiling import Foresight
+from .queued import Ahead
 from .working_set import DevicePeaks
 
 
@@ -76,7 +77,7 @@ class RunningPrompt:
         return policies(self.asks, self.graph.node_components, sizes, self.settings.source)
 
     def value(self, node_id: str, name: str, default: str) -> str:
-        """What the node asks for one of its inputs."""
+        """The value that the node asks for in one of its inputs, else `default`."""
         return next((str(ask.values[name]) for ask in self.asks if ask.node_id == node_id and name in ask.values), default)
 
 

@@ -1,4 +1,4 @@
-"""What a node needs on the device beside weights, read from torch's allocator around it: the memory that the allocator held at the peak,
+"""The working set of a node, read from torch's allocator around it: the memory that the allocator held at the peak,
 which is gone for weights whether it was all in use or not. A sampler took another 1.2 GB after its first step (H100, flux, 1024 px), and
 weights that had come over by then were pushed out again.
 

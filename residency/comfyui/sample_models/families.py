@@ -1,9 +1,9 @@
 """Small models of the families that people run, random weights in the formats they are published in.
 
-Each is made of ComfyUI's own modules and quantized by ComfyUI's own layouts, so that its loaders detect, load and compute with what they
-would find in a published file, in a few MB. Where ComfyUI takes a size from no file, the metadata says it (small_sizes.py). Run in the
-pack's folder by ComfyUI's Python: `python -m residency.comfyui.sample_models.families COMFYUI FOLDER [FAMILY …]`. A file that is there
-already is kept.
+Each is made of ComfyUI's own modules and quantized by its own layouts (quantized.py), so that its loaders detect, load and compute with
+what they would find in a published file, in a few MB. Where ComfyUI takes a size from no file, the metadata says it (small_sizes.py). Run
+in the pack's folder by ComfyUI's Python: `python -m residency.comfyui.sample_models.families COMFYUI FOLDER [FAMILY …]`. A file that is
+there already is kept.
 
 Stand-ins: the SentencePiece model of Wan's and LTX's text encoders is that of another T5, which ComfyUI ships; VAEs are ComfyUI's tiny
 ones where the published one has no size to choose (Z-Image; MiniMax H3, whose sound is sampled and not decoded).
@@ -13,21 +13,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .quantized import Weights, fp8, fp8_scaled, int8_convrot, nvfp4
 from .small_sizes import SIZES, small_vision
 from .tiny import import_comfyui, random_weights, tae
 
-Weights = dict[str, Any]
 File = tuple[Weights, dict[str, Any]]  # tensors by name, and metadata whose values are saved as JSON
-
-_LINEAR = re.compile(r"(blocks|layers|block)\.\d+\..*\.weight$")  # what published files quantize: the matrices inside blocks
-GROUP = 64  # of the rotation of int8_convrot; 256 in published files, which small widths do not divide into
 
 
 def make(comfyui: str, folder: str, families: list[str], say: Callable[[str], None] = print) -> None:
@@ -51,65 +47,6 @@ def make(comfyui: str, folder: str, families: list[str], say: Callable[[str], No
         finally:
             part.unlink(missing_ok=True)
         say(f"{path.stat().st_size / 1e6:8.1f} MB  {name}")
-
-
-def fp8_scaled(weights: Weights) -> Weights:
-    """One scale a matrix, the older names: a marker for the whole file and `scale_weight` beside each."""
-    import torch
-
-    marker = {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}
-    return marker | _quantized(weights, 1, lambda w: _fp8(w, ".scale_weight"))
-
-
-def fp8(weights: Weights) -> Weights:
-    """One scale a matrix, today's names."""
-    return _quantized(weights, 1, lambda w: _fp8(w, ".weight_scale") | _says(format="float8_e4m3fn"))
-
-
-def int8_convrot(weights: Weights) -> Weights:
-    """Rotated in groups, one scale a row."""
-
-    def quantize(weight: Any) -> Weights:
-        return _layout(weight, "TensorWiseINT8Layout", per_channel=True, convrot=True, convrot_groupsize=GROUP) | _says(
-            format="int8_tensorwise", convrot=True, convrot_groupsize=GROUP
-        )
-
-    return _quantized(weights, GROUP, quantize)
-
-
-def nvfp4(weights: Weights) -> Weights:
-    """Two values a byte, one scale for sixteen of them and one for the matrix."""
-    return _quantized(weights, 16, lambda w: _layout(w, "TensorCoreNVFP4Layout") | _says(format="nvfp4"))
-
-
-def _quantized(weights: Weights, multiple: int, quantize: Callable[[Any], Weights]) -> Weights:
-    """Every matrix inside a block whose width `multiple` divides, as what `quantize` makes of it (by what follows the module's name)."""
-    found: Weights = {}
-    for name, weight in weights.items():
-        if weight.ndim == 2 and _LINEAR.search(name) and weight.shape[1] % multiple == 0:
-            found |= {name.removesuffix(".weight") + suffix: tensor for suffix, tensor in quantize(weight).items()}
-        else:
-            found[name] = weight
-    return found
-
-
-def _fp8(weight: Any, scale_name: str) -> Weights:
-    import torch
-
-    scale = weight.float().abs().amax() / torch.finfo(torch.float8_e4m3fn).max
-    return {".weight": (weight.float() / scale).to(torch.float8_e4m3fn), scale_name: scale}
-
-
-def _layout(weight: Any, layout: str, **options: Any) -> Weights:
-    from comfy.quant_ops import QuantizedTensor
-
-    return dict(QuantizedTensor.from_float(weight, layout, **options).state_dict(".weight"))
-
-
-def _says(**format_of_layer: Any) -> Weights:
-    import torch
-
-    return {".comfy_quant": torch.tensor(list(json.dumps(format_of_layer).encode()), dtype=torch.uint8)}
 
 
 def _random(model: Any) -> Weights:

@@ -18,7 +18,7 @@ _ENCODERS = ("", "umt5xxl", "qwen3vl_32b", "qwen3vl_4b", "qwen3_4b", "qwen25_7b"
 
 
 def sizes(path: str) -> dict[str, Any]:
-    """What the file's metadata says; empty for any other file."""
+    """The sizes in the file's metadata; empty for any other file."""
     if not path.endswith(".safetensors"):
         return {}
     with open(path, "rb") as file:

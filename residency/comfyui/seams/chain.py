@@ -52,7 +52,7 @@ class Link:
 
 
 def bare(function: Any) -> Any:
-    """What is below our links, where they are on top."""
+    """The function below our links, where they are on top."""
     while (link := _link_of(function)) is not None:
         function = link.original
     return function

@@ -32,7 +32,7 @@ from ...settings.prompt import DEFAULT, MODES, parse_mode
 from ...units import cut, shown
 from ..host import ComfyHost
 from ..prompt.background import Errands
-from ..prompt.live_graph import whole_nodes
+from ..prompt.queued import whole_nodes
 from .idle import IdleRelease
 
 log = logging.getLogger("residency")
@@ -59,7 +59,7 @@ def queued_prompts() -> Iterator[tuple[str, Any, list[str]]]:
 
 
 def settings_file() -> Path:
-    """Where the last accepted settings are kept, for a server without a browser."""
+    """The file of the last accepted settings, for a server without a browser."""
     return Path(folder_paths.get_user_directory(), "residency", "settings.json")
 
 
@@ -212,7 +212,7 @@ def add_routes(host: ComfyHost, announcer: Announcer) -> None:
 
 
 def status(host: ComfyHost) -> dict[str, Any]:
-    """What is on, what is off, and why."""
+    """The status as JSON-ready data: features on and off, with reasons."""
     manager, traces, threads = host.runtime.manager, host.runtime.traces, host.threads()
     resolved = manager.mode if traces else None
     return {
