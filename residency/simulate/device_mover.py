@@ -138,15 +138,20 @@ class Link:
             nowhere_bytes = short_bytes(wanted_bytes) - images.get(key, 0) - max(0, spare_bytes)
         short, begun_s = short_bytes(wanted_bytes), self._clock()
         gone: dict[str, int] = {}
+        outside: dict[str, int] = {}
         for victim in placed.leaving:
-            gone[victim.key] = max(0, min(short - sum(gone.values()), held.get(victim.key, 0)))
+            gone_bytes = gone[victim.key] = max(0, min(short - sum(gone.values()), held.get(victim.key, 0)))
+            end_at = victim.size_bytes - placed.outside.get(victim.key, 0)
+            outside[victim.key] = min(gone_bytes, max(0, held.get(victim.key, 0) - end_at))
+        nowhere_bytes = max(0, nowhere_bytes - sum(outside.values()))
         # both at once, page by page: what comes gives its place in host memory to what leaves
         brought_bytes = min(images.get(key, 0), max(0, sum(gone.values()) - short_bytes(0)))
         host.cut_image(key, brought_bytes)
         written_bytes = 0
         for victim_key, gone_bytes in gone.items():
-            lost = max(0, min(nowhere_bytes, gone_bytes))  # of what is needed last the end leaves without an image
+            lost = max(0, min(nowhere_bytes, gone_bytes - outside[victim_key]))  # of what is needed last the end leaves without an image
             nowhere_bytes -= lost
+            lost += outside[victim_key]
             host.cut_image(victim_key, lost)
             if gone_bytes:
                 device.drop(victim_key, held[victim_key] - gone_bytes)

@@ -170,7 +170,8 @@ class _ManagedPack:
         surplus: dict[str, int] = {}
         for key in components:
             if self._one_copy:  # what did not last until its last use will be read again before its next
-                loaded_bytes = min(self._consumer.resident_bytes(key), world.link.lasting.get(key, 0))
+                inside_bytes = components[key].size_bytes - self._runtime.manager.placement.outside.get(key, 0)
+                loaded_bytes = min(self._consumer.resident_bytes(key), world.link.lasting.get(key, 0), inside_bytes)
             else:
                 loaded_bytes = self._consumer.resident_bytes(key) if stays else world.host.pins.get(key, 0)
             ranges = world.host.cached(key)

@@ -18,13 +18,13 @@ from late_device import PAGE, Late, compute, patcher, small_pages
 HEADROOM_PAGES = 4
 
 
-def exchange(store: Any, one: Any, others: list[Any], free: list[int], passed_once: bool = False) -> int:
+def exchange(store: Any, one: Any, others: list[Any], free: list[int], passed_once: bool = False, outside: Any = None) -> int:
     """With headroom that only an exchange may use; returns the pages of it that it has kept."""
     from residency.comfyui.device.page_exchange import Streams
 
     free[0] += HEADROOM_PAGES
     streams = Streams(store._cuda.stream(), store._cuda.stream())
-    store.exchange(one, others, streams, lambda: (free[0] - HEADROOM_PAGES) * PAGE, passed_once=passed_once)
+    store.exchange(one, others, streams, lambda: (free[0] - HEADROOM_PAGES) * PAGE, passed_once=passed_once, outside=outside)
     free[0] -= HEADROOM_PAGES
     return max(0, -free[0])
 
@@ -43,7 +43,8 @@ def trial(seed: int, store_of: Any) -> tuple[int, int, int]:
             others = [other for other in models if other is not one]
             draw.shuffle(others)
             passed_once = draw.random() < 0.3
-            kept += exchange(store, one, others[: draw.choice((0, 1, 2, 2))], free, passed_once)  # not all may leave
+            outside = {other: draw.choice((0, 0, 1, 5, 99)) * PAGE for other in others}
+            kept += exchange(store, one, others[: draw.choice((0, 1, 2, 2))], free, passed_once, outside)  # not all may leave
             wrong += compute(one, loaded=store.leave_out if passed_once else bool)[1]
         elif act < 0.7:  # pressure from outside
             one.buffer.free_memory(draw.randint(1, 5) * PAGE)
@@ -58,8 +59,9 @@ def trial(seed: int, store_of: Any) -> tuple[int, int, int]:
     return wrong, store.slots.total_bytes - used, kept
 
 
-def cycle(store_of: Any, device_pages: int, host_pages: int, passed_once: bool = False) -> list[list[int]]:
-    """Modules of each of three models, of 52 pages in all, that are read from the file in each round. `passed_once`: the first of them."""
+def cycle(store_of: Any, device_pages: int, host_pages: int, passed_once: bool = False, outside_pages: int = 0) -> list[list[int]]:
+    """Modules of each of three models, of 52 pages in all, that are read from the file in each round. `passed_once`: the first of them, and
+    so many pages of its end are meant for neither tier."""
     free, draw = [device_pages], random.Random(7)
     store = store_of(lambda: host_pages * PAGE - store.slots.total_bytes, Late(free))
     models = [patcher(draw, free) for _ in range(3)]
@@ -69,7 +71,7 @@ def cycle(store_of: Any, device_pages: int, host_pages: int, passed_once: bool =
         for turn, one in enumerate(models):
             soonest_last = [models[(turn + away) % 3] for away in (2, 1)]
             once = passed_once and turn == 0
-            exchange(store, one, soonest_last, free, once)
+            exchange(store, one, soonest_last, free, once, {models[0]: outside_pages * PAGE})
             filled.append(compute(one, loaded=store.leave_out if once else bool)[0])
         rounds.append(filled)
     return rounds
@@ -131,7 +133,8 @@ def main() -> None:
     rounds = [cycle(PageStore, *pages) for pages in ((40, 20), (22, 30))]
     once, scarce = (cycle(PageStore, *pages, passed_once=True) for pages in ((22, 26), (20, 16)))
     answer = {**dict(zip(("wrong", "lost", "kept"), map(sum, zip(*found, strict=True)), strict=True)), "rounds": rounds}
-    answer |= {"once": once, "scarce": scarce, "pinned": pinned_under_a_limit(PageStore, 3), "devices": devices()}
+    settled = cycle(PageStore, 22, 26, True, 8)
+    answer |= {"settled": settled, "once": once, "scarce": scarce, "pinned": pinned_under_a_limit(PageStore, 3), "devices": devices()}
     print("ANSWER " + json.dumps(answer))
 
 

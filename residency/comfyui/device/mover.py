@@ -103,7 +103,7 @@ class DeviceMover:
         self._clock = clock
         self._cuda = cuda
         self.pages = None if onload is None or cuda is None else PageStore(spare, cuda)
-        self.contents = Contents(self.models, self.pages, cuda, spare)
+        self.contents = Contents(self.models, self.pages, cuda, spare, plan)
         self._pending: dict[str, _Pending] = {}
         self._placed: dict[str, Exchange] = {}  # of the node that runs: they hold for each of its loads
         self._unanswered: set[str] = set()  # of those
@@ -387,10 +387,7 @@ class DeviceMover:
             if key in self._unanswered:
                 self._stopped(key, why_not)
             return
-        leaving = [] if placed is None else [entry.model for component in placed.leaving for entry in self.models.loaded(component.key)]
-        leaving = [
-            other for other in leaving if self._is_ours(other) and other.model is not patcher.model and not self.blocks.is_recorded(other)
-        ]
+        leaving = {} if placed is None else {other: placed.outside.get(victim, 0) for victim, other in self._victims(placed, patcher)}
         kind = kind_of(patcher, self._around)
         headroom_bytes = max(HEADROOM_BYTES, min(working_set_bytes, 2 * HEADROOM_BYTES)) + self.contents.spared_bytes
         started_s, cuda = self._clock(), self._cuda
@@ -402,6 +399,7 @@ class DeviceMover:
                 self._copies(),
                 lambda: cuda.free_bytes() - headroom_bytes,
                 passed_once=passed_once,
+                outside=leaving,
                 compares=self.proofs.is_open(Behaviour.WRITTEN_BACK_EQUAL, kind),
             )
         self.proofs.went_well(Feature.EXCHANGE)
@@ -417,6 +415,14 @@ class DeviceMover:
         elif brought_bytes or key in self._unanswered:
             self._unanswered.discard(key)
             self._tell(TransferDone(now_s, key, Tier.DEVICE, brought_bytes, self.contents.present_bytes(key), now_s - started_s))
+
+    def _victims(self, placed: Exchange, patcher: Any) -> Iterator[tuple[str, Any]]:
+        """(component, model) of those that may leave for it."""
+        for component in placed.leaving:
+            for loaded in self.models.loaded(component.key):
+                other = loaded.model
+                if self._is_ours(other) and other.model is not patcher.model and not self.blocks.is_recorded(other):
+                    yield component.key, other
 
     def before_unload(self, patcher: Any, device: Any) -> None:
         """ComfyUI is about to take the model off the device: the host copies that were kept stand in for what would be copied back."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,7 +25,7 @@ import torch
 
 from .cuda import Cuda
 from .memory_usage import pinnable_bytes, pinned_bytes
-from .onload import PAGE_BYTES, pages_of, weight_modules
+from .onload import PAGE_BYTES, first_outside, pages_of, weight_modules
 from .proofs import Behaviour, DisprovedError
 
 log = logging.getLogger("residency")
@@ -139,12 +139,13 @@ class PageStore:
         room_bytes: Callable[[], int],
         *,
         passed_once: bool = False,
+        outside: Mapping[Any, int] | None = None,
         compares: bool = False,
     ) -> tuple[int, list[tuple[Any, int]]]:
         """Bring back what is in host memory of the model, and make room for the rest of it, in exchange for the last pages of those that
         leave, the one needed last first. `room_bytes()` is what weights may take on the device. For what a model that is `passed_once` has
-        lost no other loses its image: see `leave_out`. `compares`: the first pages, with what they should hold. Returns the bytes brought
-        back, and (model, bytes) of what left.
+        lost no other loses its image: see `leave_out`. `outside`: bytes at the end of models that leave without an image. `compares`: the
+        first pages, with what they should hold. Returns the bytes brought back, and (model, bytes) of what left.
 
         Raises what the device raises, and DisprovedError for a page that reads otherwise; then none of these models has an image any more,
         and ComfyUI reads what it misses."""
@@ -152,7 +153,8 @@ class PageStore:
         side.images.left_out = False
         self.compared = [0, 0]
         compare = self._compare if compares else None
-        coming, victims = _Coming(side, compare), [_Leaving(self._side(victim), compare) for victim in leaving]
+        ends = outside or {}
+        coming, victims = _Coming(side, compare), [_Leaving(self._side(victim), compare, ends.get(victim, 0)) for victim in leaving]
         try:
             return self._exchange(side, coming, victims, streams, room_bytes, passed_once)
         except BaseException:
@@ -331,18 +333,20 @@ class _Side:
 class _Leaving:
     """Device -> host: the last pages of a model, then their room is given back."""
 
-    def __init__(self, side: _Side, compare: Compare | None = None) -> None:
+    def __init__(self, side: _Side, compare: Compare | None = None, outside_bytes: int = 0) -> None:
         self.patcher, self.images, self._side, self._compare = side.patcher, side.images, side, compare
         self.left_bytes = self._announced_pages = 0
         self._copied: list[int] = []
         self._stays = side.buffer is None
+        self._outside_from = 0 if side.buffer is None else first_outside(side.buffer, outside_bytes)
 
     def device_pages(self) -> int:
         """Pages that may still leave."""
         return 0 if self._stays else int(self._side.buffer.loaded_size()) // PAGE_BYTES
 
     def announce(self, count: int, slots: Slots | None, stream: torch.cuda.Stream) -> int:
-        """Begin with the copies of its last pages. Those for which there is no slot leave without an image. Returns how many leave."""
+        """Begin with the copies of its last pages. Those for which there is no slot, and those outside, leave without an image. Returns how
+        many leave."""
         side, images = self._side, self.images
         if count <= 0 or self._stays:
             return 0
@@ -352,7 +356,7 @@ class _Leaving:
         self._copied = []
         with side.cuda.on(stream):
             for page in pages:
-                slot = None if slots is None else slots.take()
+                slot = None if slots is None or page >= self._outside_from else slots.take()
                 if slot is not None:
                     images.pages[page] = slot
                 images.keep_good_only(page, None if slot is None else side.serial(page), side.on_page.get(page, ()))
