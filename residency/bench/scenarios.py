@@ -100,6 +100,16 @@ class Scenario:
     at_once: bool = True
 
     @property
+    def server_arguments(self) -> tuple[str, ...]:
+        """What both sides' servers are started with. Of RAM that is held ComfyUI would keep a share free as well: it sees the machine's
+        whole. So it is told what it would keep on a machine of the scenario's size (main.py: a tenth, 2 to 10 GiB; with no prompt all)."""
+        host_bytes = self.limits.host_free_bytes
+        if host_bytes is None:
+            return self.arguments
+        host_gib = host_bytes / GIB
+        return (*self.arguments, "--cache-ram", f"{min(10.0, max(2.0, host_gib / 10)):.1f}", f"{min(128.0, host_gib):.1f}")
+
+    @property
     def resident(self) -> bool:
         """Whether its warm prompts find everything on the device, so that they tell what computing takes."""
         return self.temperature is Temperature.WARM and self.limits == Limits() and self.queue in ((Workflow.ONE_A,), (Workflow.TWO,))
