@@ -80,5 +80,6 @@ def test_one_server_runs_the_cold_scenario_first_then_ever_more_device_memory():
     [(None, ()), (8, ("--cache-ram", "2.0", "8.0")), (32, ("--cache-ram", "3.2", "32.0")), (256, ("--cache-ram", "10.0", "128.0"))],
 )
 def test_where_ram_is_held_comfyui_keeps_what_it_would_on_a_machine_of_that_size(host_gib: int | None, told: tuple[str, ...]):
-    scenario = replace(choose(["C4"])[0], limits=Limits(8 * GIB, None if host_gib is None else host_gib * GIB))
+    scenario = replace(choose(["C4"])[0], true_reserve=True, limits=Limits(8 * GIB, None if host_gib is None else host_gib * GIB))
     assert scenario.server_arguments == ("--disable-dynamic-vram", *told)
+    assert replace(scenario, true_reserve=False).server_arguments == ("--disable-dynamic-vram",)
