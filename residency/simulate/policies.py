@@ -84,7 +84,7 @@ class _ManagedPack:
         world.mover.tell = world.link.tell = self._runtime.tell
         world.link.can_prefetch = policy.device_prefetch
         self._traces: list[Trace] = []
-        consumer.after_first_pass = self._look_again
+        consumer.after_first_pass = consumer.in_first_pass = self._look_again
         if policy.informed:
             drives, drive_of = world.machine.drives, program.drive_of
             read = {key: drives[drive_of.get(key, 0)].read_bytes_per_s for key in program.components}
