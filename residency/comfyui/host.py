@@ -508,7 +508,7 @@ class ComfyHost:
         held, budget_bytes = there.held(), prompt.settings.device_budget_bytes
         if budget_bytes is not None:
             room_bytes = min(room_bytes, budget_bytes - sum(held.values()))
-        exchanges = dynamic_vram() and self._fits(seams.PIN)
+        exchanges = dynamic_vram() and self._fits(seams.PIN) and self._fits(seams.FAULT)
         return DeviceObserved(self.runtime.clock(), held, room_bytes, there.in_host(), there.host_capacity_bytes(), exchanges)
 
     def _tell_copies(self) -> None:

@@ -81,7 +81,8 @@ class Consumer:
             else:
                 upto = size_bytes if self.in_first_pass is None else min(size_bytes, at + PART_BYTES)
                 world.link.go_on(key, upto, world.device.working_set_bytes, world.cross)
-                at = self._from_host_or_disk(key, at, upto, compute_s_per_byte)
+                held_bytes = world.device.held.get(key, 0)  # behind that it is streamed
+                at = self._from_host_or_disk(key, at, held_bytes if at < held_bytes else upto, compute_s_per_byte)
                 if self.in_first_pass is not None:
                     self.in_first_pass()
 

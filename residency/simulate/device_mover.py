@@ -41,6 +41,10 @@ class _Going:
     key: str
     leaving: deque[tuple[str, int]]
 
+    @property
+    def size_bytes(self) -> int:
+        return sum(own_bytes for _, own_bytes in self.leaving)
+
     def leave(self, size_bytes: int, one: Callable[..., None]) -> int:
         """Let so many go; returns how many went."""
         left_bytes = max(0, size_bytes)
@@ -148,7 +152,7 @@ class Link:
         if placed is None:
             return size_bytes
         held, images, host, device = self._device.held, self._host.images, self._host, self._device
-        spare_bytes = host.available_bytes - self._machine.idle_floor_bytes
+        spare_bytes = self._spare_bytes()
         known_bytes = held.get(key, 0) + images.get(key, 0)
         lost_bytes = size_bytes - known_bytes if known_bytes else 0
         self.lasting[key] = known_bytes or size_bytes
@@ -177,9 +181,10 @@ class Link:
             going.leaving.append((victim.key, gone_bytes - outside_bytes - without_bytes))
         # both at once, page by page: what comes gives its place in host memory to what leaves
         images_bytes = images.get(key, 0)
-        written_bytes = going.leave(short_bytes(images_bytes), self._leave)
-        brought_bytes = min(images_bytes, max(0, -short_bytes(0)))
+        leaves_bytes = min(max(0, short_bytes(images_bytes)), going.size_bytes)
+        brought_bytes = min(images_bytes, max(0, leaves_bytes - short_bytes(0)))
         host.cut_image(key, brought_bytes)
+        written_bytes = going.leave(leaves_bytes, self._leave)
         device.fill(key, held.get(key, 0) + brought_bytes)
         self.moved_bytes += brought_bytes
         wait(self._exchange_s(brought_bytes, written_bytes))
@@ -205,12 +210,14 @@ class Link:
         """The end of a victim leaves the device."""
         if size_bytes <= 0:
             return
-        if not keep:
-            self._host.cut_image(key, size_bytes)
+        kept_bytes = max(0, min(size_bytes, self._spare_bytes())) if keep else 0
+        self._host.cut_image(key, size_bytes - kept_bytes)
         self._device.drop(key, self._device.held[key] - size_bytes)
-        if keep:
-            self._host.write_back(key, size_bytes)
+        self._host.write_back(key, kept_bytes)
         self.tell(Evicted(self._clock(), key, Tier.DEVICE, size_bytes, "host memory is too short for both"))
+
+    def _spare_bytes(self) -> int:
+        return self._host.available_bytes - self._machine.idle_floor_bytes
 
     def _exchange_s(self, in_bytes: int, out_bytes: int) -> float:
         shorter_s, longer_s = sorted((in_bytes / self._machine.pinned_bytes_per_s, out_bytes / self._machine.pinned_back_bytes_per_s))

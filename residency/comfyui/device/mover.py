@@ -425,15 +425,17 @@ class DeviceMover:
         them have arrived. Raises what waiting for those does."""
         if self._turns and not self.gate.is_aside:
             turn = next((turn for turn in self._turns if turn.buffer is buffer), None)
-            if turn is not None and turn.is_short(address, size_bytes):
-                self._go_on(turn, address, size_bytes)
+            if turn is not None:
+                if turn.is_seen_again(size_bytes):
+                    self._look()
+                if turn.is_short(address, size_bytes):
+                    self._go_on(turn, address, size_bytes)
         self.gate.wait_for_range(buffer, address, size_bytes)
 
     def _go_on(self, turn: Turn, address: int, size_bytes: int) -> None:
         assert self._cuda is not None
         if self._cuda.capturing():
             return
-        self._look()
         with self._busy, self._answering(self._key_of(turn.patcher), Feature.EXCHANGE, turn.patcher):
             self._turns.remove(turn)  # one that fails is over
             with self.gate.aside(), self._seeing_unpinned(turn.patcher, kind_of(turn.patcher, self._around)):

@@ -171,6 +171,7 @@ class Turn:
         self._store, self._side, self._coming, self._victims = store, side, coming, victims
         self._streams, self._room_bytes = streams, room_bytes
         self._looks_in_bytes = 0  # that the model may ask for before there is another look at the room
+        self._asked_bytes = self._seen_bytes = 0  # that it has asked for, by now and at the last look at host memory
         self._told = dict.fromkeys(victims, 0)
 
     @property
@@ -222,6 +223,14 @@ class Turn:
             if gone is not None:
                 streams.out.synchronize()
                 gone.leave()
+
+    def is_seen_again(self, size_bytes: int) -> bool:
+        """The model asks for so many bytes: whether host memory should be looked at, once in a slab of its first pass."""
+        self._asked_bytes += size_bytes
+        if self._asked_bytes > self.patcher.model_size() or self._asked_bytes < self._seen_bytes + SLAB_PAGES * PAGE_BYTES:
+            return False
+        self._seen_bytes = self._asked_bytes
+        return True
 
     def is_short(self, address: int, size_bytes: int) -> bool:
         """Whether others should leave before the model asks for the pages there."""
