@@ -334,10 +334,14 @@ def test_what_fits_neither_tier_is_of_the_largest_first():
     parts = components(s=1_000, t=3_000, a=9_000)
     placement = Placement()
     placement.begin(parts.values())
-    placement.decide(DeviceObserved(0.0, {}, 5_000 * MB, {}, 5_500 * MB, True), [parts["s"], parts["t"]])
+    look = DeviceObserved(0.0, {}, 5_000 * MB, {}, 5_500 * MB, True)
+    placement.decide(look)
+    placement.settle(look, [parts["s"], parts["t"]], 0)
     assert placement.outside == {"t": 3_000 * MB, "s": SPARE_BYTES - 500 * MB}
     placement.begin(parts.values())
-    placement.decide(DeviceObserved(0.0, {}, 5_000 * MB, {}, 13_000 * MB, True), [parts["s"], parts["t"]])
+    look = DeviceObserved(0.0, {}, 5_000 * MB, {}, 13_000 * MB, True)
+    placement.decide(look)
+    placement.settle(look, [parts["s"], parts["t"]], 0)
     assert placement.outside == {}
 
 

@@ -4,7 +4,7 @@ With copies in both tiers what leaves the device costs nothing: its host copy st
 the device or in host memory. Then a model that comes is exchanged with those that leave, which are written back as far as there is room;
 the mover carries that out when the host loads the model. What leaves first is needed last (Belady 1966). A model that is passed through
 once gets no room for what has been lost of it: in prompts that repeat it is always the end of that one that is read again, not the ends
-of all in turn. Where both tiers together are too small, that end is settled when the prompt begins (`outside`): it leaves the device
+of all in turn. Where both tiers together are too small, that end is settled ahead (`outside`): it leaves the device
 without an image, and the page cache, where it has just been read, is the place that holds it.
 """
 
@@ -51,12 +51,11 @@ class Placement:
         self._total_bytes = sum(component.size_bytes for component in components)
         self._is_open = True
 
-    def decide(self, seen: DeviceObserved | None, passed_once: Iterable[Component] = (), working_set_bytes: int = 0) -> None:
-        """Where the prompt's weights lie, if that is open and the device has been seen. `passed_once`: components that every node of the
-        prompt goes through once; `working_set_bytes`: the most that a node computes with beside its weights."""
+    def decide(self, seen: DeviceObserved | None) -> None:
+        """Where the prompt's weights lie, if that is open and the device has been seen."""
         if not self._is_open or seen is None:
             return
-        self._is_open, self.outside = False, {}
+        self._is_open = False
         capacity_bytes = seen.host_copies_bytes
         if not seen.exchanges or capacity_bytes is None:
             self.copies, self.reason, self.fits = Copies.BOTH, "the mover of this host exchanges nothing", False
@@ -64,9 +63,14 @@ class Placement:
         told = f"{self._total_bytes / GB:.1f} GB of weights; host memory can hold copies of {capacity_bytes / GB:.1f} GB"
         self.fits = self._total_bytes <= capacity_bytes
         self.copies, self.reason = (Copies.BOTH if self.fits else Copies.ONE), told
-        if not self.fits:
+
+    def settle(self, seen: DeviceObserved | None, passed_once: Iterable[Component], working_set_bytes: int) -> None:
+        """What is meant for neither tier, as far as is known by now. `passed_once`: components that every node of the prompt goes through
+        once; `working_set_bytes`: the most that a node computes with beside its weights, of which a first prompt knows nothing."""
+        self.outside = {}
+        if self.copies is Copies.ONE and seen is not None and seen.host_copies_bytes is not None:
             device_bytes = sum(seen.held.values()) + seen.room_bytes - working_set_bytes
-            self.outside = _ends(passed_once, self._total_bytes + SPARE_BYTES - device_bytes - capacity_bytes)
+            self.outside = _ends(passed_once, self._total_bytes + SPARE_BYTES - device_bytes - seen.host_copies_bytes)
 
     def exchange(
         self, coming: Sequence[Component], leaving: Sequence[Component], *, passed_once: bool, reason: str

@@ -86,7 +86,8 @@ class DeviceTier:
         announced, and stood still for 0.1 s then (H100, a step of 0.22 s)."""
         if not self.seen or view.position >= len(view.timeline.visits):
             return []
-        self.placement.decide(self._look, view.passed_once(), view.most_working_set_bytes())
+        self.placement.decide(self._look)
+        self.placement.settle(self._look, view.passed_once(), view.most_working_set_bytes())
         visit = view.timeline.visits[view.position]
         used = [use.component for use in view.timeline.at(view.position)]
         if self.placement.copies is Copies.ONE:
