@@ -165,6 +165,27 @@ class Coming:
                 side.cuda.copy(side.bytes_of(page), self.images.pages[page])
                 self.announced.append(page)
 
+    def announce_at(self, pages: Iterable[int], stream: torch.cuda.Stream) -> list[torch.Tensor]:
+        """ComfyUI is about to compute with what lies on these pages. Begin with the copies of those that wait in host memory; of those that
+        find no room on the device the images are given up, for ComfyUI does not know of them: it reads that, and keeps pins. Returns the
+        slots that are free then."""
+        side, free = self._side, []
+        with side.cuda.on(stream):
+            for page in pages:
+                if page not in self.images.pages or page in self.announced:
+                    continue
+                self._waiting.remove(page)
+                serial = side.serial(page)
+                if serial is None:
+                    free.append(self.images.pages.pop(page))
+                    for module in side.on_page.get(page, ()):
+                        self.images.good.pop(module, None)
+                    continue
+                self.images.serials[page] = serial
+                side.cuda.copy(side.bytes_of(page), self.images.pages[page])
+                self.announced.append(page)
+        return free
+
     def arrive(self) -> list[torch.Tensor]:
         """Their copies are over: the slots that they leave. The modules whose bytes are all back are resident again: ComfyUI compares these
         signatures before it computes."""

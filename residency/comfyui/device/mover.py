@@ -428,7 +428,7 @@ class DeviceMover:
             if turn is not None:
                 if turn.is_seen_again(size_bytes):
                     self._look()
-                if turn.is_short(address, size_bytes):
+                if turn.is_short(address, size_bytes) or turn.waits_at(address, size_bytes):
                     self._go_on(turn, address, size_bytes)
         self.gate.wait_for_range(buffer, address, size_bytes)
 
@@ -440,6 +440,7 @@ class DeviceMover:
             self._turns.remove(turn)  # one that fails is over
             with self.gate.aside(), self._seeing_unpinned(turn.patcher, kind_of(turn.patcher, self._around)):
                 turn.go_on(address, size_bytes)
+                turn.bring(address, size_bytes)
             self._turns.append(turn)
         self._tell_left(turn)
 

@@ -256,10 +256,26 @@ class Turn:
     def _wanted_pages(self, address: int, size_bytes: int, most_pages: int) -> int:
         """Of the pages that the model still misses so many, and no fewer than it is about to ask for."""
         buffer = self.buffer
-        residency, start = buffer.get_residency(), address - buffer.base_addr
-        asked = range(start // PAGE_BYTES, -(-(start + size_bytes) // PAGE_BYTES))
+        residency, asked = buffer.get_residency(), self._pages_at(address, size_bytes)
         missing_pages = sum(not state & 1 for state in residency[: -(-int(buffer.offset) // PAGE_BYTES)])
         return max(min(missing_pages, most_pages), sum(not residency[page] & 1 for page in asked if page < len(residency)))
+
+    def waits_at(self, address: int, size_bytes: int) -> bool:
+        """Whether what the model asks for lies in host memory still."""
+        return bool(self._coming.waiting_pages) and any(page in self._coming.images.pages for page in self._pages_at(address, size_bytes))
+
+    def bring(self, address: int, size_bytes: int) -> None:
+        """What the exchange has made no room for and ComfyUI finds some for: its pages come from host memory, not from the file."""
+        with self._giving_up():
+            coming, slots, streams = self._coming, self._store.slots, self._streams
+            slots.give(coming.announce_at(self._pages_at(address, size_bytes), streams.into))
+            streams.into.synchronize()
+            slots.give(coming.arrive())
+            self.brought_bytes = coming.brought_pages * PAGE_BYTES
+
+    def _pages_at(self, address: int, size_bytes: int) -> range:
+        start = address - self.buffer.base_addr
+        return range(start // PAGE_BYTES, -(-(start + size_bytes) // PAGE_BYTES))
 
     def take_left(self) -> list[tuple[Any, int]]:
         """(model, bytes) of what has left since this was asked last."""
