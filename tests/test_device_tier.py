@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from story import MB, components
 
 from residency.core.component import Mode, Tier
-from residency.core.device_placement import Copies
+from residency.core.device_placement import SPARE_BYTES, Copies, Placement
 from residency.core.device_tier import DeviceTier, View
 from residency.core.events import (
     Cancel,
@@ -301,6 +301,48 @@ def test_a_model_that_is_passed_once_is_left_out_of_what_does_not_fit():
     visits = (replace(view.timeline.visits[0], passes_once=True), *view.timeline.visits[1:])
     (told,) = tier.node_starts(replace(view, timeline=replace(view.timeline, visits=visits)))
     assert told.left_out
+
+
+def settled(room_mb, copies_mb, often="", **held_mb):
+    """Three models, of which t is passed once where it is not one of `often`; 1,000 MB beside the weights."""
+    parts = components(t=10_000, a=12_000, b=12_000)
+    tier = DeviceTier()
+    tier.placement.begin(parts.values())
+    held = {key: size * MB for key, size in held_mb.items()}
+    tier.observe(DeviceObserved(0.0, held, room_mb * MB, {}, copies_mb * MB, True))
+    view = at(1, "tabt", parts, working_set_mb=1_000)
+    visits = tuple(
+        replace(visit, passes_once=key == "t" and str(n) not in often)
+        for n, (visit, key) in enumerate(zip(view.timeline.visits, "tabt", strict=True))
+    )
+    (told,) = tier.node_starts(replace(view, timeline=replace(view.timeline, visits=visits)))
+    return tier, told
+
+
+def test_where_both_tiers_are_too_small_the_end_of_what_is_passed_once_is_meant_for_neither():
+    """34,000 MB of weights, 11,000 beside the working set on the device, 20,000 in host memory; a gibibyte is left."""
+    tier, told = settled(2_000, 20_000, t=10_000)
+    assert tier.placement.outside == told.outside == {"t": 3_000 * MB + SPARE_BYTES}
+
+
+def test_where_all_fits_or_nothing_is_passed_once_each_weight_has_its_place():
+    assert settled(2_000, 25_000, t=10_000)[0].placement.outside == {}
+    assert settled(2_000, 20_000, often="3", t=10_000)[0].placement.outside == {}
+
+
+def test_what_fits_neither_tier_is_of_the_largest_first():
+    parts = components(s=1_000, t=3_000, a=9_000)
+    placement = Placement()
+    placement.begin(parts.values())
+    look = DeviceObserved(0.0, {}, 5_000 * MB, {}, 5_500 * MB, True)
+    placement.decide(look)
+    placement.settle(look, [parts["s"], parts["t"]], 0)
+    assert placement.outside == {"t": 3_000 * MB, "s": SPARE_BYTES - 500 * MB}
+    placement.begin(parts.values())
+    look = DeviceObserved(0.0, {}, 5_000 * MB, {}, 13_000 * MB, True)
+    placement.decide(look)
+    placement.settle(look, [parts["s"], parts["t"]], 0)
+    assert placement.outside == {}
 
 
 def test_an_exchange_that_has_not_taken_place_is_over_when_another_node_starts():

@@ -221,7 +221,7 @@ def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
         "temperature": scenario.temperature.value,
         "resident": scenario.resident,
         "target": asdict(scenario.target),
-        "arguments": list(scenario.arguments),
+        "arguments": list(scenario.server_arguments),
         "ways": {way.side: way.told() for way in bench.plan.ways},
         "sizes": {one.name: one.at(bench.models).stat().st_size for one in files},
         "prompts": {name: {"uses": one.uses, "passes": one.passes} for name, one in prompts.items()},
@@ -246,7 +246,7 @@ def _side(
     side = way.side
     arguments = ["--cpu"] if "device_bytes" not in bench.data["machine"] else []
     arguments += ["--verbose", "DEBUG"] if bench.plan.verbose else []
-    arguments += [*session[0].scenario.arguments, *way.arguments]
+    arguments += [*session[0].scenario.server_arguments, *way.arguments]
     current = session[0].scenario.name
     before_s, before = bench.elapsed_s(), len(bench.pace.queues)
     try:

@@ -76,7 +76,13 @@ class ComfyHost:
         self._lacks = machine.lacks() + device_lacks()
         self._need = MeasuredNeed(memory.host_memory().total_bytes)
         cuda = Cuda.of_comfyui()
-        self.device = DeviceMover(self.runtime.tell, self.runtime.clock, cuda, lambda: self.runtime.manager.placement)
+        self.device = DeviceMover(
+            self.runtime.tell,
+            self.runtime.clock,
+            cuda,
+            lambda: self.runtime.manager.placement,
+            look=partial(self._guard, self._look_in_pass),
+        )
         self._in_host = HostContents(self.device.contents, self.runtime.clock)
         self.waits = WeightWaits(self.runtime.clock, cuda)
         self._started_s, self._thread_at_start = 0.0, thread_waits.reading()  # where the node that runs began its own work
@@ -284,7 +290,7 @@ class ComfyHost:
             seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, self._load_stalled),
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
             seams.CAST: hooks.cast(self._asks, device.gate.wait, self.waits.given),
-            seams.FAULT: hooks.fault(device.gate.wait_for_range),
+            seams.FAULT: hooks.fault(device.before_fault),
             seams.PIN: hooks.pin(device.before_pin, device.may_pin),
             seams.CACHED: hooks.cached(runs, door(self._spared), door(self._dropped), as_if_used),
             seams.QUEUE_PUT: queue,
@@ -482,6 +488,17 @@ class ComfyHost:
             self.device.advance()
             self.runtime.look()
 
+    def _look_in_pass(self) -> None:
+        """In the middle of a node's first pass: what it has fetched lies in the page cache a second time."""
+        with self._lock:
+            prompt = self._prompt
+            if prompt is None or prompt.graph is None or self.runtime.session.phase is not Phase.RUNNING:
+                return
+            seen = self._in_host.look(prompt.graph.components, changed=True)
+            if seen is not None:
+                now_s = self.runtime.clock()
+                self.runtime.tell(Looks(now_s, self._limits(prompt, now_s), Sight(seen)))
+
     def _reason_against(self, seam: seams.Seam) -> str:
         return next((fit.reason for fit in self.fits if fit.name == seam.name and not fit.fits), "")
 
@@ -496,7 +513,7 @@ class ComfyHost:
         held, budget_bytes = there.held(), prompt.settings.device_budget_bytes
         if budget_bytes is not None:
             room_bytes = min(room_bytes, budget_bytes - sum(held.values()))
-        exchanges = dynamic_vram() and self._fits(seams.PIN)
+        exchanges = dynamic_vram() and self._fits(seams.PIN) and self._fits(seams.FAULT)
         return DeviceObserved(self.runtime.clock(), held, room_bytes, there.in_host(), there.host_capacity_bytes(), exchanges)
 
     def _tell_copies(self) -> None:

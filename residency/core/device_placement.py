@@ -4,12 +4,13 @@ With copies in both tiers what leaves the device costs nothing: its host copy st
 the device or in host memory. Then a model that comes is exchanged with those that leave, which are written back as far as there is room;
 the mover carries that out when the host loads the model. What leaves first is needed last (Belady 1966). A model that is passed through
 once gets no room for what has been lost of it: in prompts that repeat it is always the end of that one that is read again, not the ends
-of all in turn.
+of all in turn. Where both tiers together are too small, that end is settled ahead (`outside`): it leaves the device
+without an image, and the page cache, where it has just been read, is the place that holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -17,6 +18,9 @@ from .component import Component, Tier
 from .events import Cancel, DeviceObserved, Exchange
 
 GB = 10**9
+# Of both tiers, left when it is reckoned what fits neither: pages are rounded up, slots taken 0.5 GiB at a time, and torch's allocator
+# keeps more than the working set says.
+SPARE_BYTES = 2**30
 
 
 class Copies(Enum):
@@ -37,6 +41,7 @@ class Placement:
     copies: Copies = Copies.BOTH
     reason: str = ""
     fits: bool = False  # it has been seen that host memory can hold copies of all of the prompt's weights
+    outside: Mapping[str, int] = field(default_factory=dict)  # bytes by component, from its end, that are meant for neither tier
     standing: dict[str, Exchange] = field(default_factory=dict)
     _total_bytes: int = 0
     _is_open: bool = False
@@ -59,6 +64,14 @@ class Placement:
         self.fits = self._total_bytes <= capacity_bytes
         self.copies, self.reason = (Copies.BOTH if self.fits else Copies.ONE), told
 
+    def settle(self, seen: DeviceObserved | None, passed_once: Iterable[Component], working_set_bytes: int) -> None:
+        """What is meant for neither tier, as far as is known by now. `passed_once`: components that every node of the prompt goes through
+        once; `working_set_bytes`: the most that a node computes with beside its weights, of which a first prompt knows nothing."""
+        self.outside = {}
+        if self.copies is Copies.ONE and seen is not None and seen.host_copies_bytes is not None:
+            device_bytes = sum(seen.held.values()) + seen.room_bytes - working_set_bytes
+            self.outside = _ends(passed_once, self._total_bytes + SPARE_BYTES - device_bytes - seen.host_copies_bytes)
+
     def exchange(
         self, coming: Sequence[Component], leaving: Sequence[Component], *, passed_once: bool, reason: str
     ) -> list[Exchange | Cancel]:
@@ -66,7 +79,9 @@ class Placement:
         before is over."""
         keys = {component.key for component in coming}
         cancels = self.cancel("another node has started", spared=keys)
-        told = [Exchange(component, Tier.DEVICE, component.size_bytes, reason, tuple(leaving), passed_once) for component in coming]
+        outside = {component.key: self.outside[component.key] for component in leaving if component.key in self.outside}
+        terms = reason, tuple(leaving), passed_once, outside
+        told = [Exchange(component, Tier.DEVICE, component.size_bytes, *terms) for component in coming]
         self.standing.update((one.component.key, one) for one in told)
         return [*cancels, *told]
 
@@ -78,3 +93,14 @@ class Placement:
     def answered(self, key: str) -> bool:
         """The mover has carried it out, or refused. Whether one stood."""
         return self.standing.pop(key, None) is not None
+
+
+def _ends(components: Iterable[Component], size_bytes: int) -> dict[str, int]:
+    """`size_bytes` of the ends of these, of the largest first: few models with an end that is read while they compute."""
+    found: dict[str, int] = {}
+    for component in sorted(components, key=lambda component: (-component.size_bytes, component.key)):
+        if size_bytes <= 0:
+            break
+        found[component.key] = min(size_bytes, component.size_bytes)
+        size_bytes -= found[component.key]
+    return found

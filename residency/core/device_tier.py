@@ -87,6 +87,7 @@ class DeviceTier:
         if not self.seen or view.position >= len(view.timeline.visits):
             return []
         self.placement.decide(self._look)
+        self.placement.settle(self._look, view.passed_once(), view.most_working_set_bytes())
         visit = view.timeline.visits[view.position]
         used = [use.component for use in view.timeline.at(view.position)]
         if self.placement.copies is Copies.ONE:
@@ -277,6 +278,17 @@ class View:
         """What the node at `position` computes with, in order."""
         used = dict.fromkeys(use.component for use in self.timeline.at(self.position) if use.kind is UseKind.COMPUTE)
         return [self.components[key] for key in used if key in self.components]
+
+    def passed_once(self) -> list[Component]:
+        """What every visit that computes with it goes through once."""
+        several: dict[str, bool] = {}
+        for use in self.timeline.uses:
+            if use.kind is UseKind.COMPUTE:
+                several[use.component] = several.get(use.component, False) or not self.timeline.visits[use.position].passes_once
+        return [self.components[key] for key, often in several.items() if not often and key in self.components]
+
+    def most_working_set_bytes(self) -> int:
+        return max((visit.working_set_bytes for visit in self.timeline.visits), default=0)
 
     @property
     def looks_ahead(self) -> bool:

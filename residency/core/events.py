@@ -349,7 +349,8 @@ class Prefetch:
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """To the device, where a weight has one copy over two tiers: when the host loads the component, bring what lies in host memory of its
-    first `size_bytes`, in exchange for the ends of those `leaving`, the best victim first. What leaves is written back.
+    first `size_bytes`, in exchange for the ends of those `leaving`, the best victim first. What leaves is written back, but for `outside`:
+    so many bytes by component, from its end.
 
     `left_out`: what is in neither tier gets no room, and nothing else loses its place in host memory for it. Holds for every load of the
     node that starts. The mover answers with Evicted for each that has left, and one TransferDone or TransferStopped.
@@ -361,6 +362,7 @@ class Exchange:
     reason: str
     leaving: tuple[Component, ...] = ()
     left_out: bool = False
+    outside: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

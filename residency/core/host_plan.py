@@ -22,6 +22,12 @@ NO_TERMS = Terms()
 # Where the tier holds more than its limit, as much more must leave for what comes: at most this part of it.
 MOST_LOST = 4
 
+# Of what passes through the page cache while its node runs, read ahead of the node:
+# seconds of a drive, and little that would have to leave. While the node reads, no less than that part of it is begun: what it comes upon
+# half read it reads again.
+WINDOW_BYTES = 6 * 2**30
+LEAST_WINDOW = 2
+
 
 def plan(
     timeline: Timeline,
@@ -300,10 +306,15 @@ class _Draft:
         missing = self.components[key].size_bytes - record.loaded_bytes - record.held_bytes
         if missing <= 0:
             return True
+        least = 1
+        if self.terms.passes:  # what is fetched meanwhile leaves, what is announced is counted until it has landed
+            is_used = self.running and at == self.position
+            least = min(missing, WINDOW_BYTES // LEAST_WINDOW) if is_used else 1
+            missing = min(missing, max(0, WINDOW_BYTES - record.held_bytes) if is_used else WINDOW_BYTES)
         if missing > self.free:
             self._make_room(missing, key, at, None if at > self.position else at)
         size = min(missing, self.free)
-        if size <= 0:
+        if size < least:
             return False
         if reason is None:
             visit = self.timeline.visits[at]

@@ -367,6 +367,7 @@ class Manager:
     def _replan(self) -> list[Instruction]:
         if self._placements.off:
             return []
+        self._host.terms.passes = self.placement.copies is Copies.ONE
         return self._host.replan(self._running or self._soon)
 
     def _device_view(self) -> View:

@@ -64,6 +64,7 @@ class Terms:
     """The conditions of a plan beside the budget.
 
     `alone`: components whose drive serves one reader at a time. `copies`: a node needs room for another copy of all it reads.
+    `passes`: what the running node computes with leaves the page cache as it is fetched, piece by piece, and the host looks meanwhile.
     `reserve_bytes`: what is there may exceed the limit by so much. `may_prefetch(key)`: whether modes and policies let it be read ahead.
     `before_free(key)`: bytes of a component that its drive can bring before what is busy now has ended.
     """
@@ -71,6 +72,7 @@ class Terms:
     policies: Mapping[str, Policy] = field(default_factory=dict)
     alone: Collection[str] = frozenset()
     copies: bool = False
+    passes: bool = False
     reserve_bytes: int = 0
     may_prefetch: Callable[[str], bool] = lambda key: True
     before_free: Callable[[str], float] = lambda key: NEVER

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from .workload import Program, Step
 from .world import World
 
+PART_BYTES = 512 * 2**20  # of a first pass, between two looks at what is where
+
 
 class Consumer:
     """Runs steps in a world."""
@@ -25,6 +27,7 @@ class Consumer:
         self.world = world
         self.program = program
         self.after_first_pass: Callable[[], None] = lambda: None
+        self.in_first_pass: Callable[[], None] | None = None  # after each chunk that had to be fetched
         self._streamed: dict[str, int] = {}  # by the running node: pinned where there is one copy
 
     def resident_bytes(self, key: str) -> int:
@@ -45,7 +48,11 @@ class Consumer:
         for key in step.components:
             size_bytes = self.program.components[key].size_bytes
             wanted_bytes = world.link.load(key, size_bytes, step.working_set_bytes, world.cross)
-            resident[key] = world.device.make_room(key, wanted_bytes, step.working_set_bytes, step.components)
+            if world.link.goes_on(key) and wanted_bytes == size_bytes:
+                world.device.working_set_bytes = step.working_set_bytes
+                resident[key] = world.device.held.get(key, 0)
+            else:
+                resident[key] = world.device.make_room(key, wanted_bytes, step.working_set_bytes, step.components)
         pass_s = compute_s / step.passes
         for key in step.components:
             self._first_pass(key, resident[key], pass_s / total_bytes)
@@ -72,7 +79,12 @@ class Consumer:
             elif at < pinned:
                 at = self._stretch(at, pinned, machine.pinned_bytes_per_s, compute_s_per_byte)
             else:
-                at = self._from_host_or_disk(key, at, size_bytes, compute_s_per_byte)
+                upto = size_bytes if self.in_first_pass is None else min(size_bytes, at + PART_BYTES)
+                world.link.go_on(key, upto, world.device.working_set_bytes, world.cross)
+                held_bytes = world.device.held.get(key, 0)  # behind that it is streamed
+                at = self._from_host_or_disk(key, at, held_bytes if at < held_bytes else upto, compute_s_per_byte)
+                if self.in_first_pass is not None:
+                    self.in_first_pass()
 
     def _from_host_or_disk(self, key: str, at: int, size_bytes: int, compute_s_per_byte: float) -> int:
         """Consume one run from `at`; returns where it ended."""
@@ -87,8 +99,8 @@ class Consumer:
             return self._stretch(at, end, machine.cached_bytes_per_s, compute_s_per_byte)
         transfer = world.mover.lane_of(key).reading
         if transfer is not None and transfer.key == key and at < transfer.run_end:
-            reached = transfer.run_end
-            if world.follow(key, at, min(most, machine.fresh_pin_bytes_per_s)):
+            reached = world.follow(key, at, size_bytes, min(most, machine.fresh_pin_bytes_per_s))
+            if reached is not None:
                 self._pin(key, at, reached)
                 return reached
         end = world.read(key, at, end, most)

@@ -34,6 +34,30 @@ class Copy:
         return self.instruction.component.key
 
 
+@dataclass
+class _Going:
+    """An exchange whose victims leave as the consumer comes: bytes of each that are still to be written back, best victim first."""
+
+    key: str
+    leaving: deque[tuple[str, int]]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(own_bytes for _, own_bytes in self.leaving)
+
+    def leave(self, size_bytes: int, one: Callable[..., None]) -> int:
+        """Let so many go; returns how many went."""
+        left_bytes = max(0, size_bytes)
+        while left_bytes > 0 and self.leaving:
+            key, own_bytes = self.leaving.popleft()
+            gone_bytes = min(own_bytes, left_bytes)
+            one(key, gone_bytes, keep=True)
+            left_bytes -= gone_bytes
+            if own_bytes > gone_bytes:
+                self.leaving.appendleft((key, own_bytes - gone_bytes))
+        return max(0, size_bytes) - left_bytes
+
+
 class Link:
     """Implements the runtime's Mover for the device tier. `can_prefetch` false: it refuses, as hosts without such a mover do."""
 
@@ -47,6 +71,7 @@ class Link:
         self._own: dict[str, Copy] = {}  # of the node that runs
         self._placed: dict[str, Exchange] = {}  # of the node that runs
         self._unanswered: set[str] = set()  # of those
+        self._going: dict[str, _Going] = {}
         self.lasting: dict[str, int] = {}  # bytes of a component that both tiers had kept between its last two loads
 
     # --- the runtime's Mover ---
@@ -110,10 +135,15 @@ class Link:
     def expect(self) -> None:
         """A node is about to start: what was placed for the one before no longer holds."""
         self._placed = {key: one for key, one in self._placed.items() if key in self._unanswered}
+        self._going.clear()
 
     def placed(self, key: str) -> Exchange | None:
         """The exchange that holds for the component while this node runs."""
         return self._placed.get(key)
+
+    def goes_on(self, key: str) -> bool:
+        """Whether the consumer's coming makes room for the component."""
+        return key in self._going
 
     def load(self, key: str, size_bytes: int, working_set_bytes: int, wait: Callable[[float], object]) -> int:
         """The consumer loads the component; `wait(seconds)` passes the time that its exchange takes. Returns what the consumer shall find
@@ -122,7 +152,7 @@ class Link:
         if placed is None:
             return size_bytes
         held, images, host, device = self._device.held, self._host.images, self._host, self._device
-        spare_bytes = host.available_bytes - self._machine.idle_floor_bytes
+        spare_bytes = self._spare_bytes()
         known_bytes = held.get(key, 0) + images.get(key, 0)
         lost_bytes = size_bytes - known_bytes if known_bytes else 0
         self.lasting[key] = known_bytes or size_bytes
@@ -137,32 +167,57 @@ class Link:
             wanted_bytes = images.get(key, 0)
             nowhere_bytes = short_bytes(wanted_bytes) - images.get(key, 0) - max(0, spare_bytes)
         short, begun_s = short_bytes(wanted_bytes), self._clock()
-        gone: dict[str, int] = {}
+        going = self._going[key] = _Going(key, deque())
+        lost_bytes = max(0, nowhere_bytes)
         for victim in placed.leaving:
-            gone[victim.key] = max(0, min(short - sum(gone.values()), held.get(victim.key, 0)))
+            held_bytes = held.get(victim.key, 0)
+            gone_bytes = max(0, min(short, held_bytes))
+            short -= gone_bytes
+            outside_bytes = min(gone_bytes, max(0, held_bytes - victim.size_bytes + placed.outside.get(victim.key, 0)))
+            lost_bytes = max(0, lost_bytes - outside_bytes)
+            without_bytes = min(lost_bytes, gone_bytes - outside_bytes)  # of what is needed last the end leaves without an image
+            lost_bytes -= without_bytes
+            self._leave(victim.key, outside_bytes + without_bytes, keep=False)
+            going.leaving.append((victim.key, gone_bytes - outside_bytes - without_bytes))
         # both at once, page by page: what comes gives its place in host memory to what leaves
-        brought_bytes = min(images.get(key, 0), max(0, sum(gone.values()) - short_bytes(0)))
+        images_bytes = images.get(key, 0)
+        leaves_bytes = min(max(0, short_bytes(images_bytes)), going.size_bytes)
+        brought_bytes = min(images_bytes, max(0, leaves_bytes - short_bytes(0)))
         host.cut_image(key, brought_bytes)
-        written_bytes = 0
-        for victim_key, gone_bytes in gone.items():
-            lost = max(0, min(nowhere_bytes, gone_bytes))  # of what is needed last the end leaves without an image
-            nowhere_bytes -= lost
-            host.cut_image(victim_key, lost)
-            if gone_bytes:
-                device.drop(victim_key, held[victim_key] - gone_bytes)
-            host.write_back(victim_key, gone_bytes - lost)
-            written_bytes += gone_bytes - lost
+        written_bytes = going.leave(leaves_bytes, self._leave)
         device.fill(key, held.get(key, 0) + brought_bytes)
         self.moved_bytes += brought_bytes
         wait(self._exchange_s(brought_bytes, written_bytes))
-        for victim_key, gone_bytes in gone.items():
-            if gone_bytes:
-                self.tell(Evicted(self._clock(), victim_key, Tier.DEVICE, gone_bytes, "written back: host memory is too short for both"))
         if key in self._unanswered or brought_bytes:
             self._unanswered.discard(key)
             took_s = self._clock() - begun_s
             self.tell(TransferDone(self._clock(), key, Tier.DEVICE, brought_bytes, held.get(key, 0), took_s))
         return held.get(key, 0) if left_out else size_bytes
+
+    def go_on(self, key: str, upto: int, working_set_bytes: int, wait: Callable[[float], object]) -> None:
+        """The consumer is about to fetch the component up to there: that finds room, in exchange."""
+        device, going = self._device, self._going.get(key)
+        if going is None:
+            return
+        room_bytes = device.limit_bytes - working_set_bytes - sum(device.held.values())
+        written_bytes = going.leave(upto - device.held.get(key, 0) - room_bytes, self._leave)
+        room_bytes = device.limit_bytes - working_set_bytes - sum(device.held.values())
+        device.fill(key, min(upto, device.held.get(key, 0) + max(0, room_bytes)))
+        if written_bytes:
+            wait(self._exchange_s(0, written_bytes))
+
+    def _leave(self, key: str, size_bytes: int, *, keep: bool) -> None:
+        """The end of a victim leaves the device."""
+        if size_bytes <= 0:
+            return
+        kept_bytes = max(0, min(size_bytes, self._spare_bytes())) if keep else 0
+        self._host.cut_image(key, size_bytes - kept_bytes)
+        self._device.drop(key, self._device.held[key] - size_bytes)
+        self._host.write_back(key, kept_bytes)
+        self.tell(Evicted(self._clock(), key, Tier.DEVICE, size_bytes, "host memory is too short for both"))
+
+    def _spare_bytes(self) -> int:
+        return self._host.available_bytes - self._machine.idle_floor_bytes
 
     def _exchange_s(self, in_bytes: int, out_bytes: int) -> float:
         shorter_s, longer_s = sorted((in_bytes / self._machine.pinned_bytes_per_s, out_bytes / self._machine.pinned_back_bytes_per_s))

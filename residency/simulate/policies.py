@@ -84,7 +84,7 @@ class _ManagedPack:
         world.mover.tell = world.link.tell = self._runtime.tell
         world.link.can_prefetch = policy.device_prefetch
         self._traces: list[Trace] = []
-        consumer.after_first_pass = self._look_again
+        consumer.after_first_pass = consumer.in_first_pass = self._look_again
         if policy.informed:
             drives, drive_of = world.machine.drives, program.drive_of
             read = {key: drives[drive_of.get(key, 0)].read_bytes_per_s for key in program.components}
@@ -170,7 +170,8 @@ class _ManagedPack:
         surplus: dict[str, int] = {}
         for key in components:
             if self._one_copy:  # what did not last until its last use will be read again before its next
-                loaded_bytes = min(self._consumer.resident_bytes(key), world.link.lasting.get(key, 0))
+                inside_bytes = components[key].size_bytes - self._runtime.manager.placement.outside.get(key, 0)
+                loaded_bytes = min(self._consumer.resident_bytes(key), world.link.lasting.get(key, 0), inside_bytes)
             else:
                 loaded_bytes = self._consumer.resident_bytes(key) if stays else world.host.pins.get(key, 0)
             ranges = world.host.cached(key)

@@ -116,22 +116,25 @@ class World:
             and at < transfer.run_end
         )
 
-    def follow(self, key: str, start: int, most_bytes_per_s: float) -> bool:
-        """The consumer has caught up with the lane that reads its component: take the lane's current run as it comes.
+    def follow(self, key: str, start: int, upto: int, most_bytes_per_s: float) -> int | None:
+        """The consumer has caught up with the lane that reads its component: take the lane's current run as it comes, at most up to there.
 
-        False when the lane is not reading there.
+        Returns how far it got; None when the lane is not reading there.
         """
         lane = self.mover.lane_of(key)
         self.settle()
         transfer = lane.reading
         if transfer is None or not self._is_near(lane, key, start):
-            return False
-        begun_s, length = self.time_s, transfer.run_end - start
-        while lane.reading is transfer and transfer.front < transfer.run_end and transfer.run_end > start:
-            self._pass(self._next_s(None), None)
+            return None
+        begun_s, end = self.time_s, min(upto, transfer.run_end)
+        while lane.reading is transfer and transfer.front < end and transfer.run_end > start:
+            reaches_s = transfer.latency_left_s + (end - transfer.front) / self._reader_rate(lane, None)
+            self._pass(min(reaches_s, self._next_s(None)), None)
+            if end - transfer.front < 1e-6:
+                break
         self.settle()
-        self.idle(length / most_bytes_per_s - (self.time_s - begun_s))
-        return True
+        self.idle((end - start) / most_bytes_per_s - (self.time_s - begun_s))
+        return end
 
     def _reader_rate(self, lane: Lane, consumer_lane: Lane | None) -> float:
         if lane is not consumer_lane:

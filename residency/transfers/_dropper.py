@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from mmap import PAGESIZE
@@ -111,34 +111,42 @@ def _drop(drop: Drop) -> tuple[int, str]:
     changed = first_change(drop.component.files)
     if changed is not None:
         return 0, f"refused: {changed} since it was read"
-    freed_bytes, notes = 0, []
-    for _, extent, _ in between(drop.component, drop.keep_bytes, drop.upto_bytes):
-        if drop.answered:  # given up on while it went on
+    extents = [extent for _, extent, _ in between(drop.component, drop.keep_bytes, drop.upto_bytes)]
+    notes: dict[str, None] = {}
+    freed_bytes, left = _drop_all(drop, extents, notes)
+    # The kernel skips pages whose read is still under way (its own read-ahead behind a cancelled transfer: 11 MiB were seen);
+    # they arrive within milliseconds. What stays after that is mapped, dirty, or half of a page or large folio at an edge: of a model whose
+    # bytes lie in hundreds of ranges there are many edges, so nobody waits for one alone.
+    for pause_s in _PAUSES_S:
+        if not left or drop.answered:
             break
-        try:
-            freed, note = _drop_extent(extent)
-        except BaseException as error:  # a thread that died of it would leave every later drop unanswered
-            freed, note = 0, str(error) if isinstance(error, OSError) else f"{extent.path}: {type(error).__name__}: {error}"
-        freed_bytes += freed
-        if note is not None and note not in notes:
-            notes.append(note)
+        time.sleep(pause_s)
+        more_bytes, left = _drop_all(drop, left, notes)
+        freed_bytes += more_bytes
+        if not more_bytes:
+            break
     return freed_bytes, "; ".join([drop.reason, *notes])
 
 
-def _drop_extent(extent: Extent) -> tuple[int, str | None]:
-    before = pagecache.cached_bytes(extent)
-    pagecache.drop(extent)
-    after = pagecache.cached_bytes(extent)
-    # The kernel skips pages whose read is still under way (its own read-ahead behind a cancelled transfer: 11 MiB were seen);
-    # they arrive within milliseconds. What stays after that is mapped, dirty, or half of a page or large folio at the edge.
-    for pause_s in _PAUSES_S:
-        if after is None or after < 2 * PAGESIZE:
+def _drop_all(drop: Drop, extents: Iterable[Extent], notes: dict[str, None]) -> tuple[int, list[Extent]]:
+    """The bytes that left the cache, and the extents of which more than an edge stayed."""
+    freed_bytes, left = 0, []
+    for extent in extents:
+        if drop.answered:  # given up on while it went on
             break
-        time.sleep(pause_s)
-        pagecache.drop(extent)
-        stayed, after = after, pagecache.cached_bytes(extent)
-        if after == stayed:
-            break
-    if before is None or after is None:
-        return 0, "this process may not ask what was freed"
-    return max(0, before - after), None
+        try:
+            before = pagecache.cached_bytes(extent)
+            if before == 0:
+                continue
+            pagecache.drop(extent)
+            after = pagecache.cached_bytes(extent)
+        except BaseException as error:  # a thread that died of it would leave every later drop unanswered
+            notes[str(error) if isinstance(error, OSError) else f"{extent.path}: {type(error).__name__}: {error}"] = None
+            continue
+        if before is None or after is None:
+            notes["this process may not ask what was freed"] = None
+            continue
+        freed_bytes += max(0, before - after)
+        if after >= 2 * PAGESIZE:
+            left.append(extent)
+    return freed_bytes, left

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from residency.bench.models import family, files_of
-from residency.bench.scenarios import SCENARIOS, Precision, Scenario, Size, Temperature, Workflow, choose, references
+from residency.bench.scenarios import GIB, SCENARIOS, Limits, Precision, Scenario, Size, Temperature, Workflow, choose, references
 from residency.bench.sessions import sessions
 from residency.bench.workflows import prompt
 
@@ -71,3 +73,13 @@ def test_one_server_runs_the_cold_scenario_first_then_ever_more_device_memory():
     asked = choose(["S4", "S3", "S1", "S2", "S3b", "S5"])
     found = [[one.name for one in session] for session in sessions(asked, references(asked))]
     assert found == [["S1", "S3", "S4"], ["S2"], ["S3b", "S4b"], ["S5"]]
+
+
+@pytest.mark.parametrize(
+    ("host_gib", "told"),
+    [(None, ()), (8, ("--cache-ram", "2.0", "8.0")), (32, ("--cache-ram", "3.2", "32.0")), (256, ("--cache-ram", "10.0", "128.0"))],
+)
+def test_where_ram_is_held_comfyui_keeps_what_it_would_on_a_machine_of_that_size(host_gib: int | None, told: tuple[str, ...]):
+    scenario = replace(choose(["C4"])[0], true_reserve=True, limits=Limits(8 * GIB, None if host_gib is None else host_gib * GIB))
+    assert scenario.server_arguments == ("--disable-dynamic-vram", *told)
+    assert replace(scenario, true_reserve=False).server_arguments == ("--disable-dynamic-vram",)

@@ -19,14 +19,15 @@ REPEATS_BYTES = 65_521
 
 
 class Buffer:
-    """A virtual device buffer of `pages` pages; all buffers share the free pages in `free`."""
+    """A virtual device buffer for `size_bytes`, with a page more than they need; all buffers share the free pages in `free`."""
 
-    def __init__(self, pages: int, free: list[int]) -> None:
+    def __init__(self, size_bytes: int, free: list[int]) -> None:
         import torch
 
+        pages = size_bytes // PAGE + 1
         self.memory = torch.zeros(pages * PAGE, dtype=torch.uint8)
         self.base_addr, self.max_size = self.memory.data_ptr(), pages * PAGE
-        self.offset = self.max_size
+        self.offset = size_bytes
         self.mapped, self.serials = [0] * pages, [0] * pages
         self.watermark, self.free = pages, free
 
@@ -125,7 +126,7 @@ def patcher(draw: random.Random, free: list[int]) -> Any:
             return self.buffer.loaded_size()
 
     made: Any = Patcher()
-    made.model, made.buffer, made.size_bytes = model(draw, lambda size_bytes: Buffer(size_bytes // PAGE + 1, free))
+    made.model, made.buffer, made.size_bytes = model(draw, lambda size_bytes: Buffer(size_bytes, free))
     made.model.dynamic_pins = {made.load_device: {}}
     return made
 
@@ -227,6 +228,9 @@ class Late:
         self.copies = 0
         self._active: LateStream | None = None
 
+    def capturing(self) -> bool:
+        return False
+
     def stream(self) -> LateStream:
         return _Late(self._arrives)
 
@@ -289,7 +293,9 @@ class _Late(LateStream):
 
 def small_pages() -> None:
     """From here on the pack's pages, slabs and chunks are as small as this device's."""
-    from residency.comfyui.device import onload, page_exchange
+    from residency.comfyui.device import exchange_sides, onload, page_exchange, slots
 
-    page_exchange.PAGE_BYTES = onload.PAGE_BYTES = PAGE
-    page_exchange.SLAB_PAGES, page_exchange.CHUNK_PAGES, page_exchange.TRANSIT_PAGES = 4, 2, 4
+    for module in (exchange_sides, onload, page_exchange, slots):
+        module.PAGE_BYTES = PAGE
+    page_exchange.SLAB_PAGES = slots.SLAB_PAGES = 4
+    page_exchange.CHUNK_PAGES, page_exchange.TRANSIT_PAGES = 2, 4

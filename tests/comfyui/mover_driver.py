@@ -39,7 +39,7 @@ class LateBench:
         self.cuda: Any = Late(self.free, self.buffers)
 
     def buffer(self, size_bytes: int) -> Any:
-        self.buffers.append(Buffer(size_bytes // PAGE + 1, self.free))
+        self.buffers.append(Buffer(size_bytes, self.free))
         return self.buffers[-1]
 
     def pin(self, tensor: Any) -> Any:
@@ -175,8 +175,14 @@ class Scene:
 
     def load_and_compute(self, key: str) -> None:
         one = self.patchers[key]
+
+        def before_use(parts: list[Any]) -> None:
+            for part in parts:
+                self.mover.before_fault(*part._v)
+            self.mover.gate.wait(parts)
+
         self.mover.before_load([one], 0)
-        filled, wrong = compute(one, self.mover.gate.wait, lambda one: self.mover.after_load([one], 0), self.bench.on_device)
+        filled, wrong = compute(one, before_use, lambda one: self.mover.after_load([one], 0), self.bench.on_device)
         self.filled, self.wrong = self.filled + filled, self.wrong + wrong
 
     def change(self, key: str) -> None:
@@ -465,10 +471,10 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 def mutants(bench_of: Any) -> dict[str, bool]:
     """By rule: whether anything shows that it is broken."""
-    from residency.comfyui.device import page_exchange
+    from residency.comfyui.device import exchange_sides, page_exchange
     from residency.comfyui.device.mover import DeviceMover
 
-    leave, finish = page_exchange._Leaving.announce, DeviceMover._finish
+    leave, finish = exchange_sides.Leaving.announce, DeviceMover._finish
 
     def is_caught(owner: Any, name: str, value: Any) -> bool:
         with replaced(owner, name, value):
@@ -493,10 +499,10 @@ def mutants(bench_of: Any) -> dict[str, bool]:
 
     return {
         "evicts a page whose copy is under way": is_caught(DeviceMover, "wait_for_copies", lambda self: None),
-        "forgets a write-back": is_caught_uncompared(page_exchange._Leaving, "announce", forgets),
+        "forgets a write-back": is_caught_uncompared(exchange_sides.Leaving, "announce", forgets),
         "brings without room": is_caught(DeviceMover, "_room_for_copies", lambda self, asked_bytes=0: 10**15),
         "loses a refusal": is_caught(DeviceMover, "_finish", loses),
-        "keeps the images of an exchange that has failed": is_caught(page_exchange.PageStore, "_give_up", lambda *images: None),
+        "keeps the images of an exchange that has failed": is_caught(page_exchange.PageStore, "give_up", lambda *images: None),
         "nothing is broken": is_caught(DeviceMover, "close", DeviceMover.close),
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,15 +19,39 @@ from late_device import PAGE, Late, compute, patcher, small_pages
 HEADROOM_PAGES = 4
 
 
-def exchange(store: Any, one: Any, others: list[Any], free: list[int], passed_once: bool = False) -> int:
-    """With headroom that only an exchange may use; returns the pages of it that it has kept."""
+def exchange(
+    store: Any, one: Any, others: list[Any], free: list[int], passed_once: bool = False, outside: Any = None, headroom: int = 0
+) -> tuple[int, Any]:
+    """With pages that only an exchange may use: how many of them it has kept, and what makes room for parts of the model that are about to
+    be used. `headroom`: pages that the exchange leaves free, and those parts may use."""
     from residency.comfyui.device.page_exchange import Streams
 
-    free[0] += HEADROOM_PAGES
-    streams = Streams(store._cuda.stream(), store._cuda.stream())
-    store.exchange(one, others, streams, lambda: (free[0] - HEADROOM_PAGES) * PAGE, passed_once=passed_once)
-    free[0] -= HEADROOM_PAGES
-    return max(0, -free[0])
+    lends = [0]
+    room_bytes = lambda: (free[0] - lends[0] - headroom) * PAGE  # noqa: E731
+
+    def lent(act: Callable[[], Any]) -> Any:
+        lends[0] = 0 if headroom else HEADROOM_PAGES
+        free[0] += lends[0]
+        try:
+            return act()
+        finally:
+            free[0] -= lends[0]
+            lends[0] = 0
+
+    streams = Streams(store.cuda.stream(), store.cuda.stream())
+    leaving = {other: (outside or {}).get(other, 0) for other in others}
+    turn = lent(lambda: store.exchange(one, leaving, streams, room_bytes, passed_once=passed_once))
+    kept = max(0, -free[0])
+
+    def make_room(parts: list[Any]) -> None:
+        for part in parts:
+            _, *place = part._v
+            if turn.is_short(*place):
+                lent(lambda place=place: turn.go_on(*place))
+            if turn.waits_at(*place):
+                turn.bring(*place)
+
+    return kept, make_room
 
 
 def trial(seed: int, store_of: Any) -> tuple[int, int, int]:
@@ -43,8 +68,10 @@ def trial(seed: int, store_of: Any) -> tuple[int, int, int]:
             others = [other for other in models if other is not one]
             draw.shuffle(others)
             passed_once = draw.random() < 0.3
-            kept += exchange(store, one, others[: draw.choice((0, 1, 2, 2))], free, passed_once)  # not all may leave
-            wrong += compute(one, loaded=store.leave_out if passed_once else bool)[1]
+            outside = {other: draw.choice((0, 0, 1, 5, 99)) * PAGE for other in others}
+            more, make_room = exchange(store, one, others[: draw.choice((0, 1, 2, 2))], free, passed_once, outside)  # not all may leave
+            kept += more
+            wrong += compute(one, make_room, store.leave_out if passed_once else bool)[1]
         elif act < 0.7:  # pressure from outside
             one.buffer.free_memory(draw.randint(1, 5) * PAGE)
         elif act < 0.8:  # a patch has changed the weights
@@ -58,8 +85,11 @@ def trial(seed: int, store_of: Any) -> tuple[int, int, int]:
     return wrong, store.slots.total_bytes - used, kept
 
 
-def cycle(store_of: Any, device_pages: int, host_pages: int, passed_once: bool = False) -> list[list[int]]:
-    """Modules of each of three models, of 52 pages in all, that are read from the file in each round. `passed_once`: the first of them."""
+def cycle(
+    store_of: Any, device_pages: int, host_pages: int, passed_once: bool = False, outside_pages: int = 0, headroom: int = 0
+) -> list[list[int]]:
+    """Modules of each of three models, of 52 pages in all, that are read from the file in each round. `passed_once`: the first of them, and
+    so many pages of its end are meant for neither tier."""
     free, draw = [device_pages], random.Random(7)
     store = store_of(lambda: host_pages * PAGE - store.slots.total_bytes, Late(free))
     models = [patcher(draw, free) for _ in range(3)]
@@ -69,8 +99,8 @@ def cycle(store_of: Any, device_pages: int, host_pages: int, passed_once: bool =
         for turn, one in enumerate(models):
             soonest_last = [models[(turn + away) % 3] for away in (2, 1)]
             once = passed_once and turn == 0
-            exchange(store, one, soonest_last, free, once)
-            filled.append(compute(one, loaded=store.leave_out if once else bool)[0])
+            _, make_room = exchange(store, one, soonest_last, free, once, {models[0]: outside_pages * PAGE}, headroom)
+            filled.append(compute(one, make_room, store.leave_out if once else bool)[0])
         rounds.append(filled)
     return rounds
 
@@ -79,10 +109,10 @@ def pinned_under_a_limit(store_of: Any, most_slabs: int) -> list[int]:
     """Slabs that slots take where the system lets so many be pinned: alone, and beside one that ComfyUI has pinned."""
     import comfy.model_management as model_management
 
-    from residency.comfyui.device import page_exchange
+    from residency.comfyui.device import slots
     from residency.transfers import HostMemory, memory
 
-    asked, slab_bytes, taken = memory.host_memory, page_exchange.SLAB_PAGES * PAGE, []
+    asked, slab_bytes, taken = memory.host_memory, slots.SLAB_PAGES * PAGE, []
     memory.host_memory = lambda: HostMemory(1 << 40, 1 << 39, "Windows", 1 << 39, most_slabs * slab_bytes)
     try:
         for own_slabs in (0, 1):
@@ -131,7 +161,16 @@ def main() -> None:
     rounds = [cycle(PageStore, *pages) for pages in ((40, 20), (22, 30))]
     once, scarce = (cycle(PageStore, *pages, passed_once=True) for pages in ((22, 26), (20, 16)))
     answer = {**dict(zip(("wrong", "lost", "kept"), map(sum, zip(*found, strict=True)), strict=True)), "rounds": rounds}
-    answer |= {"once": once, "scarce": scarce, "pinned": pinned_under_a_limit(PageStore, 3), "devices": devices()}
+    settled = cycle(PageStore, 22, 26, True, 8)
+    found_room = cycle(PageStore, 24, 36, headroom=6)
+    answer |= {
+        "settled": settled,
+        "found room": found_room,
+        "once": once,
+        "scarce": scarce,
+        "pinned": pinned_under_a_limit(PageStore, 3),
+        "devices": devices(),
+    }
     print("ANSWER " + json.dumps(answer))
 
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from inside import enter
-from late_device import patcher, small_pages
+from late_device import PAGE, patcher, small_pages
 
 BYTES = 100  # of each weight in its file
 
@@ -57,15 +57,16 @@ def main() -> None:
         in_file(part, handles[number % 2].fileno(), number * BYTES)
     del parts[5]._v  # a small one, which ComfyUI keeps on the device
 
-    def missing(paths: list[Path], imaged: int | None = None) -> Any:
-        found = FileSlices().missing(
-            one, [str(path) for path in paths], lambda module, residency: imaged is not None and module is parts[imaged]
-        )
+    def missing(paths: list[Path], imaged: int | None = None, outside_bytes: int = 0) -> Any:
+        images = lambda module, residency: imaged is not None and module is parts[imaged]  # noqa: E731
+        found = FileSlices().missing(one, [str(path) for path in paths], images, outside_bytes)
         return None if found is None else sorted([Path(extent.path).name, extent.start // BYTES] for extent in found)
 
     answer = {"cold": missing(files)}
     buffer.fault(buffer.base_addr, buffer.max_size)
     answer["on the device"] = missing(files)
+    answer["outside"] = missing(files, outside_bytes=3 * PAGE)
+    answer["all outside"] = missing(files, outside_bytes=buffer.max_size)
     buffer.free_memory(buffer.max_size)
     parts[0]._pins = {"weights": {"pin": object()}, "patches": {"pin": object()}}
     parts[1]._pins = {"patches": {"pin": object()}, "weights": {"pin": None}}

@@ -33,6 +33,12 @@ def test_nothing_is_missing_of_what_lies_on_the_device_and_all_of_what_lies_nowh
     assert missing["on the device"] == []
 
 
+def test_the_end_that_is_meant_for_neither_tier_is_missing_wherever_it_lies(missing: dict[str, Any]):
+    numbers = sorted(number for _, number in missing["outside"])
+    assert numbers == list(range(numbers[0], 12)) and 6 < numbers[0] < 12
+    assert missing["all outside"] == missing["cold"]
+
+
 def test_a_pin_of_the_weights_or_an_image_of_their_pages_is_a_copy_and_a_pin_of_a_patch_is_none(missing: dict[str, Any]):
     assert missing["pinned and imaged"] == of(1, 3, 4, 6, 7, 8, 9, 10, 11)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management as model_management
 
 from ...core.component import Component
+from ...core.device_placement import Placement
 from ...weights.components import LANGUAGE_MODEL
 from ...weights.layout import held_first
 from .cuda import Cuda
@@ -29,32 +30,36 @@ LOADED_SHARE = 0.95
 
 class Contents:
     """`pages` None: nothing is exchanged; `cuda` None: there is no device with memory of its own. `spare()`: bytes of host memory that
-    copies may still take. On the executor's thread."""
+    copies may still take. `plan()`: where the running prompt's weights are meant to lie. On the executor's thread."""
 
-    def __init__(self, models: Models, pages: PageStore | None, cuda: Cuda | None, spare: Callable[[], int]) -> None:
+    def __init__(
+        self, models: Models, pages: PageStore | None, cuda: Cuda | None, spare: Callable[[], int], plan: Callable[[], Placement]
+    ) -> None:
         self.spared_bytes = 0  # device memory that the user wants left free
-        self._models, self._pages, self._cuda, self._spare = models, pages, cuda, spare
+        self._models, self._pages, self._cuda, self._spare, self._plan = models, pages, cuda, spare, plan
         self._slices = None if FileSlices is None else FileSlices()
 
     def held_first(self, component: Component) -> tuple[Component, int]:
         """The component with what the process holds of it in front, and how many bytes of it need no reading when a node computes with it.
 
-        None of a legacy model: its loader reads the file whenever it runs.
+        None of a legacy model: its loader reads the file whenever it runs. What the plan has no room for does not stay: it will be read.
         """
+        outside_bytes = self._plan().outside.get(component.key, 0)
         for loaded in self._models.loaded(component.key):
             patcher = loaded.model
             if patcher.is_dynamic():
                 missing = None
                 if self._slices is not None:
                     paths = {extent.path for extent in component.extents}
-                    missing = self._slices.missing(patcher, paths, partial(self._is_imaged, patcher))
+                    missing = self._slices.missing(patcher, paths, partial(self._is_imaged, patcher), outside_bytes)
                 if missing is not None:
                     return held_first(component, missing)
             elif component.kind != LANGUAGE_MODEL:
                 return component, 0
             there_bytes = resident_bytes(patcher, self.images_bytes(patcher))
             complete = there_bytes >= LOADED_SHARE * component.size_bytes
-            return component, component.size_bytes if complete else there_bytes
+            stays_bytes = component.size_bytes - outside_bytes
+            return component, stays_bytes if complete else min(there_bytes, stays_bytes)
         return component, 0
 
     def _is_imaged(self, patcher: Any, module: Any, residency: Sequence[int]) -> bool:

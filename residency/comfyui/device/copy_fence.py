@@ -44,6 +44,11 @@ class Gate:
         modules[address] = weakref.ref(module)
         self._idle = False
 
+    @property
+    def is_aside(self) -> bool:
+        """Whether pages are asked for that nobody computes with."""
+        return self._aside
+
     def under_way(self) -> bool:
         """Whether anything announced may not have arrived."""
         return bool(self._arrives)

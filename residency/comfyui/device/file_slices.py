@@ -13,7 +13,7 @@ from typing import Any
 
 from ...core.component import Extent
 from .memory_usage import PINS_OF_WEIGHTS
-from .onload import pages_of
+from .onload import first_outside, pages_of
 
 SLICE = "_comfy_tensor_file_slice"  # of a storage: file handle, lock, offset and size in bytes
 OF_A_MODULE = ("weight", "bias")
@@ -34,17 +34,23 @@ class FileSlices:
         self._known: weakref.WeakKeyDictionary[Any, list[_Slices]] = weakref.WeakKeyDictionary()
         self._paths: weakref.WeakKeyDictionary[Any, dict[Any, str | None]] = weakref.WeakKeyDictionary()
 
-    def missing(self, patcher: Any, paths: Collection[str], is_imaged: Callable[[Any, Sequence[int]], bool]) -> list[Extent] | None:
+    def missing(
+        self, patcher: Any, paths: Collection[str], is_imaged: Callable[[Any, Sequence[int]], bool], outside_bytes: int = 0
+    ) -> list[Extent] | None:
         """Ranges of `paths`, the model's files. `is_imaged(module, residency)`: whether what of the module is not on the device lies in
-        images of its pages. None where nobody can tell which of the files a tensor lies in."""
+        images of its pages. `outside_bytes` of its end count as missing wherever they lie: they will not stay there. None where nobody can
+        tell which of the files a tensor lies in."""
         buffer = patcher._vbar_get()
         residency = () if buffer is None else buffer.get_residency()
+        outside_from = 0 if buffer is None else first_outside(buffer, outside_bytes)
         found: list[Extent] = []
         for one in self._slices(patcher.model):
             module = one.module
             if "_v" not in module.__dict__ or _is_pinned(module):
                 continue  # a small one, which ComfyUI keeps on the device, or one with a copy
-            if all(page < len(residency) and residency[page] & 1 for page in pages_of(module)) or is_imaged(module, residency):
+            pages = pages_of(module)
+            is_here = all(page < len(residency) and residency[page] & 1 for page in pages) or is_imaged(module, residency)
+            if is_here and pages[-1] < outside_from:
                 continue
             for handle, offset, size_bytes in one.places:
                 path = self._path(patcher.model, handle, paths)

@@ -12,6 +12,9 @@ from .contents import Contents
 # A look goes through every module of the loaded models and asks the page cache, 0.2 ms for 4 GB: it may take so much of the time.
 MOST_SHARE = 0.02
 REFRESH_S = 0.25  # others change the page cache as well
+# Less of a second copy is no room that anybody could have: at the edges of a model's ranges large folios stay, 20 MB of 12 GB, and
+# each look would ask for them again.
+LEAST_SURPLUS_BYTES = 64 * 2**20
 
 
 class HostContents:
@@ -51,6 +54,8 @@ class HostContents:
             if held is None or around is None:
                 held = None  # what nobody tells of one is not known of all
             else:
-                surplus[key], held[key] = around
+                surplus_bytes, held[key] = around
+                if surplus_bytes >= LEAST_SURPLUS_BYTES:
+                    surplus[key] = surplus_bytes
         self._told = told
         return HostObserved(now_s, held, loaded, {} if held is None else surplus, laid_out=laid_out)

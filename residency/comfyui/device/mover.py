@@ -49,7 +49,7 @@ from .storage_policy import StoragePolicy
 
 try:
     from . import onload
-    from .page_exchange import PageStore, Streams
+    from .page_exchange import PageStore, Streams, Turn
 except ImportError:  # a ComfyUI without comfy-aimdo has no dynamic models either
     onload = None  # type: ignore[assignment]
 
@@ -85,7 +85,8 @@ class DeviceMover:
     """Enacts Prefetch, Exchange, Cancel and Evict on the device tier. On the executor's thread; `close` may come from another one.
 
     `cuda` None: ComfyUI computes on a device whose memory nothing is copied to. `plan()`: where the running prompt's weights lie.
-    `spare()`: bytes of host memory that copies may still take. `headroom_bytes`: device memory that copies leave while the node runs.
+    `spare()`: bytes of host memory that copies may still take. `look()`: host memory is about to be taken in the middle of a pass; what
+    the pass has fetched may leave the page cache before. `headroom_bytes`: device memory that copies leave while the node runs.
     `_busy` is held while device memory is worked on, and by `close`.
     """
 
@@ -96,6 +97,7 @@ class DeviceMover:
         cuda: Cuda | None,
         plan: Callable[[], Placement],
         spare: Callable[[], int] = spare_bytes,
+        look: Callable[[], object] = bool,
     ) -> None:
         self.models = Models()
         self.snapshots = Snapshots()
@@ -103,10 +105,12 @@ class DeviceMover:
         self._clock = clock
         self._cuda = cuda
         self.pages = None if onload is None or cuda is None else PageStore(spare, cuda)
-        self.contents = Contents(self.models, self.pages, cuda, spare)
+        self.contents = Contents(self.models, self.pages, cuda, spare, plan)
         self._pending: dict[str, _Pending] = {}
         self._placed: dict[str, Exchange] = {}  # of the node that runs: they hold for each of its loads
         self._unanswered: set[str] = set()  # of those
+        self._turns: list[Turn] = []  # of the node that runs
+        self._look = look
         self._streams: Streams | None = None
         self.gate = Gate()
         self.proofs = Proofs()
@@ -217,6 +221,7 @@ class DeviceMover:
         self.headroom_bytes = KNOWN_HEADROOM_BYTES if working_set_bytes else HEADROOM_BYTES
         with self._busy:
             self._placed = {key: one for key, one in self._placed.items() if key in self._unanswered}
+            self._turns.clear()
         self._end_of_passes()
 
     def carry_on(self, *, has_steps: bool) -> None:
@@ -324,6 +329,7 @@ class DeviceMover:
             if self.gate.open:
                 self.wait_for_copies()
             for patcher in patchers:
+                self._turns = [turn for turn in self._turns if not turn.takes(patcher)]
                 key = self._key_of(patcher)
                 pending = self._pending.get(key)
                 if pending is not None and pending.ahead:  # of a node that nobody knew to compute with it
@@ -387,16 +393,13 @@ class DeviceMover:
             if key in self._unanswered:
                 self._stopped(key, why_not)
             return
-        leaving = [] if placed is None else [entry.model for component in placed.leaving for entry in self.models.loaded(component.key)]
-        leaving = [
-            other for other in leaving if self._is_ours(other) and other.model is not patcher.model and not self.blocks.is_recorded(other)
-        ]
+        leaving = {} if placed is None else {other: placed.outside.get(victim, 0) for victim, other in self._victims(placed, patcher)}
         kind = kind_of(patcher, self._around)
         headroom_bytes = max(HEADROOM_BYTES, min(working_set_bytes, 2 * HEADROOM_BYTES)) + self.contents.spared_bytes
         started_s, cuda = self._clock(), self._cuda
         passed_once = placed is not None and placed.left_out
         with self.gate.aside(), self._seeing_unpinned(patcher, kind):
-            brought_bytes, gone = self.pages.exchange(
+            turn = self.pages.exchange(
                 patcher,
                 leaving,
                 self._copies(),
@@ -404,19 +407,55 @@ class DeviceMover:
                 passed_once=passed_once,
                 compares=self.proofs.is_open(Behaviour.WRITTEN_BACK_EQUAL, kind),
             )
+        self._turns.append(turn)
         self.proofs.went_well(Feature.EXCHANGE)
         if self.pages.compared[True]:
             self.proofs.prove(Behaviour.WRITTEN_BACK_EQUAL, kind)
-        now_s = self._clock()
-        for other, size_bytes in gone:
-            reason = "written back: host memory is too short for copies in both"
-            self._tell(Evicted(now_s, self._key_of(other), Tier.DEVICE, size_bytes, reason))
+        now_s, brought_bytes = self._clock(), turn.brought_bytes
+        self._tell_left(turn)
         if own is not None:
             own.moved_bytes += brought_bytes
             own.started_s = started_s if own.started_s is None else own.started_s
         elif brought_bytes or key in self._unanswered:
             self._unanswered.discard(key)
             self._tell(TransferDone(now_s, key, Tier.DEVICE, brought_bytes, self.contents.present_bytes(key), now_s - started_s))
+
+    def before_fault(self, buffer: Any, address: int, size_bytes: int) -> None:
+        """ComfyUI is about to ask for pages that it computes with: what stands of the model's exchange makes room for them, and copies to
+        them have arrived. Raises what waiting for those does."""
+        if self._turns and not self.gate.is_aside:
+            turn = next((turn for turn in self._turns if turn.buffer is buffer), None)
+            if turn is not None:
+                if turn.is_seen_again(size_bytes):
+                    self._look()
+                if turn.is_short(address, size_bytes) or turn.waits_at(address, size_bytes):
+                    self._go_on(turn, address, size_bytes)
+        self.gate.wait_for_range(buffer, address, size_bytes)
+
+    def _go_on(self, turn: Turn, address: int, size_bytes: int) -> None:
+        assert self._cuda is not None
+        if self._cuda.capturing():
+            return
+        with self._busy, self._answering(self._key_of(turn.patcher), Feature.EXCHANGE, turn.patcher):
+            self._turns.remove(turn)  # one that fails is over
+            with self.gate.aside(), self._seeing_unpinned(turn.patcher, kind_of(turn.patcher, self._around)):
+                turn.go_on(address, size_bytes)
+                turn.bring(address, size_bytes)
+            self._turns.append(turn)
+        self._tell_left(turn)
+
+    def _tell_left(self, turn: Turn) -> None:
+        now_s, reason = self._clock(), "written back: host memory is too short for copies in both"
+        for other, size_bytes in turn.take_left():
+            self._tell(Evicted(now_s, self._key_of(other), Tier.DEVICE, size_bytes, reason))
+
+    def _victims(self, placed: Exchange, patcher: Any) -> Iterator[tuple[str, Any]]:
+        """(component, model) of those that may leave for it."""
+        for component in placed.leaving:
+            for loaded in self.models.loaded(component.key):
+                other = loaded.model
+                if self._is_ours(other) and other.model is not patcher.model and not self.blocks.is_recorded(other):
+                    yield component.key, other
 
     def before_unload(self, patcher: Any, device: Any) -> None:
         """ComfyUI is about to take the model off the device: the host copies that were kept stand in for what would be copied back."""
@@ -444,6 +483,7 @@ class DeviceMover:
         with self._busy:
             unanswered, self._pending = list(self._pending.values()), {}
             standing, self._unanswered, self._placed = sorted(self._unanswered), set(), {}
+            self._turns.clear()
             if self._streams is not None:
                 self._streams.into.synchronize()
             self.gate.forget()

@@ -50,6 +50,11 @@ def weight_modules(patcher: Any) -> list[Any]:
     return modules
 
 
+def first_outside(buffer: Any, outside_bytes: int) -> int:
+    """The number of pages in front of the last `outside_bytes` of a model's virtual device buffer."""
+    return -(-max(0, int(buffer.offset) - outside_bytes) // PAGE_BYTES)
+
+
 def is_complete(patcher: Any) -> bool:
     """Whether every page of the model is mapped: then there is nothing to copy, and looking at each module would cost 20 ms."""
     buffer = patcher._vbar_get()

@@ -14,99 +14,35 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-import comfy_aimdo.model_vbar as model_vbar
 import torch
 
 from .cuda import Cuda
-from .memory_usage import pinnable_bytes, pinned_bytes
-from .onload import PAGE_BYTES, pages_of, weight_modules
+from .exchange_sides import Coming, Images, Leaving, Side
+from .memory_usage import pinned_bytes
+from .onload import PAGE_BYTES, pages_of
 from .proofs import Behaviour, DisprovedError
+from .slots import SLAB_PAGES, Slots
 
 log = logging.getLogger("residency")
 
-SLAB_PAGES = 16  # slots are allocated 0.5 GiB at a time: registering memory costs 0.2 s of it
 CHUNK_PAGES = 8  # cross in each direction between two waits for the device: 5 ms of the link
 # Of the device's headroom, lent while nothing computes. Both tiers are full: what comes needs the room of pages that have left, what leaves
 # the slots of pages that have come. Two chunks of room, and both directions are busy at once.
 TRANSIT_PAGES = 2 * CHUNK_PAGES
 COMPARED_PAGES = 2  # in each direction, of an exchange that is looked at
 
-Compare = Callable[[torch.Tensor, torch.Tensor, bool], None]
-"""(page on the device, its image in host memory, whether it has been brought back)"""
 
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Of copies: `into` the device and `out` of it."""
 
-class Slots:
-    """Pinned host memory in slots of one page. Takes as much as `spare_bytes()` gives, and no more than the system lets be pinned; what was
-    allocated is used again."""
-
-    def __init__(self, spare_bytes: Callable[[], int], cuda: Cuda) -> None:
-        self._spare_bytes = spare_bytes
-        self._cuda = cuda
-        self._slabs: list[torch.Tensor] = []
-        self._free: list[torch.Tensor] = []
-        self.spared_bytes = 0  # host memory that new slots leave to what ComfyUI will pin for the model that is coming
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(slab.numel() for slab in self._slabs)
-
-    def _more_bytes(self) -> int:
-        spare_bytes, most_bytes = self._spare_bytes() - self.spared_bytes, pinnable_bytes()
-        return spare_bytes if most_bytes is None else min(spare_bytes, most_bytes - self.total_bytes)
-
-    def room_pages(self) -> int:
-        """Pages that more images could be taken of: the slots that are free, and those that there is memory for."""
-        return len(self._free) + max(0, self._more_bytes()) // (SLAB_PAGES * PAGE_BYTES) * SLAB_PAGES
-
-    def take(self) -> torch.Tensor | None:
-        """A free slot; None where there is none and no memory for more."""
-        if not self._free and self._more_bytes() >= SLAB_PAGES * PAGE_BYTES:
-            try:
-                slab = self._cuda.pinned(SLAB_PAGES * PAGE_BYTES)
-            except RuntimeError:  # the system gives no more memory that stays in place
-                return None
-            self._slabs.append(slab)
-            self._free += torch.split(slab, PAGE_BYTES)
-        return self._free.pop() if self._free else None
-
-    def give(self, slots: Iterable[torch.Tensor]) -> None:
-        self._free += slots
-
-    def clear(self) -> None:
-        self._free.clear()
-        for slab in self._slabs:
-            self._cuda.unpin(slab)
-        self._slabs.clear()
-
-
-@dataclass(slots=True)
-class _Images:
-    """Pages of one model in host memory.
-
-    `good`: the modules whose weights were good when their pages were taken, with the signature they had: another one means that ComfyUI
-    has filled them anew since. `serials`: of the pages that were brought back; comfy-aimdo counts them up at each mapping. `left_out`:
-    what has no image gets no room on the device either. `brought`: the model has had its turn.
-    """
-
-    pages: dict[int, torch.Tensor] = field(default_factory=dict)
-    good: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary)
-    serials: dict[int, int] = field(default_factory=dict)
-    left_out: bool = False
-    brought: bool = False
-
-    def keep_good_only(self, page: int, serial: int | None, modules: Iterable[Any]) -> None:
-        """The page leaves as it is, or without an image: those of its modules that had other bytes on it are good no longer."""
-        brought = self.serials.pop(page, None)
-        for module in modules:
-            signature = self.good.get(module)
-            if signature is not None and (serial is None or serial not in (signature[pages_of(module).index(page)], brought)):
-                del self.good[module]
+    into: torch.cuda.Stream
+    out: torch.cuda.Stream
 
 
 class PageStore:
@@ -114,8 +50,8 @@ class PageStore:
 
     def __init__(self, spare_bytes: Callable[[], int], cuda: Cuda) -> None:
         self.slots = Slots(spare_bytes, cuda)
-        self._cuda = cuda
-        self._images: weakref.WeakKeyDictionary[Any, _Images] = weakref.WeakKeyDictionary()
+        self.cuda = cuda
+        self._images: weakref.WeakKeyDictionary[Any, Images] = weakref.WeakKeyDictionary()
         self.failures = 0  # of a device that answered no more
         self.compared = [0, 0]  # pages that left and came back in the last exchange and were looked at
 
@@ -134,81 +70,29 @@ class PageStore:
     def exchange(
         self,
         patcher: Any,
-        leaving: Iterable[Any],
+        leaving: Mapping[Any, int],
         streams: Streams,
         room_bytes: Callable[[], int],
         *,
         passed_once: bool = False,
         compares: bool = False,
-    ) -> tuple[int, list[tuple[Any, int]]]:
-        """Bring back what is in host memory of the model, and make room for the rest of it, in exchange for the last pages of those that
-        leave, the one needed last first. `room_bytes()` is what weights may take on the device. For what a model that is `passed_once` has
-        lost no other loses its image: see `leave_out`. `compares`: the first pages, with what they should hold. Returns the bytes brought
-        back, and (model, bytes) of what left.
+    ) -> Turn:
+        """It is the model's turn. `leaving`: those that may leave for it, the one needed last first, and bytes at the end of each that
+        leave without an image. `room_bytes()` is what weights may take on the device. For what a model that is `passed_once` has lost no
+        other loses its image: see `leave_out`. `compares`: the first pages, with what they should hold.
 
         Raises what the device raises, and DisprovedError for a page that reads otherwise; then none of these models has an image any more,
-        and ComfyUI reads what it misses."""
+        and ComfyUI reads what it misses. So does the turn when it goes on."""
         side = self._side(patcher)
         side.images.left_out = False
         self.compared = [0, 0]
         compare = self._compare if compares else None
-        coming, victims = _Coming(side, compare), [_Leaving(self._side(victim), compare) for victim in leaving]
-        try:
-            return self._exchange(side, coming, victims, streams, room_bytes, passed_once)
-        except BaseException:
-            self._give_up([side.images, *(victim.images for victim in victims)], streams)
-            raise
+        victims = [Leaving(self._side(victim), compare, outside_bytes) for victim, outside_bytes in leaving.items()]
+        turn = Turn(self, side, Coming(side, compare), victims, streams, room_bytes)
+        turn.begin(passed_once)
+        return turn
 
-    def _exchange(
-        self,
-        side: _Side,
-        coming: _Coming,
-        victims: Sequence[_Leaving],
-        streams: Streams,
-        room_bytes: Callable[[], int],
-        passed_once: bool,
-    ) -> tuple[int, list[tuple[Any, int]]]:
-        patcher = side.patcher
-        streams.out.wait_stream(self._cuda.computing())
-        # what finds no room on the device crosses at each step: without a pin it would be read from the file each time
-        most_bytes = room_bytes() + PAGE_BYTES * sum(victim.device_pages() for victim in victims)
-        streamed_bytes, _ = pinned_bytes(patcher)
-        self.slots.spared_bytes = max(0, int(patcher.model_size() - patcher.loaded_size() - most_bytes) - streamed_bytes)
-
-        def short_pages() -> int:
-            left_out = side.images.left_out
-            wanted_bytes = coming.waiting_pages * PAGE_BYTES if left_out else patcher.model_size() - patcher.loaded_size()
-            return -(-int(wanted_bytes - room_bytes()) // PAGE_BYTES)
-
-        def lost_pages() -> int:
-            return short_pages() - len(coming.images.pages) - self.slots.room_pages()
-
-        def announce(pages: int, *, keep: bool) -> _Leaving | None:
-            return next((victim for victim in victims if victim.announce(pages, self.slots if keep else None, streams.out)), None)
-
-        side.images.left_out = passed_once and side.lost_pages() > 0 and lost_pages() > 0
-        while (pages := lost_pages()) > 0:
-            gone = announce(pages, keep=False)
-            if gone is None:
-                break
-            gone.leave()
-        while True:
-            lent_pages = min(TRANSIT_PAGES, sum(victim.device_pages() for victim in victims))
-            coming.announce(min(CHUNK_PAGES, room_bytes() // PAGE_BYTES + lent_pages), streams.into)
-            pages = min(CHUNK_PAGES, short_pages())
-            if coming.announced:  # which will have given its slots by the next time
-                pages = min(pages, self.slots.room_pages())
-            gone = announce(pages, keep=True)
-            if not coming.announced and gone is None:
-                side.images.brought = True
-                return coming.brought_pages * PAGE_BYTES, [(victim.patcher, victim.left_bytes) for victim in victims if victim.left_bytes]
-            streams.into.synchronize()
-            self.slots.give(coming.arrive())
-            if gone is not None:
-                streams.out.synchronize()
-                gone.leave()
-
-    def _give_up(self, all_images: Iterable[_Images], streams: Streams) -> None:
+    def give_up(self, all_images: Iterable[Images], streams: Streams) -> None:
         """Which of these images hold what they should is not known: copies may be half done, and may still be under way."""
         try:
             streams.into.synchronize()
@@ -245,24 +129,24 @@ class PageStore:
         self._images.clear()
         self.slots.clear()
 
-    def _side(self, patcher: Any) -> _Side:
+    def _side(self, patcher: Any) -> Side:
         images = self._images_of(patcher.model)
         if patcher._vbar_get() is not None:
             self._drop_stale(patcher, images)
-        return _Side(patcher, images, self._cuda)
+        return Side(patcher, images, self.cuda)
 
-    def _images_of(self, model: Any) -> _Images:
+    def _images_of(self, model: Any) -> Images:
         images = self._images.get(model)
         if images is None:
-            images = self._images[model] = _Images()
+            images = self._images[model] = Images()
             weakref.finalize(model, self._forget, images).atexit = False
         return images
 
-    def _forget(self, images: _Images) -> None:
+    def _forget(self, images: Images) -> None:
         self.slots.give(images.pages.values())
         images.pages.clear()
 
-    def _drop_stale(self, patcher: Any, images: _Images) -> None:
+    def _drop_stale(self, patcher: Any, images: Images) -> None:
         """Pages that ComfyUI has filled itself meanwhile, and modules whose weights it wants anew (a patch has changed)."""
         residency = patcher._vbar_get().get_residency()
         filled = {page for page in images.pages if residency[page] & 1}
@@ -275,164 +159,155 @@ class PageStore:
             images.serials.clear()
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """Of copies: `into` the device and `out` of it."""
+class Turn:
+    """One model's exchange, for as long as its node runs. What has an image comes back when it begins. For the rest, which ComfyUI fetches
+    as it computes, the others leave piece by piece: until then the page cache, where that rest waits, keeps its room in host memory. With
+    all leaving at once, what had been read ahead of the model was pushed out and read again."""
 
-    into: torch.cuda.Stream
-    out: torch.cuda.Stream
-
-
-class _Side:
-    """A model in one exchange. Which modules lie on which page is asked once: ComfyUI does nothing meanwhile."""
-
-    def __init__(self, patcher: Any, images: _Images, cuda: Cuda) -> None:
-        self.patcher, self.images, self.cuda = patcher, images, cuda
-        self.buffer = patcher._vbar_get()
-
-    def lost_pages(self) -> int:
-        """Pages without an image that are not on the device. 0 for a model that has not been loaded yet."""
-        if self.buffer is None:
-            return 0
-        residency = self.buffer.get_residency()
-        there: int = sum(state & 1 for state in residency)
-        if not (there or self.images.pages or self.images.brought):
-            return 0
-        pages: int = -(-self.buffer.offset // PAGE_BYTES)
-        return pages - there - len(self.images.pages)
-
-    @cached_property
-    def on_page(self) -> dict[int, list[Any]]:
-        """The model's modules by the pages that they lie on."""
-        found: dict[int, list[Any]] = {}
-        for module in weight_modules(self.patcher):
-            for page in pages_of(module):
-                found.setdefault(page, []).append(module)
-        return found
-
-    def modules_on(self, pages: Iterable[int]) -> dict[Any, None]:
-        """In the order of the pages, each once."""
-        return dict.fromkeys(module for page in pages for module in self.on_page.get(page, ()))
-
-    def bytes_of(self, page: int) -> torch.Tensor:
-        """A page that is mapped."""
-        return self.cuda.bytes_at(self.buffer.base_addr + page * PAGE_BYTES, PAGE_BYTES)
-
-    def serial(self, page: int) -> int | None:
-        """Maps the page where it is not; its serial, or None where there is no room for it."""
-        address = self.buffer.base_addr + page * PAGE_BYTES
-        signature = self.buffer.fault(address, PAGE_BYTES)
-        if signature is None:
-            return None
-        self.buffer.unpin(address, PAGE_BYTES)
-        return int(signature[0])
-
-
-class _Leaving:
-    """Device -> host: the last pages of a model, then their room is given back."""
-
-    def __init__(self, side: _Side, compare: Compare | None = None) -> None:
-        self.patcher, self.images, self._side, self._compare = side.patcher, side.images, side, compare
-        self.left_bytes = self._announced_pages = 0
-        self._copied: list[int] = []
-        self._stays = side.buffer is None
-
-    def device_pages(self) -> int:
-        """Pages that may still leave."""
-        return 0 if self._stays else int(self._side.buffer.loaded_size()) // PAGE_BYTES
-
-    def announce(self, count: int, slots: Slots | None, stream: torch.cuda.Stream) -> int:
-        """Begin with the copies of its last pages. Those for which there is no slot leave without an image. Returns how many leave."""
-        side, images = self._side, self.images
-        if count <= 0 or self._stays:
-            return 0
-        residency = side.buffer.get_residency()
-        pages = [page for page in reversed(range(len(residency))) if residency[page] == 1][:count]
-        images.good.update(_good_modules(residency, side.modules_on(pages)))
-        self._copied = []
-        with side.cuda.on(stream):
-            for page in pages:
-                slot = None if slots is None else slots.take()
-                if slot is not None:
-                    images.pages[page] = slot
-                images.keep_good_only(page, None if slot is None else side.serial(page), side.on_page.get(page, ()))
-                if slot is not None:
-                    side.cuda.copy(slot, side.bytes_of(page))
-                    self._copied.append(page)
-        self._announced_pages = len(pages)
-        return len(pages)
-
-    def leave(self) -> None:
-        """Their copies are over."""
-        if self._compare is not None:
-            for page in self._copied:
-                self._compare(self._side.bytes_of(page), self.images.pages[page], False)
-        left_bytes = int(self._side.buffer.free_memory(self._announced_pages * PAGE_BYTES))
-        self.left_bytes += left_bytes
-        self._stays = not left_bytes
-
-
-class _Coming:
-    """Host -> device: the pages of a model that are in host memory, the first ones first."""
-
-    def __init__(self, side: _Side, compare: Compare | None = None) -> None:
-        self.images, self._side, self._compare = side.images, side, compare
-        self.brought_pages = 0
-        self.announced: list[int] = []
-        self._waiting = deque(sorted(side.images.pages) if side.buffer is not None else ())
-        if self._waiting and side.buffer.get_watermark() < side.buffer.get_nr_pages():
-            side.buffer.set_watermark(side.buffer.max_size)
+    def __init__(
+        self, store: PageStore, side: Side, coming: Coming, victims: Sequence[Leaving], streams: Streams, room_bytes: Callable[[], int]
+    ) -> None:
+        self.brought_bytes = 0
+        self._store, self._side, self._coming, self._victims = store, side, coming, victims
+        self._streams, self._room_bytes = streams, room_bytes
+        self._looks_in_bytes = 0  # that the model may ask for before there is another look at the room
+        self._asked_bytes = self._seen_bytes = 0  # that it has asked for, by now and at the last look at host memory
+        self._told = dict.fromkeys(victims, 0)
 
     @property
-    def waiting_pages(self) -> int:
-        """Pages with an image that have no room on the device yet."""
-        return len(self._waiting)
+    def patcher(self) -> Any:
+        """Of the model that comes."""
+        return self._side.patcher
 
-    def announce(self, count: int, stream: torch.cuda.Stream) -> None:
-        """Begin with the copies of the next pages, as far as there is room on the device."""
-        side = self._side
-        with side.cuda.on(stream):
-            while self._waiting and len(self.announced) < count and (serial := side.serial(self._waiting[0])) is not None:
-                page = self._waiting.popleft()
-                self.images.serials[page] = serial
-                side.cuda.copy(side.bytes_of(page), self.images.pages[page])
-                self.announced.append(page)
+    @property
+    def buffer(self) -> Any:
+        """Of the model that comes; None before its first load."""
+        return self.patcher._vbar_get()
 
-    def arrive(self) -> list[torch.Tensor]:
-        """Their copies are over: the slots that they leave. The modules whose bytes are all back are resident again: ComfyUI compares these
-        signatures before it computes."""
-        pages, self.announced = self.announced, []
-        if self._compare is not None:
-            for page in pages:
-                self._compare(self._side.bytes_of(page), self.images.pages[page], True)
-        self.brought_pages += len(pages)
-        images, residency = self.images, self._side.buffer.get_residency() if pages else []
-        for module in self._side.modules_on(pages):
-            own = pages_of(module)
-            if module not in images.good or not all(residency[page] & 1 for page in own):
-                continue
-            signature = model_vbar.vbar_fault(module._v)
-            if signature is None:
-                continue
-            # a page that was neither brought back by us nor kept since the image was taken holds other bytes by now
-            expected = [images.serials.get(page, module._v_signature[index]) for index, page in enumerate(own)]
-            if expected == list(signature[: len(own)]):
-                module._v_signature = images.good[module] = signature
-            else:
-                del images.good[module]
-            model_vbar.vbar_unpin(module._v)
-        return [images.pages.pop(page) for page in pages]
+    def takes(self, patcher: Any) -> bool:
+        """Whether it is this model's turn, or it may leave for it."""
+        return any(other.model is patcher.model for other in (self.patcher, *(victim.patcher for victim in self._victims)))
 
+    def begin(self, passed_once: bool) -> None:
+        """Bring back what is in host memory of the model, in exchange for the last pages of the others."""
+        with self._giving_up():
+            self._begin(passed_once)
 
-def _good_modules(residency: Sequence[int], modules: Iterable[Any]) -> dict[Any, Any]:
-    """Signatures of those of the modules whose weights on the device are what ComfyUI would compute with."""
-    found = {}
-    for module in modules:
-        if not all(residency[page] & 1 for page in pages_of(module)):
-            continue
-        signature = model_vbar.vbar_fault(module._v)
-        if signature is not None:
-            if model_vbar.vbar_signature_compare(signature, module._v_signature):
-                found[module] = module._v_signature
-            model_vbar.vbar_unpin(module._v)
-    return found
+    def _begin(self, passed_once: bool) -> None:
+        side, coming, slots, streams = self._side, self._coming, self._store.slots, self._streams
+        streams.into.synchronize()  # what is still on its way to a page must not arrive when that has left
+        streams.out.wait_stream(self._store.cuda.computing())
+        # what finds no room on the device crosses at each step: without a pin it would be read from the file each time
+        most_bytes = self._room_bytes() + PAGE_BYTES * self._victims_pages()
+        streamed_bytes, _ = pinned_bytes(side.patcher)
+        slots.spared_bytes = max(0, self._missing_bytes() - most_bytes - streamed_bytes)
+        side.images.left_out = passed_once and side.lost_pages() > 0 and self._lost_pages() > 0
+        while (pages := self._lost_pages()) > 0:
+            gone = self._announce(pages, keep=False)
+            if gone is None:
+                break
+            gone.leave()
+        while True:
+            lent_pages = min(TRANSIT_PAGES, self._victims_pages())
+            coming.announce(min(CHUNK_PAGES, self._room_bytes() // PAGE_BYTES + lent_pages), streams.into)
+            pages = min(CHUNK_PAGES, self._short_pages(coming.waiting_pages * PAGE_BYTES))
+            if coming.announced:  # which will have given its slots by the next time
+                pages = min(pages, slots.room_pages())
+            gone = self._announce(pages, keep=True)
+            if not coming.announced and gone is None:
+                side.images.brought = True
+                self.brought_bytes = coming.brought_pages * PAGE_BYTES
+                return
+            streams.into.synchronize()
+            slots.give(coming.arrive())
+            if gone is not None:
+                streams.out.synchronize()
+                gone.leave()
+
+    def is_seen_again(self, size_bytes: int) -> bool:
+        """The model asks for so many bytes: whether host memory should be looked at, once in a slab of its first pass."""
+        self._asked_bytes += size_bytes
+        if self._asked_bytes > self.patcher.model_size() or self._asked_bytes < self._seen_bytes + SLAB_PAGES * PAGE_BYTES:
+            return False
+        self._seen_bytes = self._asked_bytes
+        return True
+
+    def is_short(self, address: int, size_bytes: int) -> bool:
+        """Whether others should leave before the model asks for the pages there."""
+        self._looks_in_bytes -= size_bytes
+        if self._looks_in_bytes > 0 or self._side.images.left_out or not self._victims_pages():
+            return False
+        spare_pages = self._room_bytes() // PAGE_BYTES - self._wanted_pages(address, size_bytes, SLAB_PAGES // 2)
+        self._looks_in_bytes = max(0, spare_pages) * PAGE_BYTES
+        return spare_pages < 0
+
+    def go_on(self, address: int, size_bytes: int) -> None:
+        """Let as much leave as the next slab of slots takes, or as those pages need."""
+        with self._giving_up():
+            self._streams.into.synchronize()
+            wanted_pages = self._wanted_pages(address, size_bytes, SLAB_PAGES)
+            while (pages := min(CHUNK_PAGES, self._short_pages(wanted_pages * PAGE_BYTES))) > 0:
+                gone = self._announce(pages, keep=True)
+                if gone is None:
+                    break
+                self._streams.out.synchronize()
+                gone.leave()
+
+    def _wanted_pages(self, address: int, size_bytes: int, most_pages: int) -> int:
+        """Of the pages that the model still misses so many, and no fewer than it is about to ask for."""
+        buffer = self.buffer
+        residency, asked = buffer.get_residency(), self._pages_at(address, size_bytes)
+        missing_pages = sum(not state & 1 for state in residency[: -(-int(buffer.offset) // PAGE_BYTES)])
+        return max(min(missing_pages, most_pages), sum(not residency[page] & 1 for page in asked if page < len(residency)))
+
+    def waits_at(self, address: int, size_bytes: int) -> bool:
+        """Whether what the model asks for lies in host memory still."""
+        return bool(self._coming.waiting_pages) and any(page in self._coming.images.pages for page in self._pages_at(address, size_bytes))
+
+    def bring(self, address: int, size_bytes: int) -> None:
+        """What the exchange has made no room for and ComfyUI finds some for: its pages come from host memory, not from the file."""
+        with self._giving_up():
+            coming, slots, streams = self._coming, self._store.slots, self._streams
+            slots.give(coming.announce_at(self._pages_at(address, size_bytes), streams.into))
+            streams.into.synchronize()
+            slots.give(coming.arrive())
+            self.brought_bytes = coming.brought_pages * PAGE_BYTES
+
+    def _pages_at(self, address: int, size_bytes: int) -> range:
+        start = address - self.buffer.base_addr
+        return range(start // PAGE_BYTES, -(-(start + size_bytes) // PAGE_BYTES))
+
+    def take_left(self) -> list[tuple[Any, int]]:
+        """(model, bytes) of what has left since this was asked last."""
+        found = [(victim.patcher, victim.left_bytes - told) for victim, told in self._told.items() if victim.left_bytes > told]
+        self._told = {victim: victim.left_bytes for victim in self._victims}
+        return found
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._store.give_up([self._side.images, *(victim.images for victim in self._victims)], self._streams)
+            raise
+
+    def _missing_bytes(self) -> int:
+        return int(self.patcher.model_size() - self.patcher.loaded_size())
+
+    def _victims_pages(self) -> int:
+        return sum(victim.device_pages() for victim in self._victims)
+
+    def _short_pages(self, wanted_bytes: int) -> int:
+        """Pages that must leave before so many bytes find room."""
+        return -(-int(wanted_bytes - self._room_bytes()) // PAGE_BYTES)
+
+    def _lost_pages(self) -> int:
+        """Pages that will have to leave and that there is no slot for."""
+        left_out = self._side.images.left_out
+        short_pages = self._short_pages(self._coming.waiting_pages * PAGE_BYTES if left_out else self._missing_bytes())
+        return min(short_pages, self._victims_pages()) - len(self._coming.images.pages) - self._store.slots.room_pages()
+
+    def _announce(self, pages: int, *, keep: bool) -> Leaving | None:
+        """Begin with so many pages of the first victim that has any; None where none has."""
+        slots, stream = self._store.slots if keep else None, self._streams.out
+        return next((victim for victim in self._victims if victim.announce(pages, slots, stream)), None)

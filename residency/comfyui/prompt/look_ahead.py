@@ -6,7 +6,6 @@ queued no longer stops at once, however long the running node takes. Profiles ar
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -51,7 +50,6 @@ class LookAhead:
         self._teacher: Teacher | None = None
         self._rates: Callable[[], Mapping[str, float]] = dict
         self.onload_bytes_per_s: float | None = None  # as this session has measured it
-        self._ran: deque[frozenset[str]] = deque(maxlen=REMEMBERED_WORKFLOWS)
         self._expected: dict[frozenset[str], Mapping[str, Expected]] = {}  # by workflow and node: what was foretold of it last
 
     def open(self, rates: Callable[[], Mapping[str, float]]) -> None:
@@ -118,7 +116,6 @@ class LookAhead:
     def ran_well(self, prompt: RunningPrompt, trace: Trace, cached: set[str]) -> None:
         """The prompt has ended with success; `cached` are the nodes whose results were there already."""
         assert prompt.graph is not None
-        self._ran.append(prompt.workflow)
         if prompt.graph.node_components:  # else there is nothing to place, and keys would be most of what the prompt costs
             self._errands.submit(partial(self._guard, self._learn, prompt, trace, prompt.graph.nodes(), cached))
 
@@ -129,9 +126,7 @@ class LookAhead:
 
     def _ahead(self, prompt: RunningPrompt) -> Ahead:
         queue = self._queue()
-        if queue or prompt.workflow not in self._ran:
-            return Ahead(queue)
-        return Ahead((), (REPETITION, prompt.nodes, prompt.outputs))
+        return Ahead(queue) if queue else Ahead((), (REPETITION, prompt.nodes, prompt.outputs))
 
     # --- on the errands' thread ---
 
