@@ -36,6 +36,7 @@ from .core.events import (
     Wait,
 )
 from .core.manager import Manager
+from .record.contents import Contents
 from .record.trace import Trace, UnderWay
 from .session import Fact, Session, StandsAside
 
@@ -136,6 +137,7 @@ class Runtime:
         self._deferred: deque[Instruction] = deque()
         self._futures: dict[tuple[str, Tier], Future[None]] = {}
         self._under_way: dict[tuple[str, Tier], UnderWay] = {}  # between two prompts
+        self.contents = Contents()  # as the host has told them last
 
     def tell(self, fact: Fact) -> list[Hold]:
         """Take one fact. Returns what the node that has just begun must wait for (empty for every other fact).
@@ -191,6 +193,11 @@ class Runtime:
         finally:
             self._lock.release()
 
+    def coming(self) -> dict[str, int]:
+        """Bytes on their way to host memory by component, in the order in which they come. On any thread."""
+        with self._lock:
+            return self.manager.host.in_flight
+
     def spent(self, start_s: float, stalled_s: float, trace: Trace | None) -> None:
         """Add what the host has done since then on the thread that runs the nodes to the pack's own time, less what was stall of it.
 
@@ -228,9 +235,10 @@ class Runtime:
 
     def _handle(self, event: Event) -> list[Instruction]:
         instructions = self.manager.handle(event)
+        self.contents = self.contents.after(event)
         if isinstance(event, PromptStarted):
             self._futures = {key: future for key, future in self._futures.items() if not future.done()}
-            self.trace = Trace(event, self._unix_clock(), self._under_way.values())
+            self.trace = Trace(event, self._unix_clock(), self._under_way.values(), self.contents)
             self.traces = (*self.traces, self.trace)[-KEPT_TRACES:]
         elif isinstance(event, Stalled):
             self.stalled_s += event.seconds

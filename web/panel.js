@@ -4,7 +4,10 @@ import { createDecisions } from "./decisions_view.js";
 import { describeSummary, outcomeWords, waitingWords } from "./describe.js";
 import { html } from "./dom.js";
 import { formatBytes, formatPercent, formatSeconds } from "./format.js";
+import { createInsight } from "./insight.js";
+import { sentenceOf, whyWaiting } from "./sentence.js";
 import { createTimeline } from "./timeline_view.js";
+import { say } from "./words.js";
 
 const MODES = {
   auto: "Decides from the graph and the memory at hand",
@@ -115,11 +118,19 @@ function legend() {
   return html("div", { class: "residency-legend" }, entry("weights", "colour = weights in use"), entry("none", "no weights"), entry("stall", "waits for weights"), entry("stopped", "stopped early"), entry("evicted", "evicted"), hint);
 }
 
+/** A line that is there only while it says something; a screen reader hears it once. */
+function tell(line, text) {
+  if (line.textContent !== text) line.textContent = text;
+  line.hidden = !text;
+}
+
 /** Builds the panel for a store; the caller puts `element` on the page and calls destroy() when it leaves. */
 export function createPanel(store) {
   const header = createHeader(store);
   const notice = html("div", { class: "residency-notice", role: "status", hidden: true });
-  const waiting = html("p", { class: "residency-waiting" });
+  const sentence = html("p", { class: "residency-sentence", role: "status" });
+  const why = html("p", { class: "residency-waiting" });
+  const insight = createInsight(store.ask, () => show(store.state()));
   const timeline = createTimeline();
   const decisions = createDecisions();
   const empty = html(
@@ -128,8 +139,8 @@ export function createPanel(store) {
     html("strong", {}, "No prompt yet"),
     html("p", {}, "Run a workflow: its nodes, the weights that are read ahead for them and the reasons appear here while it runs."),
   );
-  const body = html("div", { class: "residency-body" }, html("div", { class: "residency-main" }, waiting, timeline.element, legend()), decisions.element);
-  const element = html("section", { class: "residency", "aria-label": "Residency" }, header.element, notice, empty, body);
+  const body = html("div", { class: "residency-body" }, html("div", { class: "residency-main" }, timeline.element, legend()), decisions.element);
+  const element = html("section", { class: "residency", "aria-label": "Residency" }, header.element, notice, sentence, why, empty, body);
 
   function show(state) {
     const { trace } = state;
@@ -142,9 +153,11 @@ export function createPanel(store) {
     empty.hidden = trace !== null;
     body.hidden = trace === null;
     header.show(state);
+    insight.follow(state);
+    tell(sentence, trace ? sentenceOf(trace, insight.assessment(trace)) : "");
+    tell(why, trace ? whyWaiting(trace, insight.assessment(trace)) : "");
     if (trace) {
-      waiting.textContent = trace.outcome === "running" ? "" : waitingWords(trace);
-      waiting.hidden = !waiting.textContent;
+      sentence.title = `${waitingWords(trace)}\n${say("how")}`;
       timeline.show(trace);
       decisions.show(trace);
     }
@@ -152,6 +165,7 @@ export function createPanel(store) {
 
   function destroy() {
     unsubscribe();
+    insight.stop();
     timeline.destroy();
     element.remove();
   }

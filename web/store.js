@@ -189,5 +189,5 @@ export function createStore(api, { onMode = () => {}, titleOf } = {}) {
     };
   };
 
-  return { state: () => state, subscribe, start, refresh, select, setMode, download };
+  return { state: () => state, subscribe, start, refresh, select, setMode, download, ask };
 }

@@ -1,7 +1,7 @@
 """Routes and websocket messages: what the panel and programs can ask and be told.
 
 GET /residency/status, POST /residency/mode, GET and POST /residency/settings, GET /residency/trace[?prompt_id=…][&format=chrome],
-GET /residency/traces, POST /residency/watch, and the websocket event "residency.update". docs/http.md describes them.
+GET /residency/traces, POST /residency/watch, those of insight.py, and the websocket event "residency.update". docs/http.md describes them.
 
 Handlers run on ComfyUI's event loop, where everybody waits for whoever waits. They take no lock that a mover may hold; the settings file is
 written by a thread of its own, and a big trace is copied by one of asyncio's.
@@ -34,6 +34,7 @@ from ..host import ComfyHost
 from ..prompt.background import Errands
 from ..prompt.live_graph import whole_nodes
 from .idle import IdleRelease
+from .insight import add_insight
 
 log = logging.getLogger("residency")
 
@@ -139,6 +140,8 @@ class BadRequestError(Exception):
 def add_routes(host: ComfyHost, announcer: Announcer) -> None:
     """Register the routes; ComfyUI adds its table of routes to the application after the packs are loaded."""
     routes = PromptServer.instance.routes
+
+    add_insight(routes, host)
 
     @routes.get("/residency/status")
     async def get_status(request: web.Request) -> web.Response:
