@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from .core.component import Tier
 from .core.events import (
@@ -36,9 +36,10 @@ from .core.events import (
     Wait,
 )
 from .core.manager import Manager
+from .record.ahead import foreseen
 from .record.contents import Contents
 from .record.trace import Trace, UnderWay
-from .session import Fact, Session, StandsAside
+from .session import Fact, Phase, Session, StandsAside
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +193,20 @@ class Runtime:
                     self.on_update(self.trace, False)
         finally:
             self._lock.release()
+
+    def foresee(self, trace: Trace) -> dict[str, Any] | None:
+        """What is still to come of that prompt, on its trace's clock; None where it does not run. On any thread."""
+        with self._lock:
+            if trace is not self.trace:
+                return None
+            session, host = self.session, self.manager.host
+            runs = session.phase is Phase.RUNNING
+            held = {key: record.held_bytes + record.loaded_bytes for key, record in host.records.items()}
+            missing = {one.key: one.size_bytes - held.get(one.key, 0) for one in trace.components()}
+            rates = self.contents.rates.read if self.contents.rates is not None else {}
+            now_s, ran_s = trace.now(self.clock())
+            position = session.position if runs else session.position + 1
+            return foreseen(session.timeline, position, trace.prompt_id, now_s, ran_s if runs else None, missing, rates)
 
     def coming(self) -> dict[str, int]:
         """Bytes on their way to host memory by component, in the order in which they come. On any thread."""

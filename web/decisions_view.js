@@ -10,7 +10,7 @@ const SHOWN = 200; // 10,000 rows would cost more to lay out than the prompt's t
 export function createDecisions() {
   const list = html("ol", { class: "residency-decisions", tabindex: 0, "aria-label": "Decisions, newest last" });
   const omitted = html("div", { class: "residency-omitted" });
-  const element = html("section", { class: "residency-why", "aria-label": "Why" }, html("h3", {}, "Why"), omitted, list);
+  const element = html("section", { class: "residency-why", "aria-label": "Why" }, omitted, list);
   let shown = { prompt_id: null, count: 0 };
 
   function rowOf(decision, nameOf, colours, asked) {

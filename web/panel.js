@@ -5,8 +5,12 @@ import { describeSummary, outcomeWords, waitingWords } from "./describe.js";
 import { html } from "./dom.js";
 import { formatBytes, formatPercent, formatSeconds } from "./format.js";
 import { createInsight } from "./insight.js";
+import { createMemory } from "./memory_view.js";
 import { sentenceOf, whyWaiting } from "./sentence.js";
+import { createTabs } from "./tabs.js";
+import { colourIndex, colourOf } from "./timeline_layout.js";
 import { createTimeline } from "./timeline_view.js";
+import { createWhatIf } from "./what_if_view.js";
 import { say } from "./words.js";
 
 const MODES = {
@@ -114,8 +118,8 @@ function createHeader(store) {
 
 function legend() {
   const entry = (name, words) => html("span", {}, html("i", { class: `residency-key is-${name}`, "aria-hidden": "true" }), words);
-  const hint = html("span", { class: "residency-hint" }, "Wheel zooms, drag moves, double-click shows all");
-  return html("div", { class: "residency-legend" }, entry("weights", "colour = weights in use"), entry("none", "no weights"), entry("stall", "waits for weights"), entry("stopped", "stopped early"), entry("evicted", "evicted"), hint);
+  const hint = html("span", { class: "residency-hint" }, "Click selects the node, wheel zooms, drag moves, double-click shows all");
+  return html("div", { class: "residency-legend" }, entry("weights", "colour = weights in use"), entry("none", "no weights"), entry("stall", "waits for weights"), entry("stopped", "stopped early"), entry("evicted", "evicted"), entry("ahead", "to come"), hint);
 }
 
 /** A line that is there only while it says something; a screen reader hears it once. */
@@ -124,14 +128,14 @@ function tell(line, text) {
   line.hidden = !text;
 }
 
-/** Builds the panel for a store; the caller puts `element` on the page and calls destroy() when it leaves. */
-export function createPanel(store) {
+/** Builds the panel for a store; `onNode(node_id)` selects a node of the workflow; the caller puts `element` on the page and calls destroy() when it leaves. */
+export function createPanel(store, onNode) {
   const header = createHeader(store);
   const notice = html("div", { class: "residency-notice", role: "status", hidden: true });
   const sentence = html("p", { class: "residency-sentence", role: "status" });
   const why = html("p", { class: "residency-waiting" });
   const insight = createInsight(store.ask, () => show(store.state()));
-  const timeline = createTimeline();
+  const timeline = createTimeline(onNode);
   const decisions = createDecisions();
   const empty = html(
     "div",
@@ -139,8 +143,18 @@ export function createPanel(store) {
     html("strong", {}, "No prompt yet"),
     html("p", {}, "Run a workflow: its nodes, the weights that are read ahead for them and the reasons appear here while it runs."),
   );
-  const body = html("div", { class: "residency-body" }, html("div", { class: "residency-main" }, timeline.element, legend()), decisions.element);
-  const element = html("section", { class: "residency", "aria-label": "Residency" }, header.element, notice, sentence, why, empty, body);
+  const whatIf = createWhatIf();
+  let colours = new Map();
+  const memory = createMemory((key) => colourOf(colours, key));
+  const side = createTabs(
+    [
+      { id: "why", name: say("tab.why"), panel: decisions.element },
+      { id: "if", name: say("tab.if"), panel: whatIf.element },
+    ],
+    "Details",
+  );
+  const body = html("div", { class: "residency-body" }, html("div", { class: "residency-main" }, timeline.element, legend()), side.element);
+  const element = html("section", { class: "residency", "aria-label": "Residency" }, header.element, notice, sentence, why, memory.element, empty, body);
 
   function show(state) {
     const { trace } = state;
@@ -156,10 +170,13 @@ export function createPanel(store) {
     insight.follow(state);
     tell(sentence, trace ? sentenceOf(trace, insight.assessment(trace)) : "");
     tell(why, trace ? whyWaiting(trace, insight.assessment(trace)) : "");
+    memory.show(insight.memory());
     if (trace) {
       sentence.title = `${waitingWords(trace)}\n${say("how")}`;
       timeline.show(trace);
       decisions.show(trace);
+      whatIf.show(trace, insight.assessment(trace));
+      colours = colourIndex(trace);
     }
   }
 

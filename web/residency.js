@@ -7,7 +7,7 @@ import { conversions } from "./convert_menu.js";
 import { createPanel } from "./panel.js";
 import { createSettings } from "./settings.js";
 import { createStore } from "./store.js";
-import { titleOf } from "./titles.js";
+import { selectNode, titleOf } from "./titles.js";
 
 const TAB = "residency";
 const COMMAND = "Residency.ShowTimeline";
@@ -33,7 +33,7 @@ function unmount() {
 function mount(place) {
   if (panel?.element.parentElement === place) return;
   unmount();
-  panel = createPanel(store);
+  panel = createPanel(store, (node_id) => selectNode(app, node_id));
   place.style.height = "100%";
   place.replaceChildren(panel.element);
 }

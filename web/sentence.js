@@ -72,9 +72,21 @@ function waitWords(trace) {
   return say(wait.several && wait.most_s < 0.95 * wait.stall_s ? "waited.more" : "waited", { time: short(wait.stall_s), what: wait.name }) + because;
 }
 
-/** The sentence on top; "" while the prompt runs. @param {any} trace @param {any} assessment */
+/** While it runs: when it will end, what is read next, how long it will still wait. @param {any} trace */
+export function aheadWords({ ahead, duration_s, ...trace }) {
+  if (!ahead || ahead.nodes.length === 0) return "";
+  const known = ahead.nodes.every((/** @type {any} */ node) => node.known);
+  const said = [known ? say("ahead.left", { in: short(Math.max(0, ahead.end_s - duration_s)) }) : say("ahead.left unknown")];
+  const next = ahead.reads.find((/** @type {any} */ read) => read.end_s > duration_s);
+  if (next) said.push(say("ahead.next", { what: componentNames(/** @type {any} */ (trace))(next.component), bytes: formatBytes(next.size_bytes) }));
+  const wait_s = ahead.nodes.reduce((/** @type {number} */ sum, /** @type {any} */ node) => sum + node.stall_s, 0);
+  if (known && wait_s >= SAID_S) said.push(say("ahead.wait", { time: short(wait_s) }));
+  return said.join(" ");
+}
+
+/** The sentence on top. @param {any} trace @param {any} assessment */
 export function sentenceOf(trace, assessment) {
-  if (trace.outcome === "running") return "";
+  if (trace.outcome === "running") return aheadWords(trace);
   if (trace.outcome !== "success") return `${say("failed", { time: short(trace.duration_s), outcome: outcomeWords(trace.outcome) })}.`;
   return `${[short(trace.duration_s), aloneWords(trace, assessment), waitWords(trace)].filter(Boolean).join("; ")}.`;
 }

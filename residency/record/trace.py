@@ -226,6 +226,12 @@ class Trace:
         return self._now_s
 
     @_locked
+    def now(self, time_s: float) -> tuple[float, float]:
+        """That time of the host's clock as seconds of this trace, and what the running node has computed by then."""
+        now_s, running = max(self._now_s, time_s - self._zero_s), self._times.running
+        return now_s, 0.0 if running is None else running.left_s(now_s)
+
+    @_locked
     def reads(self, components: Container[str]) -> bool:
         """Whether bytes of any of these have come to the host tier since the running node began."""
         since_s = self._times.running.start_s if self._times.running is not None else self._now_s

@@ -83,7 +83,9 @@ class Announcer:
     keeps the time, a thread of asyncio's copies the trace.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, foresee: Callable[[Trace], dict[str, Any] | None]) -> None:
+        """`foresee(trace)`: what is still to come of that prompt; None where it does not run."""
+        self._foresee = foresee
         self._lock = threading.Lock()  # one message is made at a time, and none after the last one
         self._next_s = 0.0
         self._waiting = False
@@ -120,11 +122,13 @@ class Announcer:
         self._send(trace, ended=False)
 
     def _send(self, trace: Trace, ended: bool) -> None:
+        started_s = time.monotonic()
+        ahead = None if ended else self._foresee(trace)  # takes the runtime's lock, which comes before this one
         with self._lock:
             if trace.outcome is not None and not ended:
                 return
-            started_s = time.monotonic()
             data = trace.as_dict()
+            data["ahead"] = ahead
             data["decisions"] = data["decisions"][-UPDATE_DECISIONS:]
             message = {"prompt_id": trace.prompt_id, "mode": trace.mode.value, "running": not ended, "trace": data}
             for client_id in self._watchers():
@@ -191,7 +195,9 @@ def add_routes(host: ComfyHost, announcer: Announcer) -> None:
 
         def text() -> str:
             host.runtime.look(wait=False)
-            return json.dumps(chrome(trace.as_dict()) if form else trace.as_dict())
+            if form:
+                return json.dumps(chrome(trace.as_dict()))
+            return json.dumps({**trace.as_dict(), "ahead": host.runtime.foresee(trace)})
 
         headers = {"Content-Disposition": 'attachment; filename="residency-trace.json"'} if form else None
         return web.json_response(text=await asyncio.to_thread(text), headers=headers)
