@@ -6,6 +6,8 @@ import { html } from "./dom.js";
 import { formatBytes, formatPercent, formatSeconds } from "./format.js";
 import { createInsight } from "./insight.js";
 import { createMemory } from "./memory_view.js";
+import { nodeStatuses } from "./node_status.js";
+import { createPrompts } from "./prompts_view.js";
 import { sentenceOf, whyWaiting } from "./sentence.js";
 import { createTabs } from "./tabs.js";
 import { colourIndex, colourOf } from "./timeline_layout.js";
@@ -128,8 +130,8 @@ function tell(line, text) {
   line.hidden = !text;
 }
 
-/** Builds the panel for a store; `onNode(node_id)` selects a node of the workflow; the caller puts `element` on the page and calls destroy() when it leaves. */
-export function createPanel(store, onNode) {
+/** Builds the panel for a store; `onNode(node_id)` selects a node of the workflow, `onStatuses(map)` hears how nodes' weights are; the caller puts `element` on the page and calls destroy() when it leaves. */
+export function createPanel(store, { onNode, onStatuses = () => {} } = {}) {
   const header = createHeader(store);
   const notice = html("div", { class: "residency-notice", role: "status", hidden: true });
   const sentence = html("p", { class: "residency-sentence", role: "status" });
@@ -144,12 +146,14 @@ export function createPanel(store, onNode) {
     html("p", {}, "Run a workflow: its nodes, the weights that are read ahead for them and the reasons appear here while it runs."),
   );
   const whatIf = createWhatIf();
+  const prompts = createPrompts((prompt_id) => store.select(prompt_id));
   let colours = new Map();
   const memory = createMemory((key) => colourOf(colours, key));
   const side = createTabs(
     [
       { id: "why", name: say("tab.why"), panel: decisions.element },
       { id: "if", name: say("tab.if"), panel: whatIf.element },
+      { id: "prompts", name: say("tab.prompts"), panel: prompts.element },
     ],
     "Details",
   );
@@ -171,11 +175,13 @@ export function createPanel(store, onNode) {
     tell(sentence, trace ? sentenceOf(trace, insight.assessment(trace)) : "");
     tell(why, trace ? whyWaiting(trace, insight.assessment(trace)) : "");
     memory.show(insight.memory());
+    onStatuses(nodeStatuses(trace, insight.memory()));
     if (trace) {
       sentence.title = `${waitingWords(trace)}\n${say("how")}`;
       timeline.show(trace);
       decisions.show(trace);
       whatIf.show(trace, insight.assessment(trace));
+      prompts.show(state.traces, trace);
       colours = colourIndex(trace);
     }
   }
@@ -183,6 +189,7 @@ export function createPanel(store, onNode) {
   function destroy() {
     unsubscribe();
     insight.stop();
+    onStatuses(new Map());
     timeline.destroy();
     element.remove();
   }
