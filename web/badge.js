@@ -10,14 +10,33 @@ export function badgeText(widgets) {
 
 const COLOURS = { setting: "#3b5f8a", waits: "#8a4b00", reading: "#1e5fae", resident: "#1c6b43" }; // white text on each reaches 4.5:1
 
+const NOTHING = { text: "", kind: "setting" };
+
 let statuses = new Map(); // node id → {text, kind}, while a panel is open
 
-/** What the badges say from now on; true where that is something else. `nodes`: what node_status.js has found. */
-export function showStatuses(nodes) {
-  const told = (of) => JSON.stringify([...of]);
-  const same = told(nodes) === told(statuses);
+/**
+ * What the badges of these nodes say from now on; true where that is something else. `nodes`: what node_status.js has found, `graph`: the
+ * outermost one of the open workflow.
+ */
+export function showStatuses(nodes, graph) {
+  const textOf = (of, id) => of.get(id)?.text;
+  const changed = [...new Set([...nodes.keys(), ...statuses.keys()])].filter((id) => textOf(nodes, id) !== textOf(statuses, id));
   statuses = nodes;
-  return !same;
+  for (const id of changed) renew(graph?.getNodeById(id));
+  return changed.length > 0;
+}
+
+/** Vue draws a node's badges again only where one of them is another one. */
+function renew(node) {
+  const at = node?.badges?.findIndex((one) => one.ofWeights) ?? -1;
+  if (at >= 0) node.badges.splice(at, 1, weightsBadge(node));
+}
+
+/** A node in a subgraph has another id in a prompt, and another graph. */
+function weightsBadge(node) {
+  const found = badge(() => (node.graph?.isRootGraph === false ? NOTHING : (statuses.get(String(node.id)) ?? NOTHING)));
+  found.ofWeights = true;
+  return found;
 }
 
 /** A badge that asks `said()` for {text, kind} whenever it is drawn. */
@@ -30,12 +49,9 @@ function badge(said) {
   };
 }
 
-const NOTHING = { text: "", kind: "setting" };
-
 /** Gives a node the badge of its memory setting, where it has one, and that of its weights. */
 export function addBadge(node) {
   if (!window.LGraphBadge) return;
   if (node.widgets?.some(({ name }) => name in SILENT)) node.badges.push(badge(() => ({ text: badgeText(node.widgets), kind: "setting" })));
-  // a node in a subgraph has another id in a prompt, and another graph
-  node.badges.push(badge(() => (node.graph?.isRootGraph === false ? NOTHING : (statuses.get(String(node.id)) ?? NOTHING))));
+  node.badges.push(weightsBadge(node));
 }

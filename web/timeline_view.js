@@ -5,12 +5,12 @@ import { html, svg } from "./dom.js";
 import { fitText, formatTick } from "./format.js";
 import { AXIS_PX, WHOLE, colourIndex, colourOf, layoutTimeline, pan, zoom } from "./timeline_layout.js";
 
-const GUTTER_PX = 70; // lane labels
+const GUTTER_PX = 84; // lane labels
 const LABEL_X = 6; // so that the focus ring does not cut them
 const END_PX = 10; // air at the right end, so that the last tick is not cut
 const FONT_PX = 11;
 const CLICK_PX = 4; // a pointer that has moved further drags
-const LANE_NAMES = { nodes: "Nodes", "tier-device": "Device", "tier-host": "Host", "tier-disk": "Disk" };
+const LANE_NAMES = { nodes: "Nodes", "tier-device": "RAM → VRAM", "tier-host": "Drive → RAM", "tier-disk": "To drive" };
 
 let patterns = 0;
 

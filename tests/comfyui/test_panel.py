@@ -64,6 +64,8 @@ def test_before_the_first_prompt_the_panel_says_what_to_do_and_no_request_fails(
 ) -> None:
     fresh = start("--preview-size", "256", *front_end, front_end=True)
     assert fresh.get_json("/residency/trace") is None
+    assert fresh.get_json("/residency/assessment") is None
+    assert fresh.get_json("/residency/memory")["components"] == []
     with opened(browser, fresh.url) as page:
         failed: list[str] = []
         page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
@@ -240,3 +242,24 @@ def test_a_click_on_a_bar_selects_its_node(page: Any, comfy_server: Server) -> N
     bars = panel.locator(".residency-bar rect").element_handles()
     max(bars, key=lambda bar: bar.bounding_box()["width"]).click()
     assert page.evaluate("app.canvas.selectedItems.size") == 1
+
+
+BADGES = "app.graph.getNodeById(2).badges.map((badge) => (typeof badge === 'function' ? badge() : badge).text).filter(Boolean)"
+# what the server would say of a prompt whose second node will wait, and of one whose second node has not
+TOLD = """(waits) => comfyAPI.api.api.dispatchCustomEvent("residency.update", { prompt_id: "told", mode: "auto", running: true, trace: {
+  version: 1, prompt_id: "told", mode: "auto", outcome: "running", duration_s: 1, started_unix_s: 0,
+  ahead: { nodes: [{ node_id: "2", class_type: "ImageInvert", start_s: 5, end_s: 9, stall_s: waits, known: true, computes: [], loads: [] }],
+           reads: [], end_s: 9 },
+} })"""
+
+
+def test_a_badge_says_that_a_node_will_wait_in_both_renderers_and_no_longer(editor: Any, comfy_server: Server) -> None:
+    open_graph(editor, small_prompt(144))
+    open_panel(editor)
+    vue = editor.evaluate("LiteGraph.vueNodesMode")
+    for waits_s, told in ((2, ["will wait 2.0 s"]), (3, ["will wait 3.0 s"]), (0, [])):
+        editor.evaluate(TOLD, waits_s)
+        editor.wait_for_function(f"told => JSON.stringify({BADGES}) === JSON.stringify(told)", arg=told)
+        if vue:
+            drawn = editor.locator("[data-node-id='2']").get_by_text("will wait")
+            drawn.get_by_text(told[0]).wait_for() if told else drawn.wait_for(state="detached")
