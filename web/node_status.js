@@ -19,11 +19,12 @@ export function nodeStatuses(trace, memory) {
   const sizes = new Map(trace.components.map((/** @type {any} */ one) => [one.key, one.size_bytes]));
   const reading = new Map(trace.transfers.filter((/** @type {any} */ one) => one.tier === "host" && one.end_s === null && one.moved_bytes > 0).map((/** @type {any} */ one) => [one.component, one.present_bytes]));
   const coming = new Map((trace.ahead?.nodes ?? []).map((/** @type {any} */ node) => [String(node.node_id), node]));
-  for (const node of [...trace.nodes, ...coming.values()]) {
+  const all = [...trace.nodes, ...coming.values()];
+  for (const [index, node] of all.entries()) {
     const id = String(node.node_id);
     const keys = keysOf(node);
     const key = keys.find((one) => reading.has(one));
-    const ran = trace.nodes.includes(node);
+    const ran = index < trace.nodes.length;
     if (ran && node.stall_s >= SAID_S) found.set(id, { kind: "waits", text: say(node.end_s === null ? "badge.waits" : "badge.waited", { time: short(node.stall_s) }) });
     else if (key && !ran) found.set(id, { kind: "reading", text: say("badge.reading", { share: formatPercent(reading.get(key), sizes.get(key)) }) });
     else if (!ran && node.known && node.stall_s >= SAID_S) found.set(id, { kind: "waits", text: say("badge.will wait", { time: short(node.stall_s) }) });

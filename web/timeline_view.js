@@ -5,12 +5,13 @@ import { html, svg } from "./dom.js";
 import { fitText, formatTick } from "./format.js";
 import { AXIS_PX, WHOLE, colourIndex, colourOf, layoutTimeline, pan, zoom } from "./timeline_layout.js";
 
-const GUTTER_PX = 84; // lane labels
+const GUTTER_PX = 70; // lane labels
 const LABEL_X = 6; // so that the focus ring does not cut them
 const END_PX = 10; // air at the right end, so that the last tick is not cut
 const FONT_PX = 11;
+const LABELLED_PX = 24; // a narrower bar has room for no three characters
 const CLICK_PX = 4; // a pointer that has moved further drags
-const LANE_NAMES = { nodes: "Nodes", "tier-device": "RAM → VRAM", "tier-host": "Drive → RAM", "tier-disk": "To drive" };
+const LANE_NAMES = { nodes: "Nodes", "tier-device": "To VRAM", "tier-host": "To RAM", "tier-disk": "To drive" };
 
 let patterns = 0;
 
@@ -93,8 +94,7 @@ export function createTimeline(onNode = () => {}) {
       const place = { ...box, x: GUTTER_PX + x, rx: Math.min(box.rx, width / 3), width: Math.max(Math.min(width, most), 1) };
       group.append(svg("rect", { ...place, fill: `url(#${stripes})`, class: "residency-stall" }));
     }
-    const { title } = describeItem({ ...item, records: item.records }, trace);
-    drawLabel(group, item, many ? title : item.kind === "node" || item.kind === "ahead" ? record.title : title);
+    if (item.width >= LABELLED_PX) drawLabel(group, item, record.title && !many ? record.title : describeItem(item, trace).title);
     return group;
   }
 

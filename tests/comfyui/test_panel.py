@@ -261,5 +261,24 @@ def test_a_badge_says_that_a_node_will_wait_in_both_renderers_and_no_longer(edit
         editor.evaluate(TOLD, waits_s)
         editor.wait_for_function(f"told => JSON.stringify({BADGES}) === JSON.stringify(told)", arg=told)
         if vue:
-            drawn = editor.locator("[data-node-id='2']").get_by_text("will wait")
-            drawn.get_by_text(told[0]).wait_for() if told else drawn.wait_for(state="detached")
+            node = editor.locator("[data-node-id='2']")
+            if told:
+                node.get_by_text(told[0]).wait_for()
+            else:
+                node.get_by_text("will wait").wait_for(state="detached")
+
+
+MANY = """(from) => comfyAPI.api.api.dispatchCustomEvent("residency.update", { prompt_id: "many", mode: "auto", running: true, trace: {
+  version: 1, prompt_id: "many", mode: "auto", outcome: "running", duration_s: from + 200, started_unix_s: 0,
+  decisions: Array.from({ length: 200 }, (_, index) => ({
+    time_s: from + index, kind: "keep", component: "", tier: "", size_bytes: 0, reason: `number ${from + index}` })),
+} })"""
+
+
+def test_the_list_of_decisions_goes_on_where_a_message_carries_only_the_newest(page: Any) -> None:
+    panel = open_panel(page)
+    page.evaluate(MANY, 0)
+    panel.get_by_text("number 199", exact=True).wait_for()
+    page.evaluate(MANY, 50)
+    panel.get_by_text("number 249", exact=True).wait_for()
+    assert panel.get_by_text("number 49", exact=True).count() == 0
