@@ -14,29 +14,17 @@ const NOTHING = { text: "", kind: "setting" };
 
 let statuses = new Map(); // node id → {text, kind}, while a panel is open
 
-/**
- * What the badges of these nodes say from now on; true where that is something else. `nodes`: what node_status.js has found, `graph`: the
- * outermost one of the open workflow.
- */
-export function showStatuses(nodes, graph) {
-  const textOf = (of, id) => of.get(id)?.text;
-  const changed = [...new Set([...nodes.keys(), ...statuses.keys()])].filter((id) => textOf(nodes, id) !== textOf(statuses, id));
+/** What the badges say from now on; true where that is something else. `nodes`: what node_status.js has found. Vue draws them with the node. */
+export function showStatuses(nodes) {
+  const told = (of) => JSON.stringify([...of]);
+  const same = told(nodes) === told(statuses);
   statuses = nodes;
-  for (const id of changed) renew(graph?.getNodeById(id));
-  return changed.length > 0;
-}
-
-/** Vue draws a node's badges again only where one of them is another one. */
-function renew(node) {
-  const at = node?.badges?.findIndex((one) => one.ofWeights) ?? -1;
-  if (at >= 0) node.badges.splice(at, 1, weightsBadge(node));
+  return !same;
 }
 
 /** A node in a subgraph has another id in a prompt, and another graph. */
 function weightsBadge(node) {
-  const found = badge(() => (node.graph?.isRootGraph === false ? NOTHING : (statuses.get(String(node.id)) ?? NOTHING)));
-  found.ofWeights = true;
-  return found;
+  return badge(() => (node.graph?.isRootGraph === false ? NOTHING : (statuses.get(String(node.id)) ?? NOTHING)));
 }
 
 /** A badge that asks `said()` for {text, kind} whenever it is drawn. */

@@ -25,7 +25,7 @@ function addStyles() {
 }
 
 function onStatuses(nodes) {
-  if (showStatuses(nodes, app.rootGraph ?? app.graph)) app.canvas?.setDirty(true, true);
+  if (showStatuses(nodes)) app.canvas?.setDirty(true, true);
 }
 
 function unmount() {
