@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from .core.component import Tier
 from .core.events import (
@@ -36,8 +36,10 @@ from .core.events import (
     Wait,
 )
 from .core.manager import Manager
+from .record.ahead import foreseen
+from .record.contents import Contents
 from .record.trace import Trace, UnderWay
-from .session import Fact, Session, SessionError, StandsAside
+from .session import Fact, Phase, Session, SessionError, StandsAside
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +138,7 @@ class Runtime:
         self._deferred: deque[Instruction] = deque()
         self._futures: dict[tuple[str, Tier], Future[None]] = {}
         self._under_way: dict[tuple[str, Tier], UnderWay] = {}  # between two prompts
+        self.contents = Contents()  # as the host has told them last
 
     def tell(self, fact: Fact) -> list[Hold]:
         """Take one fact. Returns what the node that has just begun must wait for (empty for every other fact).
@@ -189,6 +192,25 @@ class Runtime:
         finally:
             self._lock.release()
 
+    def foresee(self, trace: Trace) -> dict[str, Any] | None:
+        """What is still to come of that prompt, on its trace's clock; None where it does not run. On any thread."""
+        with self._lock:
+            if trace is not self.trace:
+                return None
+            session, host = self.session, self.manager.host
+            runs = session.phase is Phase.RUNNING
+            held = {key: record.held_bytes + record.loaded_bytes for key, record in host.records.items()}
+            missing = {one.key: one.size_bytes - held.get(one.key, 0) for one in trace.components()}
+            rates = self.contents.rates.read if self.contents.rates is not None else {}
+            now_s, ran_s = trace.now(self.clock())
+            position = session.position if runs else session.position + 1
+            return foreseen(session.timeline, position, trace.prompt_id, now_s, ran_s if runs else None, missing, rates)
+
+    def coming(self) -> dict[str, int]:
+        """Bytes on their way to host memory by component, in the order in which they come. On any thread."""
+        with self._lock:
+            return self.manager.host.in_flight
+
     def spent(self, start_s: float, stalled_s: float, trace: Trace | None) -> None:
         """Add what the host has done since then on the thread that runs the nodes to the pack's own time, less what was stall of it.
 
@@ -228,9 +250,10 @@ class Runtime:
 
     def _handle(self, event: Event) -> list[Instruction]:
         instructions = self.manager.handle(event)
+        self.contents = self.contents.after(event)
         if isinstance(event, PromptStarted):
             self._futures = {key: future for key, future in self._futures.items() if not future.done()}
-            self.trace = Trace(event, self._unix_clock(), self._under_way.values())
+            self.trace = Trace(event, self._unix_clock(), self._under_way.values(), self.contents)
             self.traces = (*self.traces, self.trace)[-KEPT_TRACES:]
         elif isinstance(event, Stalled):
             self.stalled_s += event.seconds

@@ -63,6 +63,8 @@ def test_a_prompt_is_told_with_times_from_its_start():
             "predicted_s": 0.0,
             "loads": [],
             "computes": ["a"],
+            "reads": ["a"],
+            "working_set_bytes": 0,
             "steps": [],
         }
     ]

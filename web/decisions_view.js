@@ -10,8 +10,8 @@ const SHOWN = 200; // 10,000 rows would cost more to lay out than the prompt's t
 export function createDecisions() {
   const list = html("ol", { class: "residency-decisions", tabindex: 0, "aria-label": "Decisions, newest last" });
   const omitted = html("div", { class: "residency-omitted" });
-  const element = html("section", { class: "residency-why", "aria-label": "Why" }, html("h3", {}, "Why"), omitted, list);
-  let shown = { prompt_id: null, count: 0 };
+  const element = html("section", { class: "residency-why", "aria-label": "Why" }, omitted, list);
+  let shown = { prompt_id: null, count: 0, first: "" };
 
   function rowOf(decision, nameOf, colours, asked) {
     const { time, action, name, detail, reason } = describeDecision(decision, nameOf);
@@ -31,7 +31,9 @@ export function createDecisions() {
     element,
     show(trace) {
       const { prompt_id, decisions } = trace;
-      const grown = prompt_id === shown.prompt_id && decisions.length >= shown.count;
+      // a message carries only the newest ones: past so many their number stays the same, and the first is another one
+      const first = JSON.stringify(decisions[0] ?? "");
+      const grown = prompt_id === shown.prompt_id && decisions.length >= shown.count && (first === shown.first || shown.count === 0);
       if (grown && decisions.length === shown.count) return;
       const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 24;
       const nameOf = componentNames(trace);
@@ -44,7 +46,7 @@ export function createDecisions() {
       const hidden = decisions.length - list.childElementCount;
       omitted.textContent = hidden > 0 ? `${formatCount(hidden, "earlier decision")} not listed` : "";
       list.classList.toggle("is-empty", decisions.length === 0);
-      shown = { prompt_id, count: decisions.length };
+      shown = { prompt_id, count: decisions.length, first };
       if (atEnd || !grown) list.scrollTop = list.scrollHeight;
     },
   };

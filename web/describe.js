@@ -1,6 +1,7 @@
 // What a bar, a mark or a decision means, in plain words. Pure: trace records in, {title, lines} of text out.
 
 import { formatBytes, formatCount, formatPercent, formatRate, formatSeconds } from "./format.js";
+import { say } from "./words.js";
 
 const KINDS = { prefetch: "Read ahead", onload: "Bring over", exchange: "Exchange", evict: "Evict", wait: "Wait for", cancel: "Stop reading", keep: "Keep", "give up": "Give up" };
 const STATES = { running: "moving now", done: "done", stopped: "stopped early" };
@@ -96,6 +97,21 @@ function describeEviction(eviction, nameOf) {
   return { title: nameOf(eviction.component), lines };
 }
 
+function describeAhead(node, now_s, nameOf) {
+  const lines = [node.running ? say("ahead.runs") : say("ahead.begins", { in: formatSeconds(node.start_s - now_s) })];
+  if (node.stall_s >= NOTICED_S) lines.push(say("ahead.waits", { time: formatSeconds(node.stall_s) }));
+  lines.push(node.known ? say("ahead.ends", { in: formatSeconds(node.end_s - now_s) }) : say("ahead.unknown"));
+  if (node.computes?.length) lines.push(`Computes with ${listed(node.computes.map(nameOf))}`);
+  return { title: `${titleOf(node)} #${node.node_id}`, lines };
+}
+
+function describeRead(read, now_s, nameOf) {
+  const lines = [say("ahead.reads", { bytes: formatBytes(read.size_bytes), in: formatSeconds(read.start_s - now_s) })];
+  const late_s = read.end_s - read.needed_s;
+  lines.push(late_s >= NOTICED_S ? say("ahead.late", { time: formatSeconds(late_s) }) : say("ahead.early", { time: formatSeconds(-late_s) }));
+  return { title: nameOf(read.component), lines };
+}
+
 function describeMany(item, now_s, nameOf) {
   const { records } = item;
   const sum = (of) => records.reduce((total, record) => total + (of(record) ?? 0), 0);
@@ -105,6 +121,7 @@ function describeMany(item, now_s, nameOf) {
   }
   const start_s = records[0].start_s;
   const end_s = records.reduce((last, record) => Math.max(last, record.end_s ?? now_s), start_s);
+  if (item.kind === "ahead" || item.kind === "read") return { title: say("ahead.many", { count: records.length }), lines: [listed(records.map((record) => (item.kind === "read" ? nameOf(record.component) : titleOf(record))))] };
   if (item.kind === "transfer") {
     const lines = [`Moved ${formatBytes(sum((record) => record.moved_bytes))}`, span(start_s, end_s)];
     return { title: formatCount(records.length, "transfer"), lines: [...lines, listed(records.map((record) => nameOf(record.component)))] };
@@ -123,6 +140,8 @@ export function describeItem(item, trace) {
   const [record] = item.records;
   if (item.kind === "node") return describeNode(record, now_s, nameOf);
   if (item.kind === "eviction") return describeEviction(record, nameOf);
+  if (item.kind === "ahead") return describeAhead(record, now_s, nameOf);
+  if (item.kind === "read") return describeRead(record, now_s, nameOf);
   const sizes = new Map(trace.components.map((component) => [component.key, component.size_bytes]));
   return describeTransfer(record, now_s, nameOf, sizes, askedOf(trace));
 }

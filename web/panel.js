@@ -4,7 +4,16 @@ import { createDecisions } from "./decisions_view.js";
 import { describeSummary, outcomeWords, waitingWords } from "./describe.js";
 import { html } from "./dom.js";
 import { formatBytes, formatPercent, formatSeconds } from "./format.js";
+import { createInsight } from "./insight.js";
+import { createMemory } from "./memory_view.js";
+import { nodeStatuses } from "./node_status.js";
+import { createPrompts } from "./prompts_view.js";
+import { sentenceOf, whyWaiting } from "./sentence.js";
+import { createTabs } from "./tabs.js";
+import { colourIndex, colourOf } from "./timeline_layout.js";
 import { createTimeline } from "./timeline_view.js";
+import { createWhatIf } from "./what_if_view.js";
+import { say } from "./words.js";
 
 const MODES = {
   auto: "Decides from the graph and the memory at hand",
@@ -111,16 +120,24 @@ function createHeader(store) {
 
 function legend() {
   const entry = (name, words) => html("span", {}, html("i", { class: `residency-key is-${name}`, "aria-hidden": "true" }), words);
-  const hint = html("span", { class: "residency-hint" }, "Wheel zooms, drag moves, double-click shows all");
-  return html("div", { class: "residency-legend" }, entry("weights", "colour = weights in use"), entry("none", "no weights"), entry("stall", "waits for weights"), entry("stopped", "stopped early"), entry("evicted", "evicted"), hint);
+  const hint = html("span", { class: "residency-hint" }, "Click selects the node, wheel zooms, drag moves, double-click shows all");
+  return html("div", { class: "residency-legend" }, entry("weights", "colour = weights in use"), entry("none", "no weights"), entry("stall", "waits for weights"), entry("stopped", "stopped early"), entry("evicted", "evicted"), entry("ahead", "to come"), hint);
 }
 
-/** Builds the panel for a store; the caller puts `element` on the page and calls destroy() when it leaves. */
-export function createPanel(store) {
+/** A line that is there only while it says something; a screen reader hears it once. */
+function tell(line, text) {
+  if (line.textContent !== text) line.textContent = text;
+  line.hidden = !text;
+}
+
+/** Builds the panel for a store; `onNode(node_id)` selects a node of the workflow, `onStatuses(map)` hears how nodes' weights are; the caller puts `element` on the page and calls destroy() when it leaves. */
+export function createPanel(store, { onNode, onStatuses = () => {} } = {}) {
   const header = createHeader(store);
   const notice = html("div", { class: "residency-notice", role: "status", hidden: true });
-  const waiting = html("p", { class: "residency-waiting" });
-  const timeline = createTimeline();
+  const sentence = html("p", { class: "residency-sentence", role: "status" });
+  const why = html("p", { class: "residency-waiting" });
+  const insight = createInsight(store.ask, () => show(store.state()));
+  const timeline = createTimeline(onNode);
   const decisions = createDecisions();
   const empty = html(
     "div",
@@ -128,8 +145,20 @@ export function createPanel(store) {
     html("strong", {}, "No prompt yet"),
     html("p", {}, "Run a workflow: its nodes, the weights that are read ahead for them and the reasons appear here while it runs."),
   );
-  const body = html("div", { class: "residency-body" }, html("div", { class: "residency-main" }, waiting, timeline.element, legend()), decisions.element);
-  const element = html("section", { class: "residency", "aria-label": "Residency" }, header.element, notice, empty, body);
+  const whatIf = createWhatIf();
+  const prompts = createPrompts((prompt_id) => store.select(prompt_id));
+  let colours = new Map();
+  const memory = createMemory((key) => colourOf(colours, key));
+  const side = createTabs(
+    [
+      { id: "why", name: say("tab.why"), panel: decisions.element },
+      { id: "if", name: say("tab.if"), panel: whatIf.element },
+      { id: "prompts", name: say("tab.prompts"), panel: prompts.element },
+    ],
+    "Details",
+  );
+  const body = html("div", { class: "residency-body" }, html("div", { class: "residency-main" }, timeline.element, legend()), side.element);
+  const element = html("section", { class: "residency", "aria-label": "Residency" }, header.element, notice, sentence, why, memory.element, empty, body);
 
   function show(state) {
     const { trace } = state;
@@ -142,16 +171,25 @@ export function createPanel(store) {
     empty.hidden = trace !== null;
     body.hidden = trace === null;
     header.show(state);
+    insight.follow(state);
+    tell(sentence, trace ? sentenceOf(trace, insight.assessment(trace)) : "");
+    tell(why, trace ? whyWaiting(trace, insight.assessment(trace)) : "");
+    memory.show(insight.memory());
+    onStatuses(nodeStatuses(trace, insight.memory()));
     if (trace) {
-      waiting.textContent = trace.outcome === "running" ? "" : waitingWords(trace);
-      waiting.hidden = !waiting.textContent;
+      sentence.title = `${waitingWords(trace)}\n${say("how")}`;
       timeline.show(trace);
       decisions.show(trace);
+      whatIf.show(trace, insight.assessment(trace));
+      prompts.show(state.traces, trace);
+      colours = colourIndex(trace);
     }
   }
 
   function destroy() {
     unsubscribe();
+    insight.stop();
+    onStatuses(new Map());
     timeline.destroy();
     element.remove();
   }

@@ -2,12 +2,12 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addBadge } from "./badge.js";
+import { addBadge, showStatuses } from "./badge.js";
 import { conversions } from "./convert_menu.js";
 import { createPanel } from "./panel.js";
 import { createSettings } from "./settings.js";
 import { createStore } from "./store.js";
-import { titleOf } from "./titles.js";
+import { selectNode, titleOf } from "./titles.js";
 
 const TAB = "residency";
 const COMMAND = "Residency.ShowTimeline";
@@ -24,6 +24,10 @@ function addStyles() {
   document.head.append(link);
 }
 
+function onStatuses(nodes) {
+  if (showStatuses(nodes)) app.canvas?.setDirty(true, true);
+}
+
 function unmount() {
   panel?.destroy();
   panel = null;
@@ -33,7 +37,7 @@ function unmount() {
 function mount(place) {
   if (panel?.element.parentElement === place) return;
   unmount();
-  panel = createPanel(store);
+  panel = createPanel(store, { onNode: (node_id) => selectNode(app, node_id), onStatuses });
   place.style.height = "100%";
   place.replaceChildren(panel.element);
 }

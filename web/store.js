@@ -26,8 +26,10 @@ const wait = (pause_ms) => new Promise((resolve) => setTimeout(resolve, pause_ms
 export function completeTrace(trace, titleOf = ({ class_type }) => class_type) {
   const lists = { components: [], nodes: [], transfers: [], evictions: [], decisions: [] };
   const figures = { compute_s: 0, stall_s: 0, wait_s: 0, prefetched_bytes: 0, wasted_bytes: 0, evicted_bytes: 0, nodes: 0 };
-  const nodes = (trace.nodes ?? []).map((node) => ({ ...node, title: titleOf(node) }));
-  return { duration_s: 0, outcome: "running", ...lists, ...trace, nodes, summary: { ...figures, ...trace.summary } };
+  const titled = (of) => (of ?? []).map((node) => ({ ...node, title: titleOf(node) }));
+  const nodes = titled(trace.nodes);
+  const ahead = trace.ahead ? { ...trace.ahead, nodes: titled(trace.ahead.nodes) } : null;
+  return { duration_s: 0, outcome: "running", ...lists, ...trace, nodes, ahead, summary: { ...figures, ...trace.summary } };
 }
 
 /**
@@ -189,5 +191,5 @@ export function createStore(api, { onMode = () => {}, titleOf } = {}) {
     };
   };
 
-  return { state: () => state, subscribe, start, refresh, select, setMode, download };
+  return { state: () => state, subscribe, start, refresh, select, setMode, download, ask };
 }

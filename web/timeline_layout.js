@@ -14,8 +14,20 @@ const COLOURS = 8; // --residency-0 … --residency-7 in residency.css
 
 export const WHOLE = Object.freeze({ from_s: 0, to_s: null });
 
-/** The end of the time axis: what has happened so far, never zero. */
-export function endOf(trace) {
+/** What is still to come of a running prompt: {nodes, reads, end_s}. A message may be older than the clock, so nothing of it begins before now. */
+export function aheadOf(trace) {
+  const now_s = nowOf(trace);
+  if (trace.outcome !== "running" || !trace.ahead) return { nodes: [], reads: [], end_s: now_s };
+  const later = (record) => ({ ...record, start_s: Math.max(record.start_s, now_s) });
+  const left = (records) => records.filter(({ end_s }) => end_s > now_s).map(later);
+  return { nodes: left(trace.ahead.nodes), reads: left(trace.ahead.reads), end_s: trace.ahead.end_s };
+}
+
+/** The end of the time axis: what has happened and what is to come, never zero. */
+export const endOf = (trace) => Math.max(nowOf(trace), aheadOf(trace).end_s);
+
+/** The end of what has happened so far, never zero. */
+export function nowOf(trace) {
   let end_s = trace.duration_s || 0;
   for (const node of trace.nodes) end_s = Math.max(end_s, node.end_s ?? node.start_s);
   for (const transfer of trace.transfers) end_s = Math.max(end_s, transfer.end_s ?? transfer.start_s);
@@ -156,27 +168,33 @@ const TIER_ORDER = ["device", "host", "disk"]; // nearest to the compute first
 
 /**
  * Lanes for a trace in a window of `width_px`: {width_px, height_px, axis: {step_s, ticks}, lanes, now_x}.
- * A lane is {id, tier, y, height, label_px, items}; an item {kind: node|transfer|eviction, x, y, width, height, stalls, stall_px, records}.
+ * A lane is {id, tier, y, height, label_px, items}; an item {kind: node|ahead|transfer|read|eviction, x, y, width, height, stalls, stall_px, records}.
  */
 export function layoutTimeline(trace, view, width_px) {
   const end_s = endOf(trace);
+  const now_s = nowOf(trace);
+  const ahead = aheadOf(trace);
   const window_s = windowOf(view, end_s);
   const px_per_s = width_px / (window_s.to_s - window_s.from_s);
   const scale = { width_px, px_per_s, x: (time_s) => (time_s - window_s.from_s) * px_per_s };
 
   const nodes = [...trace.nodes].sort((a, b) => a.start_s - b.start_s);
-  const nodeItems = boxesOf(nodes, "node", scale, end_s).map((box) => ({ ...withStalls(box, scale), y: 0, height: NODE_PX }));
+  const nodeItems = boxesOf(nodes, "node", scale, now_s).map((box) => ({ ...withStalls(box, scale), y: 0, height: NODE_PX }));
+  const coming = boxesOf(ahead.nodes, "ahead", scale, end_s).map((box) => ({ ...withStalls(box, scale), y: 0, height: NODE_PX }));
+  nodeItems.push(...coming);
   const lanes = [{ id: "nodes", tier: null, height: NODE_PX, label_px: NODE_PX / 2, items: nodeItems }];
 
   const tiers = [...new Set([...trace.transfers, ...trace.evictions].map((record) => record.tier))];
+  if (ahead.reads.length && !tiers.includes("host")) tiers.push("host");
   const rank = (tier) => (TIER_ORDER.includes(tier) ? TIER_ORDER.indexOf(tier) : TIER_ORDER.length);
   for (const tier of tiers.sort((a, b) => rank(a) - rank(b))) {
-    const rows = rowsOf(begun(trace.transfers.filter((transfer) => transfer.tier === tier)), end_s);
+    const rows = rowsOf(begun(trace.transfers.filter((transfer) => transfer.tier === tier)), now_s);
     const evictions = trace.evictions.filter((eviction) => eviction.tier === tier);
-    const rows_px = rows.length * (BAR_PX + GAP_PX);
+    const rows_px = (tier === "host" && ahead.reads.length ? Math.max(rows.length, 1) : rows.length) * (BAR_PX + GAP_PX);
     const bars = rows.flatMap((records, row) =>
-      boxesOf(records, "transfer", scale, end_s).map((box) => ({ ...box, y: row * (BAR_PX + GAP_PX), height: BAR_PX, stalls: [], stall_px: 0 })),
+      boxesOf(records, "transfer", scale, now_s).map((box) => ({ ...box, y: row * (BAR_PX + GAP_PX), height: BAR_PX, stalls: [], stall_px: 0 })),
     );
+    if (tier === "host") bars.push(...boxesOf(ahead.reads, "read", scale, end_s).map((box) => ({ ...box, y: 0, height: BAR_PX, stalls: [], stall_px: 0 })));
     const marks = marksOf(evictions, scale).map((mark) => ({ ...mark, y: rows_px, height: MARK_PX, stalls: [], stall_px: 0 }));
     const height = rows_px - (evictions.length ? 0 : GAP_PX) + (evictions.length ? MARK_PX : 0);
     lanes.push({ id: `tier-${tier}`, tier, height, label_px: (rows.length ? BAR_PX : MARK_PX) / 2, items: [...bars, ...marks] });
@@ -195,7 +213,7 @@ export function layoutTimeline(trace, view, width_px) {
     end_s,
     axis: ticksOf(window_s, width_px),
     lanes,
-    now_x: trace.outcome === "running" ? scale.x(end_s) : null,
+    now_x: trace.outcome === "running" ? scale.x(now_s) : null,
   };
 }
 

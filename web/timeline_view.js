@@ -9,18 +9,21 @@ const GUTTER_PX = 70; // lane labels
 const LABEL_X = 6; // so that the focus ring does not cut them
 const END_PX = 10; // air at the right end, so that the last tick is not cut
 const FONT_PX = 11;
-const LANE_NAMES = { nodes: "Nodes", "tier-device": "Device", "tier-host": "Host", "tier-disk": "Disk" };
+const LABELLED_PX = 24; // a narrower bar has room for no three characters
+const CLICK_PX = 4; // a pointer that has moved further drags
+const LANE_NAMES = { nodes: "Nodes", "tier-device": "To VRAM", "tier-host": "To RAM", "tier-disk": "To drive" };
 
 let patterns = 0;
 
-export function createTimeline() {
+/** `onNode(node_id)`: a bar of that node was clicked, or chosen with Enter. */
+export function createTimeline(onNode = () => {}) {
   const stripes = `residency-stall-${(patterns += 1)}`;
   const drawing = svg("svg", {
     class: "residency-drawing",
     tabindex: 0,
     role: "application",
     "aria-roledescription": "timeline",
-    "aria-label": "Timeline. Arrow keys move between bars, plus and minus zoom, Shift with left and right moves the window, 0 shows all.",
+    "aria-label": "Timeline. Arrow keys move between bars, plus and minus zoom, Shift with left and right moves the window, 0 shows all, Enter selects the node.",
   });
   const tooltip = html("div", { class: "residency-tooltip", role: "tooltip", hidden: true });
   const spoken = html("div", { class: "residency-spoken", "aria-live": "polite" });
@@ -43,7 +46,7 @@ export function createTimeline() {
   };
 
   function fillOf(record, colours, kind) {
-    const key = kind === "node" ? (record.computes?.[0] ?? record.loads?.[0]) : record.component;
+    const key = kind === "node" || kind === "ahead" ? (record.computes?.[0] ?? record.loads?.[0]) : record.component;
     return colourOf(colours, key);
   }
 
@@ -82,7 +85,7 @@ export function createTimeline() {
     const item = clipped(whole);
     const [record] = item.records;
     const many = item.records.length > 1;
-    const group = svg("g", { class: `residency-bar ${item.kind === "transfer" && !many ? `is-${record.status}` : ""}` });
+    const group = svg("g", { class: `residency-bar ${item.kind === "transfer" && !many ? `is-${record.status}` : item.kind === "ahead" || item.kind === "read" ? "is-ahead" : ""}` });
     if (item.width <= 0) return group;
     const box = { x: GUTTER_PX + item.x, y: item.y, height: item.height, rx: Math.min(3, item.width / 3) };
     group.append(svg("rect", { ...box, width: Math.max(item.width - (item.width > 4 ? 1 : 0), 1), fill: many ? "var(--residency-none)" : fillOf(record, colours, item.kind) }));
@@ -91,8 +94,7 @@ export function createTimeline() {
       const place = { ...box, x: GUTTER_PX + x, rx: Math.min(box.rx, width / 3), width: Math.max(Math.min(width, most), 1) };
       group.append(svg("rect", { ...place, fill: `url(#${stripes})`, class: "residency-stall" }));
     }
-    const { title } = describeItem({ ...item, records: item.records }, trace);
-    drawLabel(group, item, many ? title : item.kind === "node" ? record.title : title);
+    if (item.width >= LABELLED_PX) drawLabel(group, item, record.title && !many ? record.title : describeItem(item, trace).title);
     return group;
   }
 
@@ -208,7 +210,21 @@ export function createTimeline() {
     drawing.setPointerCapture(event.pointerId);
     drawing.classList.add("is-dragged");
   });
-  const release = () => {
+  /** The node behind one bar: its own, or the first that uses the weights. */
+  function nodeOf(item) {
+    const [record] = item?.records ?? [];
+    if (record?.node_id !== undefined) return record.node_id;
+    const uses = ({ computes = [], loads = [] }) => [...computes, ...loads].includes(record?.component);
+    return (trace.nodes.find(uses) ?? trace.ahead?.nodes.find(uses))?.node_id;
+  }
+
+  function choose(item) {
+    const node_id = item && nodeOf(item);
+    if (node_id !== undefined && node_id !== null) onNode(node_id);
+  }
+
+  const release = (event) => {
+    if (drag && event.type === "pointerup" && Math.abs(event.offsetX - drag.x) < CLICK_PX) choose(itemAt(event.offsetX - GUTTER_PX, event.offsetY));
     drag = null;
     drawing.classList.remove("is-dragged");
   };
@@ -267,6 +283,7 @@ export function createTimeline() {
     "=": () => look(zoom(view, layout.end_s, 0.7, middle())),
     "-": () => look(zoom(view, layout.end_s, 1 / 0.7, middle())),
     0: () => look(WHOLE),
+    Enter: () => choose(focused()),
     Escape: () => {
       focus = null;
       tooltip.hidden = true;

@@ -215,6 +215,16 @@ class ComfyHost:
         lacks = [seams.Fit(lack.name, False, lack.why) for lack in self._lacks]
         return [seam.look() for seam in seams.ALL] + [seams.Fit(*told) for told in self.device.states()] + lacks
 
+    def on_device(self) -> dict[str, int]:
+        """Bytes on the device by component: ComfyUI's own word between prompts, else what was told last. On any thread."""
+        told = self.runtime.contents.device
+        if not self._executing:
+            try:
+                return self.device.contents.held()
+            except RuntimeError:  # the executor's thread has begun to change what is gone through here
+                pass
+        return dict(told.held) if told is not None else {}
+
     def contained(self) -> dict[str, int]:
         """Failures that cost a copy or a lesson, and did not reach a prompt: how many, by what has failed."""
         store, mover = self.device.pages, self.runtime.movers.get(Tier.HOST)

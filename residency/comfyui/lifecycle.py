@@ -32,7 +32,7 @@ def load() -> ComfyHost:
 
     host = ComfyHost(queue=routes.queued_prompts)
     record(host)
-    announcer = routes.Announcer()
+    announcer = routes.Announcer(host.runtime.foresee)
     host.runtime.on_update = announcer.announce
     first = standing(os.environ)
     host.set_user_mode(first.mode, first.source)

@@ -25,6 +25,8 @@ class NodeRecord:
     predicted_s: float = 0.0  # of computing, by earlier runs; 0.0 where nothing is known
     loads: Sequence[str] = ()
     computes: Sequence[str] = ()
+    reads: Sequence[str] = ()  # of both: whose files it reads, unless they are in host memory already
+    working_set_bytes: int = 0  # expected on the device beside the weights
     steps: list[tuple[float, float, int]] = field(default_factory=list)
 
     def left_s(self, now_s: float) -> float:

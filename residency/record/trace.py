@@ -21,6 +21,7 @@ from ..core.events import (
     Cancel,
     Copied,
     Crossed,
+    DeviceObserved,
     Event,
     Evict,
     Evicted,
@@ -36,6 +37,7 @@ from ..core.events import (
     Prefetch,
     PromptEnded,
     PromptStarted,
+    RatesMeasured,
     Replanned,
     Spent,
     Stalled,
@@ -47,6 +49,7 @@ from ..core.events import (
     Waited,
 )
 from ..core.timeline import Timeline, UseKind
+from .contents import Contents
 from .node_times import NodeRecord, NodeTimes
 
 P = ParamSpec("P")
@@ -101,8 +104,10 @@ class Trace:
     mover. Lock order: the runtime's, then this one.
     """
 
-    def __init__(self, started: PromptStarted, started_unix_s: float, under_way: Iterable[UnderWay] = ()) -> None:
-        """`under_way`: transfers of the prompt before; this one tells what they move from now on."""
+    def __init__(
+        self, started: PromptStarted, started_unix_s: float, under_way: Iterable[UnderWay] = (), began: Contents | None = None
+    ) -> None:
+        """`under_way`: transfers of the prompt before; this one tells what they move from now on. `began`: what lay where."""
         self._lock = threading.RLock()
         self.prompt_id = started.prompt_id
         self.mode: Mode = started.mode
@@ -135,6 +140,7 @@ class Trace:
         self._crossed_bytes = 0
         self._replans = 0
         self._foretold: Foretold | None = None
+        self._began, self._seen_device = began or Contents(), False
         for one in under_way:
             self._components.setdefault(one.component.key, one.component)
             self._announce(one.component.key, one.tier, one.reason)
@@ -192,6 +198,10 @@ class Trace:
                 self._spent(event)
             case Foretold():
                 self._foretold = event
+            case DeviceObserved() if not self._seen_device:  # before the first node: what the prompt has found there
+                self._began, self._seen_device = self._began.after(event), True
+            case RatesMeasured():
+                self._began = self._began.after(event)
             case _:
                 pass
         for instruction in instructions:
@@ -205,10 +215,21 @@ class Trace:
             mine = (entry._replace(time_s=entry.time_s - zero_s) for entry in story(key) if entry.time_s >= zero_s)
             self._stories[key] = in_words(mine)
 
+    @_locked
+    def components(self) -> list[Component]:
+        """All that the prompt knew, in the order in which they were found."""
+        return list(self._components.values())
+
     @property
     def duration_s(self) -> float:
         """Seconds from the start of the prompt to the last event."""
         return self._now_s
+
+    @_locked
+    def now(self, time_s: float) -> tuple[float, float]:
+        """That time of the host's clock as seconds of this trace, and what the running node has computed by then."""
+        now_s, running = max(self._now_s, time_s - self._zero_s), self._times.running
+        return now_s, 0.0 if running is None else running.left_s(now_s)
 
     @_locked
     def reads(self, components: Container[str]) -> bool:
@@ -268,7 +289,9 @@ class Trace:
         loads = [use.component for use in uses if use.kind is UseKind.LOAD]
         computes = [use.component for use in uses if use.kind is UseKind.COMPUTE]
         names = visit.node_id, visit.class_type
-        self._times.start(NodeRecord(*names, self._now_s, predicted_s=visit.compute_s, loads=loads, computes=computes))
+        reads = [use.component for use in uses if use.reads]
+        needs_bytes = visit.working_set_bytes
+        self._times.start(NodeRecord(*names, self._now_s, None, 0.0, 0.0, 0.0, visit.compute_s, loads, computes, reads, needs_bytes))
 
     def _node_finished(self, event: NodeFinished) -> None:
         if self._times.running is None:
@@ -416,6 +439,7 @@ class Trace:
                 }
                 for c in self._components.values()
             ],
+            "began": self._began.as_dict(),
             "nodes": [{**node, "steps": list(node["steps"])} for node in _plain(NodeRecord, self._times.nodes)],
             "transfers": _plain(TransferRecord, self._transfers),
             "evictions": list(self._evictions),

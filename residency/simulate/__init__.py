@@ -14,9 +14,10 @@ from .optimum import optimum
 from .policies import LRU, MRU, OURS, OURS_DEVICE, OURS_EXCHANGING, STOCK, Managed, OnDemand
 from .run import NodeTime, Outcome, Policy, run
 from .tiers import Victim
-from .workload import STEADY, Pressure, Program, Step, sequence
+from .workload import COLD, STEADY, Pressure, Program, Start, Step, sequence
 
 __all__ = [
+    "COLD",
     "GB",
     "GIB",
     "H100",
@@ -38,6 +39,7 @@ __all__ = [
     "Policy",
     "Pressure",
     "Program",
+    "Start",
     "Step",
     "Victim",
     "bound_s",

@@ -13,7 +13,7 @@ from ..session import Fact
 from .comfyui_model import Consumer
 from .machine import Machine
 from .tiers import Victim
-from .workload import Program, Step
+from .workload import COLD, Program, Start, Step
 from .world import Held, World
 
 Recorder = Callable[[Fact, Sequence[Instruction]], None]
@@ -81,9 +81,10 @@ class Outcome:
         return sum(node.stall_s for node in self.nodes)
 
 
-def run(program: Program, machine: Machine, policy: Policy, recorder: Recorder | None = None) -> Outcome:
+def run(program: Program, machine: Machine, policy: Policy, recorder: Recorder | None = None, start: Start = COLD) -> Outcome:
     """Simulate. Deterministic: the same arguments give the same result. `recorder` gets the facts that a managed run tells its session."""
     world = World(machine, program, policy.victim)
+    world.begin(start)
     consumer = Consumer(world, program)
     pack = policy.pack(world, consumer, program, recorder)
     scatter = random.Random(program.seed)

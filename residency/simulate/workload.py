@@ -38,6 +38,20 @@ class Pressure:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """What lies where before the first prompt, bytes by component, each from its beginning: pinned in host memory, on the device, and in
+    the page cache behind what is `loaded` of either."""
+
+    cached: Mapping[str, int] = field(default_factory=dict)
+    loaded: Mapping[str, int] = field(default_factory=dict)
+    pinned: Mapping[str, int] = field(default_factory=dict)
+    device: Mapping[str, int] = field(default_factory=dict)
+
+
+COLD = Start()
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """Prompts in the order in which they run, all queued before the first starts unless `queued` is false.
 

@@ -14,7 +14,7 @@ from .device_mover import Link
 from .disk_mover import Lane, ReadAheadLanes
 from .machine import Machine
 from .tiers import Device, Host, Victim
-from .workload import Program
+from .workload import Program, Start
 
 # What the mover reads at once of a large file (transfers/disk.py). The consumer is behind the reader by at least this: closer, it takes
 # bytes as they come.
@@ -46,6 +46,16 @@ class World:
         self.mover = ReadAheadLanes(machine.drives, lambda key: drive_of.get(key, 0), self.host, lambda: self.running, lambda: self.time_s)
         self.link = Link(machine, self.host, self.device, lambda: self.time_s)
         self._pressure = sorted(program.pressure, key=lambda pressure: pressure.time_s)
+
+    def begin(self, start: Start) -> None:
+        """What lies where at first, as far as the machine has room for it."""
+        for key, size_bytes in start.device.items():
+            self.device.fill(key, max(0, min(size_bytes, self.device.limit_bytes - sum(self.device.held.values()))))
+        for key, size_bytes in start.pinned.items():
+            self.host.pin(key, size_bytes, 0)
+        for key, size_bytes in start.cached.items():
+            loaded_bytes = start.loaded.get(key, 0)
+            self.host.cache(key, loaded_bytes, loaded_bytes + size_bytes)
 
     def settle(self) -> None:
         """Answer what has ended."""

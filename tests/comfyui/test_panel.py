@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from comfy_story import drop_pages, forget, two_experts
 from front_end import NEEDS_A_BROWSER, open_graph, opened
 
 from residency.installation.server_process import Server
@@ -61,6 +64,8 @@ def test_before_the_first_prompt_the_panel_says_what_to_do_and_no_request_fails(
 ) -> None:
     fresh = start("--preview-size", "256", *front_end, front_end=True)
     assert fresh.get_json("/residency/trace") is None
+    assert fresh.get_json("/residency/assessment") is None
+    assert fresh.get_json("/residency/memory")["components"] == []
     with opened(browser, fresh.url) as page:
         failed: list[str] = []
         page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
@@ -189,3 +194,84 @@ def test_a_server_that_is_gone_is_said_and_nothing_can_be_pressed(page: Any, com
 
     page.evaluate("window.comfyAPI.api.api.dispatchCustomEvent('reconnected')")
     page.wait_for_function("selector => !document.querySelector(selector).disabled", arg=MODE)
+
+
+def test_when_a_prompt_has_ended_one_sentence_says_what_it_took_and_what_comfyui_alone_would_have(
+    page: Any, comfy_server: Server, models: Path
+) -> None:
+    panel = open_panel(page)
+    forget(comfy_server)
+    drop_pages(models)
+    comfy_server.run(two_experts(seed=71))
+    page.wait_for_function("/ComfyUI alone/.test(document.querySelector('.residency-sentence').textContent)", timeout=20_000)
+    told = panel.locator(".residency-sentence").text_content()
+    assert "wait" in told and told.endswith("."), told
+
+    panel.get_by_role("tab", name="What if").click()
+    rows = panel.locator(".residency-if li").all_text_contents()
+    assert any(row.startswith("ComfyUI alone") for row in rows), rows
+    # between prompts too: what was read lies in the page cache
+    panel.locator(".residency-part.is-cached").first.wait_for(timeout=10_000)
+
+
+def test_while_a_prompt_runs_what_is_to_come_stands_on_the_same_axis(page: Any, comfy_server: Server) -> None:
+    panel = open_panel(page)
+    comfy_server.run(two_experts(seed=72, size=128, steps=2))  # from now on it is known how long its nodes take
+    running = threading.Thread(target=comfy_server.run, args=[two_experts(seed=73, size=256, steps=20)])
+    running.start()
+    try:
+        panel.locator(".residency-bar.is-ahead").first.wait_for(timeout=20_000)
+        page.wait_for_function("document.querySelector('.residency-sentence').textContent !== ''")
+    finally:
+        running.join()
+    page.wait_for_function("document.querySelector('.residency').dataset.outcome === 'success'")
+    assert panel.locator(".residency-bar.is-ahead").count() == 0
+
+
+def test_a_click_on_a_bar_selects_its_node(page: Any, comfy_server: Server) -> None:
+    open_graph(page, small_prompt(136))
+    panel = open_panel(page)
+    comfy_server.run(small_prompt(136))
+    page.wait_for_function("document.querySelector('.residency').dataset.outcome === 'success'")
+    panel.locator(".residency-bar rect").first.wait_for()
+    spoken_bars(page, 2)
+    page.keyboard.press("Enter")
+    assert page.evaluate("[...app.canvas.selectedItems].map((node) => node.type)") == ["ImageInvert"]
+    page.evaluate("app.canvas.deselectAll()")
+    # how narrow a bar is depends on the run: the widest one
+    bars = panel.locator(".residency-bar rect").element_handles()
+    max(bars, key=lambda bar: bar.bounding_box()["width"]).click()
+    assert page.evaluate("app.canvas.selectedItems.size") == 1
+
+
+BADGES = "app.graph.getNodeById(2).badges.map((badge) => (typeof badge === 'function' ? badge() : badge).text).filter(Boolean)"
+# what the server would say of a prompt whose second node will wait, and of one whose second node has not
+TOLD = """(waits) => comfyAPI.api.api.dispatchCustomEvent("residency.update", { prompt_id: "told", mode: "auto", running: true, trace: {
+  version: 1, prompt_id: "told", mode: "auto", outcome: "running", duration_s: 1, started_unix_s: 0,
+  ahead: { nodes: [{ node_id: "2", class_type: "ImageInvert", start_s: 5, end_s: 9, stall_s: waits, known: true, computes: [], loads: [] }],
+           reads: [], end_s: 9 },
+} })"""
+
+
+def test_a_badge_says_that_a_node_will_wait_and_no_longer(page: Any, comfy_server: Server) -> None:
+    open_graph(page, small_prompt(144))
+    open_panel(page)
+    for waits_s, told in ((2, ["will wait 2.0 s"]), (3, ["will wait 3.0 s"]), (0, [])):
+        page.evaluate(TOLD, waits_s)
+        page.wait_for_function(f"told => JSON.stringify({BADGES}) === JSON.stringify(told)", arg=told)
+
+
+MANY = """(from) => comfyAPI.api.api.dispatchCustomEvent("residency.update", { prompt_id: "many", mode: "auto", running: true, trace: {
+  version: 1, prompt_id: "many", mode: "auto", outcome: "running", duration_s: from + 200, started_unix_s: 0,
+  decisions: Array.from({ length: 200 }, (_, index) => ({
+    time_s: from + index, kind: "keep", component: "", tier: "", size_bytes: 0, reason: `number ${from + index}` })),
+} })"""
+
+
+def test_the_list_of_decisions_goes_on_where_a_message_carries_only_the_newest(page: Any) -> None:
+    panel = open_panel(page)
+    page.evaluate(MANY, 0)
+    panel.get_by_text("number 199", exact=True).wait_for()
+    page.evaluate(MANY, 50)
+    panel.get_by_text("number 249", exact=True).wait_for()
+    assert panel.get_by_text("number 49", exact=True).count() == 0

@@ -109,3 +109,21 @@ test("colours follow the order of the components and come round again", () => {
   assert.equal(new Set(components.slice(0, 8).map(({ key }) => colourOf(colours, key))).size, 8);
   assert.equal(colourOf(colours, undefined), "var(--residency-none)");
 });
+
+test("what is to come lies behind now, on the same axis, and what runs now does not reach into it", () => {
+  const ahead = {
+    nodes: [{ ...node("2", 1.5, 4), running: true, known: true }, { ...node("3", 4, 8, { stall_s: 1 }), known: true }],
+    reads: [{ component: "unet", start_s: 1, end_s: 5, needed_s: 4, size_bytes: 1 }],
+    end_s: 8,
+  };
+  const running = trace({ outcome: "running", duration_s: 2, nodes: [node("1", 0, 1), node("2", 1, null)], transfers: [], ahead });
+  const layout = layoutTimeline(running, WHOLE, 800);
+  const [nodes, host] = layout.lanes;
+  assert.equal(layout.end_s, 8);
+  assert.equal(layout.now_x, 200);
+  assert.deepEqual(nodes.items.map(({ kind, x, width }) => [kind, x, width]), [["node", 0, 100], ["node", 100, 100], ["ahead", 200, 200], ["ahead", 400, 400]]);
+  assert.deepEqual(nodes.items[3].stalls, [{ x: 0, width: 100 }]);
+  assert.deepEqual(host.items.map(({ kind, x, width }) => [kind, x, width]), [["read", 200, 300]]);
+  const over = layoutTimeline({ ...running, outcome: "success" }, WHOLE, 800);
+  assert.deepEqual([over.end_s, over.lanes.length], [2, 1]);
+});

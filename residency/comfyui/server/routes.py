@@ -1,7 +1,7 @@
 """Routes and websocket messages: what the panel and programs can ask and be told.
 
 GET /residency/status, POST /residency/mode, GET and POST /residency/settings, GET /residency/trace[?prompt_id=…][&format=chrome],
-GET /residency/traces, POST /residency/watch, and the websocket event "residency.update". docs/http.md describes them.
+GET /residency/traces, POST /residency/watch, those of insight.py, and the websocket event "residency.update". docs/http.md describes them.
 
 Handlers run on ComfyUI's event loop, where everybody waits for whoever waits. They take no lock that a mover may hold; the settings file is
 written by a thread of its own, and a big trace is copied by one of asyncio's.
@@ -34,6 +34,7 @@ from ..host import ComfyHost
 from ..prompt.background import Errands
 from ..prompt.queued import whole_nodes
 from .idle import IdleRelease
+from .insight import add_insight
 
 log = logging.getLogger("residency")
 
@@ -82,7 +83,9 @@ class Announcer:
     keeps the time, a thread of asyncio's copies the trace.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, foresee: Callable[[Trace], dict[str, Any] | None]) -> None:
+        """`foresee(trace)`: what is still to come of that prompt; None where it does not run."""
+        self._foresee = foresee
         self._lock = threading.Lock()  # one message is made at a time, and none after the last one
         self._next_s = 0.0
         self._waiting = False
@@ -119,11 +122,13 @@ class Announcer:
         self._send(trace, ended=False)
 
     def _send(self, trace: Trace, ended: bool) -> None:
+        started_s = time.monotonic()
+        ahead = None if ended else self._foresee(trace)  # takes the runtime's lock, which comes before this one
         with self._lock:
             if trace.outcome is not None and not ended:
                 return
-            started_s = time.monotonic()
             data = trace.as_dict()
+            data["ahead"] = ahead
             data["decisions"] = data["decisions"][-UPDATE_DECISIONS:]
             message = {"prompt_id": trace.prompt_id, "mode": trace.mode.value, "running": not ended, "trace": data}
             for client_id in self._watchers():
@@ -139,6 +144,8 @@ class BadRequestError(Exception):
 def add_routes(host: ComfyHost, announcer: Announcer) -> None:
     """Register the routes; ComfyUI adds its table of routes to the application after the packs are loaded."""
     routes = PromptServer.instance.routes
+
+    add_insight(routes, host)
 
     @routes.get("/residency/status")
     async def get_status(request: web.Request) -> web.Response:
@@ -188,7 +195,9 @@ def add_routes(host: ComfyHost, announcer: Announcer) -> None:
 
         def text() -> str:
             host.runtime.look(wait=False)
-            return json.dumps(chrome(trace.as_dict()) if form else trace.as_dict())
+            if form:
+                return json.dumps(chrome(trace.as_dict()))
+            return json.dumps({**trace.as_dict(), "ahead": host.runtime.foresee(trace)})
 
         headers = {"Content-Disposition": 'attachment; filename="residency-trace.json"'} if form else None
         return web.json_response(text=await asyncio.to_thread(text), headers=headers)

@@ -1,0 +1,51 @@
+"""What lay where when a prompt began, and how fast it could move: what a simulator needs to run the prompt again under other terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..core.component import Tier
+from ..core.events import BudgetChanged, DeviceObserved, Event, HostObserved, RatesMeasured
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The last word on each; None: nothing was told yet. Bytes of limits: (what weights may take, what is kept free beyond that)."""
+
+    host: HostObserved | None = None
+    device: DeviceObserved | None = None
+    rates: RatesMeasured | None = None
+    host_limit: tuple[int, int] | None = None
+    device_limit: tuple[int, int] | None = None
+
+    def after(self, event: Event) -> Contents:
+        """With what the event tells of them; most tell nothing."""
+        match event:
+            case HostObserved():
+                return replace(self, host=event)
+            case DeviceObserved():
+                return replace(self, device=event)
+            case RatesMeasured():
+                return replace(self, rates=event)
+            case BudgetChanged(tier=Tier.HOST):
+                return replace(self, host_limit=(event.limit_bytes, event.reserve_bytes))
+            case BudgetChanged(tier=Tier.DEVICE):
+                return replace(self, device_limit=(event.limit_bytes, event.reserve_bytes))
+            case _:
+                return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready; docs/trace.md describes the keys of `began`."""
+        host, device, rates = self.host, self.device, self.rates
+        return {
+            "host_limit_bytes": self.host_limit[0] if self.host_limit else None,
+            "host_reserve_bytes": self.host_limit[1] if self.host_limit else 0,
+            "device_limit_bytes": self.device_limit[0] if self.device_limit else None,
+            "cached_bytes": dict(host.held) if host is not None and host.held is not None else None,
+            "loaded_bytes": dict(host.loaded) if host is not None else {},
+            "device_bytes": dict(device.held) if device is not None else None,
+            "pinned_bytes": dict(device.in_host) if device is not None and device.in_host is not None else None,
+            "read_bytes_per_s": dict(rates.read) if rates is not None else {},
+            "onload_bytes_per_s": rates.onload if rates is not None else None,
+        }

@@ -1,0 +1,35 @@
+// @ts-check
+// Tabs as the ARIA practices have them: left and right move between them, one panel is on show.
+
+import { html } from "./dom.js";
+
+/** @param {{id: string, name: string, panel: HTMLElement}[]} tabs @param {string} label */
+export function createTabs(tabs, label) {
+  const buttons = tabs.map(({ id, name }) => html("button", { type: "button", role: "tab", id: `residency-tab-${id}`, "aria-controls": `residency-panel-${id}` }, name));
+  const bar = html("div", { role: "tablist", class: "residency-tabs", "aria-label": label }, ...buttons);
+  const panels = tabs.map(({ id, panel }) => html("div", { role: "tabpanel", id: `residency-panel-${id}`, "aria-labelledby": `residency-tab-${id}`, class: "residency-tabpanel" }, panel));
+
+  /** @param {number} chosen */
+  function choose(chosen) {
+    buttons.forEach((button, index) => {
+      button.setAttribute("aria-selected", String(index === chosen));
+      button.tabIndex = index === chosen ? 0 : -1;
+      panels[index].hidden = index !== chosen;
+    });
+  }
+
+  buttons.forEach((button, index) => {
+    button.addEventListener("click", () => choose(index));
+    button.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      event.stopPropagation();
+      const next = (index + step + buttons.length) % buttons.length;
+      choose(next);
+      buttons[next].focus();
+    });
+  });
+  choose(0);
+  return { element: html("div", { class: "residency-side-panel" }, bar, ...panels) };
+}
