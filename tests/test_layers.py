@@ -18,6 +18,7 @@ FLOORS = [
     {"core"},
     {"weights.identity", "record.node_times"},
     {"record.trace", "record.text", "record.image", "record.trace_events", "record.outside", "weights", "settings", "transfers"},
+    {"findings"},
     {"profiles", "workflow", "session", "installation", "record.png"},
     {"runtime", "record.facts"},
     {"simulate", "demo", "comfyui"},

@@ -21,6 +21,7 @@ from typing import Any
 
 import comfy.model_management as model_management
 
+from .. import findings
 from ..core.component import Mode, Tier
 from ..core.events import Crossed, DeviceObserved, NotMeasured, Outcome, PrefetchAsked, ReleaseAsked, Stalled, Stepped, Waited
 from ..core.timeline import EMPTY, UseKind
@@ -36,7 +37,7 @@ from ..transfers.disk import THREADS_PER_DRIVE
 from ..transfers.need import MeasuredNeed
 from .device.cuda import Cuda
 from .device.host_contents import HostContents
-from .device.memory_usage import device_lacks, device_limit_bytes
+from .device.memory_usage import computes_without_device, device_lacks, device_limit_bytes
 from .device.mover import DeviceMover
 from .device.weight_waits import Asked, WeightWaits
 from .prompt.background import Errands
@@ -118,6 +119,7 @@ class ComfyHost:
         self.fits = [seam.install(wrapper) for seam, wrapper in self._wrappers().items()]
         self.device.gate.open = not self._fits(seams.CAST)
         self.installed = True
+        log.info("residency: %s", self.works())
         if self._lacks:
             log.info("residency: less is done on this machine: %s", "; ".join(f"{lack.name}: {lack.why}" for lack in self._lacks))
         self.failures = 0
@@ -205,6 +207,14 @@ class ComfyHost:
             return [replace(fit, fits=False) for fit in self.fits]
         lacks = [seams.Fit(lack.name, False, lack.why) for lack in self._lacks]
         return [seam.look() for seam in seams.ALL] + [seams.Fit(*told) for told in self.device.states()] + lacks
+
+    def works(self) -> str:
+        """How much of the pack works here, in one line, and why not the rest."""
+        if not self.installed:
+            why = "; ".join(fit.reason for fit in self.fits if not fit.fits)
+            return findings.works(why or f"mode {self.user.mode.value}, chosen by {self.user.source}", "")
+        only = next((lack.why for lack in device_lacks()), computes_without_device())
+        return findings.works("", only, ((fit.name, fit.reason) for fit in (seam.look() for seam in seams.ALL) if not fit.fits))
 
     def contained(self) -> dict[str, int]:
         """Failures that cost a copy or a lesson, and did not reach a prompt: how many, by what has failed."""
