@@ -65,7 +65,7 @@ def safely(probe: Callable[[], Iterator[Fact]]) -> list[Fact]:
 
 def options(arguments: Mapping[str, Any]) -> Iterator[Fact]:
     """Of ComfyUI's options those that are set and cost something."""
-    found = [(name, told) for name, told in OPTIONS.items() ]
+    found = [(name, told) for name, told in OPTIONS.items() if arguments.get(name)]
     for name, told in found:
         yield Fact("options that cost", f"--{name.replace('_', '-')}", told)
     for name, what in (("reserve_vram", "of VRAM are left to other programs"), ("vram_headroom", "more of VRAM are kept free")):
