@@ -119,7 +119,6 @@ class ComfyHost:
         self.fits = [seam.install(wrapper) for seam, wrapper in self._wrappers().items()]
         self.device.gate.open = not self._fits(seams.CAST)
         self.installed = True
-        log.info("residency: %s", self.works())
         if self._lacks:
             log.info("residency: less is done on this machine: %s", "; ".join(f"{lack.name}: {lack.why}" for lack in self._lacks))
         self.failures = 0
