@@ -21,16 +21,19 @@ TOOLTIPS = {
 }
 
 
+SHOWN = ("memory_mode", "where", "keep_gib")  # what most need; the others are folded away as advanced
+
+
 def own_input(name: str) -> Any:
-    """One input of ours: optional, so that a prompt without it is whole; advanced, so that a node stays small."""
+    """One input of ours: optional, so that a prompt without it is whole; most are advanced, so that a node stays small."""
     rule = BY_NAME[name]
     words = {"optional": True, "tooltip": TOOLTIPS[name]}
     if isinstance(rule, Choice):
-        return io.Combo.Input(name, options=list(rule.options), default=rule.default, advanced=name != "where", **words)
+        return io.Combo.Input(name, options=list(rule.options), default=rule.default, advanced=name not in SHOWN, **words)
     if isinstance(rule, Switch):
         return io.Boolean.Input(name, default=rule.default, advanced=True, **words)
     number = io.Int.Input if rule.whole else io.Float.Input
     kind = int if rule.whole else float
     step = {"step": 1 if rule.whole else 0.5}
     bounds = {"default": kind(rule.default), "min": kind(rule.low), "max": kind(rule.high), **step}
-    return number(name, advanced=name != "keep_gib", **bounds, **words)
+    return number(name, advanced=name not in SHOWN, **bounds, **words)

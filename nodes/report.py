@@ -10,7 +10,8 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..residency.comfyui import lifecycle
-from ..residency.record import image, text
+from ..residency.record import text
+from ..residency.record.png import picture
 
 
 class ResidencyReport(io.ComfyNode):
@@ -46,6 +47,6 @@ class ResidencyReport(io.ComfyNode):
         if trace is None:
             nothing = "Residency is off for this prompt: nothing was recorded. Choose another mode to get a report."
             return io.NodeOutput(torch.zeros(1, 64, 64, 3), nothing, "{}", ui=ui.PreviewText(nothing))
-        pixels = numpy.asarray(image.image(trace).convert("RGB"), dtype=numpy.float32) / 255.0
+        pixels = numpy.asarray(picture([("", trace)]), dtype=numpy.float32) / 255.0
         told = text.text(trace)
         return io.NodeOutput(torch.from_numpy(pixels)[None], told, json.dumps(trace), ui=ui.PreviewText(told))

@@ -185,3 +185,9 @@ def test_the_examples_are_what_their_tool_writes():
         if path.stem in tool:
             assert tool[path.stem]().saved() == saved(path), path.stem
     assert len([path for path in EXAMPLES if path.stem in tool]) == 4
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_says_that_its_models_are_placeholders_and_where_others_come_from(path):
+    notes = [node["widgets_values"][0] for node in json.loads(path.read_text(encoding="utf-8"))["nodes"] if "Note" in node["type"]]
+    assert any("placeholders" in note and "templates" in note for note in notes)

@@ -82,14 +82,15 @@ def test_every_command_and_menu_entry_has_words():
     assert all(f'"{text}"' in script("convert_menu.js") for text in menu)
 
 
-def test_the_settings_dialog_has_the_names_limits_and_defaults_that_the_server_checks(node_json: Any):
+def test_the_settings_dialog_has_the_names_choices_and_defaults_that_the_server_takes(node_json: Any):
     shown = {entry["id"].removeprefix("residency."): entry for entry in node_json("settings.js", "SETTINGS")}
     defaults = UserSettings().as_dict()
     assert set(shown) == set(NAMES)
     assert {name: entry["defaultValue"] for name, entry in shown.items()} == {name: defaults[name] for name in NAMES}
     for name, (low, high, whole) in LIMITS.items():
-        attributes = shown[name]["attrs"]
-        assert (attributes["min"], attributes["max"], attributes["maxFractionDigits"] == 0) == (low, high, whole)
+        values = shown[name]["values"]
+        assert low == 0 and all(0 < value <= high for value in values) and not (whole and any(value % 1 for value in values))
+        assert shown[name]["zero"] in words("en", "settings")[f"residency_{name}"]["options"], "0 is a word, in every language"
     assert shown["mode"]["options"] == [UNSET, *(mode.value for mode in Mode)]
     english = words("en", "settings")
     assert {name: (entry["name"], entry["tooltip"]) for name, entry in shown.items()} == {

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from residency.record.image import headline, html, lanes_of, png
+from residency.record.image import headline, html, lanes_of
+from residency.record.png import png
 
 DONE = {"status": "done", "reason": ""}
 TRACE: dict[str, Any] = {

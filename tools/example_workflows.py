@@ -22,6 +22,14 @@ from residency.workflow.core_nodes import core_nodes  # noqa: E402
 
 Slot = tuple[int, int]
 
+CHOOSE = (
+    "\n\n**Choose your models first:** the names in the loaders are placeholders, so ComfyUI calls them missing. {what} "
+    "None here yet? Open one of ComfyUI's own templates of that family: it offers its files for download; choose them here."
+)
+ONE = "Any diffusion model will do, with the text encoder and the VAE of its family."
+TWO = "Any two diffusion models of one family will do, with its text encoder and VAE (Wan 2.2 has a high-noise and a low-noise one)."
+CONTROLLED = "Any diffusion model will do, with the text encoder, VAE, ControlNet and LoRA made for its family."
+
 A, B = "residency_expert_a.safetensors", "residency_expert_b.safetensors"
 _WIDTH, _COLUMN, _ROW = 330, 380, 60
 
@@ -55,8 +63,9 @@ class Sheet:
             raise ValueError(f"{class_type} has no input {', '.join(values)}")
         return self._add(column, class_type, title, inputs, outputs, saved, height=60 + 24 * (len(saved) + max(len(inputs), len(outputs))))
 
-    def note(self, column: int, text: str) -> None:
-        self._add(column, "MarkdownNote", None, [], [], [text], height=160)
+    def note(self, column: int, text: str, what: str) -> None:
+        """`what`: the models that fit the workflow."""
+        self._add(column, "MarkdownNote", None, [], [], [text + CHOOSE.format(what=what)], height=320)
 
     def saved(self) -> dict[str, Any]:
         return {
@@ -148,8 +157,9 @@ def single_model() -> Sheet:
     sheet.node(3, "SaveImage", images=(decoded, 0), filename_prefix="residency/single")
     sheet.note(
         3,
-        "**One model.** The loaders are ComfyUI's own with memory settings (advanced inputs). While one file is read, the next is read "
-        "ahead. Residency Mode sets the whole workflow; the Residency tab shows what happened.",
+        "**One model.** The loaders are ComfyUI's own with memory settings: the mode, and more among the advanced inputs. While one file "
+        "is read, the next is read ahead. Residency Mode sets the whole workflow; the Residency tab shows what happened.",
+        ONE,
     )
     return sheet
 
@@ -195,6 +205,7 @@ def low_vram_video() -> Sheet:
         4,
         "**Video on a small card.** Two experts share the steps, the text encoder is released once the prompt is encoded, and the decoder "
         "works in tiles. Each expert leaves after its last step; the next one is read ahead meanwhile.",
+        TWO,
     )
     return sheet
 
@@ -217,6 +228,7 @@ def mixed_models() -> Sheet:
         3,
         "**A queue of different models.** Queue this and others behind it: the order of the whole queue decides what is read ahead and "
         "what leaves. Keep holds up to its limit in RAM between prompts; the number on a loader says who leaves last.",
+        TWO,
     )
     return sheet
 
@@ -250,6 +262,7 @@ def controlnet_lora() -> Sheet:
         4,
         "**ControlNet and LoRA.** Both are files of their own and are read ahead like the rest. The policy speaks for what flows through "
         "it: when something has to leave, the ControlNet goes first.",
+        CONTROLLED,
     )
     return sheet
 

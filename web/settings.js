@@ -6,35 +6,44 @@ const PAUSE_MS = 150; // several changes at once, like "reset", become one reque
 
 const MODES = ["default", "auto", "high-vram", "balanced", "low-vram", "off"];
 
-const number = (name, group, label, tooltip, max, more = {}) => ({
+/** The current value is always among the choices: a program may have set any that the server takes. */
+const worded = (store, id, zero, values, unit) => {
+  const current = store()?.get(id) ?? 0;
+  const numbers = [...new Set([...values, ...(Number.isFinite(current) && current ? [current] : [])])].sort((a, b) => a - b);
+  return [{ text: zero, value: 0 }, ...numbers.map((value) => ({ text: `${value} ${unit}`, value }))];
+};
+
+/** A number of which 0 means something else: that is a word in the list, never a 0. */
+const choice = (name, group, label, tooltip, zero, values, unit, defaultValue = 0) => ({
   id: PREFIX + name,
   name: label,
   category: ["Residency", group, name],
   tooltip,
-  type: "number",
-  defaultValue: 0,
-  attrs: { min: 0, max, step: 1, maxFractionDigits: 2, showButtons: true, ...more.attrs },
-  ...(more.setting ?? {}),
+  type: "combo",
+  defaultValue,
+  zero,
+  values,
+  unit,
 });
 
-const whole = { maxFractionDigits: 0 };
+const GIB = [1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256];
 
 /** Every setting as ComfyUI's registerExtension takes it, without what happens on a change. The dialog lists the last one first. */
 export const SETTINGS = [
-  number("idle_release_min", "Idle", "Release VRAM after idle minutes", "When nothing has run for so many minutes, models leave the device, for other programs; ComfyUI loads them again for the next prompt. 0: never.", 10080),
+  choice("idle_release_min", "Memory", "Release VRAM when idle", "When nothing has run for so long, models leave the device, for other programs; ComfyUI loads them again for the next prompt.", "never", [1, 5, 10, 15, 30, 60, 120], "min"),
   {
     id: `${PREFIX}console_line`,
     name: "One line in the console per prompt",
-    category: ["Residency", "Console", "console_line"],
+    category: ["Residency", "Reporting", "console_line"],
     tooltip: "After each prompt: where its time went, what was read ahead, and the memory mode with its reason.",
     type: "boolean",
     defaultValue: true,
   },
-  number("queue_depth", "Reading ahead", "Queue look-ahead (prompts)", "How many queued prompts behind the running one are read ahead for. 0: only the running one.", 64, { attrs: whole, setting: { defaultValue: 3 } }),
-  number("read_threads", "Reading ahead", "Read threads per drive", "How many files' parts are read from one drive at a time. 0: chosen for this machine.", 64, { attrs: whole }),
-  number("pin_budget_gib", "Memory", "Pin budget (GiB)", "The most RAM that ComfyUI may pin for fast copies to the GPU. It can only be lowered. 0: ComfyUI's own limit.", 4096),
-  number("ram_budget_gib", "Memory", "RAM budget (GiB)", "The most RAM that files may be read ahead into. 0: what is measured to be free.", 4096),
-  number("vram_headroom_gib", "Memory", "VRAM headroom (GiB)", "Device memory that models leave free for other programs, beside what ComfyUI keeps free itself.", 1024),
+  choice("queue_depth", "Reading ahead", "Queue look-ahead", "How many queued prompts behind the running one are read ahead for.", "off", [1, 2, 3, 4, 5, 8, 16, 32, 64], "prompts", 3),
+  choice("read_threads", "Reading ahead", "Read threads per drive", "How many files' parts are read from one drive at a time. automatic: chosen for this machine.", "automatic", [1, 2, 4, 8, 16, 32], "threads"),
+  choice("pin_budget_gib", "Memory", "Pin budget", "The most RAM that ComfyUI may pin for fast copies to the GPU. It can only be lowered. automatic: ComfyUI's own limit.", "automatic", GIB, "GiB"),
+  choice("ram_budget_gib", "Memory", "RAM budget", "The most RAM that files may be read ahead into. automatic: what is measured to be free.", "automatic", GIB, "GiB"),
+  choice("vram_headroom_gib", "Memory", "VRAM headroom", "Device memory that models leave free for other programs, beside what ComfyUI keeps free itself.", "off", [0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16], "GiB"),
   {
     id: `${PREFIX}mode`,
     name: "Memory mode",
@@ -116,6 +125,10 @@ export function createSettings(api, store, tell, changed) {
     return store().set(MODE, mode);
   }
 
-  const settings = SETTINGS.map((setting) => ({ ...setting, onChange: (value) => onChange(setting.id, value) }));
+  const settings = SETTINGS.map(({ zero, values, unit, ...setting }) => ({
+    ...setting,
+    ...(zero && { options: () => worded(store, setting.id, zero, values, unit) }),
+    onChange: (value) => onChange(setting.id, value),
+  }));
   return { settings, start, send, showMode };
 }

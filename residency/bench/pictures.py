@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..record import image
+from ..record.image import html
 from .results import PACK, STOCK
 from .traces import coloured_alike
 
@@ -19,9 +19,10 @@ class PictureError(Exception):
 def draw(results: Mapping[str, Any], folders: Sequence[Path], into: Path) -> list[Path]:
     """Write NAME.png and NAME.html for every scenario that has both sides' traces in one of the folders; returns their paths."""
     try:
-        import matplotlib  # noqa: F401
+        from ..record.png import png
     except ImportError as error:
-        raise PictureError("--png needs matplotlib: pip install matplotlib, or draw on another machine with --from results.json") from error
+        raise PictureError("--png needs Pillow: pip install pillow, or draw on another machine with --from results.json") from error
+
     into.mkdir(parents=True, exist_ok=True)
     written = []
     for name in results["scenarios"]:
@@ -31,7 +32,7 @@ def draw(results: Mapping[str, Any], folders: Sequence[Path], into: Path) -> lis
             others = [(f"{name}, {side}", trace) for side, trace in told.items() if side not in (STOCK, PACK)]
             drawn = [(f"{name}, stock", coloured_alike(told[STOCK], told[PACK])), *others, (f"{name}, pack", told[PACK])]
             paths = [into / f"{name}.png", into / f"{name}.html"]
-            paths[0].write_bytes(image.png(drawn))
-            paths[1].write_text(image.html(drawn), encoding="utf-8")
+            paths[0].write_bytes(png(drawn))
+            paths[1].write_text(html(drawn), encoding="utf-8")
             written += paths
     return written

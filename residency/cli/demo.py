@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..demo.runs import Progress
 
-_NEEDS = {"rich": "rich", "PIL": "pillow", "psutil": "psutil", "matplotlib": "matplotlib"}
+_NEEDS = {"rich": "rich", "PIL": "pillow", "psutil": "psutil"}
 _LOCAL_NEEDS = {"torch": "torch", "safetensors": "safetensors"}
 
 

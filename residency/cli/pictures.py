@@ -1,4 +1,4 @@
-"""A simulated run as a trace for record/image.py, and the files that the user asked for."""
+"""A simulated run as a trace for record/png.py and record/image.py, and the files that the user asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ..record import image
+from ..record.image import html
 from ..simulate import Outcome, Program
 from ..units import UsageError
 
@@ -54,10 +54,14 @@ def write(options: argparse.Namespace, traces: Sequence[tuple[str, dict[str, Any
     paths = []
     try:
         if options.png is not None:
-            options.png.write_bytes(image.png(traces))
+            try:
+                from ..record.png import png
+            except ImportError as error:
+                raise UsageError("--png needs Pillow: pip install pillow, or take --html") from error
+            options.png.write_bytes(png(traces))
             paths.append(str(options.png))
         if options.html is not None:
-            options.html.write_text(image.html(traces), encoding="utf-8")
+            options.html.write_text(html(traces), encoding="utf-8")
             paths.append(str(options.html))
     except OSError as error:
         raise UsageError(f"{error.filename}: cannot be written ({error.strerror}); name a file in a folder that is there") from error

@@ -21,6 +21,7 @@ from typing import Any
 
 import comfy.model_management as model_management
 
+from .. import findings
 from ..core.component import Mode, Tier
 from ..core.events import Crossed, DeviceObserved, NotMeasured, Outcome, PrefetchAsked, ReleaseAsked, Stalled, Stepped, Waited
 from ..core.timeline import EMPTY, UseKind
@@ -36,7 +37,7 @@ from ..transfers.disk import THREADS_PER_DRIVE
 from ..transfers.need import MeasuredNeed
 from .device.cuda import Cuda
 from .device.host_contents import HostContents
-from .device.memory_usage import device_lacks, device_limit_bytes
+from .device.memory_usage import computes_without_device, device_lacks, device_limit_bytes
 from .device.mover import DeviceMover
 from .device.weight_waits import Asked, WeightWaits
 from .prompt.background import Errands
@@ -224,6 +225,14 @@ class ComfyHost:
             except RuntimeError:  # the executor's thread has begun to change what is gone through here
                 pass
         return dict(told.held) if told is not None else {}
+
+    def works(self) -> str:
+        """How much of the pack works here, in one line, and why not the rest."""
+        if not self.installed:
+            why = "; ".join(fit.reason for fit in self.fits if not fit.fits)
+            return findings.works(why or f"mode {self.user.mode.value}, chosen by {self.user.source}", "")
+        only = next((lack.why for lack in device_lacks()), computes_without_device())
+        return findings.works("", only, ((fit.name, fit.reason) for fit in (seam.look() for seam in seams.ALL) if not fit.fits))
 
     def contained(self) -> dict[str, int]:
         """Failures that cost a copy or a lesson, and did not reach a prompt: how many, by what has failed."""

@@ -42,6 +42,7 @@ def load() -> ComfyHost:
     routes.on_prompt(take_out.on_prompt)
     routes.on_prompt(_expect_prompt)
     routes.add_routes(host, announcer)
+    log.info("residency: %s", host.works())
     return host
 
 

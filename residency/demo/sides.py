@@ -23,7 +23,9 @@ from ..core.timeline import UseKind, Visit
 from ..installation import maker
 from ..installation.locate import PACK, ComfyUI
 from ..installation.server_process import Server, ServerError, serve
-from ..record import image, outside
+from ..record import outside
+from ..record.image import html
+from ..record.png import png
 from ..transfers import pagecache
 from ..workflow.file import read_workflow
 from ..workflow.predict import predict
@@ -217,8 +219,8 @@ def write(measured: list[Measured], folder: Path) -> dict[str, Path]:
     traces = [(f"cold, pack {name(run.mode)}", run.trace) for run in runs]
     paths = {"trace": folder / "trace.json", "picture": folder / "timeline.png", "page": folder / "timeline.html"}
     paths["trace"].write_text(json.dumps(runs[-1].trace, indent=1), encoding="utf-8")
-    paths["picture"].write_bytes(image.png(traces))
-    paths["page"].write_text(image.html(traces), encoding="utf-8")
+    paths["picture"].write_bytes(png(traces))
+    paths["page"].write_text(html(traces), encoding="utf-8")
     return paths
 
 

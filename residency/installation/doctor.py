@@ -6,75 +6,47 @@ import json
 import platform
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from ..core.component import Mode
-from ..transfers import drive_of, host_memory, is_rotational, machine, measure_read_rate, pressure
-from ..units import size
+from ..findings import Fact, memory, safely
+from ..transfers import drive_of, machine, measure_read_rate
+from ..transfers.storage import storage_of
+from ..units import UsageError, size
 from .locate import PACK, ComfyUI
 
 PROBE_TIMEOUT_S = 120.0
 RATE_BYTES = 256 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
-    topic: str
-    name: str
-    value: str
-
-
 def look(comfyui: ComfyUI | None) -> list[Fact]:
     """Everything that can be told, in the order in which it is shown."""
     facts = [Fact("pack", "folder", str(PACK)), Fact("pack", "Python here", f"{platform.python_version()} ({sys.executable})")]
     facts += [Fact("pack", "modes", ", ".join(mode.value for mode in Mode))]
-    for probe in (_memory, _drives(comfyui), lambda: _comfyui(comfyui)):
-        facts += _safely(probe)
+    for probe in (memory, _drives(comfyui), lambda: _comfyui(comfyui)):
+        facts += safely(probe)
     return facts
 
 
-def text(facts: list[Fact]) -> str:
-    """The facts as aligned lines, a heading for each topic."""
-    lines: list[str] = []
-    topic = ""
-    for fact in facts:
-        if fact.topic != topic:
-            lines += ([""] if lines else []) + [fact.topic]
-            topic = fact.topic
-        lines.append(f"  {fact.name:<24} {fact.value}")
-    return "\n".join(lines)
-
-
-def _safely(probe: Callable[[], Iterator[Fact]]) -> list[Fact]:
-    facts: list[Fact] = []
+def ask_server(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str:
+    """What a running server answers to GET /residency/doctor. Raises UsageError when it does not."""
     try:
-        facts.extend(probe())
-    except Exception as error:  # a diagnosis goes on: what fails is a finding itself
-        facts.append(Fact("doctor", "a probe failed", f"{type(error).__name__}: {error}"))
-    return facts
-
-
-def _memory() -> Iterator[Fact]:
-    memory = host_memory()
-    yield Fact("memory", "host", f"{size(memory.available_bytes)} available of {size(memory.total_bytes)}, by {memory.limit}")
-    yield Fact("memory", "waiting for memory", f"{pressure():.1f} % of the last ten seconds")
-    if memory.commit_bytes is not None:
-        yield Fact("memory", "may be asked for", size(memory.commit_bytes))
-    if memory.pinnable_bytes is not None:
-        yield Fact("memory", "may be pinned", size(memory.pinnable_bytes))
-    for lack in machine.lacks():
-        yield Fact("memory", lack.name, lack.why)
+        with urllib.request.urlopen(f"{url.rstrip('/')}/residency/doctor", timeout=timeout_s) as answer:
+            return str(answer.read().decode("utf-8"))
+    except (OSError, ValueError, HTTPException) as error:
+        raise UsageError(f"{url} does not answer as a ComfyUI with this pack ({error}); start it, or leave --url out") from error
 
 
 def _drives(comfyui: ComfyUI | None) -> Callable[[], Iterator[Fact]]:
     def probe() -> Iterator[Fact]:
         models = comfyui.path / "models" if comfyui else Path.cwd()
         drive = drive_of(str(models))
-        kind = {True: "turns", False: "does not turn", None: "kind unknown"}[is_rotational(drive)]
-        yield Fact("drive", "models on", f"{drive} ({kind}), {models}")
+        storage = storage_of(str(models))
+        yield Fact("drive", "models on", f"{drive} ({storage.kind}), {models}" + (f": {storage.costs}" if storage.costs else ""))
         largest = max(models.rglob("*.safetensors"), key=lambda path: path.stat().st_size, default=None)
         why_not = machine.not_kept(str(models))
         if why_not is not None:

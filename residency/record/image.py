@@ -1,4 +1,4 @@
-"""A trace as a picture: what computed, what was read meanwhile, what was evicted, on one time axis. PNG and self-contained HTML.
+"""A trace as lanes on one time axis: what computed, what was read meanwhile, what was evicted; and as a page of HTML. `png` draws the same.
 
 Lanes: compute (one box per node; the part in which it stood still for weights is hatched), disk → host (one box per transfer, in the
 colour of its component; transfers that overlap get rows of their own), host → device where there are any, evictions.
@@ -6,16 +6,12 @@ colour of its component; transfers that overlap get rows of their own), host →
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..units import size
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 # Okabe and Ito's colours, told apart by colour-blind readers: https://jfly.uni-koeln.de/color/
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6d31", "#7b5cb5")
@@ -136,86 +132,7 @@ def headline(trace: Trace) -> str:
     return "  ·  ".join(parts)
 
 
-def png(traces: Sequence[tuple[str, Trace]], width_px: int = 1400, dpi: int = 120) -> bytes:
-    """The traces below each other on one time axis, as the bytes of a PNG `width_px` wide. Each comes with its title.
-
-    Raises ValueError when `traces` is empty. Draws without pyplot: any thread may call it.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
-    if not traces:
-        raise ValueError("no trace to draw: run a prompt first")
-    drawn = [(title, trace, lanes_of(trace)) for title, trace in traces]
-    rows = [sum(lane.rows for lane in lanes) for _, _, lanes in drawn]
-    span_s = max(max(trace["duration_s"] for _, trace, _ in drawn), 1e-3)
-    known = {component["key"]: component for _, trace in traces for component in trace["components"]}
-    height_in = sum(0.44 * count + 0.62 for count in rows) + (0.55 if known else 0.25)
-    figure = Figure(figsize=(width_px / dpi, height_in), dpi=dpi, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(drawn), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": rows})
-    letters = (width_px - 190) / 7.6  # of 7.5 point DejaVu Sans that fit the whole axis, at the default dpi
-
-    for (title, trace, lanes), panel in zip(drawn, panels[:, 0], strict=True):
-        top, ticks, names = 0, [], []
-        for lane in lanes:
-            ticks.append(top + lane.rows / 2)
-            names.append(lane.title)
-            for box in lane.boxes:
-                y, length = top + box.row + 0.12, max(box.end_s - box.start_s, 0.0)
-                panel.add_patch(Rectangle((box.start_s, y), length, 0.76, facecolor=box.colour, edgecolor="white", linewidth=0.6))
-                for wait_s, waited_s in box.waits:
-                    stall = Rectangle((wait_s, y), waited_s, 0.76, facecolor="white", edgecolor=box.colour, hatch="////")
-                    panel.add_patch(stall)
-                start_s = box.start_s + box.hatched_s
-                if (room := letters * (box.end_s - start_s) / span_s) < 6:  # the solid part is too short: the hatched one may do
-                    start_s, room = box.start_s, letters * length / span_s
-                if room >= 6:
-                    text = box.label if len(box.label) <= room else box.label[: int(room) - 1] + "…"
-                    end_s = box.end_s if start_s == box.start_s + box.hatched_s else box.start_s + box.hatched_s
-                    on_hatch = box.hatched_s > 0 and start_s == box.start_s
-                    panel.text(
-                        (start_s + end_s) / 2, y + 0.38, text, ha="center", va="center", fontsize=7.5, clip_on=True,
-                        color=INK if on_hatch else _text_colour(box.colour),
-                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1} if on_hatch else None,
-                    )  # fmt: skip
-            for time_s, colour, _ in lane.marks:
-                edge = {"markeredgecolor": INK, "markeredgewidth": 0.5, "clip_on": False}
-                panel.plot([time_s], [top + 0.5], marker="v", markersize=8, color=colour, **edge)
-            top += lane.rows
-            panel.axhline(top, color="#d8dee4", linewidth=0.8)
-        panel.set(xlim=(0, span_s * 1.005), ylim=(top, 0))
-        panel.set_yticks(ticks, names, fontsize=8.5)
-        panel.tick_params(axis="y", length=0)
-        panel.tick_params(axis="x", labelsize=8.5)
-        panel.grid(axis="x", color="#e6eaee", linewidth=0.7)
-        panel.set_axisbelow(True)
-        for side in ("top", "right", "left"):
-            panel.spines[side].set_visible(False)
-        panel.set_title(f"{title}  ·  {headline(trace)}" if title else headline(trace), loc="left", fontsize=9.5, color=INK)
-        if trace["duration_s"] < span_s:
-            panel.axvline(trace["duration_s"], color=INK, linewidth=1)
-    panels[-1, 0].set_xlabel("seconds from the start of the prompt; hatched: the node stands still for weights", fontsize=8.5)
-    if known:
-        patches = [
-            Rectangle((0, 0), 1, 1, facecolor=COLOURS[index % len(COLOURS)], label=f"{component['name']} ({size(component['size_bytes'])})")
-            for index, component in enumerate(known.values())
-        ]
-        figure.legend(handles=patches, loc="outside lower center", ncols=min(5, len(patches)), fontsize=8, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def image(trace: Trace, title: str = "") -> Image:
-    """One trace as a Pillow image (the Report node's output)."""
-    from PIL import Image
-
-    return Image.open(io.BytesIO(png([(title, trace)])))
-
-
-def _text_colour(background: str) -> str:
+def text_colour(background: str) -> str:
     """Black or white, whichever reads better. Luma: ITU-R BT.601."""
     red, green, blue = (int(background[index : index + 2], 16) for index in (1, 3, 5))
     return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
@@ -254,17 +171,17 @@ def _section(index: int, title: str, trace: Trace, span_s: float) -> str:
             if length > 7 * len(box.label):
                 parts.append(
                     f'<text x="{x + length / 2:.1f}" y="{y + 16}" font-size="12" text-anchor="middle" pointer-events="none" '
-                    f'fill="{_text_colour(box.colour)}">{escape(box.label)}</text>'
+                    f'fill="{text_colour(box.colour)}">{escape(box.label)}</text>'
                 )
         for time_s, colour, hover in lane.marks:
             x = left + time_s * scale
             shape = f'd="M{x - 6:.1f} {top + 8}h12l-6 12z" fill="{colour}" stroke="{INK}" stroke-width=".5"'
             parts.append(f"<path {shape}><title>{escape(hover)}</title></path>")
         top += lane.rows * row_px
-    ticks = "".join(
+    axis = "".join(
         f'<line x1="{left + second * scale:.1f}" x2="{left + second * scale:.1f}" y1="0" y2="{top}" stroke="#e6eaee"/>'
         f'<text x="{left + second * scale:.1f}" y="{top + 15}" font-size="12" text-anchor="middle">{second:g} s</text>'
-        for second in _ticks(span_s)
+        for second in ticks(span_s)
     )
     hatch = (
         f'<defs><pattern id="stall{index}" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
@@ -272,12 +189,12 @@ def _section(index: int, title: str, trace: Trace, span_s: float) -> str:
     )
     heading = f"{title}  ·  {headline(trace)}" if title else headline(trace)
     return (
-        f'<h2>{escape(heading)}</h2><svg viewBox="0 0 {width + 20} {top + 22}">{hatch}{ticks}{"".join(parts)}</svg>'
+        f'<h2>{escape(heading)}</h2><svg viewBox="0 0 {width + 20} {top + 22}">{hatch}{axis}{"".join(parts)}</svg>'
         f"<p>Hatched: the node stands still for weights.</p>{_table(trace)}"
     )
 
 
-def _ticks(span_s: float) -> list[float]:
+def ticks(span_s: float) -> list[float]:
     step = next(step for power in range(-3, 7) for step in (10.0**power, 2 * 10.0**power, 5 * 10.0**power) if span_s / step <= 12)
     return [round(index * step, 6) for index in range(int(span_s / step) + 1)]
 

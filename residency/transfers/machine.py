@@ -65,7 +65,7 @@ def in_wsl(root: str = "/") -> bool:
 @lru_cache(maxsize=1024)
 def not_kept(path: str, root: str = "/") -> str | None:
     """Why reading this file ahead gains nothing; None where it does. Asked once for each file."""
-    kind, options = _mount_of(os.path.realpath(path), root)
+    kind, options = mount_of(os.path.realpath(path), root)
     if kind != "9p":
         return None
     modes = [option.removeprefix("cache=") for option in options.split(",")]
@@ -75,7 +75,7 @@ def not_kept(path: str, root: str = "/") -> str | None:
     return f"{path} lies on {where} (9p), of which Linux keeps nothing that is read; keep models on Linux's own drive"
 
 
-def _mount_of(path: str, root: str) -> tuple[str, str]:
+def mount_of(path: str, root: str) -> tuple[str, str]:
     """(kind of file system, its options) where the path is mounted; empty where nobody tells."""
     best, found = "", ("", "")
     try:

@@ -241,10 +241,11 @@ def loop(stage: Stage) -> dict[str, Any]:
     uses: Counter[str] = Counter()
     foretold, last = [], []
     for fact in ours["plans"]:
-        own = [visit.node_id for visit in fact.timeline.visits if visit.asks is None]
+        ends = fact.timeline.expected_from  # behind it stands the prompt once more, as it may be queued again
+        own = [visit.node_id for visit in fact.timeline.visits[:ends] if visit.asks is None]
         if not foretold and any("round_0" in node_id for node_id in own):
             foretold = own
-            computing = [use for use in fact.timeline.uses if use.kind is UseKind.COMPUTE]
+            computing = [use for use in fact.timeline.uses if use.kind is UseKind.COMPUTE and use.position < (ends or len(own))]
             uses.update(fact.components[use.component].name for use in computing)
             last = [fact.components[use.component].name for use in computing if fact.timeline.visits[use.position].node_id == "9"]
     return {

@@ -12,18 +12,16 @@ pytestmark = NEEDS_A_BROWSER
 def open_dialog(page: Any) -> None:
     command(page, "Comfy.ShowSettingsDialog")
     page.get_by_role("button", name="Residency", exact=True).or_(page.get_by_text("Residency", exact=True)).first.click()
-    page.get_by_text("VRAM headroom (GiB)").wait_for()
+    page.get_by_text("VRAM headroom", exact=True).wait_for()
 
 
-def number(page: Any, name: str) -> Any:
-    return page.locator(f"input[aria-labelledby='residency.{name}-label'], [id='residency.{name}'] input").first
+def field(page: Any, name: str) -> Any:
+    return page.locator(f"[id='residency.{name}']").first
 
 
-def type_in(page: Any, name: str, text: str) -> None:
-    """As a user types: the field listens to keys."""
-    number(page, name).click(click_count=3)
-    page.keyboard.type(text)
-    page.keyboard.press("Tab")
+def choose(page: Any, name: str, word: str) -> None:
+    field(page, name).click()
+    page.get_by_role("option", name=word, exact=True).click()
 
 
 def on_server(page: Any, comfy_server: Any) -> dict[str, Any]:
@@ -31,24 +29,42 @@ def on_server(page: Any, comfy_server: Any) -> dict[str, Any]:
     return found
 
 
-def test_a_number_typed_in_the_dialog_reaches_the_server_and_is_there_after_a_reload(page: Any, comfy_server: Any) -> None:
+def test_what_is_chosen_in_the_dialog_reaches_the_server_and_is_there_after_a_reload(page: Any, comfy_server: Any) -> None:
     open_dialog(page)
     with page.expect_response(lambda response: "/residency/settings" in response.url and response.request.method == "POST") as answer:
-        type_in(page, "vram_headroom_gib", "1.5")
+        choose(page, "vram_headroom_gib", "1.5 GiB")
     assert answer.value.status == 200
     assert on_server(page, comfy_server)["vram_headroom_gib"] == 1.5
 
     load(page, comfy_server.url)
     open_dialog(page)
-    assert number(page, "vram_headroom_gib").input_value() == "1.5"
+    assert field(page, "vram_headroom_gib").inner_text().strip() == "1.5 GiB"
 
 
-def test_a_number_beyond_the_limits_becomes_the_limit(page: Any, comfy_server: Any) -> None:
+def test_what_stands_for_automatic_off_and_never_is_a_word_and_the_memory_mode_comes_first(page: Any, comfy_server: Any) -> None:
+    for name in ("vram_headroom_gib", "ram_budget_gib", "pin_budget_gib", "read_threads", "queue_depth", "idle_release_min"):
+        setting(page, f"residency.{name}", 0)
     open_dialog(page)
-    with page.expect_response("**/residency/settings"):
-        type_in(page, "read_threads", "900")
-    assert number(page, "read_threads").input_value() == "64"
-    assert on_server(page, comfy_server)["read_threads"] == 64
+    names = ("vram_headroom_gib", "ram_budget_gib", "pin_budget_gib", "read_threads", "queue_depth", "idle_release_min")
+    words = {name: field(page, name).inner_text().strip() for name in names}
+    assert words == {
+        "vram_headroom_gib": "off",
+        "ram_budget_gib": "automatic",
+        "pin_budget_gib": "automatic",
+        "read_threads": "automatic",
+        "queue_depth": "off",
+        "idle_release_min": "never",
+    }
+    tops = {name: field(page, name).bounding_box()["y"] for name in ("mode", *names)}
+    assert min(tops, key=tops.__getitem__) == "mode"
+    setting(page, "residency.queue_depth", 3)
+
+
+def test_a_number_that_a_program_has_set_is_shown_though_it_is_none_of_the_choices(page: Any, comfy_server: Any) -> None:
+    setting(page, "residency.ram_budget_gib", 13.25)
+    open_dialog(page)
+    assert field(page, "ram_budget_gib").inner_text().strip() == "13.25 GiB"
+    setting(page, "residency.ram_budget_gib", 0)
 
 
 def test_the_server_refuses_what_a_script_sets_and_the_browser_goes_back(page: Any, comfy_server: Any) -> None:

@@ -73,6 +73,11 @@ def device_lacks() -> list[machine.Lack]:
     return []
 
 
+def computes_without_device() -> str:
+    """Why there is no device to bring weights to; empty where there is one."""
+    return "ComfyUI computes on the CPU" if model_management.get_torch_device().type == "cpu" else ""
+
+
 def device_memory_bytes() -> int | None:
     """All memory of the device; None where it has none of its own."""
     device = model_management.get_torch_device()

@@ -97,6 +97,14 @@ class Seam:
             return self._told
         return Fit(self.name, False, f"{self._cutter(function)}; chained again when the next prompt begins")
 
+    def others(self) -> str:
+        """Which pack has changed the same function, below our link or on top of it; empty for none, or where nobody can tell."""
+        try:
+            below = bare(self._now())
+        except (ImportError, AttributeError):
+            return ""
+        return "" if self._is_comfyuis(below) else pack_of(below)
+
     def check(self) -> Fit:
         """Chain again where calls no longer come to the wrapper. Cheap while nobody has patched the function: one comparison."""
         with self._lock:

@@ -1,7 +1,8 @@
 """Routes and websocket messages: what the panel and programs can ask and be told.
 
 GET /residency/status, POST /residency/mode, GET and POST /residency/settings, GET /residency/trace[?prompt_id=…][&format=chrome],
-GET /residency/traces, POST /residency/watch, those of insight.py, and the websocket event "residency.update". docs/http.md describes them.
+GET /residency/traces, GET /residency/doctor, POST /residency/watch, those of insight.py, and the websocket event "residency.update".
+docs/http.md describes them.
 
 Handlers run on ComfyUI's event loop, where everybody waits for whoever waits. They take no lock that a mover may hold; the settings file is
 written by a thread of its own, and a big trace is copied by one of asyncio's.
@@ -24,7 +25,7 @@ import folder_paths
 from aiohttp import web
 from server import PromptServer
 
-from ... import __version__
+from ... import __version__, findings
 from ...record.trace import Trace
 from ...record.trace_events import chrome
 from ...settings import user as user_settings
@@ -33,6 +34,7 @@ from ...units import cut, shown
 from ..host import ComfyHost
 from ..prompt.background import Errands
 from ..prompt.queued import whole_nodes
+from . import doctor
 from .idle import IdleRelease
 from .insight import add_insight
 
@@ -213,6 +215,10 @@ def add_routes(host: ComfyHost, announcer: Announcer) -> None:
         await asyncio.to_thread(announcer.watch, asked["client_id"], asked["on"], host.runtime.trace)
         return web.json_response({})
 
+    @routes.get("/residency/doctor")
+    async def get_doctor(request: web.Request) -> web.Response:
+        return web.Response(text=findings.text(await asyncio.to_thread(doctor.look, host)) + "\n")
+
     @routes.get("/residency/traces")
     async def get_traces(request: web.Request) -> web.Response:
         keys = ("prompt_id", "outcome", "mode", "started_unix_s", "duration_s", "summary")
@@ -226,6 +232,7 @@ def status(host: ComfyHost) -> dict[str, Any]:
     resolved = manager.mode if traces else None
     return {
         "version": __version__,
+        "works": host.works(),
         "installed": host.installed,
         "closing": bool(threads) and not host.installed,
         "mode": host.user.mode.value,
