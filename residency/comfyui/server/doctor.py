@@ -21,7 +21,7 @@ from ...findings import Fact
 from ...record.text import line, placed, waiting
 from ...units import size
 from ..host import ComfyHost
-from ..prompt.live_graph import dynamic_vram
+from ..prompt.model_files import dynamic_vram
 from ..seams import functions as seams
 
 MAX_MODELS = 40
