@@ -52,7 +52,6 @@ def test_both_sides_of_the_scenario_with_scarce_memory_are_within_fifteen_percen
 
     assert fmean(stock) == pytest.approx(scenario.measured_s, rel=0.15)
     assert fmean(pack) == pytest.approx(fmean(scenario.pack_runs_s), rel=0.15)
-    # the first of the two reads the encoder's end from the drive, the second finds it in the page cache
     assert pack == pytest.approx(scenario.pack_runs_s, rel=0.15)
 
 
@@ -89,8 +88,8 @@ CLASS_1 = (
 )
 
 
-SCARCE_LATER = two_experts(8), replace(scarce_memory().machine, budget_floor_bytes=21 * GB // 10)
-SMALL_RESERVE = two_experts(1), replace(SCARCE_LATER[1], idle_floor_bytes=34 * GB // 10, pin_floor_bytes=17 * GB // 10)
+SMALL_RESERVE = two_experts(1), replace(scarce_memory().machine, idle_floor_bytes=34 * GB // 10, pin_floor_bytes=17 * GB // 10)
+CROWDED = prompts({"t": 14, "a": 16, "b": 14}, "ttattb", 1), replace(BENCH, host_bytes=25 * GB)
 SMALLER = CLASS_1[0], replace(CLASS_1[1], host_bytes=26 * GB)
 
 
@@ -129,8 +128,8 @@ def test_it_is_quicker_than_stock_on_the_whole_and_slower_on_few():
         assert ours.peak_device_bytes <= machine.device_bytes
 
     assert fmean(ratios) < 0.92
-    assert sum(ratio > 1.01 for ratio in ratios) <= 0.08 * len(ratios)
-    assert max(ratios) < 1.2
+    assert sum(ratio > 1.01 for ratio in ratios) <= 0.09 * len(ratios)
+    assert max(ratios) < 1.1
 
 
 @settings(max_examples=100, deadline=None)
@@ -182,7 +181,7 @@ def all_is_announced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 IN_TURN = prompts({"a": 8, "b": 8, "c": 8}, "abc", 8), BENCH
-SCARCE = two_experts(8), scarce_memory().machine
+SCARCE = two_experts(8), replace(scarce_memory().machine, budget_floor_bytes=H100_LATER.budget_floor_bytes)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +192,7 @@ SCARCE = two_experts(8), scarce_memory().machine
         (nothing_is_left_out, SCARCE, -1),
         (nothing_is_settled_ahead, SMALLER, 2),
         (all_leaves_at_once, SMALL_RESERVE, 0),
-        (all_is_announced_at_once, SCARCE_LATER, 1),
+        (all_is_announced_at_once, CROWDED, 0),
     ],
 )
 def test_a_rule_that_is_broken_makes_a_prompt_slower(
