@@ -10,8 +10,9 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -44,6 +45,7 @@ from .session import Fact, Phase, Session, SessionError, StandsAside
 log = logging.getLogger(__name__)
 
 KEPT_TRACES = 20
+GLANCE_S = 0.1  # deciding takes a millisecond
 
 
 class Mover(Protocol):
@@ -193,9 +195,10 @@ class Runtime:
             self._lock.release()
 
     def foresee(self, trace: Trace) -> dict[str, Any] | None:
-        """What is still to come of that prompt, on its trace's clock; None where it does not run. On any thread."""
-        with self._lock:
-            if trace is not self.trace:
+        """What is still to come of that prompt, on its trace's clock; None where it does not run, or while a fact is being decided. On any
+        thread."""
+        with self._glance() as free:
+            if not free or trace is not self.trace:
                 return None
             session, host = self.session, self.manager.host
             runs = session.phase is Phase.RUNNING
@@ -207,9 +210,20 @@ class Runtime:
             return foreseen(session.timeline, position, trace.prompt_id, now_s, ran_s if runs else None, missing, rates)
 
     def coming(self) -> dict[str, int]:
-        """Bytes on their way to host memory by component, in the order in which they come. On any thread."""
-        with self._lock:
-            return self.manager.host.in_flight
+        """Bytes on their way to host memory by component, in the order in which they come; nothing while a fact is being decided. On any
+        thread."""
+        with self._glance() as free:
+            return self.manager.host.in_flight if free else {}
+
+    @contextmanager
+    def _glance(self) -> Iterator[bool]:
+        """Hold the lock if it is free soon: who only shows what happens waits for nobody."""
+        free = self._lock.acquire(timeout=GLANCE_S)
+        try:
+            yield free
+        finally:
+            if free:
+                self._lock.release()
 
     def spent(self, start_s: float, stalled_s: float, trace: Trace | None) -> None:
         """Add what the host has done since then on the thread that runs the nodes to the pack's own time, less what was stall of it.

@@ -210,8 +210,9 @@ class Driver:
         def listen(fact: Any, instructions: Any) -> None:
             nonlocal plans
             if isinstance(fact, PromptBegins):
-                announced.append([visit.node_id for visit in fact.timeline.visits if visit.asks is None])
-                asks.extend(visit.node_id for visit in fact.timeline.visits if visit.asks is not None)
+                own = fact.timeline.visits[: fact.timeline.expected_from]  # behind them stands the prompt once more
+                announced.append([visit.node_id for visit in own if visit.asks is None])
+                asks.extend(visit.node_id for visit in own if visit.asks is not None)
             plans += isinstance(fact, PromptBegins | OrderChanges)
 
         pick = ExecutionList.ux_friendly_pick_node

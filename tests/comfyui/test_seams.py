@@ -61,9 +61,8 @@ def test_another_packs_wrapper_survives_ours_and_ours_wakes_up_below_it(tell: An
 
 
 def test_the_timeline_runs_on_into_what_usually_comes_next_or_into_the_queue_as_deep_as_is_wished(tell: Any):
-    nothing, the_same_again, three_deep, one_deep = tell("ahead")["told"]
-    assert nothing == [3, 3, None]
-    assert the_same_again == [3, 6, 3]
+    first, the_same_again, three_deep, one_deep = tell("ahead")["told"]
+    assert first == the_same_again == [3, 6, 3]  # a prompt that was never seen may be changed and queued again as well
     assert three_deep == [3, 3 + 3 * 2, None] and one_deep == [3, 3 + 2, None]
 
 
