@@ -33,7 +33,7 @@ FLOORS = [
     {"runtime", "record.facts"},
     {"simulate"},
     {"demo", "comfyui"},
-    {"bench"},
+    {"bench", "fleet"},
     {"cli"},
 ]
 CORE = [
@@ -92,6 +92,8 @@ def test_only_the_hosts_touch_comfyui_and_torch(path: Path):
         assert not roots & COMFYUI
     if place not in ("comfyui", "demo", "transfers"):
         assert "torch" not in roots
+    if place != "fleet":
+        assert "ray" not in roots
 
 
 @pytest.mark.parametrize("name", CORE)

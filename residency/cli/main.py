@@ -13,11 +13,11 @@ from .. import __version__
 from ..installation.locate import LocateError
 from ..units import UsageError
 from ..workflow.file import WorkflowError
-from . import bench, convert, demo, doctor, plan, profiles, replay, simulate
+from . import bench, convert, demo, doctor, fleet, plan, profiles, replay, simulate
 
 _NEGATIVE = re.compile(r"-\.?\d")
 
-COMMANDS = (demo, plan, simulate, replay, profiles, bench, convert, doctor)
+COMMANDS = (demo, plan, simulate, replay, profiles, bench, convert, doctor, fleet)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,0 +1,171 @@
+"""A fleet on a virtual clock: each policy over the same requests, and a bound below them all.
+
+A prompt's worker is chosen when it comes; each worker runs its own in that order. What a prompt waits for weights is what the simulator's
+host takes for it from where its components lie (`forecast`). Behind it they lie on the device and in host memory, both of which give up
+what was used longest ago, component by component. Every policy gets the same workers: they differ in the choice alone.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..simulate import Machine
+from .forecast import Forecast, Job, Place
+from .policies import policies
+from .routing import Router, Worker
+from .traffic import Request
+
+BOUND = "bound"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One policy over one trace. Latency is from a request's arrival to its end; `prompts_per_gpu_hour` of the time in which a worker is
+    busy. `decision_…` are seconds that choosing took on this machine, the only figures that a second run need not repeat: the slow ones are
+    those that had to simulate a prompt of a new shape."""
+
+    policy: str
+    p50_s: float
+    p95_s: float
+    p99_s: float
+    mean_s: float
+    stall_s_per_prompt: float
+    read_bytes: int
+    prompts_per_gpu_hour: float
+    decision_p50_s: float | None = None
+    decision_p99_s: float | None = None
+
+
+class _Server:
+    """One worker's own clock and memory, beside what the fleet knows of it."""
+
+    def __init__(self, router: Router, index: int, device_bytes: int) -> None:
+        self.worker = router.workers[index]
+        self._index = index
+        self.free_s = 0.0
+        self.ends: deque[tuple[float, float, float]] = deque()  # start, end, expected seconds of what is queued or runs
+        self.backlog_s = 0.0
+        self._router = router
+        self._device_bytes = device_bytes
+        self._device: dict[str, int] = {}
+        self._on_device_bytes = 0
+
+    def keep(self, job: Job) -> None:
+        """The prompt's weights are the last that were used."""
+        worker, router = self.worker, self._router
+        for key in job.keys:
+            size_bytes = job.sizes[key]
+            router.holds(self._index, key, size_bytes)
+            worker.places[key] = Place.DEVICE
+            self._on_device_bytes += size_bytes - self._device.pop(key, 0)
+            self._device[key] = size_bytes
+        while self._on_device_bytes > self._device_bytes and self._device:
+            key = next(iter(self._device))
+            self._on_device_bytes -= self._device.pop(key)
+            worker.places[key] = Place.PINNED
+        while worker.held_bytes > worker.room_bytes and worker.held:
+            key = next(iter(worker.held))
+            router.loses(self._index, key)
+            self._on_device_bytes -= self._device.pop(key, 0)
+        worker.last_model = job.model
+
+    def settle(self, now_s: float) -> None:
+        """Forget what has ended by now; say when the rest is expected to."""
+        while self.ends and self.ends[0][1] <= now_s:
+            self.backlog_s -= self.ends.popleft()[2]
+        self.worker.queued = len(self.ends)
+        if self.ends:
+            start_s, _, expected_s = self.ends[0]
+            # what runs longer than expected is expected to end now
+            self.worker.ready_s = max(now_s, start_s + expected_s) + self.backlog_s - expected_s
+        else:
+            self.backlog_s = 0.0
+
+
+def simulate(requests: Sequence[Request], machine: Machine, workers: int, seed: int = 0, only: Sequence[str] = ()) -> list[Result]:
+    """Every policy (or `only` these), and the bound last."""
+    forecast = Forecast(machine)
+    names = [name for name in policies(seed, Router()) if not only or name in only]
+    found = [_run(name, seed, requests, forecast, workers) for name in names]
+    if not only or BOUND in only:
+        found.append(bound(requests, forecast, workers))
+    return found
+
+
+def _run(name: str, seed: int, requests: Sequence[Request], forecast: Forecast, count: int) -> Result:
+    machine = forecast.machine
+    device_bytes = machine.device_bytes - machine.device_overhead_bytes
+    room_bytes = max(device_bytes, machine.host_bytes - machine.budget_floor_bytes)
+    workers = [Worker(f"worker-{index}", forecast, room_bytes) for index in range(count)]
+    router = Router(workers)
+    choose = policies(seed, router)[name]
+    servers = [_Server(router, index, device_bytes) for index in range(count)]
+    busy: list[tuple[float, int]] = []  # when each prompt ends, and where
+    latencies: list[float] = []
+    deciding: list[float] = []
+    stall_s = busy_s = 0.0
+    read_bytes = 0
+    for request in requests:
+        now_s, job = request.time_s, request.job
+        while busy and busy[0][0] <= now_s:
+            servers[heapq.heappop(busy)[1]].settle(now_s)
+        started = time.perf_counter()
+        index = choose(job, workers, now_s)
+        deciding.append(time.perf_counter() - started)
+        server = servers[index]
+        expected = forecast.of(job, workers[index].places)
+        server.keep(job)
+        start_s = max(now_s, server.free_s)
+        took_s = job.compute_s * request.compute_share + expected.stall_s
+        server.free_s = start_s + took_s
+        expected_s = job.compute_s + expected.stall_s
+        server.ends.append((start_s, server.free_s, expected_s))
+        server.backlog_s += expected_s
+        server.settle(now_s)
+        heapq.heappush(busy, (server.free_s, index))
+        latencies.append(server.free_s - now_s)
+        stall_s += expected.stall_s
+        busy_s += took_s
+        read_bytes += expected.read_bytes
+    return _result(name, latencies, stall_s, read_bytes, busy_s, deciding)
+
+
+def bound(requests: Sequence[Request], forecast: Forecast, count: int) -> Result:
+    """No policy that runs prompts in the order of their arrival is faster: one queue for all workers, whoever is free first takes the next,
+    and a prompt waits only for weights that no prompt before it, on any worker, has brought into any memory."""
+    seen: dict[str, Place] = {}
+    free = [0.0] * count
+    latencies: list[float] = []
+    stall_s = busy_s = 0.0
+    read_bytes = 0
+    for request in requests:
+        expected = forecast.of(request.job, seen)
+        seen.update(dict.fromkeys(request.job.keys, Place.DEVICE))
+        start_s = max(request.time_s, heapq.heappop(free))
+        took_s = request.job.compute_s * request.compute_share + expected.stall_s
+        heapq.heappush(free, start_s + took_s)
+        latencies.append(start_s + took_s - request.time_s)
+        stall_s += expected.stall_s
+        busy_s += took_s
+        read_bytes += expected.read_bytes
+    return _result(BOUND, latencies, stall_s, read_bytes, busy_s)
+
+
+def _result(
+    name: str, latencies: Sequence[float], stall_s: float, read_bytes: int, busy_s: float, deciding: Sequence[float] = ()
+) -> Result:
+    count = len(latencies)
+    p50_s, p95_s, p99_s = (at(latencies, share) for share in (0.5, 0.95, 0.99))
+    decisions = (at(deciding, 0.5), at(deciding, 0.99)) if deciding else (None, None)
+    per_hour = 3600 * count / busy_s if busy_s else 0.0
+    return Result(name, p50_s, p95_s, p99_s, sum(latencies) / count, stall_s / count, read_bytes, per_hour, *decisions)
+
+
+def at(values: Sequence[float], share: float) -> float:
+    """The value that this share of the others does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,0 +1,173 @@
+"""Which worker gets a prompt, told as stories on machines whose numbers a hand can divide by."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from residency.core.component import Component
+from residency.fleet.forecast import Forecast, Job, Place
+from residency.fleet.routing import Decision, NoWorkerError, Router, Worker, fair_order
+from residency.simulate import COLD, GB, OURS, Drive, Machine, Program, Start, Step, run
+
+MACHINE = Machine(
+    name="bench",
+    drives=(Drive(2 * GB, 1 * GB),),
+    device_bytes=24 * GB,
+    host_bytes=64 * GB,
+    pinned_bytes_per_s=20 * GB,
+    pageable_bytes_per_s=10 * GB,
+    pinned_back_bytes_per_s=20 * GB,
+    pageable_back_bytes_per_s=10 * GB,
+    page_cache_bytes_per_s=10 * GB,
+    fresh_pin_bytes_per_s=4 * GB,
+)
+SIZE = 7 * 2**30  # a size that is not rounded
+FORECAST = Forecast(MACHINE)
+
+
+def job(model: str, model_bytes: int = 10 * GB, compute_s: float = 5.0, upload_bytes: int = 0) -> Job:
+    """One sampler with one model."""
+    return Job((Step("1", "Sample", compute_s, (model,), 20),), {model: model_bytes}, model, upload_bytes)
+
+
+def worker(name: str, *warm: str, ready_s: float = 0.0, room_bytes: int = 50 * GB, **known: object) -> Worker:
+    """A worker with components of 10 GB on its device."""
+    held = dict.fromkeys(warm, 10 * GB)
+    one = Worker(name, FORECAST, room_bytes, dict.fromkeys(warm, Place.DEVICE), held, sum(held.values()), ready_s)
+    for field, value in known.items():
+        setattr(one, field, value)
+    return one
+
+
+def chosen(of: Job, *workers: Worker, now_s: float = 0.0, asked: dict[str, int] | None = None) -> tuple[str, Decision]:
+    router = Router(workers)
+    for key, count in (asked or {}).items():
+        for _ in range(count):
+            router.demand.asked([key], now_s)
+    decision = router.decide(of, now_s)
+    return workers[decision.index].name, decision
+
+
+def test_the_forecast_is_the_simulators_own():
+    prompt = job("a", SIZE)
+    cold, warm = FORECAST.of(prompt, {}), FORECAST.of(prompt, {"a": Place.DEVICE})
+    program = Program("p", {"a": Component("a", "a", "MODEL", SIZE)}, (prompt.steps,))
+    assert cold.stall_s == run(program, MACHINE, OURS, start=COLD).stall_s > 2
+    on_device = Start(loaded={"a": SIZE}, pinned={"a": SIZE}, device={"a": SIZE})
+    assert warm.stall_s == run(program, MACHINE, OURS, start=on_device).stall_s == 0
+    assert (cold.read_bytes, warm.read_bytes) == (SIZE, 0)
+
+
+def test_a_prompt_goes_where_its_model_is():
+    name, decision = chosen(job("a"), worker("cold"), worker("warm", "a"))
+    assert name == "warm"
+    assert decision.score.stall_s == 0
+    assert [one.worker for one in decision.runners_up] == ["cold"]
+    assert "cold: " in decision.reason and "loading" in decision.reason
+
+
+def test_a_hot_model_gets_a_second_worker_once_waiting_costs_more_than_loading():
+    loading_s = FORECAST.of(job("a"), {}).stall_s
+    assert chosen(job("a"), worker("cold"), worker("warm", "a", ready_s=loading_s - 0.1))[0] == "warm"
+    assert chosen(job("a"), worker("cold"), worker("warm", "a", ready_s=loading_s + 0.1))[0] == "cold"
+
+
+def test_what_others_will_ask_for_is_not_displaced_for_a_small_gain():
+    loading_s = FORECAST.of(job("a"), {}).stall_s
+    warm = worker("warm", "a", ready_s=loading_s + 1)
+    full = worker("full", "b", room_bytes=15 * GB)
+    assert chosen(job("a"), full, warm)[0] == "full"  # nobody asks for b
+    assert chosen(job("a"), full, warm, asked={"b": 3})[0] == "warm"  # 10 GB at 2 GB/s are 5 s
+
+
+def test_a_second_copy_may_be_displaced():
+    loading_s = FORECAST.of(job("a"), {}).stall_s
+    warm = worker("warm", "a", ready_s=loading_s + 2)
+    full = worker("full", "b", room_bytes=15 * GB)
+    others = [worker(f"other-{n}", "b", ready_s=1000.0) for n in range(5)]
+    assert chosen(job("a"), full, warm, asked={"b": 1})[0] == "warm"
+    assert chosen(job("a"), full, warm, *others, asked={"b": 1})[0] == "full"
+
+
+def test_equal_scores_go_to_the_shortest_queue():
+    assert chosen(job("a"), worker("first", queued=2), worker("second", queued=1), worker("third", queued=2))[0] == "second"
+
+
+def test_a_worker_whose_predictions_fail_is_trusted_less():
+    first, second = worker("first", "a"), worker("second", "a", queued=1)
+    assert chosen(job("a"), first, second)[0] == "first"
+    first.took(5.0, 10.0)
+    assert first.margin == pytest.approx(1.2)
+    assert chosen(job("a"), first, second)[0] == "second"
+
+
+def test_a_worker_without_the_pack_is_served_by_its_last_model():
+    plain = worker("plain", tells=False, last_model="a", queued=1)
+    assert chosen(job("a"), worker("cold"), plain)[0] == "plain"
+    assert chosen(job("b"), worker("cold"), plain)[0] == "cold"
+
+
+def test_a_worker_without_the_file_is_routed_around_and_said_so():
+    lacking = worker("lacking", lacks=frozenset({"a"}))
+    assert chosen(job("a"), lacking, worker("busy", ready_s=100.0))[0] == "busy"
+    with pytest.raises(NoWorkerError, match=r"lacking lacks a; gone takes no prompts"):
+        chosen(job("a"), lacking, worker("gone", takes_prompts=False))
+    with pytest.raises(NoWorkerError, match="no worker; start one"):
+        chosen(job("a"))
+
+
+def test_demand_halves():
+    router = Router()
+    router.demand.asked(["a"], 0.0)
+    assert router.demand.of("a", 600.0) == 0.5
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> tuple[Job, list[Worker]]:
+    names = ["a", "b", "c"]
+    workers = [
+        worker(
+            f"w{n}",
+            *draw(st.lists(st.sampled_from(names), unique=True)),
+            ready_s=draw(st.sampled_from([0.0, 0.0, 1.0, 4.0, 20.0])),
+            room_bytes=draw(st.sampled_from([15, 30])) * GB,
+            queued=draw(st.integers(0, 2)),
+        )
+        for n in range(draw(st.integers(1, 8)))
+    ]
+    keys = draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+    return Job((Step("1", "Sample", 5.0, tuple(keys), 20),), dict.fromkeys(keys, 10 * GB), keys[0]), workers
+
+
+@given(fleets())
+def test_what_is_left_out_of_a_decision_could_not_have_won(fleet: tuple[Job, list[Worker]]):
+    of, workers = fleet
+    router = Router(workers)
+    for key in ("a", "b", "c"):
+        router.demand.asked([key], 0.0)
+    found = router.decide(of, 0.0)
+    for index in range(len(workers)):  # each worker alone, in a fleet where the others only hold what they hold
+        takes, workers[index].takes_prompts = [one.takes_prompts for one in workers], True
+        for other in workers:
+            other.takes_prompts = other is workers[index]
+        alone = router.decide(of, 0.0)
+        for other, before in zip(workers, takes, strict=True):
+            other.takes_prompts = before
+        assert alone.score.total_s >= found.score.total_s - 2e-3
+
+
+def test_one_client_does_not_starve_another():
+    flood = [("a", 5.0)] * 5
+    assert fair_order([*flood, ("b", 5.0), ("b", 5.0)], {}) == [0, 5, 1, 6, 2, 3, 4]
+    assert fair_order([*flood, ("b", 5.0)], {"b": 100.0}) == [0, 1, 2, 3, 4, 5]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.1, 10))))
+def test_everybody_gets_a_turn_and_nobody_overtakes_himself(waiting: list[tuple[str, float]]):
+    order = fair_order(waiting, {})
+    assert sorted(order) == list(range(len(waiting)))
+    for client in "abc":
+        own = [index for index in order if waiting[index][0] == client]
+        assert own == sorted(own)
