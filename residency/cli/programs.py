@@ -11,7 +11,8 @@ from typing import Any
 
 from ..core.component import Component
 from ..core.timeline import UseKind
-from ..graph import AllowanceError, links
+from ..graph import AllowanceError
+from ..graph.passes import sampler_passes
 from ..installation.locate import ComfyUI, find_comfyui
 from ..profiles import Profiles, database_in, node_keys
 from ..simulate import Program, Step
@@ -144,24 +145,10 @@ def _steps(workflow: Workflow, prediction: Prediction, known: Known) -> tuple[St
         uses = prediction.timeline.at(position)
         keys = tuple(dict.fromkeys(use.component for use in uses if use.kind is UseKind.COMPUTE))
         samples = any(prediction.components[key].kind == "MODEL" for key in keys)
-        passes = _sampler_steps(workflow, visit.node_id) if samples else 1
+        passes = sampler_passes(workflow.prompt, visit.node_id) if samples else 1
         needs_bytes = known.working_set_bytes.get(visit.node_id, 0)
         steps.append(Step(visit.node_id, visit.class_type, known.compute_s.get(visit.node_id, 0.0), keys, passes, needs_bytes))
     return tuple(steps)
-
-
-def _sampler_steps(workflow: Workflow, node_id: str) -> int:
-    """The `steps` of the node or of the nearest one above it (a scheduler); 1 where none says any."""
-    reached, level = {node_id}, [node_id]
-    while level:
-        for one in level:
-            steps = workflow.prompt[one]["inputs"].get("steps")
-            if isinstance(steps, int) and not isinstance(steps, bool) and 0 < steps <= 10_000:
-                return steps
-        above = dict.fromkeys(source for one in level for _, source, _ in links(workflow.prompt[one]))
-        level = [source for source in above if source not in reached and source in workflow.prompt]
-        reached.update(level)
-    return 1
 
 
 def _known(workflow: Workflow, prediction: Prediction, database: Path | None) -> Known:

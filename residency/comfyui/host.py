@@ -54,6 +54,7 @@ from .seams import functions as seams
 from .seams import wrappers as hooks
 from .seams.chain import Wrapper
 from .server.idle import IdleRelease
+from .server.warmer import Warmer
 
 log = logging.getLogger("residency")
 
@@ -98,6 +99,7 @@ class ComfyHost:
         self.standing = UserSettings()
         self.fallback = self.user  # the mode that holds where the user has set none
         self.idle: IdleRelease | None = None
+        self.warmer: Warmer | None = None
         self._queue = queue
         self._prompt: RunningPrompt | None = None
         self._executing = False  # a prompt, whatever its mode
@@ -148,6 +150,8 @@ class ComfyHost:
             for seam in seams.ALL:
                 seam.remove()
             self.installed = False
+            if self.warmer is not None:
+                self.warmer.stop("the pack was switched off")
             prompt, self._prompt = self._prompt, None
             self.steps.forget()
             movers, self.runtime.movers = self.runtime.movers, {}
@@ -208,6 +212,8 @@ class ComfyHost:
     def expect_prompt(self) -> None:
         """A prompt may begin soon: be told of it, whoever has patched the executor meanwhile. On any thread; one comparison, mostly."""
         seams.PROMPT.check()
+        if self.warmer is not None:
+            self.warmer.stop("a prompt was queued, whose own files come first")
 
     def features(self) -> list[seams.Fit]:
         """Every seam as it is at this moment, and every feature of the device that has been disproved or has failed."""
@@ -225,6 +231,35 @@ class ComfyHost:
             except RuntimeError:  # the executor's thread has begun to change what is gone through here
                 pass
         return dict(told.held) if told is not None else {}
+
+    @property
+    def executing(self) -> bool:
+        """Whether a prompt runs. On any thread."""
+        return self._executing
+
+    @property
+    def read_threads(self) -> int:
+        """Threads that read from each drive."""
+        return self._read_threads()
+
+    def read_rates(self) -> dict[str, float]:
+        """Bytes per second by drive, as this session has measured them."""
+        return self._rates()
+
+    @property
+    def onload_bytes_per_s(self) -> float | None:
+        """From host memory to the device, as this session has measured it."""
+        return self._look_ahead.onload_bytes_per_s
+
+    @property
+    def device_limit_bytes(self) -> int | None:
+        """Bytes of the device that weights may take; None where it has no memory of its own."""
+        return self._device_limit_bytes
+
+    @property
+    def reserve_bytes(self) -> int:
+        """Host memory that reading ahead leaves alone."""
+        return self._need.reserve_bytes
 
     def works(self) -> str:
         """How much of the pack works here, in one line, and why not the rest."""

@@ -19,6 +19,7 @@ from .host import ComfyHost
 log = logging.getLogger("residency")
 
 RECORD_VARIABLE = "RESIDENCY_RECORD"
+WARM_VARIABLE = "RESIDENCY_WARM"
 
 host: ComfyHost | None = None
 
@@ -29,6 +30,7 @@ def load() -> ComfyHost:
     if host is not None:
         return host
     from .server import routes
+    from .server.warmer import Warmer, warm_at_start
 
     host = ComfyHost(queue=routes.queued_prompts)
     record(host)
@@ -38,10 +40,12 @@ def load() -> ComfyHost:
     host.set_user_mode(first.mode, first.source)
     host.fallback = host.user
     host.idle = routes.idle_release()
+    host.warmer = Warmer(host)
     host.apply(user_settings.read(routes.settings_file()))
     routes.on_prompt(take_out.on_prompt)
     routes.on_prompt(_expect_prompt)
     routes.add_routes(host, announcer)
+    warm_at_start(host.warmer, os.environ.get(WARM_VARIABLE))
     log.info("residency: %s", host.works())
     return host
 

@@ -1,7 +1,8 @@
 """Routes and websocket messages: what the panel and programs can ask and be told.
 
 GET /residency/status, POST /residency/mode, GET and POST /residency/settings, GET /residency/trace[?prompt_id=…][&format=chrome],
-GET /residency/traces, GET /residency/doctor, POST /residency/watch, those of insight.py, and the websocket event "residency.update".
+GET /residency/traces, GET /residency/doctor, POST /residency/watch, those of insight.py and warmth.py, and the websocket event
+"residency.update".
 docs/http.md describes them.
 
 Handlers run on ComfyUI's event loop, where everybody waits for whoever waits. They take no lock that a mover may hold; the settings file is
@@ -30,13 +31,15 @@ from ...record.trace import Trace
 from ...record.trace_events import chrome
 from ...settings import user as user_settings
 from ...settings.prompt import DEFAULT, MODES, parse_mode
-from ...units import cut, shown
+from ...units import shown
 from ..host import ComfyHost
 from ..prompt.background import Errands
 from ..prompt.queued import whole_nodes
 from . import doctor
 from .idle import IdleRelease
 from .insight import add_insight
+from .requests import BadRequestError, body, error_answer
+from .warmth import add_warmth
 
 log = logging.getLogger("residency")
 
@@ -139,15 +142,12 @@ class Announcer:
             self._next_s = started_s + max(UPDATE_S, cost_s / UPDATE_SHARE)
 
 
-class BadRequestError(Exception):
-    """One sentence that says what is wrong with a request, and the way out."""
-
-
 def add_routes(host: ComfyHost, announcer: Announcer) -> None:
     """Register the routes; ComfyUI adds its table of routes to the application after the packs are loaded."""
     routes = PromptServer.instance.routes
 
     add_insight(routes, host)
+    add_warmth(routes, host)
 
     @routes.get("/residency/status")
     async def get_status(request: web.Request) -> web.Response:
@@ -156,14 +156,14 @@ def add_routes(host: ComfyHost, announcer: Announcer) -> None:
     @routes.post("/residency/mode")
     async def post_mode(request: web.Request) -> web.Response:
         try:
-            asked = await _body(request)
+            asked = await body(request)
         except BadRequestError as error:
-            return _error(400, str(error))
+            return error_answer(400, str(error))
         if not isinstance(asked, dict) or "mode" not in asked:
-            return _error(400, 'the body must be JSON with a mode, like {"mode": "auto"}')
+            return error_answer(400, 'the body must be JSON with a mode, like {"mode": "auto"}')
         mode = parse_mode(asked["mode"])
         if mode is None:
-            return _error(400, f"{shown(asked['mode'])} is not a mode; choose one of {', '.join(MODES)}")
+            return error_answer(400, f"{shown(asked['mode'])} is not a mode; choose one of {', '.join(MODES)}")
         await _accept(host, replace(host.standing, mode=mode))
         return web.json_response(status(host))
 
@@ -174,13 +174,13 @@ def add_routes(host: ComfyHost, announcer: Announcer) -> None:
     @routes.post("/residency/settings")
     async def post_settings(request: web.Request) -> web.Response:
         try:
-            asked = await _body(request)
+            asked = await body(request)
         except BadRequestError as error:
-            return _error(400, str(error))
+            return error_answer(400, str(error))
         # what is not sent stays as it is
         wanted = user_settings.parse({**host.standing.as_dict(), **asked} if isinstance(asked, dict) else asked)
         if isinstance(wanted, str):
-            return _error(400, wanted)
+            return error_answer(400, wanted)
         await _accept(host, wanted)
         return web.json_response(wanted.as_dict())
 
@@ -188,12 +188,12 @@ def add_routes(host: ComfyHost, announcer: Announcer) -> None:
     async def get_trace(request: web.Request) -> web.Response:
         prompt_id, form = request.query.get("prompt_id"), request.query.get("format")
         if form not in (None, "chrome"):
-            return _error(400, f"{shown(form)} is not a format; leave it out, or choose chrome")
+            return error_answer(400, f"{shown(form)} is not a format; leave it out, or choose chrome")
         trace = next((trace for trace in reversed(host.runtime.traces) if prompt_id in (None, trace.prompt_id)), None)
         if trace is None:
             if prompt_id is None and form is None:
                 return web.json_response(None)  # an error would stand in the browser's console
-            return _error(404, f"no trace of prompt {shown(prompt_id)}" if prompt_id else "no prompt has run yet")
+            return error_answer(404, f"no trace of prompt {shown(prompt_id)}" if prompt_id else "no prompt has run yet")
 
         def text() -> str:
             host.runtime.look(wait=False)
@@ -207,11 +207,11 @@ def add_routes(host: ComfyHost, announcer: Announcer) -> None:
     @routes.post("/residency/watch")
     async def post_watch(request: web.Request) -> web.Response:
         try:
-            asked = await _body(request)
+            asked = await body(request)
         except BadRequestError as error:
-            return _error(400, str(error))
+            return error_answer(400, str(error))
         if not isinstance(asked, dict) or not isinstance(asked.get("client_id"), str) or not isinstance(asked.get("on"), bool):
-            return _error(400, 'the body must be JSON like {"client_id": "of the websocket", "on": true}')
+            return error_answer(400, 'the body must be JSON like {"client_id": "of the websocket", "on": true}')
         await asyncio.to_thread(announcer.watch, asked["client_id"], asked["on"], host.runtime.trace)
         return web.json_response({})
 
@@ -266,28 +266,3 @@ def _keep(wanted: user_settings.UserSettings) -> None:
         user_settings.write(path, wanted)
     except OSError as error:
         log.warning("residency: the settings hold until ComfyUI ends, they could not be kept in %s: %s", path, error)
-
-
-async def _body(request: web.Request) -> Any:
-    """The JSON that a request carries. Raises BadRequestError for anything that is none; aiohttp itself answers one that is too big."""
-    try:
-        return json.loads(await request.text(), object_pairs_hook=_object)
-    except LookupError:
-        raise BadRequestError(f"{shown(request.charset)} is not a charset; send the body as JSON in UTF-8") from None
-    except RecursionError:
-        raise BadRequestError("the body is nested too deeply to be read; send a JSON object") from None
-    except ValueError as error:
-        raise BadRequestError(f"the body is not JSON in {cut(request.charset or 'UTF-8')}: {cut(str(error))}") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"it names {shown(name)} twice")
-        found[name] = value
-    return found
-
-
-def _error(code: int, message: str) -> web.Response:
-    return web.json_response({"error": message}, status=code)

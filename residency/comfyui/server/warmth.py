@@ -1,0 +1,401 @@
+"""What a fleet asks of a worker: what is warm here, what a prompt would take, and that its weights be read now.
+
+GET /residency/state, GET /residency/ready, POST /residency/estimate, POST /residency/warm. Weights are named by content
+(weights/content.py); no path comes in or goes out. Whatever looks at files runs on a thread of asyncio's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import comfyui_version
+import folder_paths
+from aiohttp import web
+from server import PromptServer
+
+from ... import __version__
+from ...core.component import Component, Extent
+from ...graph import AllowanceError
+from ...graph.passes import sampler_passes
+from ...settings.node_inputs import NOT_WEIGHTS
+from ...simulate import GB, H100, OURS, Drive, Machine, Program, Start, Step, run
+from ...transfers import drive_of, memory
+from ...transfers.machine import mount_of
+from ...transfers.pagecache import cached_around
+from ...transfers.storage import NETWORK, storage_of
+from ...units import shown, size
+from ...weights.content import content_key, content_of
+from ..device.memory_usage import device_memory_bytes
+from ..host import ComfyHost
+from ..prompt.outlined import Outlined, outlined
+from ..prompt.profiling import Teacher
+from ..prompt.queued import whole_nodes
+from .requests import BadRequestError, body, error_answer
+from .warmer import RefusedError
+
+DISK_BYTES_PER_S = 1.5 * GB  # assumed until a run has measured it, as `plan` does
+LINK_BYTES_PER_S = 25.0 * GB
+MOST_FILES = 256
+SHAPE = '{"prompt": {…}} as ComfyUI\'s POST /prompt takes it'
+
+
+class Warmth:
+    """Answers for one host. Its methods may wait for drives: not for the event loop."""
+
+    def __init__(self, host: ComfyHost) -> None:
+        self._host = host
+        self._lock = threading.Lock()  # the profiles are read by one thread at a time
+        self._teacher = Teacher()
+
+    def state(self) -> dict[str, Any]:
+        """Every component that this server has used or been asked for, and every file of theirs, where their bytes lie."""
+        known: dict[str, Component] = {}
+        for trace in self._host.runtime.traces:
+            known.update((component.key, component) for component in trace.components())
+        warmer = self._host.warmer
+        known.update((component.key, component) for component in (warmer.components if warmer is not None else ()))
+        lies = self._lies(known)
+        components = []
+        files: dict[str, dict[str, Any]] = {}
+        for key, component in known.items():
+            try:
+                named = content_key(component)
+                self._add_files(files, component, lies[key])
+            except OSError:  # the file is gone
+                continue
+            one = {"key": named, "name": component.name, "kind": component.kind, "size_bytes": component.size_bytes, **lies[key]}
+            components.append(one)
+        running, pending = PromptServer.instance.prompt_queue.get_current_queue_volatile()
+        limit_bytes, ram = self._host.device_limit_bytes, memory.host_memory()
+        return {
+            "version": __version__,
+            "comfyui": comfyui_version.__version__,
+            "mode": self._host.user.mode.value,
+            "installed": self._host.installed,
+            "ready": warmer is None or warmer.ready,
+            "warming": warmer.as_dict() if warmer is not None else None,
+            "components": components,
+            "files": list(files.values()),
+            "queue": {
+                "running": [item[1] for item in running],
+                "pending": [{"prompt_id": item[1], "files": self._planned(item[2])} for item in sorted(pending, key=lambda one: one[0])],
+            },
+            "rates": {"read_bytes_per_s": self._host.read_rates(), "onload_bytes_per_s": self._host.onload_bytes_per_s},
+            "device": None if limit_bytes is None else {"total_bytes": device_memory_bytes(), "limit_bytes": limit_bytes},
+            "ram": {
+                "total_bytes": ram.total_bytes,
+                "available_bytes": ram.available_bytes,
+                "reserve_bytes": self._host.reserve_bytes,
+                "limit_bytes": self._host.user.host_budget_bytes,
+            },
+        }
+
+    def _lies(self, components: Mapping[str, Component]) -> dict[str, dict[str, int | None]]:
+        contents = self._host.runtime.contents
+        on_device = self._host.on_device()
+        pinned = (contents.device.in_host if contents.device is not None else None) or {}
+        loaded = contents.host.loaded if contents.host is not None else {}
+        found = {}
+        for key, component in components.items():
+            around = cached_around(component.extents, 0) if component.extents else None
+            device_bytes = min(component.size_bytes, on_device.get(key, 0))
+            found[key] = {
+                "device_bytes": device_bytes,
+                "pinned_bytes": min(component.size_bytes, max(pinned.get(key, 0), loaded.get(key, 0) - device_bytes)),
+                "cached_bytes": None if around is None else sum(around),
+            }
+        return found
+
+    def _add_files(self, files: dict[str, dict[str, Any]], component: Component, lies: Mapping[str, int | None]) -> None:
+        """What lies in memory of a component counts for its files by their share of it."""
+        whole_bytes = max(1, sum(extent.size_bytes for extent in component.extents))
+        for path in dict.fromkeys(extent.path for extent in component.extents):
+            named = content_of(path)
+            file_bytes = os.stat(path).st_size
+            if named not in files:
+                cached = cached_around([Extent(path, 0, file_bytes)], 0)
+                system, _ = mount_of(os.path.realpath(path), "/")
+                files[named] = {
+                    "identity": named,
+                    "name": os.path.basename(path),
+                    "size_bytes": file_bytes,
+                    "device_bytes": 0,
+                    "pinned_bytes": 0,
+                    "cached_bytes": None if cached is None else sum(cached),
+                    "local_bytes": 0 if system in NETWORK else file_bytes,
+                    "network_bytes": file_bytes if system in NETWORK else 0,
+                    "storage": storage_of(path).kind,
+                }
+            own_bytes = sum(extent.size_bytes for extent in component.extents if extent.path == path)
+            for place in ("device_bytes", "pinned_bytes"):
+                files[named][place] += (lies[place] or 0) * own_bytes // whole_bytes
+
+    def _planned(self, prompt: Any) -> list[str]:
+        try:
+            return list(dict.fromkeys(_named(outlined(prompt).used())))
+        except AllowanceError:
+            return []
+
+    def estimate(self, prompt: Mapping[str, Any]) -> dict[str, Any]:
+        """Seconds of the prompt as the simulator's host takes them from what lies where now. Raises AllowanceError."""
+        found = outlined(prompt)
+        used = {component.key: component for component in found.used()}
+        lies = self._lies(used)
+        steps, unknown = self._steps(found)
+        machine, assumed = self._machine(used.values())
+        outcome = run(Program("prompt", used, (steps,)), machine, OURS, start=_start(used, lies))
+        first = next(
+            (index for index, step in enumerate(steps) if any(used[key].kind == "MODEL" for key in step.components)), len(steps) - 1
+        )
+        before_s = sum(node.wait_s + node.run_s for node in outcome.nodes[:first])
+        first_s = before_s + (outcome.nodes[first].stall_s + steps[first].compute_s / steps[first].passes if steps else 0.0)
+        bytes_from = _bytes_from(used, lies)
+        names, missing = _content_keys(used)
+        return {
+            "first_step_s": first_s,
+            "total_s": outcome.total_s,
+            "compute_s": outcome.total_s - outcome.stall_s,
+            "stall_s": outcome.stall_s,
+            "bytes_from": bytes_from,
+            "read_bytes": outcome.read_ahead_bytes + outcome.consumer_bytes,
+            "why": _why(outcome.stall_s, bytes_from, used, lies, unknown, len(steps), assumed),
+            "compute_unknown_nodes": unknown,
+            "assumed": assumed,
+            "warnings": [*found.warnings, *missing],
+            "queued_before": PromptServer.instance.prompt_queue.get_tasks_remaining(),
+            "components": {
+                names[key]: {"name": one.name, "kind": one.kind, "size_bytes": one.size_bytes, **lies[key]}
+                for key, one in used.items()
+                if key in names
+            },
+            "steps": [
+                {
+                    "node_id": step.node_id,
+                    "class_type": step.class_type,
+                    "compute_s": step.compute_s,
+                    "passes": step.passes,
+                    "working_set_bytes": step.working_set_bytes,
+                    "components": [names[key] for key in step.components if key in names],
+                }
+                for step in steps
+            ],
+        }
+
+    def _steps(self, found: Outlined) -> tuple[tuple[Step, ...], int]:
+        """One step for each node, with what earlier runs say of it; and of how many nodes they say nothing."""
+        with self._lock:
+            expected = self._teacher.foretell(found.nodes, found.of_nodes()).expected
+        steps = []
+        for node_id in found.order:
+            known = expected.get(node_id)
+            keys = tuple(key for key in found.computes.get(node_id, ()) if key in found.components)
+            samples = any(found.components[key].kind == "MODEL" for key in keys)
+            passes = sampler_passes(found.nodes, node_id) if samples else 1
+            told = (known.compute_s, known.working_set_bytes) if known is not None else (0.0, 0)
+            steps.append(Step(node_id, found.nodes[node_id]["class_type"], told[0], keys, passes, told[1]))
+        return tuple(steps), sum(node_id not in expected for node_id in found.order)
+
+    def _machine(self, components: Iterable[Component]) -> tuple[Machine, list[str]]:
+        """This machine as the simulator has it, and what of it is assumed. A device without memory of its own is reached in no time."""
+        host = self._host
+        paths = {extent.path for component in components for extent in component.extents}
+        measured = host.read_rates()
+        own = [rate for drive in {drive_of(path) for path in paths} if (rate := measured.get(drive))]
+        disk = min(own, default=None) or max(measured.values(), default=None)
+        assumed = [] if disk else ["disk"]
+        disk = disk or DISK_BYTES_PER_S
+        limit_bytes, link = host.device_limit_bytes, host.onload_bytes_per_s
+        if limit_bytes is not None and not link:
+            assumed.append("link")
+        crossing = float("inf") if limit_bytes is None else link or LINK_BYTES_PER_S
+        fresh = min(H100.fresh_pin_bytes_per_s, crossing) if limit_bytes is not None else crossing
+        held = sum(copy or 0 for copy in (host.runtime.contents.host.loaded.values() if host.runtime.contents.host is not None else ()))
+        found = Machine(
+            name="this one",
+            drives=(Drive(disk, 1 / (1 / disk + (1 / fresh if limit_bytes is not None else 0.0))),),
+            device_bytes=limit_bytes or 0,
+            host_bytes=memory.available_bytes() + held,
+            pinned_bytes_per_s=crossing,
+            pageable_bytes_per_s=crossing,
+            pinned_back_bytes_per_s=crossing,
+            pageable_back_bytes_per_s=crossing,
+            page_cache_bytes_per_s=H100.page_cache_bytes_per_s if limit_bytes is not None else crossing,
+            fresh_pin_bytes_per_s=fresh,
+            budget_floor_bytes=host.reserve_bytes,
+            pins=limit_bytes is not None,
+        )
+        return found, assumed
+
+    def warm(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises RefusedError, BadRequestError and AllowanceError."""
+        warmer = self._host.warmer
+        assert warmer is not None
+        if asked.get("cancel") is True:
+            warmer.stop("cancelled")
+            return warmer.as_dict()
+        if "files" in asked:
+            warmer.start(_files(asked["files"]))
+        else:
+            found = outlined(asked["prompt"])
+            if not found.used():
+                why = "; ".join(found.warnings) or "none of its nodes computes with a model that is here"
+                raise BadRequestError(f"nothing of the prompt can be read: {why}")
+            warmer.start(found.used())
+        return warmer.as_dict()
+
+
+def add_warmth(routes: web.RouteTableDef, host: ComfyHost) -> None:
+    """Register the routes."""
+    warmth = Warmth(host)
+
+    @routes.get("/residency/state")
+    async def get_state(request: web.Request) -> web.Response:
+        return web.json_response(await asyncio.to_thread(warmth.state))
+
+    @routes.get("/residency/ready")
+    async def get_ready(request: web.Request) -> web.Response:
+        warmer = host.warmer
+        is_ready = warmer is None or warmer.ready
+        told = {"ready": is_ready, "warming": warmer.as_dict() if warmer is not None else None}
+        return web.json_response(told, status=200 if is_ready else 503)
+
+    @routes.post("/residency/estimate")
+    async def post_estimate(request: web.Request) -> web.Response:
+        return await _answered(request, warmth.estimate, _prompt)
+
+    @routes.post("/residency/warm")
+    async def post_warm(request: web.Request) -> web.Response:
+        return await _answered(request, warmth.warm, _warm_request)
+
+
+async def _answered(request: web.Request, answer: Callable[[Any], Any], read: Callable[[Any], Any]) -> web.Response:
+    try:
+        return web.json_response(await asyncio.to_thread(answer, read(await body(request))))
+    except BadRequestError as error:
+        return error_answer(400, str(error))
+    except AllowanceError as error:
+        return error_answer(400, f"{error}; split the prompt into smaller ones")
+    except RefusedError as error:
+        return error_answer(409, str(error))
+
+
+def _prompt(asked: Any) -> Mapping[str, Any]:
+    prompt = asked.get("prompt") if isinstance(asked, dict) else None
+    if not isinstance(prompt, dict) or not whole_nodes(prompt):
+        raise BadRequestError(f"the body must be JSON like {SHAPE}")
+    return prompt
+
+
+def _warm_request(asked: Any) -> Mapping[str, Any]:
+    if not isinstance(asked, dict) or len(asked.keys() & {"prompt", "files", "cancel"}) != 1:
+        raise BadRequestError(f'the body must be JSON with one of {SHAPE}, {{"files": ["identity", …]}} and {{"cancel": true}}')
+    if "cancel" in asked and asked["cancel"] is not True:
+        raise BadRequestError(f"cancel is {shown(asked['cancel'])}; say true, or leave it out")
+    if "prompt" in asked:
+        _prompt(asked)
+    if "files" in asked:
+        files = asked["files"]
+        if not isinstance(files, list) or not 0 < len(files) <= MOST_FILES or not all(isinstance(one, str) for one in files):
+            raise BadRequestError(f"files is {shown(files)}; send 1 to {MOST_FILES} identities as GET /residency/state tells them")
+    return asked
+
+
+def _files(identities: list[str]) -> list[Component]:
+    """Files of ComfyUI's model folders by content, each as one component. Raises BadRequestError for what is in none of them."""
+    found: dict[str, Component] = {}
+    wanted = dict.fromkeys(identities)
+    sizes = {one.partition("-")[0] for one in wanted}
+    for path, size_bytes in _model_files():
+        if str(size_bytes) in sizes:
+            try:
+                named = content_of(path)
+            except OSError:
+                continue
+            if named in wanted and named not in found:
+                found[named] = Component(named, os.path.basename(path), "WEIGHTS", size_bytes, (Extent(path, 0, size_bytes),))
+    for one in wanted:
+        if one not in found:
+            raise BadRequestError(
+                f"no file of the model folders is {shown(one)}; GET /residency/state tells the identities of those in use"
+            )
+    return [found[one] for one in wanted]
+
+
+def _model_files() -> Iterator[tuple[str, int]]:
+    seen = set()
+    for name in folder_paths.folder_names_and_paths:
+        if name in NOT_WEIGHTS:
+            continue
+        for file in folder_paths.get_filename_list(name):
+            path = folder_paths.get_full_path(name, file)
+            if path is not None and (path := os.path.realpath(path)) not in seen:
+                seen.add(path)
+                try:
+                    yield path, os.stat(path).st_size
+                except OSError:
+                    continue
+
+
+def _named(components: Iterable[Component]) -> Iterator[str]:
+    for component in components:
+        for path in dict.fromkeys(extent.path for extent in component.extents):
+            try:
+                yield content_of(path)
+            except OSError:
+                continue
+
+
+def _content_keys(components: Mapping[str, Component]) -> tuple[dict[str, str], list[str]]:
+    names, missing = {}, []
+    for key, component in components.items():
+        try:
+            names[key] = content_key(component)
+        except OSError as error:
+            missing.append(f"{component.name} cannot be read ({error.strerror})")
+    return names, missing
+
+
+def _start(components: Mapping[str, Component], lies: Mapping[str, Mapping[str, int | None]]) -> Start:
+    device = {key: one["device_bytes"] or 0 for key, one in lies.items()}
+    pinned = {key: one["pinned_bytes"] or 0 for key, one in lies.items()}
+    loaded = {key: min(components[key].size_bytes, max(device[key], pinned[key])) for key in components}
+    cached = {key: max(0, min(components[key].size_bytes - loaded[key], lies[key]["cached_bytes"] or 0)) for key in components}
+    return Start(cached=cached, loaded=loaded, pinned=pinned, device=device)
+
+
+def _bytes_from(components: Mapping[str, Component], lies: Mapping[str, Mapping[str, int | None]]) -> dict[str, int]:
+    """Bytes by the nearest place that they are in."""
+    total = {"device": 0, "pinned": 0, "cached": 0, "disk": 0}
+    for key, component in components.items():
+        left_bytes = component.size_bytes
+        for place in ("device", "pinned", "cached"):
+            here_bytes = min(left_bytes, lies[key][f"{place}_bytes"] or 0)
+            total[place] += here_bytes
+            left_bytes -= here_bytes
+        total["disk"] += left_bytes
+    return total
+
+
+def _why(
+    stall_s: float,
+    bytes_from: Mapping[str, int],
+    components: Mapping[str, Component],
+    lies: Mapping[str, Mapping[str, int | None]],
+    unknown: int,
+    steps: int,
+    assumed: list[str],
+) -> str:
+    cold = [one.name for key, one in components.items() if not any(lies[key][f"{place}_bytes"] for place in ("device", "pinned", "cached"))]
+    said = [
+        f"{size(bytes_from['disk'])} from the drive" + (f" ({', '.join(cold)})" if cold else "") if bytes_from["disk"] else "all is warm"
+    ]
+    said.append(f"it waits {stall_s:.1f} s for weights")
+    if unknown:
+        said.append(f"of {unknown} of {steps} nodes nobody knows how long they compute, which counts as 0 s")
+    if assumed:
+        said.append(f"the rate of the {' and the '.join(assumed)} is assumed")
+    return "; ".join(said)
