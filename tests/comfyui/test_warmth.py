@@ -170,3 +170,9 @@ def test_a_start_that_cannot_be_warm_is_a_start(comfyui: ComfyUI, models: Path, 
         assert told["state"] == "stopped" and "none.json" in told["reason"]
         assert server.get_json("/residency/ready")["ready"]
         assert "nothing is read for it" in server.tail(1000)
+
+
+def test_a_workflow_in_the_editors_format_is_told_how_to_be_saved(comfyui: ComfyUI, models: Path, tmp_path: Path):
+    (tmp_path / "editor.json").write_text(json.dumps({"nodes": [], "links": [], "version": 0.4}))
+    with serve(comfyui, models, ["--cpu"], environment={"RESIDENCY_WARM": str(tmp_path / "editor.json")}) as server:
+        assert "File > Export (API)" in ended(server)["reason"]

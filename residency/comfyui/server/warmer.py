@@ -6,6 +6,7 @@ has two readers. What is read fits into the memory that reading ahead may fill; 
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -20,11 +21,12 @@ from server import PromptServer
 
 from ...core.component import Component, Tier
 from ...core.events import Prefetch, TransferStopped
+from ...graph import AllowanceError
 from ...transfers import ReadAhead, memory
 from ...transfers.pagecache import cached_around
-from ...workflow.file import WorkflowError, read_workflow
 from ..prompt.background import Errands
 from ..prompt.outlined import outlined
+from ..prompt.queued import whole_nodes
 
 if TYPE_CHECKING:
     from ..host import ComfyHost
@@ -153,13 +155,22 @@ def warm_at_start(warmer: Warmer, path: str | None) -> None:
 
 def _warm_file(warmer: Warmer, path: str) -> None:
     try:
-        found = outlined(read_workflow(Path(path)).prompt)
+        found = outlined(_read(Path(path)))
         if not found.used():
             raise RefusedError("; ".join(found.warnings) or "none of its nodes computes with a model that is here")
         warmer.start(found.used())
-    except (WorkflowError, RefusedError) as error:
+    except (OSError, ValueError, AllowanceError, RefusedError) as error:
         warmer.give_up(f"RESIDENCY_WARM={path}: {error}")
         log.warning("residency: RESIDENCY_WARM is %s, and nothing is read for it: %s", path, error)
     except Exception as error:
         warmer.give_up(f"RESIDENCY_WARM={path}: {type(error).__name__}: {error}")
         raise
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The prompt of a file in API format. Raises OSError, ValueError and RefusedError."""
+    told = json.loads(path.read_text(encoding="utf-8-sig"))
+    nodes = whole_nodes(told)
+    if not nodes:
+        raise RefusedError("it is no workflow in API format; in ComfyUI choose File > Export (API)")
+    return nodes
