@@ -231,6 +231,78 @@ def story_ahead() -> dict[str, Any]:
     return {"told": told}
 
 
+class Stream:
+    """Of a device that is not here."""
+
+    def __init__(self, device: Any, priority: int) -> None:
+        self.device, self.as_context = device, None
+
+
+def story_streams() -> dict[str, Any]:
+    """ComfyUI's streams on a device: names of those in its list, and its number of them, as the pack comes and goes."""
+    import comfy.model_management as model_management
+    from comfy.cli_args import args
+
+    from residency.comfyui.seams.functions import OffloadStreams
+
+    def look(count: int | None) -> list[Any]:
+        one.set(count)
+        names.update((stream, f"{len(names)}") for stream in streams if stream not in names)
+        return [model_management.NUM_STREAMS, "".join(names[stream] for stream in streams)]
+
+    before = model_management.NUM_STREAMS, model_management.STREAMS
+    streams = [Stream("d", 0), Stream("d", 0)]
+    names: dict[Any, str] = {}
+    told: dict[str, Any] = {}
+    try:
+        model_management.STREAMS = {"d": streams}
+        one, model_management.NUM_STREAMS = OffloadStreams(), 2
+        told["on, off, on, off"] = [look(count) for count in (4, 4, None, 4, None, None)]
+        model_management.NUM_STREAMS = 8
+        told["more of its own"] = look(4)
+        model_management.NUM_STREAMS = 0
+        told["none"] = look(4)
+        model_management.NUM_STREAMS, args.async_offload = 2, 2
+        told["chosen"] = look(4)
+    finally:
+        args.async_offload = None
+        model_management.NUM_STREAMS, model_management.STREAMS = before
+    return told
+
+
+def story_layout() -> dict[str, Any]:
+    """Numbers of a model's modules in the order of their places on the device, while a prompt runs under the pack and without one."""
+    import comfy.model_patcher as model_patcher
+    import comfy.ops
+    import torch
+
+    from residency.comfyui.device.spread import arranged
+    from residency.comfyui.seams import functions as seams
+    from residency.comfyui.seams import wrappers as hooks
+
+    def places() -> list[int]:
+        entries = sorted(patcher._load_list(for_dynamic=True, default_device=torch.device("cpu")), key=lambda entry: entry[:4])
+        return [list(model).index(entry[-2]) for entry in entries]
+
+    sizes = [4, 128, 256] * 8
+    model = torch.nn.Sequential(*(comfy.ops.manual_cast.Linear(size, 256, bias=False) for size in sizes))
+    patcher = model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+    runs, told = [True], {"stock": places()}
+    fit = seams.LAYOUT.install(hooks.layout(lambda: runs[0], arranged))
+    told["spread"], told["legacy"] = (
+        places(),
+        [entry[0] for entry in patcher._load_list()] == [entry[0] for entry in patcher._load_list(False)],
+    )
+    runs[0] = False
+    told["no prompt"] = places()
+    runs[0] = True
+    list(model)[5]._v = object()
+    told["placed"] = places()
+    del list(model)[5]._v
+    seams.LAYOUT.remove()
+    return told | {"fits": fit.fits, "removed": places()}
+
+
 def tell(story: Any) -> Any:
     """One story; whatever it did to ComfyUI's functions is undone."""
     from residency.comfyui.seams import functions as seams

@@ -33,7 +33,7 @@ def test_every_seam_fits_this_comfyui(tell: Any):
 
 def test_the_doctor_tells_of_every_seam(comfyui: ComfyUI):
     told = {fact.name: fact.value for fact in doctor.look(comfyui) if fact.topic == "features"}
-    assert told["pages before use"] == told["model load"] == "on" and len(told) == 15
+    assert told["pages before use"] == told["model load"] == "on" and len(told) == 16
 
 
 def test_uninstalling_puts_the_very_same_functions_back(tell: Any):
@@ -74,3 +74,20 @@ def test_a_choice_of_ours_that_raises_or_is_not_ready_leaves_comfyuis_own(tell: 
     answer = tell("choosing")
     assert answer["raising"] == answer["nowhere"] == answer["stock"] == ["a", "save a", "b", "save b"]
     assert answer["asked"] == [2] and answer["failures"] == 1
+
+
+def test_the_streams_on_which_weights_cross_are_raised_and_put_back(tell: Any):
+    answer = tell("streams")
+    assert answer["on, off, on, off"] == [[4, "0123"], [4, "0123"], [2, "0101"], [4, "0145"], [2, "0101"], [2, "0101"]]
+    assert answer["more of its own"][0] == 8 and answer["none"][0] == 0 and answer["chosen"][0] == 2
+
+
+def test_weights_get_their_places_evenly_over_the_pass_while_a_prompt_runs_under_the_pack(tell: Any):
+    answer = tell("layout")
+    small, stock = list(range(0, 24, 3)), answer["stock"]
+    assert answer["fits"] and answer["no prompt"] == answer["placed"] == answer["removed"] == stock
+    assert stock[8:16] == sorted(range(2, 24, 3), key=str)  # the largest by name, behind them the others
+    spread = answer["spread"]
+    assert sorted(spread[:8]) == small and sorted(spread) == list(range(24))
+    last = sorted(spread[-6:])  # of 16 large ones, in 24 places
+    assert max(after - before for before, after in zip([-1, *last], [*last, 24], strict=True)) <= 8

@@ -43,6 +43,9 @@ class Progress:
     stop: Stop
 
 
+_Found = tuple[Any, torch.Tensor | None, Any]  # a module, its pin, the signature of its pages
+
+
 def weight_modules(patcher: Any) -> list[Any]:
     """The modules of a dynamic model that have a place in its virtual device buffer, in the order of their addresses."""
     modules = [module for module in patcher.model.modules() if hasattr(module, "_v")]
@@ -111,14 +114,13 @@ def onload(patcher: Any, cuda: Cuda, stream: torch.cuda.Stream, gate: Gate, room
     residency = buffer.get_residency()
     moved_bytes = resident_bytes = 0
     shared = shares_its_place(modules)
-    places = _Places(buffer, cuda)
     stop = Stop.END
-    with cuda.on(stream):
+    found: list[_Found] = []  # their pages are held
+    try:
         for module in modules:
             if resident_bytes >= size_bytes:
                 break
-            pages = pages_of(module)
-            missing = [page for page in pages if page < len(residency) and not residency[page] & 1]
+            missing = [page for page in pages_of(module) if page < len(residency) and not residency[page] & 1]
             pin = pin_of(module) if id(module) not in shared and is_plain(module) else None
             if pin is not None and pin.numel() > module._v[2]:
                 pin = None  # laid out otherwise than the place on the device
@@ -130,20 +132,40 @@ def onload(patcher: Any, cuda: Cuda, stream: torch.cuda.Stream, gate: Gate, room
             if signature is None:
                 stop = Stop.ROOM
                 break
-            try:
-                for page in missing:
-                    residency[page] = 1
-                if pin is not None and not model_vbar.vbar_signature_compare(signature, module._v_signature):
-                    place = places.of(module)
-                    # one copy of the gathered bytes: the pin holds weight and bias as the device buffer does
-                    cuda.copy(place[: pin.numel()], pin)
-                    gate.announce(module, stream)  # before ComfyUI may take the bytes for its own: a failure here leaves the module to it
-                    _hand_over(module, signature, place)
-                    moved_bytes += module._v[2]
-                resident_bytes += module._v[2]
-            finally:
-                model_vbar.vbar_unpin(module._v)
+            for page in missing:
+                residency[page] = 1
+            found.append((module, pin, signature))
+            resident_bytes += module._v[2]
+        moved_bytes = _copy(patcher, found, cuda, stream, gate)
+    finally:
+        for module, _, _ in found:
+            model_vbar.vbar_unpin(module._v)
     return Progress(moved_bytes, resident_bytes, total_bytes, stop)
+
+
+def _copy(patcher: Any, found: list[_Found], cuda: Cuda, stream: torch.cuda.Stream, gate: Gate) -> int:
+    """Announce what of these the pages do not hold yet, as a pass computes with them: the first layer is waited for first. Returns its
+    bytes."""
+    lacking = {
+        id(module): (module, pin)
+        for module, pin, signature in found
+        if pin is not None and not model_vbar.vbar_signature_compare(signature, module._v_signature)
+    }
+    if not lacking:
+        return 0
+    signatures = {id(module): signature for module, _, signature in found}
+    places = _Places(patcher._vbar_get(), cuda, found[0][0]._v[1])
+    moved_bytes = 0
+    with cuda.on(stream):
+        for number in (id(module) for module in patcher.model.modules() if id(module) in lacking):
+            module, pin = lacking[number]
+            place = places.of(module)
+            # one copy of the gathered bytes: the pin holds weight and bias as the device buffer does
+            cuda.copy(place[: pin.numel()], pin)
+            gate.announce(module, stream)  # before ComfyUI may take the bytes for its own: a failure here leaves the module to it
+            _hand_over(module, signatures[number], place)
+            moved_bytes += int(module._v[2])
+    return moved_bytes
 
 
 def pages_of(module: Any) -> range:
@@ -154,23 +176,19 @@ def pages_of(module: Any) -> range:
 
 
 class _Places:
-    """The modules' bytes in a virtual device buffer as tensors, asked for in the order of their addresses.
+    """The modules' bytes in a virtual device buffer as tensors. The page at `address`, the lowest that is asked for, must be mapped.
 
-    Making a tensor of an address asks the driver about it, cutting one out of a larger one does not. The large one begins at the first
-    module that is asked for: what lies before that need not be mapped.
+    Making a tensor of an address asks the driver about it, cutting one out of a larger one does not.
     """
 
-    def __init__(self, buffer: Any, cuda: Cuda) -> None:
-        self._buffer, self._cuda = buffer, cuda
+    def __init__(self, buffer: Any, cuda: Cuda, address: int) -> None:
+        self._buffer, self._cuda, self._address = buffer, cuda, address
         self._all: torch.Tensor | None = None
-        self._address = 0
 
     def of(self, module: Any) -> torch.Tensor:
         _, address, size_bytes = module._v
         if self._all is None:
-            self._address = address
-            rest_bytes = self._buffer.base_addr + self._buffer.offset - address
-            self._all = self._cuda.bytes_at(address, rest_bytes)
+            self._all = self._cuda.bytes_at(self._address, self._buffer.base_addr + self._buffer.offset - self._address)
         start = address - self._address
         return self._all[start : start + size_bytes]
 

@@ -197,6 +197,7 @@ LOAD = Seam("model load", "comfy.model_management:load_models_gpu", ("models", "
 UNLOAD = Seam("model unload", "comfy.model_patcher:ModelPatcher.unpatch_model", ("self", "device_to", "unpatch_weights"))
 CAST = Seam("weights before use", "comfy.ops:cast_modules_with_vbar", ("comfy_modules", "dtype", "device", "bias_dtype", "non_blocking"))
 FAULT = Seam("pages before use", "comfy_aimdo.model_vbar:ModelVBAR.fault", ("self", "alloc", "size"))
+LAYOUT = Seam("order of weights on the device", "comfy.model_patcher:ModelPatcher._load_list", ("self", "for_dynamic"))
 PIN = Seam("pinned host copies", "comfy.pinned_memory:pin_memory", ("module", "subset", "size"))
 CACHED = Seam("cached results", "comfy_execution.caching:RAMPressureCache.ram_release", ("self", "target", "free_active"))
 
@@ -204,7 +205,7 @@ QUEUE_PUT = Seam("queue put", "execution:PromptQueue.put", ("self", "item"))
 QUEUE_DELETE = Seam("queue delete", "execution:PromptQueue.delete_queue_item", ("self", "function"))
 QUEUE_WIPE = Seam("queue wipe", "execution:PromptQueue.wipe_queue", ("self",))
 
-ALL = (PROMPT, PICK, STAGE, UNSTAGE, COMPLETE, OUTPUTS, LOAD, UNLOAD, CAST, FAULT, PIN, CACHED, QUEUE_PUT, QUEUE_DELETE, QUEUE_WIPE)
+ALL = (PROMPT, PICK, STAGE, UNSTAGE, COMPLETE, OUTPUTS, LOAD, UNLOAD, CAST, FAULT, LAYOUT, PIN, CACHED, QUEUE_PUT, QUEUE_DELETE, QUEUE_WIPE)
 # without these the pack cannot follow a prompt at all; the others only cost detail
 ESSENTIAL = (PROMPT, STAGE, COMPLETE)
 
@@ -237,3 +238,46 @@ class PinLimit:
 
 
 PIN_LIMIT = PinLimit()
+
+
+class OffloadStreams:
+    """ComfyUI's number of streams on which weights cross to the device at their use, a number in its module and a list for each device:
+    raised, never lowered, and put back. What crosses on one may begin when the device has got to where the stream before it was taken:
+    with ComfyUI's own two, one weight ahead.
+
+    0, where ComfyUI lets nothing cross beside the computation, stays, and so does what a user has chosen (`--async-offload`).
+    """
+
+    def __init__(self) -> None:
+        self._own: int | None = None
+
+    def set(self, count: int | None) -> None:
+        """At least so many from now on; None gives ComfyUI its own number back. The lists only grow, for the executor may be taking a
+        stream from one: what was added is taken no more once the first ones stand in its place."""
+        import comfy.model_management as model_management
+        from comfy.cli_args import args
+
+        own = model_management.NUM_STREAMS if self._own is None else self._own
+        if count is not None and 0 < own < count and getattr(args, "async_offload", None) is None:
+            self._own, model_management.NUM_STREAMS = own, count
+            for device, streams in list(model_management.STREAMS.items()):
+                while len(streams) < count:
+                    streams.append(streams[len(streams) % own])
+                for place in range(own, count):
+                    if streams[place] is streams[place % own]:
+                        streams[place] = _another(streams[0], device)
+        elif self._own is not None:
+            model_management.NUM_STREAMS, self._own = own, None
+            for streams in list(model_management.STREAMS.values()):
+                for place in range(own, len(streams)):
+                    streams[place] = streams[place % own]
+
+
+def _another(stream: Any, device: Any) -> Any:
+    """A stream of the same kind, as ComfyUI makes them."""
+    made = type(stream)(device=device, priority=0)
+    made.as_context = stream.as_context
+    return made
+
+
+OFFLOAD_STREAMS = OffloadStreams()

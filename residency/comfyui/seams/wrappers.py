@@ -186,6 +186,21 @@ def fault(before_use: Callable[[Any, int, int], None]) -> Wrapper:
     return wrapper
 
 
+def layout(runs: Runs, arranged: Callable[[Any, list[Any]], list[Any]]) -> Wrapper:
+    """Around _load_list: `arranged(patcher, loading)` gives a dynamic model's modules in the order in which they get their places."""
+
+    def wrapper(original: Any) -> Any:
+        @functools.wraps(original)
+        def _load_list(patcher: Any, for_dynamic: Any = False, *args: Any, **kwargs: Any) -> Any:
+            loading = original(patcher, for_dynamic, *args, **kwargs)
+            found = arranged(patcher, loading) if for_dynamic and runs() else None
+            return loading if found is None else found
+
+        return _load_list
+
+    return wrapper
+
+
 def pin(before: Callable[[], None], may_pin: Callable[[str], bool]) -> Wrapper:
     """Around pin_memory: a copy that may not be made is not made; ComfyUI takes that as "no room"."""
 

@@ -1,0 +1,55 @@
+"""Which weights of a dynamic model stay on a device that is too small for all of them.
+
+The last bytes of a model's virtual device buffer are the first to leave, and what has left crosses the link anew at each step, one weight
+ahead of what is computed with. ComfyUI lays the largest weights in front and those of one size by name: what streams then lies close
+together in the pass, there the device waits for the link, and elsewhere the link for the device. Here the weights of each size leave
+evenly over the pass, wherever the room ends: a step takes about the longer of computing and crossing, not their sum.
+
+Where a model tells of units of its own (`get_dynamic_vram__units`), their order stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import count
+from typing import Any
+
+UNITS = "get_dynamic_vram__units"
+# Multiples of it, less their whole part, divide an interval more evenly than those of any other number, however many there are (three-gap
+# theorem): so does what is left of it when only the least are taken.
+GOLDEN = (5**0.5 - 1) / 2
+KINDS_APART = 2**0.5 - 1  # where the weights of the next size begin: else those of all sizes would leave at the same places
+
+
+def spread(sizes: Iterable[int]) -> list[float]:
+    """Of weights with these sizes, in the order in which they are computed with: the lower, the longer it stays. 0 to 1."""
+    begins = (kind * KINDS_APART for kind in count())
+    kinds: dict[int, float] = {}
+    keys = []
+    for size in sizes:
+        if size not in kinds:
+            kinds[size] = next(begins)
+        keys.append(kinds[size] % 1.0)
+        kinds[size] += GOLDEN
+    return keys
+
+
+def arranged(patcher: Any, loading: list[Any]) -> list[Any]:
+    """ComfyUI's list of a dynamic model's modules, in the order of its own modules, sorted by the first two of each entry: (whether it is
+    large, minus its bytes, …, module, parameters). Unchanged where that has another form, or the model's weights have their places."""
+    if not all(_is_known(entry) for entry in loading):
+        return loading
+    if any(hasattr(entry[-2], "_v") for entry in loading) or _has_units(patcher.model):
+        return loading
+    large = [entry for entry in loading if entry[0]]
+    ranks = sorted(range(len(large)), key=spread(-entry[1] for entry in large).__getitem__)
+    return [entry for entry in loading if not entry[0]] + [(True, rank, *large[place][2:]) for rank, place in enumerate(ranks)]
+
+
+def _is_known(entry: Any) -> bool:
+    return isinstance(entry, tuple) and len(entry) == 6 and isinstance(entry[0], bool) and isinstance(entry[1], int) and entry[1] <= 0
+
+
+def _has_units(model: Any) -> bool:
+    units = getattr(model, UNITS, None)
+    return units is not None and any(units())
