@@ -425,6 +425,8 @@ class ComfyHost:
             interrupted = any(event == "execution_interrupted" for event, _ in executor.status_messages)
             outcome = Outcome.INTERRUPTED if interrupted else Outcome.ERROR
         trace = self.runtime.trace
+        if outcome is Outcome.SUCCESS:
+            self.device.prompt_ends()
         self._tell_copies()
         not_measured = self.waits.fails or self._reason_against(seams.CAST)
         if not_measured and dynamic_vram():
@@ -475,7 +477,7 @@ class ComfyHost:
             sight = Sight(self._in_host.look(prompt.graph.components), self._device_contents(prompt))
             holds = self.runtime.tell(NodeBegins(started_s, node_id, self._limits(prompt, now_s), sight))
             self.runtime.safe_point()
-            self.device.carry_on(has_steps=visit.class_type in self._stepping)
+            self.device.carry_on(waits=visit.class_type in self._stepping or self._is_in_tail(prompt))
             if self._device_limit_bytes is not None:
                 # no part of what the node computes: else it would seem to take longer, and more would be brought over while it runs
                 self._stalled(self.runtime.clock() - started_s)
@@ -512,6 +514,14 @@ class ComfyHost:
         )
         self._cached.tell()
         self.steps.watch()
+
+    def _is_in_tail(self, prompt: RunningPrompt) -> bool:
+        """Whether nothing of the prompt computes with weights any more, and nobody has queued another one."""
+        if not self.device.is_ahead or prompt.ahead.queue:
+            return False
+        timeline, position = self.runtime.session.timeline, self.runtime.session.position
+        own = (place for place, visit in enumerate(timeline.visits) if place >= position and visit.prompt_id == prompt.prompt_id)
+        return not any(timeline.at(place) for place in own)
 
     def _steps_end(self, steps: int) -> None:
         if self._prompt is not None:

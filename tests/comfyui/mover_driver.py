@@ -163,7 +163,7 @@ class Scene:
             free_pages = self.bench.free_pages()
             self.runtime.tell(NodeBegins(self.clock(), str(index), sight=Sight(device=self.contents())))
             self.runtime.safe_point()
-            self.mover.carry_on(has_steps=False)
+            self.mover.carry_on(waits=False)
             self.taken_pages = max(self.taken_pages, min(HEADROOM_PAGES, free_pages) - self.bench.free_pages())
             if not self.interrupted:
                 self.load_and_compute(key)

@@ -124,7 +124,7 @@ class DeviceMover:
         self.link = Link(clock, None if cuda is None else cuda.timed_event)
         self.headroom_bytes = HEADROOM_BYTES  # of the node that runs
         self._working_set_bytes = 0
-        self._has_steps = False
+        self._waits = False
         self._busy = threading.RLock()
         self._closer = Errands("residency device")
         self._closed: Future[None] | None = None  # the last close that was asked for
@@ -224,14 +224,24 @@ class DeviceMover:
             self._turns.clear()
         self._end_of_passes()
 
-    def carry_on(self, *, has_steps: bool) -> None:
-        """A node starts: what was announced for later ones follows its own weights; where the node `has_steps`, between two of them, which
-        hides the announcing as well."""
-        self._has_steps = has_steps
+    @property
+    def is_ahead(self) -> bool:
+        """Whether copies for later nodes are announced that have not been made."""
+        return any(pending.ahead for pending in self._pending.values())
+
+    def carry_on(self, *, waits: bool) -> None:
+        """A node starts: what was announced for later ones follows its own weights; where it `waits`, between two of the node's steps, or
+        behind the prompt's end: announcing 10 GB takes this thread 0.15 s, and the node does not hide it."""
+        self._waits = waits
         self._follow()
 
     def _follow(self) -> None:
-        if not self._has_steps and all(pending.ahead for pending in self._pending.values()):
+        if not self._waits and all(pending.ahead for pending in self._pending.values()):
+            self._advance(None)
+
+    def prompt_ends(self) -> None:
+        """Nobody waits for the prompt any more: what its last nodes were not to wait for follows."""
+        if self._waits:
             self._advance(None)
 
     def advance(self) -> None:

@@ -43,7 +43,7 @@ class Progress:
     stop: Stop
 
 
-_Found = tuple[Any, torch.Tensor | None, Any]  # a module, its pin, the signature of its pages
+Pinned = tuple[Any, torch.Tensor | None]  # a module, and its bytes in pinned memory
 
 
 def weight_modules(patcher: Any) -> list[Any]:
@@ -111,61 +111,61 @@ def onload(patcher: Any, cuda: Cuda, stream: torch.cuda.Stream, gate: Gate, room
         return Progress(0, 0, total_bytes, Stop.UNKNOWN)
     if buffer.get_watermark() < buffer.get_nr_pages():
         buffer.set_watermark(buffer.max_size)  # what was freed under pressure may be filled again
-    residency = buffer.get_residency()
+    chosen, stop = _within(modules, buffer.get_residency(), room_bytes, size_bytes)
     moved_bytes = resident_bytes = 0
-    shared = shares_its_place(modules)
-    stop = Stop.END
-    found: list[_Found] = []  # their pages are held
-    try:
-        for module in modules:
-            if resident_bytes >= size_bytes:
-                break
-            missing = [page for page in pages_of(module) if page < len(residency) and not residency[page] & 1]
-            pin = pin_of(module) if id(module) not in shared and is_plain(module) else None
-            if pin is not None and pin.numel() > module._v[2]:
-                pin = None  # laid out otherwise than the place on the device
-            if pin is None and missing:
-                stop = Stop.UNPINNED  # the others may still come: ComfyUI computes with what it finds, layer by layer
-                continue
-            room_bytes -= len(missing) * PAGE_BYTES
-            signature = model_vbar.vbar_fault(module._v) if room_bytes >= 0 else None
+    places = _Places(buffer, cuda)
+    with cuda.on(stream):
+        for module, pin in _lowest_then_as_computed(patcher, chosen):
+            signature = model_vbar.vbar_fault(module._v)
             if signature is None:
                 stop = Stop.ROOM
                 break
-            for page in missing:
-                residency[page] = 1
-            found.append((module, pin, signature))
-            resident_bytes += module._v[2]
-        moved_bytes = _copy(patcher, found, cuda, stream, gate)
-    finally:
-        for module, _, _ in found:
-            model_vbar.vbar_unpin(module._v)
+            try:
+                place = places.of(module)
+                if pin is not None and not model_vbar.vbar_signature_compare(signature, module._v_signature):
+                    # one copy of the gathered bytes: the pin holds weight and bias as the device buffer does
+                    cuda.copy(place[: pin.numel()], pin)
+                    gate.announce(module, stream)  # before ComfyUI may take the bytes for its own: a failure here leaves the module to it
+                    _hand_over(module, signature, place)
+                    moved_bytes += module._v[2]
+                resident_bytes += module._v[2]
+            finally:
+                model_vbar.vbar_unpin(module._v)
     return Progress(moved_bytes, resident_bytes, total_bytes, stop)
 
 
-def _copy(patcher: Any, found: list[_Found], cuda: Cuda, stream: torch.cuda.Stream, gate: Gate) -> int:
-    """Announce what of these the pages do not hold yet, as a pass computes with them: the first layer is waited for first. Returns its
-    bytes."""
-    lacking = {
-        id(module): (module, pin)
-        for module, pin, signature in found
-        if pin is not None and not model_vbar.vbar_signature_compare(signature, module._v_signature)
-    }
-    if not lacking:
-        return 0
-    signatures = {id(module): signature for module, _, signature in found}
-    places = _Places(patcher._vbar_get(), cuda, found[0][0]._v[1])
-    moved_bytes = 0
-    with cuda.on(stream):
-        for number in (id(module) for module in patcher.model.modules() if id(module) in lacking):
-            module, pin = lacking[number]
-            place = places.of(module)
-            # one copy of the gathered bytes: the pin holds weight and bias as the device buffer does
-            cuda.copy(place[: pin.numel()], pin)
-            gate.announce(module, stream)  # before ComfyUI may take the bytes for its own: a failure here leaves the module to it
-            _hand_over(module, signatures[number], place)
-            moved_bytes += int(module._v[2])
-    return moved_bytes
+def _within(modules: list[Any], residency: list[int], room_bytes: int, size_bytes: int) -> tuple[list[Pinned], Stop]:
+    """The first modules by their addresses that are on the device or find room there, each with its pin; why no more."""
+    found: list[Pinned] = []
+    shared = shares_its_place(modules)
+    stop, found_bytes = Stop.END, 0
+    for module in modules:
+        if found_bytes >= size_bytes:
+            break
+        missing = [page for page in pages_of(module) if page < len(residency) and not residency[page] & 1]
+        pin = pin_of(module) if id(module) not in shared and is_plain(module) else None
+        if pin is not None and pin.numel() > module._v[2]:
+            pin = None  # laid out otherwise than the place on the device
+        if pin is None and missing:
+            stop = Stop.UNPINNED  # the others may still come: ComfyUI computes with what it finds, layer by layer
+            continue
+        room_bytes -= len(missing) * PAGE_BYTES
+        if room_bytes < 0:
+            stop = Stop.ROOM
+            break
+        for page in missing:
+            residency[page] = 1
+        found.append((module, pin))
+        found_bytes += module._v[2]
+    return found, stop
+
+
+def _lowest_then_as_computed(patcher: Any, chosen: list[Pinned]) -> list[Pinned]:
+    """What a pass computes with first is waited for first; before it the one with the lowest address, see `_Places`."""
+    pins = {id(module): pin for module, pin in chosen}
+    return chosen[:1] + [
+        (module, pins[id(module)]) for module in patcher.model.modules() if id(module) in pins and module is not chosen[0][0]
+    ]
 
 
 def pages_of(module: Any) -> range:
@@ -176,19 +176,23 @@ def pages_of(module: Any) -> range:
 
 
 class _Places:
-    """The modules' bytes in a virtual device buffer as tensors. The page at `address`, the lowest that is asked for, must be mapped.
+    """The modules' bytes in a virtual device buffer as tensors. The one that is asked for first has the lowest address of them.
 
-    Making a tensor of an address asks the driver about it, cutting one out of a larger one does not.
+    Making a tensor of an address asks the driver about it, cutting one out of a larger one does not. The large one begins at the first
+    module that is asked for: what lies before that need not be mapped.
     """
 
-    def __init__(self, buffer: Any, cuda: Cuda, address: int) -> None:
-        self._buffer, self._cuda, self._address = buffer, cuda, address
+    def __init__(self, buffer: Any, cuda: Cuda) -> None:
+        self._buffer, self._cuda = buffer, cuda
         self._all: torch.Tensor | None = None
+        self._address = 0
 
     def of(self, module: Any) -> torch.Tensor:
         _, address, size_bytes = module._v
         if self._all is None:
-            self._all = self._cuda.bytes_at(self._address, self._buffer.base_addr + self._buffer.offset - self._address)
+            self._address = address
+            rest_bytes = self._buffer.base_addr + self._buffer.offset - address
+            self._all = self._cuda.bytes_at(address, rest_bytes)
         start = address - self._address
         return self._all[start : start + size_bytes]
 
