@@ -124,6 +124,16 @@ class Reader:
         if count < chunk.size_bytes:
             raise OSError(f"{chunk.path} ended at {chunk.start + count} bytes while it was read")
 
+    def use(self, chunk: Chunk) -> None:
+        """It is cached: see System.use_again. OSError as for `read`."""
+        if self._buffer is None:
+            self._buffer = bytearray(_system.current.buffer_bytes)
+        fd = self.open(chunk)
+        try:
+            _system.current.use_again(fd, memoryview(self._buffer), chunk.start, chunk.size_bytes)
+        except OSError as error:
+            raise OSError(f"{chunk.path} at byte {chunk.start}: {error}") from error
+
     def close(self) -> None:
         if self._path is not None:
             pagecache.close_file(self._fd)

@@ -36,6 +36,9 @@ class System(Protocol):
     def read_at(self, handle: int, view: memoryview, offset: int, size_bytes: int) -> int:
         """Read at most `size_bytes` from there through the view, over and over where one call can. Bytes read; 0 at the file's end."""
 
+    def use_again(self, handle: int, view: memoryview, offset: int, size_bytes: int) -> None:
+        """Have pages that were read once count as used, where the system would drop those before others, however long unused."""
+
     def cached_in(self, handle: int, start: int, size_bytes: int) -> int | None:
         """Bytes of the range that are in the page cache; None: this system, or this process, is not told."""
 

@@ -20,9 +20,14 @@ from ._sampling import Found, sampled
 
 
 class Transfer:
-    """One announced Prefetch until it is answered. `blockers` are drops announced before it: it starts when they are done."""
+    """One announced Prefetch until it is answered. `blockers` are drops announced before it: it starts when they are done. `is_first`:
+    nobody has asked for the component before. `crowded()`: whether the system will have to drop pages of the page cache for others."""
 
-    def __init__(self, component: Component, size_bytes: int, blockers: tuple[Future[None], ...]) -> None:
+    def __init__(
+        self, component: Component, size_bytes: int, blockers: tuple[Future[None], ...], *, is_first: bool, crowded: Callable[[], bool]
+    ) -> None:
+        self.is_first, self._crowded = is_first, crowded
+        self._uses: bool | None = None  # None before it has begun
         self.component = component
         self.size_bytes = size_bytes
         self.asked_bytes = 0  # of its chunks
@@ -40,6 +45,12 @@ class Transfer:
         self.read_bytes = 0
         self.ending = False  # its answer is on its way: nothing is read any more
         self.answered = False
+
+    def uses(self) -> bool:
+        """Whether its pages are used once more when they are there; as it was when it began."""
+        if self._uses is None:
+            self._uses = self._crowded()
+        return self._uses
 
     def stop(self, reason: str, *, failed: bool = False) -> None:
         """The first reason stays."""
@@ -176,6 +187,7 @@ class Lane:
     def _probe(self, part: Part, reader: Reader) -> None:
         cold: list[tuple[Chunk, int | None]] = []
         present = 0
+        uses_cached = part.transfer.is_first and part.transfer.uses()
         reason: str | None = None
         for run in runs(part.chunks):
             if part.transfer.stop_reason is not None:
@@ -185,10 +197,10 @@ class Lane:
             except BaseException as error:  # a thread that died of it would leave its part in flight for ever
                 reason = _reason(run[0], error)
                 break
-            present += sum(chunk.size_bytes for chunk, cached in asked if cached == chunk.size_bytes)
-            cold += [
-                (chunk, None if cached is None else chunk.size_bytes - cached) for chunk, cached in asked if cached != chunk.size_bytes
-            ]
+            left = [(chunk, None if cached is None else chunk.size_bytes - cached) for chunk, cached in asked]
+            if not uses_cached:
+                present += sum(chunk.size_bytes for chunk, cold_bytes in left if cold_bytes == 0)
+            cold += [one for one in left if uses_cached or one[1] != 0]
         with self._condition:
             part.chunks = [chunk for chunk, _ in cold]
             part.cold_bytes = [cold_bytes for _, cold_bytes in cold]
@@ -207,9 +219,11 @@ class Lane:
         failed = False
         try:
             cold_bytes = part.cold_bytes[index] if part.cold_bytes is not None else 0
-            reason = self._backoff.refusal(chunk.size_bytes)
+            reason = self._backoff.refusal(chunk.size_bytes) if cold_bytes != 0 else None
             if reason is None and self._may_go_on(transfer):
-                read = self._measured_read(reader, chunk, cold_bytes)
+                read = self._measured_read(reader, chunk, cold_bytes) if cold_bytes != 0 else 0
+                if transfer.uses():
+                    reader.use(chunk)
                 present, moved = chunk.size_bytes, chunk.size_bytes if cold_bytes is None else cold_bytes
         except BaseException as error:  # as above
             reason, failed = _reason(chunk, error), True

@@ -46,6 +46,14 @@ class Linux(Portable):
         except OSError:  # an older kernel, a container's system-call filter, or not our file
             return _mincore.resident_bytes(handle, start, size_bytes) if _may_know(handle) else None
 
+    def use_again(self, handle: int, view: memoryview, offset: int, size_bytes: int) -> None:
+        """A page that was read once lies on the list that is reclaimed first, one that was read twice does not (mm/swap.c,
+        folio_mark_accessed). With 2 GiB for 0.9 GiB read twice by somebody else and two such files read ahead, of the first 0.23 GiB
+        were left when the second was there; with this all of both."""
+        end = offset + size_bytes
+        while offset < end and (count := self.read_at(handle, view, offset, end - offset)):
+            offset += count
+
     def counted_in(self, handle: int, start: int, size_bytes: int) -> int:
         return counted_bytes(handle, start, size_bytes)
 

@@ -50,6 +50,9 @@ class Portable:
             views.append(view[:rest])
         return os.preadv(handle, views, offset)
 
+    def use_again(self, handle: int, view: memoryview, offset: int, size_bytes: int) -> None:
+        return None
+
     def cached_in(self, handle: int, start: int, size_bytes: int) -> int | None:
         return None
 

@@ -142,6 +142,9 @@ class Windows:
             raise self._error("reading failed")
         return count.value
 
+    def use_again(self, handle: int, view: memoryview, offset: int, size_bytes: int) -> None:
+        return None
+
     def cached_in(self, handle: int, start: int, size_bytes: int) -> int | None:
         return None
 

@@ -5,7 +5,9 @@ order, skip those that are cached, read the others -> TransferDone, or TransferS
 it within one chunk, `close(wait=False)` at once, whatever its threads wait for. `evict` and `drop` are answered with Evicted; what is being
 read, or queued to be, is never dropped.
 
-Reads are ordinary buffered reads: what ComfyUI reads later comes from the page cache, and without us it comes from the disk.
+Reads are ordinary buffered reads: what ComfyUI reads later comes from the page cache, and without us it comes from the disk. Where the
+system has to drop other pages for them, what was read is used once more at once: else it would be dropped before the models of workflows
+long over, which were read more often.
 """
 
 from __future__ import annotations
@@ -49,8 +51,9 @@ class ReadAhead:
     """Enacts Prefetch, Cancel and Evict on the host tier. Threads exist only while there is work.
 
     `post` is called on this mover's threads, or on that of whoever asks where it has none, without its lock, once for each instruction that
-    asks for an answer. `clock` gives seconds, `available` bytes, `pressure` percent. All methods are thread-safe; none raises for what
-    happens to files. No method but `wait` and `close` waits for a drive, `prefetch` of a file that nobody has asked about before excepted.
+    asks for an answer. `clock` gives seconds, `available` and `free` bytes, `pressure` percent. All methods are thread-safe; none raises
+    for what happens to files. No method but `wait` and `close` waits for a drive, `prefetch` of a file that nobody has asked about before
+    excepted.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class ReadAhead:
         clock: Callable[[], float] = time.perf_counter,
         *,
         available: Callable[[], int] = memory.available_bytes,
+        free: Callable[[], int | None] = memory.free_bytes,
         pressure: Callable[[], float] = memory.pressure,
         threads_per_drive: int = THREADS_PER_DRIVE,
         chunk_bytes: int = CHUNK_BYTES,
@@ -69,6 +73,7 @@ class ReadAhead:
     ) -> None:
         self._post = post
         self._clock = clock
+        self._available, self._free = available, free
         self._backoff = Backoff(available, headroom_bytes, pressure, slow_percent, pause_s, look_s)
         self._threads_per_drive = threads_per_drive
         self._chunk_bytes = chunk_bytes
@@ -98,7 +103,8 @@ class ReadAhead:
             by_drive.setdefault(drives[chunk.path], []).append(chunk)
         with self._condition:
             blockers = tuple(drop.future for drop in self._dropper.pending if _same_bytes(drop.component, component))
-            transfer = Transfer(component, instruction.size_bytes, blockers)
+            is_first = component.key not in self._latest
+            transfer = Transfer(component, instruction.size_bytes, blockers, is_first=is_first, crowded=self._is_crowded)
             closed = self._closed
             if closed:
                 transfer.stop("reading ahead has been closed")
@@ -227,6 +233,11 @@ class ReadAhead:
         for thread in threads if wait else ():
             if thread is not threading.current_thread():
                 thread.join()
+
+    def _is_crowded(self) -> bool:
+        """Whether most of what is available holds pages of files already, whosever they are."""
+        free_bytes = self._free()
+        return free_bytes is not None and 2 * free_bytes < self._available()
 
     def _lane(self, drive: str) -> Lane:
         if drive not in self._lanes:

@@ -56,6 +56,20 @@ def host_memory(root: str = "/") -> HostMemory:
     return _last[root]
 
 
+def free_bytes(root: str = "/") -> int | None:
+    """Bytes that nobody holds, not even the page cache: what is more than that, the system takes from it. None where it is not told."""
+    if _system.current.name != "Linux":
+        return None
+    try:
+        free = _field(_read(os.path.join(root, "proc/meminfo")), b"MemFree:") * 1024
+        for group in memory_groups(root):
+            limits = (_limit(_read(path)) for path in group.limits)
+            free = min([free, *(limit - int(_read(group.usage)) for limit in limits if limit is not None)])
+        return max(0, free)
+    except OSError:
+        return None
+
+
 def pressure(root: str = "/") -> float:
     """Percent of the last ten seconds in which some task waited for memory (PSI "some avg10"); 0.0 where it is not told. macOS and
     Windows tell only whether memory is short: 0.0 or 100.0.
