@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..bench import markdown, pictures, results, ways
+from ..bench import families, markdown, pictures, results, ways
 from ..bench.run import Plan, run
-from ..bench.scenarios import SCENARIOS, Size, choose
+from ..bench.scenarios import SCENARIOS, Scenario, Size, choose
 from ..installation.locate import HOW_TO_GET_ONE, cache_folder, find_comfyui
 from ..installation.server_process import ServerError
 
@@ -26,6 +26,19 @@ def register(commands: Any) -> None:
     names = ", ".join(scenario.name for scenario in SCENARIOS)
     parser = commands.add_parser("bench", help="measure stock ComfyUI and the pack in turn on the same real server, scenario by scenario")
     parser.add_argument("--scenarios", metavar="S1,S2", help=f"which of {names} (default: all)")
+    parser.add_argument(
+        "--family",
+        metavar="A,B",
+        help=f"instead of scenarios: what people run, {', '.join(families.NAMES)}; --size full is that of the published files",
+    )
+    parser.add_argument(
+        "--class",
+        dest="hardware",
+        metavar="12/32",
+        help=f"with --family: GiB of VRAM and GB of RAM left free, {', '.join(families.CLASSES)} or {families.EVERYTHING} (the default)",
+    )
+    parts = ", ".join(part.value for part in families.Part)
+    parser.add_argument("--parts", metavar="A,B", help=f"with --family: which of {parts} (default: all)")
     sizes = [size.value for size in Size]
     parser.add_argument("--size", choices=sizes, default="tiny", help="of the models: full is flux-dev with T5-XXL, 58 GB (%(default)s)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="servers started for each side of a scenario (%(default)s)")
@@ -97,7 +110,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             raise BenchError(f"{name} is {value}; it must be more than 0")
     size = Size(options.size)
     try:
-        scenarios = choose(options.scenarios.split(",")) if options.scenarios else SCENARIOS
+        scenarios = _scenarios(options, size)
         sides = ways.choose(
             [*([ways.earlier(options.before)] if options.before else []), *map(ways.parse, options.way)],
             options.sides.split(",") if options.sides else None,
@@ -119,6 +132,25 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         return run(plan, comfyui, models, options.output_directory, _say())
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _scenarios(options: argparse.Namespace, size: Size) -> tuple[Scenario, ...]:
+    """Raises ValueError, BenchError for options that do not go together."""
+    if not options.family:
+        for name, value in (("--class", options.hardware), ("--parts", options.parts)):
+            if value:
+                raise BenchError(f"{name} {value} is for a --family: choose from {', '.join(families.NAMES)}")
+        return choose(options.scenarios.split(",")) if options.scenarios else SCENARIOS
+    if options.scenarios:
+        raise BenchError("--family and --scenarios are two benches: give one of them")
+    if size is Size.SMALL:
+        raise BenchError("--family has models of --size full and tiny, not small")
+    names = options.parts.split(",") if options.parts else [part.value for part in families.Part]
+    for name in names:
+        if name not in {part.value for part in families.Part}:
+            raise BenchError(f"--parts: there is no {name!r}; choose from {', '.join(part.value for part in families.Part)}")
+    classes = options.hardware.split(",") if options.hardware else [families.EVERYTHING]
+    return families.scenarios(options.family.split(","), classes, [families.Part(name) for name in names])
 
 
 def _interrupt(*_: object) -> None:

@@ -23,7 +23,7 @@ from residency.weights.components import distinct_bytes
 from residency.workflow.file import parse_workflow
 from residency.workflow.predict import Prediction, predict
 
-SMALL_SIZES = Path(__file__).with_name("packs") / "small_sizes"
+SMALL_SIZES = PACK / "residency" / "comfyui" / "sample_models" / "small_sizes_pack"
 FAMILIES = sorted(PROMPTS)
 
 Outputs = tuple[bytes, ...]
