@@ -14,7 +14,7 @@ from typing import Any
 from ..installation.locate import PACK, ComfyUI
 from ..installation.server_process import Server, ServerError, serve
 from ..transfers.memory import available_bytes
-from . import families, limits, models, queues, rates, results, traces
+from . import families, flags, limits, models, queues, rates, results, traces
 from .clock import DeviceClock
 from .origins import OWN
 from .pace import Kind, Pace, Rest, Seen, Side, kinds, least, one_more
@@ -261,7 +261,7 @@ def _side(
     side = way.side
     arguments = ["--cpu"] if "device_bytes" not in bench.data["machine"] else []
     arguments += ["--verbose", "DEBUG"] if bench.plan.verbose else []
-    arguments += [*session[0].scenario.server_arguments, *way.arguments]
+    arguments += flags.together(session[0].scenario.server_arguments, way.arguments)
     current = session[0].scenario.name
     before_s, before = bench.elapsed_s(), len(bench.pace.queues)
     try:

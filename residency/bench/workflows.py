@@ -9,7 +9,6 @@ from typing import Any
 
 from ..comfyui.sample_models.family_prompts import PICTURES, PROMPTS, SMALL_PICTURE
 from ..core.timeline import UseKind
-from ..graph.passes import sampler_passes
 from ..workflow.file import parse_workflow
 from ..workflow.predict import Prediction, predict
 from . import models as model_files
@@ -37,14 +36,16 @@ def of(scenario: Scenario, workflow: Workflow, size: Size, number: int, folder: 
         return replace(prompt(Workflow.ONE_A, model_files.other(size), size, number), workflow=workflow)
     if scenario.family is None:
         return prompt(workflow, model_files.family(size, scenario.precision), size, number)
-    graph = PROMPTS[scenario.family](number, PICTURES[scenario.family] if size is Size.FULL else SMALL_PICTURE)
+    picture = PICTURES[scenario.family] if size is Size.FULL else SMALL_PICTURE
+    graph = PROMPTS[scenario.family](number, picture)
     uses: dict[str, tuple[str, ...]] = {}
     told = _prediction(scenario.family, folder).timeline
     for use in told.uses:
         if use.kind is UseKind.COMPUTE:
             node_id = told.visits[use.position].node_id
             uses[node_id] = (*uses.get(node_id, ()), use.component)
-    passes = {node_id: sampler_passes(graph, node_id) if _samples(graph[node_id]) else 1 for node_id in uses}
+    samplers = [node_id for node_id in uses if "Sampler" in graph[node_id]["class_type"]]  # they share the steps
+    passes = {node_id: picture.steps // len(samplers) if node_id in samplers else 1 for node_id in uses}
     return Prompt(workflow, graph, uses, passes)
 
 
@@ -58,10 +59,6 @@ def sizes(scenario: Scenario, folder: Path) -> dict[str, int]:
 @cache
 def _prediction(family: str, folder: Path) -> Prediction:
     return predict(parse_workflow(PROMPTS[family](1)), folder, UseKind.COMPUTE)
-
-
-def _samples(node: dict[str, Any]) -> bool:
-    return "ampler" in node["class_type"]
 
 
 def prompt(workflow: Workflow, models: Family, size: Size, number: int) -> Prompt:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..bench import families, markdown, pictures, results, ways
+from ..bench import families, family_table, flags, markdown, pictures, results, ways
 from ..bench.run import Plan, run
 from ..bench.scenarios import SCENARIOS, Scenario, Size, choose
-from ..installation.locate import HOW_TO_GET_ONE, cache_folder, find_comfyui
+from ..installation.locate import HOW_TO_GET_ONE, ComfyUI, cache_folder, find_comfyui
 from ..installation.server_process import ServerError
 
 
@@ -50,6 +50,9 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--way", action="append", default=[], metavar="NAME=WORDS", help=f"another side, the pack in another way: {ways.HOW}"
     )
+    parser.add_argument(
+        "--best-flags", action="store_true", help="more sides: stock with those of its own options that help, as far as it has them"
+    )
     parser.add_argument("--sides", metavar="A,B", help="run only these sides (default: stock, before, each way, pack)")
     parser.add_argument(
         "--models-directory", type=Path, metavar="DIR", help="where the models are made and kept (default: the demo's cache)"
@@ -84,7 +87,7 @@ def command(options: argparse.Namespace) -> int:
         found = results.read(options.sources) if options.sources else _measure(options)
         folders = [path.parent / "traces" for path in options.sources] if options.sources else [options.output_directory / "traces"]
         if options.markdown:
-            markdown.insert(options.markdown, markdown.section(found))
+            _write(options.markdown, found)
         if options.png:
             for path in pictures.draw(found, folders, options.png):
                 print(path, file=sys.stderr)
@@ -99,6 +102,15 @@ def command(options: argparse.Namespace) -> int:
     return 1 if any(raw["error"] or raw["summary"]["identical"] is False for raw in scenarios) else 0
 
 
+def _write(page: Path, found: dict[str, Any]) -> None:
+    """Each table of which there are results into its place. Raises MarkdownError."""
+    if table := family_table.section(found):
+        markdown.insert(page, table, family_table.BEGIN, family_table.END)
+    others = family_table.without_families(found)
+    if others["scenarios"] or not table:
+        markdown.insert(page, markdown.section(others))
+
+
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     """Raises BenchError for arguments, ServerError for what fails on the way."""
     least = (("--rounds", options.rounds, 1), ("--repeats", options.repeats, 1), ("--warm-ups", options.warm_ups, 0))
@@ -111,15 +123,12 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     size = Size(options.size)
     try:
         scenarios = _scenarios(options, size)
-        sides = ways.choose(
-            [*([ways.earlier(options.before)] if options.before else []), *map(ways.parse, options.way)],
-            options.sides.split(",") if options.sides else None,
-        )
+        more = [*([ways.earlier(options.before)] if options.before else []), *map(ways.parse, options.way)]
+        instead = flags.sides(_comfyui()) if options.best_flags else []
+        sides = ways.choose([*instead, *more], options.sides.split(",") if options.sides else None)
     except ValueError as error:
         raise BenchError(str(error)) from error
-    comfyui = find_comfyui()
-    if comfyui is None:
-        raise BenchError(HOW_TO_GET_ONE.strip())
+    comfyui = _comfyui()
     models = (options.models_directory or cache_folder() / f"bench-{size.value}").resolve()
     models.mkdir(parents=True, exist_ok=True)
     limits = (options.rounds, options.repeats, options.time_limit, options.prompt_timeout)
@@ -132,6 +141,13 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         return run(plan, comfyui, models, options.output_directory, _say())
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _comfyui() -> ComfyUI:
+    found = find_comfyui()
+    if found is None:
+        raise BenchError(HOW_TO_GET_ONE.strip())
+    return found
 
 
 def _scenarios(options: argparse.Namespace, size: Size) -> tuple[Scenario, ...]:
