@@ -25,7 +25,7 @@ PICTURES = {
     "wan2.2": Picture(640, 4, 33),
     "minimax_h3": Picture(640, 6, 39),
     "z_image": Picture(1024, 8),
-    "qwen_image": Picture(1024, 20, words=48),
+    "qwen_image": Picture(1024, 20, words=24),
     "krea2": Picture(1024, 8),
     "ltx2.3": Picture(512, 8, 97),
 }
