@@ -1,11 +1,12 @@
 """How often is the predicted order of nodes ComfyUI's own?
 
-    python benchmarks/order.py --templates <folder of workflow files> [--graphs 300] [--json]
+    python benchmarks/order.py --templates <folder of workflow files> [--most-used 30] [--graphs 300] [--json]
 
 Templates (the pip packages comfyui-workflow-templates-json and -core hold them; their site-packages folder will do) are converted and
 scheduled by ComfyUI's real ExecutionList, which takes each node as done once it is chosen; random graphs of cheap nodes are run by its real
 PromptExecutor. Every choice is compared with the prediction made from the live list just before it, and the whole order with the one from
-the prompt alone. Of each template's prediction the operations are counted and the time is taken; the five slowest are told.
+the prompt alone. Of each template's prediction the operations are counted and the time is taken; the five slowest are told. With
+--most-used only those local templates that the package's index.json counts the most uses of.
 """
 
 from __future__ import annotations
@@ -34,8 +35,17 @@ def _followed(answer: dict[str, Any]) -> bool:
     return all(not predicted or waited or node == predicted[0] for node, waited, predicted in answer["stages"])
 
 
-def templates(real: RealOrder, folder: Path) -> dict[str, Any]:
-    files = [path for path in sorted(folder.rglob("*.json")) if _is_workflow(path)]
+def most_used(folder: Path, count: int) -> list[Path]:
+    """The local templates with the most uses, by the index.json beside them. Raises SystemExit where there is none."""
+    index = next(folder.rglob("index.json"), None)
+    if index is None:
+        raise SystemExit(f"{folder} holds no index.json, which counts the uses of templates")
+    told = [one for group in json.loads(index.read_text(encoding="utf-8")) for one in group["templates"] if one.get("openSource")]
+    told.sort(key=lambda one: -int(one.get("usage") or 0))
+    return [index.with_name(f"{one['name']}.json") for one in told[:count]]
+
+
+def templates(real: RealOrder, files: list[Path]) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(
         ("workflows", "converted", "without_nodes_to_run", "all_classes_known", "order_equal", "order_equal_lazy", "every_choice", "nodes"),
         0,
@@ -158,6 +168,7 @@ def speed() -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--templates", type=Path, help="a folder of workflow files")
+    parser.add_argument("--most-used", type=int, metavar="N", help="of these only the N local ones with the most uses")
     parser.add_argument("--graphs", type=int, default=300, help="how many random graphs to run")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
@@ -168,7 +179,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, RealOrder(where.path, where.python, Path(scratch)) as real:
         result["random"] = graphs(real, options.graphs)
         if options.templates:
-            result["templates"] = templates(real, options.templates)
+            all_of_them = [path for path in sorted(options.templates.rglob("*.json")) if _is_workflow(path)]
+            files = most_used(options.templates, options.most_used) if options.most_used else all_of_them
+            result["templates"] = {**templates(real, files), **({"most_used": [path.stem for path in files]} if options.most_used else {})}
     if options.json:
         print(json.dumps(result, indent=1))
         return

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import link, places
+from . import family_table, link, places
 from .origins import machines, measured, runs
 from .results import SIDES
 from .scenarios import Target
@@ -20,17 +20,17 @@ class MarkdownError(Exception):
     """A file without the marks. The message names it."""
 
 
-def insert(path: Path, section: str) -> None:
+def insert(path: Path, section: str, begin_mark: str = BEGIN, end_mark: str = END) -> None:
     """Put the section between the file's marks. Raises MarkdownError."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise MarkdownError(f"{path} cannot be read: {error}") from error
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
     if not begin or not end:
-        raise MarkdownError(f"{path} has no place for the table: put the lines {BEGIN!r} and {END!r} into it")
-    path.write_text(f"{before}{BEGIN}\n{section.strip()}\n{END}{after}", encoding="utf-8")
+        raise MarkdownError(f"{path} has no place for the table: put the lines {begin_mark!r} and {end_mark!r} into it")
+    path.write_text(f"{before}{begin_mark}\n{section.strip()}\n{end_mark}{after}", encoding="utf-8")
 
 
 def section(results: Data) -> str:
@@ -178,6 +178,8 @@ def terminal(results: Data) -> str:
     lines = _aligned(rows)
     if every := places.rows(results):
         lines += ["", *_aligned([places.head(results), *every])]
+    if of_families := family_table.rows(results):
+        lines += ["", *_aligned([family_table.HEAD, *of_families])]
     counts = [sum(raw["summary"]["reached"] is wanted for raw in results["scenarios"].values()) for wanted in (True, False)]
     rate = link.line(results)
     lines += ["", *machines(results), *measured(results), *([rate] if rate else []), f"targets: {counts[0]} reached, {counts[1]} missed"]

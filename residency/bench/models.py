@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..comfyui.sample_models.families import FAMILIES
 from ..comfyui.sample_models.tiny import expert_shape
 from ..installation import maker
 from ..installation.locate import PACK, ComfyUI
@@ -15,6 +16,7 @@ from .scenarios import Precision, Scenario, Size, Workflow
 
 PREFIX = "residency_bench"
 FLUX_DEV = (3072, 19, 38, 4096)  # hidden size, double blocks, single blocks, context: 23.8 GB in 16 bit
+OTHER = (3072, 10, 20, 768)  # 6 GB in 8 bit
 EXPERT_MIB = {Size.TINY: 12, Size.SMALL: 300}
 _DTYPES = {Precision.BF16: "bfloat16", Precision.FP8: "float8_e4m3fn"}
 
@@ -23,14 +25,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One file: its folder below the models folder, its name, and what random_models.py needs to make it."""
+    """One file: its folder below the models folder, its name, and what random_models.py needs to make it; of a family, whose files
+    families.py makes, its name as the recipe and no more."""
 
     folder: str
     name: str
     recipe: str
-    dtype: str
-    seed: int
-    shape: tuple[int, int, int, int]
+    dtype: str = ""
+    seed: int = 0
+    shape: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     def at(self, models: Path) -> Path:
         return models / self.folder / self.name
@@ -70,13 +73,29 @@ def family(size: Size, precision: Precision) -> Family:
     return Family(expert("a", 1), expert("b", 2), encoders, vae, file("loras", "lora", "lora", "bfloat16", 6))
 
 
+def other(size: Size) -> Family:
+    """The files of the workflow that a family is switched to and back from: one expert, which CLIP-L alone speaks to."""
+    whole = family(size, Precision.FP8)
+    shape = OTHER if size is Size.FULL else whole.expert_a.shape
+    expert = ModelFile("diffusion_models", f"{PREFIX}_other_fp8.safetensors", "flux", _DTYPES[Precision.FP8], 7, shape)
+    return Family(expert, expert, whole.encoders[:1], whole.vae, whole.lora)
+
+
+def family_files(name: str) -> tuple[ModelFile, ...]:
+    """Of one of the families that people run; the same names whatever their size."""
+    return tuple(ModelFile(folder, file, name) for folder, file in (path.split("/") for path in FAMILIES[name]))
+
+
 def files_of(scenario: Scenario, size: Size) -> tuple[ModelFile, ...]:
     """Every file that the scenario's queue uses, each once, in the order of first use."""
+    if scenario.family:
+        switched = other(size).files(Workflow.ONE_A) if Workflow.OTHER in scenario.queue else ()
+        return (*family_files(scenario.family), *switched)
     mine = family(size, scenario.precision)
     return tuple(dict.fromkeys(one for workflow in scenario.queue for one in mine.files(workflow)))
 
 
-def make(comfyui: ComfyUI, models: Path, wanted: Iterable[ModelFile], spare: Iterable[ModelFile], say: Say) -> bool:
+def make(comfyui: ComfyUI, models: Path, size: Size, wanted: Iterable[ModelFile], spare: Iterable[ModelFile], say: Say) -> bool:
     """Make the files that are missing; where the disk is short, spare ones are removed. Whether any was made.
 
     Raises ServerError with what the maker said.
@@ -88,11 +107,18 @@ def make(comfyui: ComfyUI, models: Path, wanted: Iterable[ModelFile], spare: Ite
     def recipe(one: ModelFile) -> dict[str, Any]:
         return {"path": str(one.at(models)), "recipe": one.recipe, "dtype": one.dtype, "seed": one.seed, "shape": one.shape}
 
-    asked = {"make": [recipe(one) for one in missing], "spare": [str(one.at(models)) for one in spare]}
+    spare_paths = [str(one.at(models)) for one in spare]
+    asked = {"make": [recipe(one) for one in missing if one.recipe not in FAMILIES], "spare": spare_paths}
+    families = dict.fromkeys(one.recipe for one in missing if one.recipe in FAMILIES)
 
     def made(name: str, done_bytes: int, total_bytes: int) -> None:
         say(f"making models, {done_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB: {name}")
 
-    module = "residency.comfyui.sample_models.random_models"
-    maker.make(comfyui, ["-m", module, str(comfyui.path.resolve()), json.dumps(asked)], made, say, PACK)
+    package, where = "residency.comfyui.sample_models", str(comfyui.path.resolve())
+    if families:
+        full = ["full"] if size is Size.FULL else []
+        words = [where, str(models), *full, *(f"spare={path}" for path in spare_paths), *families]
+        maker.make(comfyui, ["-m", f"{package}.families", *words], made, say, PACK)
+    if asked["make"]:
+        maker.make(comfyui, ["-m", f"{package}.random_models", where, json.dumps(asked)], made, say, PACK)
     return True

@@ -7,15 +7,16 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..demo.sides import pixels
 from ..installation.server_process import Ran, Server
-from . import models, traces
+from . import traces
 from .clock import DeviceClock
 from .reads import Reads
 from .scenarios import Scenario, Size
-from .workflows import Prompt, prompt
+from .workflows import Prompt, of
 
 # ComfyUI's worker reaches its collection within this. Where the last message leaves before it (two cores, no GPU), a prompt of 0.15 s that
 # was posted straight after it took 0.46 s.
@@ -24,13 +25,14 @@ BEFORE_COLLECTION_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is posted where: `with_pack`: the server has the pack's traces to tell."""
+    """What is posted where: `with_pack`: the server has the pack's traces to tell; `models`: its models folder."""
 
     scenario: Scenario
     size: Size
     server: Server
     with_pack: bool
     prompt_timeout_s: float
+    models: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class Done:
 def post(asked: Asked, number: int, reads: Reads) -> Done:
     """The prompts of this number: together, or one by one without the time between them. Raises ServerError."""
     scenario = asked.scenario
-    mine = models.family(asked.size, scenario.precision)
-    prompts = tuple(prompt(workflow, mine, asked.size, 100 * number + index) for index, workflow in enumerate(scenario.queue))
+    numbered = enumerate(scenario.queue, 100 * number)
+    prompts = tuple(of(scenario, workflow, asked.size, seed, asked.models) for seed, workflow in numbered)
     if scenario.at_once:
         ran = _follow(asked, prompts)
         return Done(max(one.end_s for one in ran), tuple(ran), prompts)

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..installation.locate import ComfyUI
+from ..installation.locate import PACK, ComfyUI
 from ..installation.server_process import Server, ServerError, serve
 from ..transfers.memory import available_bytes
-from . import limits, models, queues, rates, results, traces
+from . import families, flags, limits, models, queues, rates, results, traces
 from .clock import DeviceClock
 from .origins import OWN
 from .pace import Kind, Pace, Rest, Seen, Side, kinds, least, one_more
@@ -23,8 +23,10 @@ from .reads import Reads
 from .scenarios import SCENARIOS, Scenario, Size, Temperature, references
 from .sessions import Work, sessions, works
 from .ways import Way, choose
-from .workflows import prompt
+from .workflows import of
+from .workflows import sizes as component_sizes
 
+SMALL_SIZES = PACK / "residency" / "comfyui" / "sample_models" / "small_sizes_pack"
 WARM_UP_NUMBER = 5000
 NUMBERS_APART = 100
 
@@ -66,6 +68,7 @@ class Bench:
     pace: Pace = field(default_factory=Pace)
     clock: DeviceClock = field(default_factory=DeviceClock)
     references: frozenset[str] = frozenset()
+    numbers: dict[str, int] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -120,9 +123,12 @@ def run(plan: Plan, comfyui: ComfyUI, models_folder: Path, folder: Path, say: Ca
     before = results.to_resume(bench.path, plan.size.value, machine) if plan.resume else {"drive": {}, "scenarios": {}}
     bench.data = {**head, "started": now, "machine": machine, **before, "skipped": {}}
     asked = _possible(bench, plan.scenarios, "device_bytes" in machine)
-    extra = references(asked) if plan.with_references else ()
+    extra = _references(asked) if plan.with_references else ()
     bench.references = frozenset(one.name for one in extra)
+    bench.numbers = {name: place for place, name in enumerate(dict.fromkeys(one.name for one in (*SCENARIOS, *asked, *extra)))}
     shared = [session for session in sessions(asked, extra) if not bench.is_over(session)]
+    # a family's files have just been written, and its references leave all memory free: now nothing of them is read from the drive
+    shared.sort(key=lambda session: not all(one.family and one.name in bench.references for one in session))
     try:
         with bench.clock:
             for index, session in enumerate(shared):
@@ -135,6 +141,13 @@ def run(plan: Plan, comfyui: ComfyUI, models_folder: Path, folder: Path, say: Ca
     finally:
         bench.write()
     return results.summarise(bench.data)
+
+
+def _references(asked: Sequence[Scenario]) -> tuple[Scenario, ...]:
+    """What tells compute times besides these."""
+    told = {one.name for one in asked}
+    of_families = families.references(dict.fromkeys(one.family for one in asked if one.family))
+    return (*references([one for one in asked if not one.family]), *(one for one in of_families if one.name not in told))
 
 
 def _possible(bench: Bench, scenarios: Sequence[Scenario], cuda: bool) -> tuple[Scenario, ...]:
@@ -159,7 +172,8 @@ def _make_models(bench: Bench, session: Sequence[Scenario], later: Sequence[Scen
     wanted = tuple(dict.fromkeys(one for scenario in session for one in models.files_of(scenario, size)))
     needed = {one.name for other in (*session, *later) for one in models.files_of(other, size)}
     spare = [one for other in SCENARIOS for one in models.files_of(other, size) if one.name not in needed]
-    if models.make(bench.comfyui, bench.models, wanted, dict.fromkeys(spare), bench.say) and hasattr(os, "sync"):
+    spare += [one for name in families.NAMES for one in models.family_files(name) if one.name not in needed]
+    if models.make(bench.comfyui, bench.models, size, wanted, dict.fromkeys(spare), bench.say) and hasattr(os, "sync"):
         bench.say("waiting until they are on the drive")
         os.sync()  # else they are still being written while others are read, and dirty pages cannot be dropped
     if not bench.data["drive"]:
@@ -210,12 +224,13 @@ def _again(bench: Bench, raw: dict[str, Any]) -> dict[str, Any]:
 def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
     """The scenario's part of the results before anything has run."""
     files = models.files_of(scenario, bench.plan.size)
-    mine = models.family(bench.plan.size, scenario.precision)
-    prompts = {workflow.value: prompt(workflow, mine, bench.plan.size, 0) for workflow in scenario.queue}
+    prompts = {workflow.value: of(scenario, workflow, bench.plan.size, 0, bench.models) for workflow in scenario.queue}
     return {
         **{key: bench.data[key] for key in OWN},
         "what": scenario.what,
-        "precision": scenario.precision.value,
+        "precision": scenario.weights,
+        "family": scenario.family,
+        "hardware": scenario.hardware,
         "queue": [workflow.value for workflow in scenario.queue],
         "limits": asdict(scenario.limits),
         "temperature": scenario.temperature.value,
@@ -223,7 +238,7 @@ def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
         "target": asdict(scenario.target),
         "arguments": list(scenario.server_arguments),
         "ways": {way.side: way.told() for way in bench.plan.ways},
-        "sizes": {one.name: one.at(bench.models).stat().st_size for one in files},
+        "sizes": {one.name: one.at(bench.models).stat().st_size for one in files} | component_sizes(scenario, bench.models),
         "prompts": {name: {"uses": one.uses, "passes": one.passes} for name, one in prompts.items()},
         "runs": [],
         "held": [],
@@ -246,13 +261,17 @@ def _side(
     side = way.side
     arguments = ["--cpu"] if "device_bytes" not in bench.data["machine"] else []
     arguments += ["--verbose", "DEBUG"] if bench.plan.verbose else []
-    arguments += [*session[0].scenario.server_arguments, *way.arguments]
+    arguments += flags.together(session[0].scenario.server_arguments, way.arguments)
     current = session[0].scenario.name
     before_s, before = bench.elapsed_s(), len(bench.pace.queues)
     try:
         with ExitStack() as stack:
             _leave(bench, holder, session[0], raws)
-            server = stack.enter_context(serve(bench.comfyui, bench.models, arguments, way.pack, environment=way.environment))
+            small = bench.plan.size is not Size.FULL and session[0].scenario.family
+            others = [SMALL_SIZES] if small else []
+            server = stack.enter_context(
+                serve(bench.comfyui, bench.models, arguments, way.pack, others=others, environment=way.environment)
+            )
             stack.callback(_keep, server.log, bench.folder / "logs" / f"{current}-{side}-{round_number + 1}.log")
             bench.pace.around.append((side, bench.elapsed_s() - before_s))
             if way.pack is not None:
@@ -264,7 +283,7 @@ def _side(
                 current = work.scenario.name
                 _leave(bench, holder, work, raws)
                 rest = Rest(side, session[place + 1 :], coming)
-                asked = Asked(work.scenario, bench.plan.size, server, way.pack is not None, bench.plan.prompt_timeout_s)
+                asked = Asked(work.scenario, bench.plan.size, server, way.pack is not None, bench.plan.prompt_timeout_s, bench.models)
                 _measure(bench, work, asked, reads, raws[current], seen[current], (side, round_number), rest)
         queues_s = sum(one.seconds for one in bench.pace.queues[before:])
         bench.pace.around[-1] = (side, bench.elapsed_s() - before_s - queues_s)  # with its end, too
@@ -294,8 +313,7 @@ def _measure(
     scenario, (side, round_number) = work.scenario, turn
     files = [one.at(bench.models) for one in models.files_of(scenario, bench.plan.size)]
     name = f"{scenario.name}, {side}, round {round_number + 1}"
-    place_in_table = [one.name for one in SCENARIOS].index(scenario.name)
-    apart = NUMBERS_APART * place_in_table  # no two scenarios draw the same: ComfyUI would answer from its cache
+    apart = NUMBERS_APART * bench.numbers[scenario.name]  # no two scenarios draw the same: ComfyUI would answer from its cache
     in_round = scenario.prompts if bench.plan.prompts is None else bench.plan.prompts
     for index, kind in enumerate(kinds(work)):
         done = index - work.warm_ups

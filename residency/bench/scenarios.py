@@ -25,17 +25,25 @@ class Precision(Enum):
 
 
 class Workflow(Enum):
-    """ONE_A, ONE_B: text to image with one expert. TWO: expert a draws, expert b refines. LORA: TWO with a LoRA on expert a."""
+    """ONE_A, ONE_B: text to image with one expert. TWO: expert a draws, expert b refines. LORA: TWO with a LoRA on expert a.
+
+    FAMILY: that of the scenario's family. OTHER: a smaller model of another kind, to switch to.
+    """
 
     ONE_A = "one expert, a"
     ONE_B = "one expert, b"
     TWO = "two experts"
     LORA = "two experts, LoRA"
+    FAMILY = "the family's workflow"
+    OTHER = "another workflow"
 
     @property
     def computes_like(self) -> Workflow:
         """The workflow whose resident run tells how long this one computes at least."""
         return {Workflow.ONE_B: Workflow.ONE_A, Workflow.LORA: Workflow.TWO}.get(self, self)
+
+
+_RESIDENT = ((Workflow.ONE_A,), (Workflow.TWO,), (Workflow.FAMILY,))
 
 
 class Temperature(Enum):
@@ -86,7 +94,8 @@ class Limits:
 class Scenario:
     """`queue` is posted at once and measured as a whole; without `at_once` each prompt of it when the one before has ended, as by somebody
     who looks at the picture first. `true_reserve`: ComfyUI keeps as much RAM free as it would on a machine of that size, and not a share of
-    all RAM that it sees past what is held. `warm_ups` queues run first on each warm server and are not counted, then `prompts` that are."""
+    all RAM that it sees past what is held. `warm_ups` queues run first on each warm server and are not counted, then `prompts` that are.
+    `family` and `hardware` are names of families.py."""
 
     name: str
     what: str
@@ -100,6 +109,13 @@ class Scenario:
     prompts: int = 3
     at_once: bool = True
     true_reserve: bool = False
+    family: str | None = None
+    hardware: str | None = None
+
+    @property
+    def weights(self) -> str:
+        """What its files are: scenarios that share it share a server, and tell what one another compute at least."""
+        return self.family or self.precision.value
 
     @property
     def server_arguments(self) -> tuple[str, ...]:
@@ -113,7 +129,7 @@ class Scenario:
     @property
     def resident(self) -> bool:
         """Whether its warm prompts find everything on the device, so that they tell what computing takes."""
-        return self.temperature is Temperature.WARM and self.limits == Limits() and self.queue in ((Workflow.ONE_A,), (Workflow.TWO,))
+        return self.temperature is Temperature.WARM and self.limits == Limits() and self.queue in _RESIDENT
 
 
 _BF16, _FP8, _COLD, _WARM = Precision.BF16, Precision.FP8, Temperature.COLD, Temperature.WARM

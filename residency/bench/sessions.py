@@ -69,7 +69,7 @@ def _device_bytes(one: Scenario) -> float:
 
 
 def _session_key(one: Scenario) -> tuple[Any, ...]:
-    return (one.precision, one.server_arguments, one.limits.host_free_bytes)
+    return (one.weights, one.server_arguments, one.limits.host_free_bytes)
 
 
 def _has_cold(groups: dict[tuple[Any, ...], list[Scenario]], one: Scenario) -> bool:

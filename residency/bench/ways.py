@@ -37,7 +37,7 @@ class Way:
     def told(self) -> str:
         """For people: what is special about it."""
         if self.pack is None:
-            return "without the pack"
+            return " ".join(["without the pack", *(["with", *self.arguments] if self.arguments else [])])
         parts = ["the pack" if self.pack == PACK_FOLDER else f"the pack in {self.pack.name}"]
         parts[0] += f" at {at}" if (at := revision(self.pack)) else ""
         words = [*(f"{key}={value}" for key, value in {**self.environment, **self.settings}.items()), *self.arguments]

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from ..comfyui.sample_models.family_prompts import PICTURES, PROMPTS, SMALL_PICTURE
+from ..core.timeline import UseKind
+from ..workflow.file import parse_workflow
+from ..workflow.predict import Prediction, predict
+from . import models as model_files
 from .models import Family
-from .scenarios import Size, Workflow
+from .scenarios import Scenario, Size, Workflow
 
 # Steps, and the image's side in pixels.
 _IMAGE = {Size.TINY: (2, 64), Size.SMALL: (6, 512), Size.FULL: (20, 1024)}
@@ -14,12 +21,44 @@ _IMAGE = {Size.TINY: (2, 64), Size.SMALL: (6, 512), Size.FULL: (20, 1024)}
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`uses`: for each node that computes with weights, the names of their files; `passes`: how often it goes through them."""
+    """`uses`: for each node that computes with weights, the names of their files, or the components of a family's; `passes`: how often it
+    goes through them."""
 
     workflow: Workflow
     graph: dict[str, Any]
     uses: dict[str, tuple[str, ...]]
     passes: dict[str, int]
+
+
+def of(scenario: Scenario, workflow: Workflow, size: Size, number: int, folder: Path) -> Prompt:
+    """The scenario's prompt of this number. The files of a family must be in the models folder."""
+    if workflow is Workflow.OTHER:
+        return replace(prompt(Workflow.ONE_A, model_files.other(size), size, number), workflow=workflow)
+    if scenario.family is None:
+        return prompt(workflow, model_files.family(size, scenario.precision), size, number)
+    picture = PICTURES[scenario.family] if size is Size.FULL else SMALL_PICTURE
+    graph = PROMPTS[scenario.family](number, picture)
+    uses: dict[str, tuple[str, ...]] = {}
+    told = _prediction(scenario.family, folder).timeline
+    for use in told.uses:
+        if use.kind is UseKind.COMPUTE:
+            node_id = told.visits[use.position].node_id
+            uses[node_id] = (*uses.get(node_id, ()), use.component)
+    samplers = [node_id for node_id in uses if "Sampler" in graph[node_id]["class_type"]]  # they share the steps
+    passes = {node_id: picture.steps // len(samplers) if node_id in samplers else 1 for node_id in uses}
+    return Prompt(workflow, graph, uses, passes)
+
+
+def sizes(scenario: Scenario, folder: Path) -> dict[str, int]:
+    """Bytes of each component of its family; none without one."""
+    if scenario.family is None:
+        return {}
+    return {key: one.size_bytes for key, one in _prediction(scenario.family, folder).components.items()}
+
+
+@cache
+def _prediction(family: str, folder: Path) -> Prediction:
+    return predict(parse_workflow(PROMPTS[family](1)), folder, UseKind.COMPUTE)
 
 
 def prompt(workflow: Workflow, models: Family, size: Size, number: int) -> Prompt:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..bench import markdown, pictures, results, ways
+from ..bench import families, family_table, flags, markdown, pictures, results, ways
 from ..bench.run import Plan, run
-from ..bench.scenarios import SCENARIOS, Size, choose
-from ..installation.locate import HOW_TO_GET_ONE, cache_folder, find_comfyui
+from ..bench.scenarios import SCENARIOS, Scenario, Size, choose
+from ..installation.locate import HOW_TO_GET_ONE, ComfyUI, cache_folder, find_comfyui
 from ..installation.server_process import ServerError
 
 
@@ -26,6 +26,19 @@ def register(commands: Any) -> None:
     names = ", ".join(scenario.name for scenario in SCENARIOS)
     parser = commands.add_parser("bench", help="measure stock ComfyUI and the pack in turn on the same real server, scenario by scenario")
     parser.add_argument("--scenarios", metavar="S1,S2", help=f"which of {names} (default: all)")
+    parser.add_argument(
+        "--family",
+        metavar="A,B",
+        help=f"instead of scenarios: what people run, {', '.join(families.NAMES)}; --size full is that of the published files",
+    )
+    parser.add_argument(
+        "--class",
+        dest="hardware",
+        metavar="12/32",
+        help=f"with --family: GiB of VRAM and GB of RAM left free, {', '.join(families.CLASSES)} or {families.EVERYTHING} (the default)",
+    )
+    parts = ", ".join(part.value for part in families.Part)
+    parser.add_argument("--parts", metavar="A,B", help=f"with --family: which of {parts} (default: all)")
     sizes = [size.value for size in Size]
     parser.add_argument("--size", choices=sizes, default="tiny", help="of the models: full is flux-dev with T5-XXL, 58 GB (%(default)s)")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="servers started for each side of a scenario (%(default)s)")
@@ -36,6 +49,9 @@ def register(commands: Any) -> None:
     parser.add_argument("--before", type=Path, metavar="FOLDER", help="an earlier checkout of the pack, as a third side called before")
     parser.add_argument(
         "--way", action="append", default=[], metavar="NAME=WORDS", help=f"another side, the pack in another way: {ways.HOW}"
+    )
+    parser.add_argument(
+        "--best-flags", action="store_true", help="more sides: stock with those of its own options that help, as far as it has them"
     )
     parser.add_argument("--sides", metavar="A,B", help="run only these sides (default: stock, before, each way, pack)")
     parser.add_argument(
@@ -71,7 +87,7 @@ def command(options: argparse.Namespace) -> int:
         found = results.read(options.sources) if options.sources else _measure(options)
         folders = [path.parent / "traces" for path in options.sources] if options.sources else [options.output_directory / "traces"]
         if options.markdown:
-            markdown.insert(options.markdown, markdown.section(found))
+            _write(options.markdown, found)
         if options.png:
             for path in pictures.draw(found, folders, options.png):
                 print(path, file=sys.stderr)
@@ -86,6 +102,15 @@ def command(options: argparse.Namespace) -> int:
     return 1 if any(raw["error"] or raw["summary"]["identical"] is False for raw in scenarios) else 0
 
 
+def _write(page: Path, found: dict[str, Any]) -> None:
+    """Each table of which there are results into its place. Raises MarkdownError."""
+    if table := family_table.section(found):
+        markdown.insert(page, table, family_table.BEGIN, family_table.END)
+    others = family_table.without_families(found)
+    if others["scenarios"] or not table:
+        markdown.insert(page, markdown.section(others))
+
+
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     """Raises BenchError for arguments, ServerError for what fails on the way."""
     least = (("--rounds", options.rounds, 1), ("--repeats", options.repeats, 1), ("--warm-ups", options.warm_ups, 0))
@@ -97,16 +122,13 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             raise BenchError(f"{name} is {value}; it must be more than 0")
     size = Size(options.size)
     try:
-        scenarios = choose(options.scenarios.split(",")) if options.scenarios else SCENARIOS
-        sides = ways.choose(
-            [*([ways.earlier(options.before)] if options.before else []), *map(ways.parse, options.way)],
-            options.sides.split(",") if options.sides else None,
-        )
+        scenarios = _scenarios(options, size)
+        more = [*([ways.earlier(options.before)] if options.before else []), *map(ways.parse, options.way)]
+        instead = flags.sides(_comfyui()) if options.best_flags else []
+        sides = ways.choose([*instead, *more], options.sides.split(",") if options.sides else None)
     except ValueError as error:
         raise BenchError(str(error)) from error
-    comfyui = find_comfyui()
-    if comfyui is None:
-        raise BenchError(HOW_TO_GET_ONE.strip())
+    comfyui = _comfyui()
     models = (options.models_directory or cache_folder() / f"bench-{size.value}").resolve()
     models.mkdir(parents=True, exist_ok=True)
     limits = (options.rounds, options.repeats, options.time_limit, options.prompt_timeout)
@@ -119,6 +141,32 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         return run(plan, comfyui, models, options.output_directory, _say())
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _comfyui() -> ComfyUI:
+    found = find_comfyui()
+    if found is None:
+        raise BenchError(HOW_TO_GET_ONE.strip())
+    return found
+
+
+def _scenarios(options: argparse.Namespace, size: Size) -> tuple[Scenario, ...]:
+    """Raises ValueError, BenchError for options that do not go together."""
+    if not options.family:
+        for name, value in (("--class", options.hardware), ("--parts", options.parts)):
+            if value:
+                raise BenchError(f"{name} {value} is for a --family: choose from {', '.join(families.NAMES)}")
+        return choose(options.scenarios.split(",")) if options.scenarios else SCENARIOS
+    if options.scenarios:
+        raise BenchError("--family and --scenarios are two benches: give one of them")
+    if size is Size.SMALL:
+        raise BenchError("--family has models of --size full and tiny, not small")
+    names = options.parts.split(",") if options.parts else [part.value for part in families.Part]
+    for name in names:
+        if name not in {part.value for part in families.Part}:
+            raise BenchError(f"--parts: there is no {name!r}; choose from {', '.join(part.value for part in families.Part)}")
+    classes = options.hardware.split(",") if options.hardware else [families.EVERYTHING]
+    return families.scenarios(options.family.split(","), classes, [families.Part(name) for name in names])
 
 
 def _interrupt(*_: object) -> None:

@@ -120,3 +120,23 @@ def test_a_server_that_does_not_start_ends_its_scenario_at_once_with_its_log(com
     ran = bench(ComfyUI(broken, comfyui.python, ""), tmp_path, "--scenarios", "S8", "--rounds", "1", "--models-directory", str(models))
     assert ran.returncode == 1 and "this ComfyUI is broken" in ran.stderr
     assert "this ComfyUI is broken" in json.loads((tmp_path / "out" / "results.json").read_text())["scenarios"]["S8"]["error"]
+
+
+def test_a_family_is_switched_from_and_back_to_and_stock_with_its_own_options_stands_beside_it(comfyui: ComfyUI, tmp_path: Path):
+    few = ["--family", "qwen_image", "--parts", "text,switch", "--rounds", "1", "--repeats", "1", "--warm-ups", "0", "--no-references"]
+    ran = bench(comfyui, tmp_path, *few, "--best-flags", "--sides", "stock,high-ram,pack")
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["scenarios"]
+    assert {name: raw["summary"]["identical"] for name, raw in found.items()} == {
+        "qwen_image-all-text": True,
+        "qwen_image-all-switch": True,
+    }
+    text, switch = found["qwen_image-all-text"], found["qwen_image-all-switch"]
+    assert [run["side"] for run in text["runs"]] == ["stock", "high-ram", "pack"]
+    assert text["ways"]["high-ram"] == "without the pack with --high-ram"
+    told = text["prompts"]["the family's workflow"]
+    assert sorted(told["passes"].values()) == [1, 1, 1, 1, 2]  # two texts, one writer, the decoder; two steps
+    assert all(set(used) <= set(text["sizes"]) for used in told["uses"].values())
+    assert [prompt["workflow"] for prompt in switch["runs"][0]["prompts"]] == switch["queue"]
+    assert not any(run["blank"] for raw in found.values() for run in raw["runs"])
+    assert "qwen_image  all of the machine" in ran.stdout

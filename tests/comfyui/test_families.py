@@ -6,10 +6,12 @@ plan says of such a workflow is what its run then does.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -23,8 +25,8 @@ from residency.weights.components import distinct_bytes
 from residency.workflow.file import parse_workflow
 from residency.workflow.predict import Prediction, predict
 
-SMALL_SIZES = Path(__file__).with_name("packs") / "small_sizes"
-FAMILIES = sorted(PROMPTS)
+SMALL_SIZES = PACK / "residency" / "comfyui" / "sample_models" / "small_sizes_pack"
+FAMILIES = sorted([*PROMPTS, "krea2, otherwise"])
 
 Outputs = tuple[bytes, ...]
 
@@ -35,6 +37,7 @@ def folder(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [str(comfyui.python), "-m", "residency.comfyui.sample_models.families", str(comfyui.path), str(folder)]
     made = subprocess.run(command, cwd=PACK, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr[-3000:]
+    subprocess.run([str(comfyui.python), "-c", OTHER_FILES, str(folder)], check=True)
     return folder
 
 
@@ -58,9 +61,42 @@ def stock(comfyui: ComfyUI, folder: Path) -> Iterator[Callable[[str, int], Outpu
         yield get
 
 
+# Saved in other ways: under the other suffix of safetensors, and by torch; with a LoRA on quantized weights.
+OTHER_FILES = """
+import shutil, sys, torch
+from pathlib import Path
+from safetensors.torch import load_file
+folder = Path(sys.argv[1])
+shutil.copyfile(folder / "diffusion_models/krea2.safetensors", folder / "diffusion_models/krea2_again.sft")
+torch.save(load_file(folder / "vae/wan_vae.safetensors"), folder / "vae/wan_vae_again.pt")
+(folder / "loras").mkdir(exist_ok=True)
+torch.manual_seed(1)
+name = "diffusion_model.blocks.1.attn.wq"
+lora = {f"{name}.lora_up.weight": torch.randn(256, 4) * 0.5, f"{name}.lora_down.weight": torch.randn(4, 256) / 16}
+torch.save(lora, folder / "loras/krea2_lora.pt")
+"""
+
+
+def krea2_otherwise(seed: int) -> dict[str, Any]:
+    """Krea 2 of files that were saved in other ways, with a LoRA."""
+    names = {"krea2.safetensors": "krea2_again.sft", "wan_vae.safetensors": "wan_vae_again.pt"}
+    prompt: dict[str, Any] = json.loads(json.dumps(PROMPTS["krea2"](seed)))
+    for node in prompt.values():
+        node["inputs"] = {key: names.get(value, value) if isinstance(value, str) else value for key, value in node["inputs"].items()}
+    loader = next(node_id for node_id, node in prompt.items() if node["class_type"] == "UNETLoader")
+    sampler = next(node for node in prompt.values() if node["class_type"] == "KSampler")
+    lora = {"model": [loader, 0], "lora_name": "krea2_lora.pt", "strength_model": 1.0}
+    prompt["lora"] = {"class_type": "LoraLoaderModelOnly", "inputs": lora}
+    sampler["inputs"]["model"] = ["lora", 0]
+    return prompt
+
+
+EVERY_PROMPT: dict[str, Callable[[int], dict[str, Any]]] = {**PROMPTS, "krea2, otherwise": krea2_otherwise}
+
+
 def run(server: Server, family: str, seed: int, memory_mode: str | None = None) -> Outputs:
     """Pixels of every picture, then the sound. Another seed has another text: all but the loaders runs."""
-    prompt = PROMPTS[family](seed)
+    prompt = EVERY_PROMPT[family](seed)
     for node_id, node in list(prompt.items()):
         if node["class_type"] == "LTXVAudioVAEDecode":
             prompt["sound"] = {"class_type": "SaveAudio", "inputs": {"audio": [node_id, 0], "filename_prefix": "family"}}
@@ -95,9 +131,9 @@ def test_families_after_one_another_and_back(server: Server, stock: Callable[[st
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_plan_says_what_the_run_does(family: str, server: Server, folder: Path):
-    server.run(PROMPTS[family](6), mode("auto"))
+    server.run(EVERY_PROMPT[family](6), mode("auto"))
     trace = server.get_json("/residency/trace")
-    plan = predict(parse_workflow(PROMPTS[family](6)), folder, UseKind.LOAD)
+    plan = predict(parse_workflow(EVERY_PROMPT[family](6)), folder, UseKind.LOAD)
     assert plan.missing == () and plan.not_understood == () and plan.warnings == ()
     assert {key: component.size_bytes for key, component in plan.components.items()} == {
         component["key"]: component["size_bytes"] for component in trace["components"]
@@ -117,3 +153,7 @@ def steps_of(plan: Prediction) -> dict[str, tuple[list[str], list[str]]]:
     for use in plan.timeline.uses:
         found[plan.timeline.visits[use.position].node_id][use.kind is UseKind.COMPUTE].append(use.component)
     return {node_id: (sorted(loads), sorted(computes)) for node_id, (loads, computes) in found.items()}
+
+
+def test_a_lora_on_quantized_weights_changes_the_picture(stock: Callable[[str, int], Outputs]):
+    assert stock("krea2, otherwise", 1) != stock("krea2", 1)

@@ -1,6 +1,7 @@
 """Weights as published files quantize them, by ComfyUI's own layouts: the matrices inside blocks, everything else as it is.
 
-Each function takes and returns tensors by name.
+Each function takes and returns tensors by name. A tensor without values (on torch's "meta" device) stays one: its scales are those of the
+values that published.py draws for it, so that a matrix comes out with about 1 / sqrt(width) all the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from typing import Any
 Weights = dict[str, Any]
 
 _LINEAR = re.compile(r"(blocks|layers|block)\.\d+\..*\.weight$")  # what published files quantize: the matrices inside blocks
-GROUP = 64  # of the rotation of int8_convrot; 256 in published files, which small widths do not divide into
+GROUP, SMALL_GROUP = 256, 64  # of the rotation of int8_convrot: in published files, and where small widths do not divide into it
+
+# What published.py draws: the standard deviation of the values behind one quantized byte, or half of one.
+FP8_STD, INT8_STD = 100.0, 32.0
+FP4_STD = 2.926  # of ±{0, .5, 1, 1.5, 2, 3, 4, 6}, each as likely
 
 
 def fp8_scaled(weights: Weights) -> Weights:
@@ -32,17 +37,20 @@ def fp8(weights: Weights) -> Weights:
 def int8_convrot(weights: Weights) -> Weights:
     """Rotated in groups, one scale a row."""
 
-    def quantize(weight: Any) -> Weights:
-        return _layout(weight, "TensorWiseINT8Layout", per_channel=True, convrot=True, convrot_groupsize=GROUP) | _says(
-            format="int8_tensorwise", convrot=True, convrot_groupsize=GROUP
-        )
+    group = GROUP if any(weight.is_meta for weight in weights.values()) else SMALL_GROUP
 
-    return _quantized(weights, GROUP, quantize)
+    def quantize(weight: Any) -> Weights:
+        said = _says(format="int8_tensorwise", convrot=True, convrot_groupsize=group)
+        if weight.is_meta:
+            return {".weight": _unset(weight.shape, "int8"), ".weight_scale": _all((len(weight), 1), _std(weight) / INT8_STD)} | said
+        return _layout(weight, "TensorWiseINT8Layout", per_channel=True, convrot=True, convrot_groupsize=group) | said
+
+    return _quantized(weights, group, quantize)
 
 
 def nvfp4(weights: Weights) -> Weights:
     """Two values a byte, one scale for sixteen of them and one for the matrix."""
-    return _quantized(weights, 16, lambda w: _layout(w, "TensorCoreNVFP4Layout") | _says(format="nvfp4"))
+    return _quantized(weights, 16, lambda w: (_fp4(w) if w.is_meta else _layout(w, "TensorCoreNVFP4Layout")) | _says(format="nvfp4"))
 
 
 def _quantized(weights: Weights, multiple: int, quantize: Callable[[Any], Weights]) -> Weights:
@@ -59,8 +67,35 @@ def _quantized(weights: Weights, multiple: int, quantize: Callable[[Any], Weight
 def _fp8(weight: Any, scale_name: str) -> Weights:
     import torch
 
+    if weight.is_meta:
+        return {".weight": _unset(weight.shape, "float8_e4m3fn"), scale_name: _all((), _std(weight) / FP8_STD)}
     scale = weight.float().abs().amax() / torch.finfo(torch.float8_e4m3fn).max
     return {".weight": (weight.float() / scale).to(torch.float8_e4m3fn), scale_name: scale}
+
+
+def _fp4(weight: Any) -> Weights:
+    """The scales of the blocks, which are padded to what the hardware reads at once, are 1."""
+    rows, columns = weight.shape
+    blocks = (-(-rows // 128) * 128, -(-columns // 64) * 4)
+    packed = _unset((-(-rows // 16) * 16, columns // 2), "uint8")
+    return {".weight": packed, ".weight_scale": _all(blocks, 1.0, "float8_e4m3fn"), ".weight_scale_2": _all((), _std(weight) / FP4_STD)}
+
+
+def _std(weight: Any) -> float:
+    return float(weight.shape[1] ** -0.5)
+
+
+def _unset(shape: Any, dtype: str) -> Any:
+    import torch
+
+    return torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+
+
+def _all(shape: tuple[int, ...], value: float, dtype: str = "float32") -> Any:
+    """One value everywhere, in the memory of one."""
+    import torch
+
+    return torch.tensor(value).to(getattr(torch, dtype)).expand(shape)
 
 
 def _layout(weight: Any, layout: str, **options: Any) -> Weights:

@@ -32,7 +32,7 @@ def make(specification: dict[str, Any], say: Callable[[str], None]) -> None:
     wanted = [(Path(one["path"]), one) for one in specification["make"]]
     sizes = [_size_bytes(one) for _, one in wanted]
     total_bytes, done_bytes = sum(sizes), 0
-    _make_room(wanted[0][0].parents[1], total_bytes, [Path(path) for path in specification["spare"]], say)
+    make_room(wanted[0][0].parents[1], total_bytes, [Path(path) for path in specification["spare"]], say)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for (path, one), size_bytes in zip(wanted, sizes, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,8 @@ def make(specification: dict[str, Any], say: Callable[[str], None]) -> None:
     say(f"made {total_bytes} {total_bytes} all")
 
 
-def _make_room(folder: Path, needed_bytes: int, spare: list[Path], say: Callable[[str], None]) -> None:
+def make_room(folder: Path, needed_bytes: int, spare: list[Path], say: Callable[[str], None]) -> None:
+    """Remove spare files until so many bytes are free in the folder. Raises SystemExit with a sentence when that is not enough."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in spare:
         if shutil.disk_usage(folder).free >= needed_bytes + RESERVE_BYTES:
@@ -66,7 +67,7 @@ def _model(one: dict[str, Any]) -> Any:
         return flux(*one["shape"])
     if recipe == "clip_l":
         return clip_l()
-    return {"t5xxl": _t5xxl, "vae": _vae}[recipe]()
+    return {"t5xxl": _t5xxl, "vae": vae}[recipe]()
 
 
 def _size_bytes(one: dict[str, Any]) -> int:
@@ -98,7 +99,7 @@ def _t5xxl() -> Any:
     return comfy.text_encoders.t5.T5(config, torch.float16, "meta", comfy.ops.disable_weight_init)
 
 
-def _vae() -> Any:
+def vae() -> Any:
     """Flux's VAE: the shape of its published configuration."""
     import torch
     from comfy.ldm.modules.diffusionmodules.model import Decoder, Encoder

@@ -14,7 +14,15 @@ from typing import Any
 SIZES = "residency_sizes"  # key of the metadata: what detection would find, as JSON; of a text encoder also its "class"
 
 VISION = {"hidden_size": 32, "intermediate_size": 64, "depth": 1, "deepstack_visual_indexes": [0], "num_heads": 2}
-_ENCODERS = ("", "umt5xxl", "qwen3vl_32b", "qwen3vl_4b", "qwen3_4b", "qwen25_7b")  # as ComfyUI calls them where it looks for their sizes
+_ENCODERS = (
+    "",
+    "umt5xxl",
+    "qwen3vl_32b",
+    "qwen3vl_8b",
+    "qwen3vl_4b",
+    "qwen3_4b",
+    "qwen25_7b",
+)  # as ComfyUI calls them where it looks for their sizes
 
 
 def sizes(path: str) -> dict[str, Any]:
