@@ -135,7 +135,7 @@ def silently(scene: Scene, key: str) -> None:
 
 
 def recorded(guarded: bool) -> dict[str, Any]:
-    """Of a model that has been recorded nothing is moved: what is replayed is read where it was."""
+    """A block is recorded, and replayed where its weights were: of such a model nothing is moved."""
     import torch
 
     from residency.comfyui.device.kinds import Blocks
@@ -158,7 +158,7 @@ def recorded(guarded: bool) -> dict[str, Any]:
 
 
 def recorded_in_an_exchange(guarded: bool) -> dict[str, Any]:
-    """Where both tiers together hold the models: one that has been recorded gives no page to another one, and is brought none."""
+    """A model is recorded, and another one wants its pages: it gives none, and is brought none."""
     from residency.comfyui.device.kinds import Blocks
 
     with unguarded(guarded, Blocks, "is_recorded", lambda self, patcher: False):
@@ -498,7 +498,7 @@ def unpin_does_nothing(guarded: bool) -> dict[str, Any]:
 
 
 def free_raises(guarded: bool) -> dict[str, Any]:
-    """A model that cannot be taken off the device: refused with the reason."""
+    """`free_memory` raises where it was silent: the eviction is refused with the reason."""
     from residency.core.component import Tier
     from residency.core.events import Evict
 
@@ -516,7 +516,7 @@ def free_raises(guarded: bool) -> dict[str, Any]:
         except RuntimeError as error:
             raised = str(error)
     scene.load_and_compute("a")
-    return {"wrong": scene.wrong, "raised": raised, "reasons": scene.reasons("Evicted")}
+    return {"wrong": scene.wrong, "raised": raised, "failed": int(bool(raised)), "reasons": scene.reasons("Evicted")}
 
 
 def write_back_differs(guarded: bool) -> dict[str, Any]:
@@ -621,9 +621,15 @@ def compiled(guarded: bool) -> dict[str, Any]:
     model_prefetch.malloc_graph_enabled = lambda device: not args.disable_comfy_compiler
     try:
         with unguarded(guarded, working_set, "allocates_beside_torch", lambda device: False):
-            told = {"peaks": peaks_of_a_node(), "why": off(Scene(bench_of(40), 19, "a"))}
+            peaks, why = peaks_of_a_node(), off(Scene(bench_of(40), 19, "a"))
             args.disable_comfy_compiler = True
-            return {**told, "without": peaks_of_a_node(), "why_without": off(Scene(bench_of(40), 19, "a"))}
+            return {
+                "peaks": peaks,
+                "learned": len(peaks),
+                "why": why,
+                "without": peaks_of_a_node(),
+                "why_without": off(Scene(bench_of(40), 19, "a")),
+            }
     finally:
         del model_prefetch.malloc_graph_enabled, args.disable_comfy_compiler
 
@@ -665,11 +671,11 @@ SHOWS: dict[Callable[[bool], dict[str, Any]], str] = {
     fault_raises: "{raised} prompts fail in the pack",
     leave_out_raises: "{raised} prompts fail in the pack",
     unpin_does_nothing: "{models} of 4 models have pages that nobody can free",
-    free_raises: "errors that reach the prompt: {raised}",
+    free_raises: "errors that reach the prompt: {failed}",
     write_back_differs: "{wrong} weights are computed with other bytes than theirs",
     unchanged_steps: "{steps} steps are counted of 5",
-    overridden: "read ahead for a node that loads later_b: {once[0]}",
-    compiled: "working sets learned that are too small: {peaks}",
+    overridden: "what is read ahead for a node that now loads later_b: {once[0]}",
+    compiled: "working sets learned that are too small: {learned}",
 }
 
 
