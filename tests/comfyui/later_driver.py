@@ -424,7 +424,7 @@ def aimdo_raises(guarded: bool, method: str, message: str) -> dict[str, Any]:
         scene.prompt("abcd")
         result = {"wrong": scene.wrong, "raised": raised, "failures": failures, "reasons": reasons, "why": why, "again": again}
         against = sum(scene.runtime.failures.values())
-        return {**result, "against": against, "lines": len(KEPT.take("is off: 3 failures"))}
+        return {**result, "against": against, "escaped": raised + against, "lines": len(KEPT.take("is off: 3 failures"))}
 
 
 def unpin_raises(guarded: bool) -> dict[str, Any]:
@@ -666,9 +666,9 @@ SHOWS: dict[Callable[[bool], dict[str, Any]], str] = {
     without_pins: "models of which nobody says why nothing is brought: {unsaid}",
     prefers_ram: "{again} of 24 weights are read from the drive again",
     shared_place: "{wrong} weights are computed with another one's bytes",
-    unpin_raises: "{raised} prompts fail in the pack",
-    watermark_raises: "{against} failures count against the pack, which takes itself out",
-    fault_raises: "{raised} prompts fail in the pack",
+    unpin_raises: "{escaped} errors are not contained",
+    watermark_raises: "{escaped} errors are not contained",
+    fault_raises: "{escaped} errors are not contained",
     leave_out_raises: "{raised} prompts fail in the pack",
     unpin_does_nothing: "{models} of 4 models have pages that nobody can free",
     free_raises: "errors that reach the prompt: {failed}",
