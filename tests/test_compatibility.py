@@ -38,8 +38,8 @@ def test_a_row_counts_the_tests_of_one_front_end_by_renderer():
 
 def test_the_row_of_a_comfyui_names_the_files_that_fail():
     ran = [case("test_x", "passed"), case("test_y", "failed", "test_b"), case("test_z", "failed", "test_b"), case("test_s", "skipped")]
-    assert TOOL["outcomes"](ran, whole=True) == ("all but the browser: 1 passed, 2 failed, 1 skipped", "test_b (2)")
-    assert TOOL["outcomes"](ran[:1], whole=False) == ("of the device: 1 passed", "none")
+    assert TOOL["outcomes"](ran, "all but the browser") == ("all but the browser: 1 passed, 2 failed, 1 skipped", "test_b (2)")
+    assert TOOL["outcomes"](ran[:1], "later") == ("later: 1 passed", "none")
 
 
 def test_a_row_takes_the_place_of_the_one_for_the_same_versions_and_the_others_stay():

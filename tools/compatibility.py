@@ -3,6 +3,7 @@
     python tools/compatibility.py front-ends FOLDER …      the browser tests on each front end, in both of its renderers
     python tools/compatibility.py comfyui FOLDER           everything else on that ComfyUI, and whether images are the same with the pack
     python tools/compatibility.py comfyui FOLDER --aimdo FOLDER     the tests of the device on it, with another comfy-aimdo's Python
+    python tools/compatibility.py comfyui FOLDER --tests server …   some of the files of tests/comfyui only; the row says which
     python tools/compatibility.py later                    what later versions do, emulated: with the pack's guard and without
     python tools/compatibility.py device                   what a GPU has shown: benchmarks/results/aimdo.json
 
@@ -151,7 +152,7 @@ def front_ends(folders: Sequence[str]) -> str:
 # --- ComfyUI and comfy-aimdo ---
 
 
-def comfyui(folder: str, aimdo: str | None) -> list[str]:
+def comfyui(folder: str, aimdo: str | None, names: Sequence[str]) -> list[str]:
     """The row of this ComfyUI, measured now."""
     from residency.installation.locate import find_comfyui
 
@@ -163,10 +164,11 @@ def comfyui(folder: str, aimdo: str | None) -> list[str]:
     assert found is not None
     asked = "from importlib.metadata import version; print(version('comfy-aimdo'))"
     told = subprocess.run([str(found.python), "-c", asked], capture_output=True, text=True, check=False).stdout.strip()
-    files = ["tests/comfyui"] if aimdo is None else [f"tests/comfyui/test_{name}.py" for name in OF_THE_DEVICE]
+    names = names or (OF_THE_DEVICE if aimdo else ())
+    files = [f"tests/comfyui/test_{name}.py" for name in names] or ["tests/comfyui"]
     ran = list(suite(["-m", "comfyui and not browser", *files]))
     off, images = beside_stock(found)
-    return [found.version, told or "none", *outcomes(ran, whole=aimdo is None), off, images]
+    return [found.version, told or "none", *outcomes(ran, ", ".join(names) or "all but the browser"), off, images]
 
 
 def with_row(document: str, own: Sequence[str]) -> str:
@@ -175,11 +177,11 @@ def with_row(document: str, own: Sequence[str]) -> str:
     return table(COMFYUI_HEAD, sorted(rows, key=lambda one: (numbers(one[0]), numbers(one[1]))))
 
 
-def outcomes(ran: Sequence[Case], *, whole: bool) -> tuple[str, str]:
-    """(how many tests passed, which files have one that failed)."""
+def outcomes(ran: Sequence[Case], asked: str) -> tuple[str, str]:
+    """(which tests were asked for and how many passed, which files have one that failed)."""
     failed = Counter(case.module for case in ran if case.outcome == "failed")
     named = ", ".join(f"{module} ({count})" for module, count in sorted(failed.items())) or "none"
-    return f"{'all but the browser' if whole else 'of the device'}: {counts(case.outcome for case in ran)}", named
+    return f"{asked}: {counts(case.outcome for case in ran)}", named
 
 
 def beside_stock(found: Any) -> tuple[str, str]:
@@ -259,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables.add_parser("front-ends").add_argument("folders", nargs="+", metavar="FOLDER")
     own = tables.add_parser("comfyui")
     own.add_argument("folder", metavar="FOLDER")
+    own.add_argument("--tests", nargs="+", default=[], metavar="NAME", help="test files without test_ and .py")
     own.add_argument("--aimdo", metavar="FOLDER", help="comfy-aimdo in place of the one that is installed")
     tables.add_parser("later")
     tables.add_parser("device")
@@ -266,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.table == "front-ends":
         text = front_ends(asked.folders)
     elif asked.table == "comfyui":
-        own_row = comfyui(asked.folder, asked.aimdo)
+        own_row = comfyui(asked.folder, asked.aimdo, asked.tests)
         text = with_row(read(), own_row)
     elif asked.table == "later":
         from residency.installation.locate import find_comfyui
