@@ -165,10 +165,11 @@ def comfyui(folder: str, aimdo: str | None, names: Sequence[str]) -> list[str]:
     asked = "from importlib.metadata import version; print(version('comfy-aimdo'))"
     told = subprocess.run([str(found.python), "-c", asked], capture_output=True, text=True, check=False).stdout.strip()
     names = names or (OF_THE_DEVICE if aimdo else ())
+    asked_for = "of the device" if names is OF_THE_DEVICE else ", ".join(names) or "all but the browser"
     files = [f"tests/comfyui/test_{name}.py" for name in names] or ["tests/comfyui"]
     ran = list(suite(["-m", "comfyui and not browser", *files]))
     off, images = beside_stock(found)
-    return [found.version, told or "none", *outcomes(ran, ", ".join(names) or "all but the browser"), off, images]
+    return [found.version, told or "none", *outcomes(ran, asked_for), off, images]
 
 
 def with_row(document: str, own: Sequence[str]) -> str:
