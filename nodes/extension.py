@@ -16,19 +16,20 @@ from .wrap import wrapped_nodes
 
 class ResidencyExtension(ComfyExtension):
     def __init__(self) -> None:
-        self._fits = True
+        self._unfit: Exception | None = NotImplementedError("it calls no on_load")  # as 0.3.75 does not
 
     async def on_load(self) -> None:
         try:
             lifecycle.load()
             register_folders()
+            self._unfit = None
         except Exception as error:  # a ComfyUI whose functions are others: what was begun is taken back
-            self._fits = False
+            self._unfit = error
             lifecycle.take_back()
-            tell(error)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        if not self._fits:
+        if self._unfit is not None:
+            tell(self._unfit)
             return []
         # ComfyUI's own nodes, comfy_extras included, are registered before any custom node is loaded (nodes.init_extra_nodes)
         own = [ResidencyMode, ResidencyPolicy, ResidencyKeep, ResidencyRelease, ResidencyPrefetch, ResidencyReport]

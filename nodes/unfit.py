@@ -28,8 +28,6 @@ class Unfit(ComfyExtension):
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    async def on_load(self) -> None:
-        tell(self._error)
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        tell(self._error)  # 0.3.75 never calls on_load
         return []

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -26,6 +29,8 @@ LTX_CHECKPOINT: Mapping[str, int] = {
 
 def sparse(path: Path, tensors: Mapping[str, int]) -> Path:
     """A safetensors file with these tensors, each of so many bytes."""
+    if sys.platform == "win32":
+        pytest.skip("NOT TESTED: a file with a hole takes its whole size here")
     header, at = {}, 0
     for name, size_bytes in tensors.items():
         header[name] = {"dtype": "U8", "shape": [size_bytes], "data_offsets": [at, at + size_bytes]}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import runpy
 from pathlib import Path
+from typing import Any
 
 TOOL = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "compatibility.py"))
 
@@ -16,14 +19,61 @@ def test_a_table_is_replaced_alone_and_a_new_one_comes_at_the_end():
     assert changed.startswith("# Compatibility\n\nBy hand.\n") and changed.index("| c |") < changed.index("| b |")
 
 
+def case(test_id: str, outcome: str, module: str = "test_a") -> Any:
+    return TOOL["Case"](module, test_id, outcome)
+
+
 def test_a_row_counts_the_tests_of_one_front_end_by_renderer():
-    ran = {
-        "test_a[canvas-1.49.6]": "passed",
-        "test_a[vue-1.49.6]": "failed",
-        "test_a[canvas-1.58.1]": "failed",
-        "test_b[1.49.6-a story - of its own]": "passed",
-        "test_b[1.58.1]": "skipped",
-        "test_c": "passed",
-    }
-    assert TOOL["row"]("1.49.6", ran.items()) == ["1.49.6", "1 passed", "1 failed", "1 passed"]
-    assert TOOL["row"]("1.58.1", ran.items()) == ["1.58.1", "1 failed", "–", "1 skipped"]
+    ran = [
+        case("test_a[canvas-1.49.6]", "passed"),
+        case("test_a[vue-1.49.6]", "failed"),
+        case("test_a[canvas-1.58.1]", "failed"),
+        case("test_b[1.49.6-a story - of its own]", "passed"),
+        case("test_b[1.58.1]", "skipped"),
+        case("test_c", "passed"),
+    ]
+    assert TOOL["row"]("1.49.6", ran) == ["1.49.6", "1 passed", "1 failed", "1 passed"]
+    assert TOOL["row"]("1.58.1", ran) == ["1.58.1", "1 failed", "–", "1 skipped"]
+
+
+def test_the_row_of_a_comfyui_names_the_files_that_fail():
+    ran = [case("test_x", "passed"), case("test_y", "failed", "test_b"), case("test_z", "failed", "test_b"), case("test_s", "skipped")]
+    assert TOOL["outcomes"](ran, "all but the browser") == ("all but the browser: 1 passed, 2 failed, 1 skipped", "test_b (2)")
+    assert TOOL["outcomes"](ran[:1], "later") == ("later: 1 passed", "none")
+
+
+def test_a_row_takes_the_place_of_the_one_for_the_same_versions_and_the_others_stay():
+    document = "# Compatibility\n"
+    for own in (["0.33.0", "0.4.13", "old"], ["0.26.0", "0.4.10", "x; y"], ["0.33.0", "0.6.0", "z"], ["0.33.0", "0.4.13", "new"]):
+        document = TOOL["replaced"](document, "comfyui", TOOL["with_row"](document, own))
+    assert TOOL["rows_of"](document, "comfyui") == [["0.26.0", "0.4.10", "x; y"], ["0.33.0", "0.4.13", "new"], ["0.33.0", "0.6.0", "z"]]
+    assert TOOL["rows_of"](document, "later") == []
+
+
+def test_what_a_gpu_has_shown_comes_from_its_file_and_what_nobody_has_measured_is_no_row(tmp_path: Path):
+    rows = [
+        {"aimdo": "0.6.0", "scenario": "C5", "stock_s": 10.61, "pack_s": 10.28, "identical": True, "device": "H100"},
+        {"aimdo": "0.4.13", "scenario": "C5", "stock_s": 12.87, "pack_s": 11.07, "identical": True, "device": "H100"},
+    ]
+    measured = tmp_path / "aimdo.json"
+    assert len(TOOL["device"](measured).splitlines()) == 2
+    measured.write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    assert TOOL["device"](measured).splitlines()[2:] == [
+        "| 0.4.13 | C5 | 12.87 s | 11.07 s | 1.16 | identical | H100 |",
+        "| 0.6.0 | C5 | 10.61 s | 10.28 s | 1.03 | identical | H100 |",
+    ]
+
+
+def test_every_story_of_later_versions_has_a_test_that_names_it():
+    comfyui = Path(__file__).parent / "comfyui"
+    for driver, tests in (("later_driver.py", "test_later.py"), ("loop_driver.py", "test_loops.py")):
+        shows = next(
+            node for node in ast.walk(ast.parse((comfyui / driver).read_text(encoding="utf-8"))) if is_assigned(node, "SHOWS")
+        ).value.keys
+        names = {key.id if isinstance(key, ast.Name) else key.value for key in shows}
+        assert names and not names - TOOL["tests_of"](comfyui / tests).keys()
+
+
+def is_assigned(node: ast.AST, name: str) -> bool:
+    targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets if isinstance(node, ast.Assign) else []
+    return any(isinstance(target, ast.Name) and target.id == name for target in targets)

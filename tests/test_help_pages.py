@@ -110,7 +110,7 @@ def node_json() -> Any:
 
     def read(module: str, name: str) -> Any:
         source = f"import({json.dumps((ROOT / 'web' / module).as_uri())}).then((all) => console.log(JSON.stringify(all.{name})))"
-        run = subprocess.run([program, "-e", source], capture_output=True, text=True, check=True, timeout=60)
+        run = subprocess.run([program, "-e", source], capture_output=True, encoding="utf-8", check=True, timeout=60)
         return json.loads(run.stdout)
 
     return read

@@ -66,7 +66,7 @@ def test_a_folder_stands_for_every_file_in_it(tmp_path: Path) -> None:
     for name in ("config.json", "inner/tokenizer.json"):
         (tmp_path / name).write_text("{}")
     files = identities([str(tmp_path)])
-    assert [os.path.relpath(file.path, tmp_path) for file in files] == ["config.json", "inner/tokenizer.json"]
+    assert [Path(file.path).relative_to(tmp_path).as_posix() for file in files] == ["config.json", "inner/tokenizer.json"]
     (tmp_path / "inner" / "tokenizer.json").write_text("[]")
     assert first_change(files) == "tokenizer.json was changed"
 

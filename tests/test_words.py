@@ -25,5 +25,5 @@ def test_sizes_have_three_significant_digits(value: int, text: str) -> None:
 @pytest.mark.skipif(NODE is None, reason="NOT TESTED: no node to run the panel's own functions")
 def test_the_panel_says_sizes_alike() -> None:
     script = f"import {{ formatBytes }} from {json.dumps(FORMAT.as_uri())}; console.log(JSON.stringify({SIZES}.map(formatBytes)))"
-    ran = subprocess.run([str(NODE), "--input-type=module", "-e", script], capture_output=True, text=True, check=True)
+    ran = subprocess.run([str(NODE), "--input-type=module", "-e", script], capture_output=True, encoding="utf-8", check=True)
     assert json.loads(ran.stdout) == [size(value) for value in SIZES]

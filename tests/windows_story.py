@@ -98,7 +98,7 @@ class Kernel32:
                 return self._fail(ACCESS_DENIED, invalid)
             if not _agree(access, share, [one for one in self.handles.values() if one.real == real]):
                 return self._fail(SHARING_VIOLATION, invalid)
-            return self._opened(Open(path, real, os.open(real, os.O_RDONLY), access, share, flags))
+            return self._opened(Open(path, real, os.open(real, os.O_RDONLY | getattr(os, "O_BINARY", 0)), access, share, flags))
 
     def _device(self, path: str, access: int, share: int, flags: int) -> int:
         if path.endswith("\\"):
@@ -151,8 +151,11 @@ class Kernel32:
         one = self.handles.get(handle)
         if one is None:
             return self._fail(INVALID_HANDLE)
-        got = os.preadv(one.fd, [memoryview(buffer).cast("B")[:size_bytes]], at)
-        count._obj.value = got
+        with self._lock:  # Windows has no call that reads at a place
+            os.lseek(one.fd, at, os.SEEK_SET)
+            read = os.read(one.fd, size_bytes)
+        got = count._obj.value = len(read)
+        memoryview(buffer).cast("B")[:got] = read
         return 1 if got else self._fail(windows.HANDLE_EOF)  # with an OVERLAPPED the end of the file is an error
 
     def GetVolumePathNameW(self, path: str, target: Any, size: int) -> int:  # noqa: N802

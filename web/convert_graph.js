@@ -17,8 +17,17 @@ const graphsOf = (root) => [root, ...(root.subgraphs?.values() ?? [])];
 
 const keyOf = (graph, root) => (graph === root ? ROOT : graph.id);
 
-/** The workflow as its file would have it. */
-const saved = (root) => JSON.parse(JSON.stringify(root.serialize()));
+const copied = (value) => JSON.parse(JSON.stringify(value));
+
+/** The workflow as its file would have it, and the definitions of subgraphs as well that no node uses: a file has none of those, but here
+ *  the workflow goes and comes, and they would be gone with it. */
+function saved(root) {
+  const workflow = copied(root.serialize());
+  const used = new Set(workflow.definitions?.subgraphs?.map((graph) => graph.id));
+  const unused = [...(root.subgraphs?.values() ?? [])].filter((graph) => !used.has(graph.id)).map((graph) => copied(graph.asSerialisable()));
+  if (unused.length === 0) return workflow;
+  return { ...workflow, definitions: { ...workflow.definitions, subgraphs: [...(workflow.definitions?.subgraphs ?? []), ...unused] } };
+}
 
 const savedNames = (node) => (node.widgets ?? []).filter((widget) => widget.serialize !== false).map((widget) => widget.name);
 
@@ -27,7 +36,7 @@ const WIDTH = "residency width"; // a property of a converted node: its width be
 /** What a conversion does to one node: {node, slots, dropped} of `convertedNode`, and the size that the node should have. */
 function planned(node, type) {
   const fresh = LiteGraph.createNode(type);
-  const plan = convertedNode(saved(node), savedNames(node), saved(fresh), savedNames(fresh));
+  const plan = convertedNode(copied(node.serialize()), savedNames(node), copied(fresh.serialize()), savedNames(fresh));
   const width = plan.node.properties[WIDTH] ?? node.size[0]; // a node that had to grow has its width back when it is converted back
   delete plan.node.properties[WIDTH];
   return { ...plan, width, tight: node.size[1] <= node.computeSize()[1] }; // a node as small as its rows stays so, in both directions

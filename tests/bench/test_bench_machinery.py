@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from residency.bench import limits, traces
@@ -21,18 +21,10 @@ from residency.installation.server_process import Ran, ServerError
 HOLDER = [sys.executable, "-c", "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"]
 
 
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_a_holder_lives_as_long_as_it_is_used():
     with limits.holding(HOLDER, "memory") as pid:
-        assert alive(pid)
-    assert not alive(pid)
+        assert psutil.pid_exists(pid)
+    assert not psutil.pid_exists(pid)
 
 
 def interrupted(pids: list[int]) -> None:
@@ -45,7 +37,7 @@ def test_a_holder_is_ended_when_its_user_is_interrupted():
     pids: list[int] = []
     with pytest.raises(KeyboardInterrupt):
         interrupted(pids)
-    assert not alive(pids[0])
+    assert not psutil.pid_exists(pids[0])
 
 
 def test_a_holder_that_fails_is_quoted():

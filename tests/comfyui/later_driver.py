@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from inside import enter
-from late_device import Buffer, compute, small_pages
+from late_device import PAGE, Buffer, compute, small_pages
 from mover_driver import HEADROOM_PAGES, LateBench, Scene, replaced
 
 Lines = list[str]
@@ -135,7 +135,7 @@ def silently(scene: Scene, key: str) -> None:
 
 
 def recorded(guarded: bool) -> dict[str, Any]:
-    """Of a model that has been recorded nothing is moved: what is replayed is read where it was."""
+    """A block is recorded, and replayed where its weights were: of such a model nothing is moved."""
     import torch
 
     from residency.comfyui.device.kinds import Blocks
@@ -155,6 +155,103 @@ def recorded(guarded: bool) -> dict[str, Any]:
             start = part._v[1] - one.buffer.base_addr
             wrong += not torch.equal(one.buffer.memory[start : start + part._v[2]], part.weight_bytes)
         return {"wrong": wrong, "reasons": scene.reasons("Evicted")}
+
+
+def recorded_in_an_exchange(guarded: bool) -> dict[str, Any]:
+    """A model is recorded, and another one wants its pages: it gives none, and is brought none."""
+    from residency.comfyui.device.kinds import Blocks
+
+    with unguarded(guarded, Blocks, "is_recorded", lambda self, patcher: False):
+        scene = Scene(bench_of(40), 3, "abc", host_pages=40, one_copy=True)
+        scene.prompt("abc")
+        one = scene.patchers["c"]
+        first = one.model.parts[0]
+        one.model._v_block = (one.buffer, one.buffer.base_addr, one.buffer.max_size)
+        one.model._comfy_graph = object()
+        before, told = one.buffer.get_residency(), len(scene.told)
+        scene.prompt("a")
+        taken = sum(then & ~now & 1 for then, now in zip(before, one.buffer.get_residency(), strict=True))
+        one.buffer.free_memory(first._v[2])
+        scene.prompt("c")
+        reasons = {event.reason for event in scene.told[told:] if type(event).__name__ == "TransferStopped"}
+        return {"wrong": scene.wrong, "taken": taken, "reasons": sorted(reasons)}
+
+
+def allocations_are_recorded(guarded: bool) -> dict[str, Any]:
+    """The allocations of a pass are recorded, and one that was not there when they were ends the process: the pack's own work in the
+    middle of a pass is done in the official pause."""
+    import comfy.model_prefetch as model_prefetch
+
+    from residency.comfyui.device.cuda import Cuda
+    from residency.comfyui.device.mover import DeviceMover
+
+    scene = Scene(bench_of(40), 3, "abc", host_pages=40, one_copy=True)
+    cuda, load_and_compute = scene.bench.cuda, scene.load_and_compute
+    after_load, copy = scene.mover.after_load, cuda.copy
+    state = {"recording": False, "paused": False, "in a pass": 0, "recorded": 0}
+
+    def begins(patchers: Any, size_bytes: int) -> None:
+        after_load(patchers, size_bytes)
+        state["recording"] = True
+
+    def computing(key: str) -> None:
+        load_and_compute(key)
+        state["recording"] = False
+
+    def copying(target: Any, source: Any) -> None:
+        state["in a pass"] += state["recording"]
+        state["recorded"] += state["recording"] and not state["paused"]
+        copy(target, source)
+
+    @contextlib.contextmanager
+    def pause() -> Iterator[None]:
+        before, state["paused"] = state["paused"], True
+        try:
+            yield
+        finally:
+            state["paused"] = before
+
+    cuda.copy = copying
+    cuda.outside_graphs = (lambda: Cuda.outside_graphs(cuda)) if guarded else contextlib.nullcontext
+    scene.load_and_compute = computing  # type: ignore[method-assign]
+    model_prefetch.pause_malloc_graph = pause
+    try:
+        with replaced(DeviceMover, "after_load", lambda self, patchers, size_bytes: begins(patchers, size_bytes)):
+            for _ in range(3):
+                scene.prompt("abc")
+    finally:
+        del model_prefetch.pause_malloc_graph
+    return {"wrong": scene.wrong, "in_a_pass": state["in a pass"], "recorded": state["recorded"]}
+
+
+def compiler_is_switched(guarded: bool) -> dict[str, Any]:
+    """With the compiler weights pass the gate, with --disable-comfy-compiler they do not: what was seen with one setting does not count for
+    the other."""
+    import comfy.model_management as model_management
+
+    from residency.comfyui.device.proofs import Proofs
+
+    args = model_management.args
+    args.disable_comfy_compiler = False
+    try:
+        with unguarded(guarded, Proofs, "settle", lambda *asked: None), unguarded(guarded, Proofs, "why_not", first_proof_counts):
+            scene = Scene(bench_of(200), 24, "ab")
+            scene.mover.settle_proofs()
+            scene.prompt("abab")
+            proved = not off(scene)
+            args.disable_comfy_compiler = True
+            scene.mover.settle_proofs()
+            scene.load_and_compute = lambda key: silently(scene, key)  # type: ignore[method-assign]
+            free_all(scene)
+            scene.prompt("abab")
+            return {"wrong": scene.wrong, "proved": proved}
+    finally:
+        del args.disable_comfy_compiler
+
+
+def first_proof_counts(self: Any, feature: Any, kind: Any) -> str:
+    """A ledger that keys on nothing."""
+    return "" if self._proved else f"not yet seen with {kind}"
 
 
 # --- storage ---
@@ -199,7 +296,13 @@ def without_pins(guarded: bool) -> dict[str, Any]:
     for _ in range(2):
         scene.prompt("a")
         free_all(scene)
-    return {"wrong": scene.wrong, "read": scene.filled, "why": off(scene), "lines": KEPT.take("reads what does not fit")}
+    return {
+        "wrong": scene.wrong,
+        "read": scene.filled,
+        "why": off(scene),
+        "unsaid": int(not off(scene)),
+        "lines": KEPT.take("reads what does not fit"),
+    }
 
 
 def prefers_ram(guarded: bool) -> dict[str, Any]:
@@ -287,8 +390,8 @@ def shared_place(guarded: bool) -> dict[str, Any]:
 # --- errors ---
 
 
-def unpin_raises(guarded: bool) -> dict[str, Any]:
-    """Giving pages back raises, each time: that copy ends with the reason, and after some of them the feature is off."""
+def aimdo_raises(guarded: bool, method: str, message: str) -> dict[str, Any]:
+    """One of comfy-aimdo's functions raises whenever the pack calls it: that copy ends with the reason, three of them the feature."""
     from residency.comfyui.device.mover import DeviceMover
     from residency.comfyui.device.proofs import Feature
 
@@ -299,14 +402,16 @@ def unpin_raises(guarded: bool) -> dict[str, Any]:
     with unguarded(guarded, DeviceMover, "_answering", passes_on):
         scene = Scene(bench_of(400), 17, "abcd")
         scene.prompt("abcd")
+        real = getattr(Buffer, method)
 
-        def unpin(self: Any, address: int, size_bytes: int) -> None:
-            if scene.mover.gate._aside:
-                raise RuntimeError("VBAR unpin failed")
+        def fails(self: Any, *asked: Any) -> Any:
+            if scene.mover.gate.is_aside:
+                raise RuntimeError(message)
+            return real(self, *asked)
 
         raised, told = 0, len(scene.told)
         free_all(scene)
-        with replaced(Buffer, "unpin", unpin):
+        with replaced(Buffer, method, fails):
             try:
                 scene.prompt("abcd")
             except Exception:
@@ -314,12 +419,86 @@ def unpin_raises(guarded: bool) -> dict[str, Any]:
         reasons = scene.reasons("TransferStopped")[-1:] if len(scene.told) > told else []
         failures, why = scene.mover.proofs.failures[Feature.ONLOAD], off(scene)
         scene.mover.proofs.forgive()
-        result = {"wrong": scene.wrong, "raised": raised, "failures": failures, "reasons": reasons, "why": why, "again": off(scene)}
-        return {**result, "runtime": dict(scene.runtime.failures), "lines": len(KEPT.take("is off: 3 failures"))}
+        again = off(scene)
+        free_all(scene)
+        scene.prompt("abcd")
+        result = {"wrong": scene.wrong, "raised": raised, "failures": failures, "reasons": reasons, "why": why, "again": again}
+        against = sum(scene.runtime.failures.values())
+        return {**result, "against": against, "escaped": raised + against, "lines": len(KEPT.take("is off: 3 failures"))}
+
+
+def unpin_raises(guarded: bool) -> dict[str, Any]:
+    """`unpin` raises where it was silent: that one copy ends with the reason, and three of them the feature."""
+    return aimdo_raises(guarded, "unpin", "VBAR unpin failed")
+
+
+def watermark_raises(guarded: bool) -> dict[str, Any]:
+    """`set_watermark` raises where it was silent."""
+    return aimdo_raises(guarded, "set_watermark", "VBAR set_watermark failed")
+
+
+def fault_raises(guarded: bool) -> dict[str, Any]:
+    """`fault` raises for another reason than that there is no room."""
+    return aimdo_raises(guarded, "fault", "Fault failed: 2")
+
+
+def leave_out_raises(guarded: bool) -> dict[str, Any]:
+    """`set_watermark` raises when the end of a model is left out: the model is brought as ComfyUI likes."""
+    from residency.comfyui.device.mover import DeviceMover
+    from residency.comfyui.device.page_exchange import PageStore
+
+    @contextlib.contextmanager
+    def passes_on(self: Any, key: str, feature: Any, patcher: Any = None) -> Iterator[None]:
+        yield
+
+    def leave_out(self: Any, patcher: Any) -> None:
+        if self._side(patcher).images.left_out:
+            raise RuntimeError("VBAR set_watermark failed")
+
+    with unguarded(guarded, DeviceMover, "_answering", passes_on), replaced(PageStore, "leave_out", leave_out):
+        scene = Scene(bench_of(26), 7, "abc", host_pages=28, one_copy=True)
+        scene.passes_once = {"a"}
+        raised = 0
+        for _ in range(4):
+            try:
+                scene.prompt("abc")
+            except Exception:
+                raised += 1
+        failures = sum(scene.mover.proofs.failures.values())
+        return {"wrong": scene.wrong, "raised": raised, "failures": failures}
+
+
+def unpin_does_nothing(guarded: bool) -> dict[str, Any]:
+    """`unpin` says nothing and does nothing: the pages of one copy stay pinned, and then nothing more is copied to models of that kind."""
+    from residency.comfyui.device.proofs import Proofs
+
+    pinned: dict[Any, set[int]] = {}
+    fault, residency = Buffer.fault, Buffer.get_residency
+
+    def keeps(self: Any, address: int, size_bytes: int) -> Any:
+        signature = fault(self, address, size_bytes)
+        if signature is not None and scene.mover.gate.is_aside:
+            start = address - self.base_addr
+            pinned.setdefault(id(self), set()).update(range(start // PAGE, -(-(start + size_bytes) // PAGE)))
+        return signature
+
+    def told(self: Any) -> list[int]:
+        return [state | 2 * (page in pinned.get(id(self), ())) for page, state in enumerate(residency(self))]
+
+    with (
+        unguarded(guarded, Proofs, "disprove", lambda *asked: None),
+        replaced(Buffer, "fault", keeps),
+        replaced(Buffer, "get_residency", told),
+    ):
+        scene = Scene(bench_of(400), 25, "abcd")
+        for _ in range(2):
+            scene.prompt("abcd")
+            free_all(scene)
+    return {"wrong": scene.wrong, "models": len(pinned), "why": off(scene), "lines": len(KEPT.take("stay pinned"))}
 
 
 def free_raises(guarded: bool) -> dict[str, Any]:
-    """A model that cannot be taken off the device: refused with the reason."""
+    """`free_memory` raises where it was silent: the eviction is refused with the reason."""
     from residency.core.component import Tier
     from residency.core.events import Evict
 
@@ -337,7 +516,7 @@ def free_raises(guarded: bool) -> dict[str, Any]:
         except RuntimeError as error:
             raised = str(error)
     scene.load_and_compute("a")
-    return {"wrong": scene.wrong, "raised": raised, "reasons": scene.reasons("Evicted")}
+    return {"wrong": scene.wrong, "raised": raised, "failed": int(bool(raised)), "reasons": scene.reasons("Evicted")}
 
 
 def write_back_differs(guarded: bool) -> dict[str, Any]:
@@ -430,45 +609,81 @@ def names(graph: Any, timeline: Any) -> list[str]:
 
 
 def compiled(guarded: bool) -> dict[str, Any]:
-    """The compiler holds activations that torch does not know of: nothing is learned of the node, rather than the 1 GB that it tells."""
+    """The compiler holds activations in memory that torch does not know of: nothing is learned of a node, rather than what torch tells.
+    With --disable-comfy-compiler it is learned as before."""
     import comfy.model_management as model_management
     import comfy.model_prefetch as model_prefetch
+
+    from residency.comfyui.prompt import working_set
+
+    args = model_management.args
+    args.disable_comfy_compiler = False
+    model_prefetch.malloc_graph_enabled = lambda device: not args.disable_comfy_compiler
+    try:
+        with unguarded(guarded, working_set, "allocates_beside_torch", lambda device: False):
+            peaks, why = peaks_of_a_node(), off(Scene(bench_of(40), 19, "a"))
+            args.disable_comfy_compiler = True
+            return {
+                "peaks": peaks,
+                "learned": len(peaks),
+                "why": why,
+                "without": peaks_of_a_node(),
+                "why_without": off(Scene(bench_of(40), 19, "a")),
+            }
+    finally:
+        del model_prefetch.malloc_graph_enabled, args.disable_comfy_compiler
+
+
+def peaks_of_a_node() -> dict[str, int]:
+    """What is learned of node 1, for which torch tells 1 GB."""
+    import comfy.model_management as model_management
     import torch
 
     from residency.comfyui.prompt.working_set import DevicePeaks
 
-    model_prefetch.malloc_graph_enabled = lambda device: guarded
-    try:
-        with (
-            replaced(model_management, "get_torch_device", lambda: torch.device("cuda", 0)),
-            replaced(torch.cuda, "is_available", lambda: True),
-            replaced(torch.cuda, "reset_peak_memory_stats", lambda device: None),
-            replaced(torch.cuda, "max_memory_reserved", lambda device: 10**9),
-        ):
-            peaks = DevicePeaks()
-            peaks.node_starts(0.0)
-            model_management.current_loaded_models.clear()
-            peaks.node_finishes("1", 5.0)
-        return {"peaks": peaks.peaks, "why": off(Scene(bench_of(40), 19, "a"))}
-    finally:
-        del model_prefetch.malloc_graph_enabled
+    with (
+        replaced(model_management, "get_torch_device", lambda: torch.device("cuda", 0)),
+        replaced(torch.cuda, "is_available", lambda: True),
+        replaced(torch.cuda, "reset_peak_memory_stats", lambda device: None),
+        replaced(torch.cuda, "max_memory_reserved", lambda device: 10**9),
+    ):
+        peaks = DevicePeaks()
+        peaks.node_starts(0.0)
+        model_management.current_loaded_models.clear()
+        peaks.node_finishes("1", 5.0)
+    return peaks.peaks
 
 
-STORIES: tuple[Callable[[bool], dict[str, Any]], ...] = (
-    graph_hit,
-    nothing_is_asked_for,
-    recorded,
-    fast_disk,
-    without_pins,
-    prefers_ram,
-    shared_place,
-    unpin_raises,
-    free_raises,
-    write_back_differs,
-    unchanged_steps,
-    overridden,
-    compiled,
-)
+# What each story shows, to be filled in with its answer. With the guard and without it the two sentences differ.
+SHOWS: dict[Callable[[bool], dict[str, Any]], str] = {
+    graph_hit: "{wrong} of 12 weights are replayed before their copies have arrived",
+    nothing_is_asked_for: "{wrong} weights are used before their copies have arrived",
+    recorded: "{wrong} of 12 weights that are replayed are no longer where they were",
+    recorded_in_an_exchange: "{taken} pages of a recorded model are given to another one",
+    allocations_are_recorded: "{recorded} of {in_a_pass} copies in the middle of a pass are announced inside the recording",
+    compiler_is_switched: "{wrong} weights are used before their copies have arrived",
+    fast_disk: "{read} weights that are pinned are read from the file again",
+    without_pins: "models of which nobody says why nothing is brought: {unsaid}",
+    prefers_ram: "{again} of 24 weights are read from the drive again",
+    shared_place: "{wrong} weights are computed with another one's bytes",
+    unpin_raises: "{escaped} errors are not contained",
+    watermark_raises: "{escaped} errors are not contained",
+    fault_raises: "{escaped} errors are not contained",
+    leave_out_raises: "{raised} prompts fail in the pack",
+    unpin_does_nothing: "{models} of 4 models have pages that nobody can free",
+    free_raises: "errors that reach the prompt: {failed}",
+    write_back_differs: "{wrong} weights are computed with other bytes than theirs",
+    unchanged_steps: "{steps} steps are counted of 5",
+    overridden: "what is read ahead for a node that now loads later_b: {once[0]}",
+    compiled: "working sets learned that are too small: {learned}",
+}
+
+
+def told(story: Callable[[bool], dict[str, Any]]) -> dict[str, Any]:
+    """`of`: the behaviour, in words."""
+    guarded, unguarded = story(True), story(False)
+    shown = [SHOWS[story].format_map(answer) for answer in (guarded, unguarded)]
+    return {"of": story.__doc__, "guarded": guarded, "unguarded": unguarded, "shown": shown}
 
 
 def main() -> None:
@@ -484,7 +699,7 @@ def main() -> None:
     small_pages()
     mover.HEADROOM_BYTES = mover.KNOWN_HEADROOM_BYTES = HEADROOM_PAGES * LateBench.page_bytes
     mover.RETRY_BYTES = 2 * LateBench.page_bytes
-    answer = {story.__name__: {"guarded": story(True), "unguarded": story(False)} for story in STORIES}
+    answer = {story.__name__: told(story) for story in SHOWS}
     print("ANSWER " + json.dumps(answer))
 
 

@@ -260,6 +260,27 @@ def loop(stage: Stage) -> dict[str, Any]:
     }
 
 
+# Without which rule → (the behaviour, what shows: to be filled in with the answer)
+SHOWS = {
+    "keeps to the plan": (
+        "A loop's rounds are expanded and its body is inhibited: the plan follows.",
+        "{failures} failures of the pack; the prompt's trace ends with {outcome[0]}",
+    ),
+    "its end forgets": (
+        "The node that ends a loop is overridden and held: what it hands on is what the last round made.",
+        "components known to be used behind the loop: {behind}",
+    ),
+}
+
+
+def told(answer: dict[str, Any]) -> dict[str, Any]:
+    """As later_driver tells its stories."""
+    found = {}
+    for rule, (of, shows) in SHOWS.items():
+        found[rule] = {"of": of, "shown": [shows.format_map(answer[name]) for name in ("guarded", rule)]}
+    return found
+
+
 @contextlib.contextmanager
 def without(owner: Any, name: str, value: Any) -> Any:
     before = owner.__dict__[name]
@@ -305,7 +326,7 @@ def main() -> None:
 
     with without(LookAhead, "plan", only_once):
         answer["keeps to the plan"] = loop(stage)
-    print("ANSWER " + json.dumps(answer))
+    print("ANSWER " + json.dumps({**answer, "stories": told(answer)}))
 
 
 if __name__ == "__main__":

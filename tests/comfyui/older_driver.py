@@ -1,12 +1,13 @@
 """Runs inside ComfyUI's own Python: takes away what an older ComfyUI lacks, loads the pack as ComfyUI does, and prints what it changed.
 
-<ComfyUI>/.venv/bin/python tests/comfyui/older_driver.py <ComfyUI> <scratch folder> <module | name | method | nothing>
+<ComfyUI>/.venv/bin/python tests/comfyui/older_driver.py <ComfyUI> <scratch folder> <module | name | call | method | nothing>
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import json
 import logging
 import sys
@@ -22,6 +23,11 @@ def lack(what: str) -> None:
         sys.modules["comfy.memory_management"] = None  # type: ignore[assignment]  # of dynamic VRAM
     elif what == "name":
         del importlib.import_module("comfy_execution.progress").ProgressHandler
+    elif what == "call":  # of on_load, which the real function makes
+        core = importlib.import_module("nodes")
+        source = inspect.getsource(core.load_custom_node)
+        assert source.count("await extension.on_load()") == 1
+        exec(source.replace("await extension.on_load()", "pass"), core.__dict__)  # noqa: S102 - ComfyUI's own function without one line
     elif what == "method":  # found missing when hooks are in place already
         del importlib.import_module("server").PromptServer.add_on_prompt_handler
 

@@ -11,7 +11,7 @@ import pytest
 from comfy_story import LOADERS, two_experts, with_ours
 from front_end import NEEDS_A_BROWSER, OUR_NODES, click_on, command, graph_of, load, open_graph, opened
 from PIL import Image
-from subgraph_story import STORIES
+from subgraph_story import OUTER, STORIES, definition, link, node
 
 from residency.installation.server_process import Server
 from residency.workflow.core_nodes import LANGUAGE_NODES
@@ -34,6 +34,7 @@ EVERYWHERE = """async () => {
   const queued = Object.fromEntries(Object.entries(output).map(([id, node]) => [id, node.class_type]));
   return [inFile(app.rootGraph.serialize()), shown, queued, inFile(workflow)];
 }"""
+SUBGRAPH = "id => [...(app.rootGraph.subgraphs.get(id)?.nodes ?? [])].map((node) => node.type).sort()"  # classes of its nodes
 DONE = """() => new Promise((stop) => {
   for (const name of ["execution_success", "execution_error"]) comfyAPI.api.api.addEventListener(name, () => stop(name));
   app.queuePrompt(0);
@@ -219,6 +220,23 @@ def test_widgets_that_a_subgraph_shows_keep_their_values(page: Any, name: str) -
     assert "ResidencyVAELoader" in {node["class_type"] for node in as_api(page).values()}
     assert without_ours(as_api(page)) == prompt
     assert_one_workflow(page)
+
+
+def test_a_subgraph_that_no_node_uses_stays_and_is_converted_with_the_rest(page: Any) -> None:
+    """A file that the front end saves has no such definition: it is in the open workflow only."""
+    loader = node(5, "VAELoader", [], ["residency_tae.safetensors"]) | {"outputs": [{"name": "VAE", "type": "VAE", "links": []}]}
+    latent = node(6, "EmptyLatentImage", [], [64, 64, 1])
+    data, _, _ = STORIES["the instance's value wins"]
+    unused = definition(OUTER, [], 2, [latent, loader], [link(2, 6, 0, -20, 0)])
+    subgraphs = [*data["definitions"]["subgraphs"], unused]
+    open_graph(page, {**data, "nodes": [*data["nodes"], {**loader, "id": 91}], "definitions": {"subgraphs": subgraphs}})
+    prompt = as_api(page)
+    command(page, "Residency.ConvertAll")
+    assert page.evaluate(SUBGRAPH, OUTER) == ["EmptyLatentImage", "ResidencyVAELoader"]
+    assert by_id(graph_of(page))[91]["type"] == "ResidencyVAELoader"
+    command(page, "Residency.ConvertAllBack")
+    assert page.evaluate(SUBGRAPH, OUTER) == ["EmptyLatentImage", "VAELoader"]
+    assert as_api(page) == prompt
 
 
 def test_every_link_into_an_input_that_grows_is_kept(page: Any, comfy_server: Any) -> None:

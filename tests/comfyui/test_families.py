@@ -36,6 +36,8 @@ def folder(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("families")
     command = [str(comfyui.python), "-m", "residency.comfyui.sample_models.families", str(comfyui.path), str(folder)]
     made = subprocess.run(command, cwd=PACK, capture_output=True, text=True, check=False)
+    if "No module named 'comfy." in made.stderr:
+        pytest.skip(f"ComfyUI {comfyui.version} has not all of these families: {made.stderr.splitlines()[-1]}")
     assert made.returncode == 0, made.stderr[-3000:]
     subprocess.run([str(comfyui.python), "-c", OTHER_FILES, str(folder)], check=True)
     return folder

@@ -14,14 +14,19 @@ from residency.installation.locate import ComfyUI
 DRIVER = Path(__file__).with_name("loop_driver.py")
 
 
-@pytest.fixture(scope="module")
-def told(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    command = [str(comfyui.python), str(DRIVER), str(comfyui.path), str(tmp_path_factory.mktemp("loops"))]
+def told_of(comfyui: ComfyUI, scratch: Path) -> dict[str, Any]:
+    """What loop_driver tells."""
+    command = [str(comfyui.python), str(DRIVER), str(comfyui.path), str(scratch)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
     assert answers, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(answers[-1].removeprefix("ANSWER "))
     return found
+
+
+@pytest.fixture(scope="module")
+def told(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return told_of(comfyui, tmp_path_factory.mktemp("loops"))
 
 
 def test_a_loop_runs_as_in_stock_and_nothing_fails(told: dict[str, Any]):

@@ -28,6 +28,7 @@ def test_every_byte_is_right_and_every_instruction_answered(told: dict[str, Any]
     check_story(told[story])
 
 
+@pytest.mark.usefixtures("found_pins")
 @pytest.mark.parametrize("story", FAILURES)
 def test_a_copy_that_fails_costs_time_and_nothing_else(told: dict[str, Any], story: str):
     check_failure(told[story])
@@ -38,6 +39,7 @@ def test_another_thread_may_close_it_in_the_middle_of_a_copy(told: dict[str, Any
     check_closing(told[story])
 
 
+@pytest.mark.usefixtures("found_pins")
 def test_what_is_pinned_is_never_read_again(told: dict[str, Any]):
     assert told["brings"]["read"] == told["evicts"]["read"] == 0
     assert told["evicts"]["evicted"][0] == "makes room for Node 1; its next use is at visit 3"
@@ -56,6 +58,7 @@ def test_without_pinned_memory_for_images_what_leaves_is_read_again(told: dict[s
     assert 36 < told["no host memory"]["read"] <= 72
 
 
+@pytest.mark.usefixtures("found_pins")
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_mover_with_one_rule_broken_is_caught(told: dict[str, Any], mutant: str):
     assert told["mutants"][mutant] and not told["mutants"]["nothing is broken"]

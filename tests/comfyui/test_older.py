@@ -25,7 +25,8 @@ def answer(comfyui: ComfyUI, scratch: Path, lacks: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("lacks", "said"), [("module", "comfy.memory_management"), ("name", "ProgressHandler"), ("method", "add_on_prompt_handler")]
+    ("lacks", "said"),
+    [("module", "comfy.memory_management"), ("name", "ProgressHandler"), ("method", "add_on_prompt_handler"), ("call", "on_load")],
 )
 def test_it_loads_says_so_in_one_line_and_changes_nothing(comfyui: ComfyUI, tmp_path: Path, lacks: str, said: str):
     found = answer(comfyui, tmp_path, lacks)

@@ -24,5 +24,5 @@ def _node_version() -> tuple[int, ...]:
 def test_in_node(script: Path) -> None:
     if _node_version() < NODE_SINCE:
         pytest.skip(f"NOT TESTED: node {NODE_SINCE[0]}.{NODE_SINCE[1]} or newer is needed")
-    run = subprocess.run([NODE, "--test", str(script)], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([NODE, "--test", str(script)], capture_output=True, encoding="utf-8", timeout=120)
     assert run.returncode == 0, run.stdout + run.stderr

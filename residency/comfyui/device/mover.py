@@ -448,7 +448,8 @@ class DeviceMover:
             return
         with self._busy, self._answering(self._key_of(turn.patcher), Feature.EXCHANGE, turn.patcher):
             self._turns.remove(turn)  # one that fails is over
-            with self.gate.aside(), self._seeing_unpinned(turn.patcher, kind_of(turn.patcher, self._around)):
+            kind = kind_of(turn.patcher, self._around)
+            with self.gate.aside(), self._cuda.outside_graphs(), self._seeing_unpinned(turn.patcher, kind):
                 turn.go_on(address, size_bytes)
                 turn.bring(address, size_bytes)
             self._turns.append(turn)
