@@ -103,8 +103,8 @@ class ComponentState:
     """One component on one tier.
 
     `answers_due`: evictions that its mover has not answered. Of the host tier alone: `loaded_bytes` from its start, which the process
-    holds for itself and reads no more; `surplus_bytes` of those that lie in the page cache as well, a second copy which no budget counts;
-    `asked`, the reason for which the user wants it next.
+    holds for itself and reads no more; `behind_bytes`, how many those were when the last transfer was announced; `surplus_bytes` of those
+    that lie in the page cache as well, a second copy which no budget counts; `asked`, the reason for which the user wants it next.
     """
 
     key: str
@@ -114,6 +114,7 @@ class ComponentState:
     leaving_bytes: int = 0
     answers_due: int = 0
     loaded_bytes: int = 0
+    behind_bytes: int = 0
     surplus_bytes: int = 0
     asked: str | None = None
     since_s: float = 0.0
@@ -187,6 +188,7 @@ class TierState:
         """So many bytes are to come, beside those that are there. Whether they fit is the caller's to ask of the budget."""
         record = self.of(key)
         self._move(record, ANNOUNCE, coming_bytes, why)
+        record.behind_bytes = record.loaded_bytes
         self.coming[key] = record
         self._come(record, coming_bytes)
 

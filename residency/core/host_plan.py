@@ -234,7 +234,7 @@ class _Draft:
                 continue
             # of what is on its way the rest comes first when it has landed
             if record.coming_bytes or not self._bring(key, record, at, None):
-                self.whole_until = None if passed_over else at
+                self.whole_until = None if passed_over or terms.passes else at  # windows are parts of what is missing
                 break
         else:
             if not left_to_node:

@@ -104,12 +104,15 @@ class HostTier:
         self._settled(self.state.stopped(key, self._of_the_rest(key, present_bytes), reason), used_bytes)
 
     def _of_the_rest(self, key: str, present_bytes: int) -> int:
-        """A transfer counts from where the process held what lies in front when it was announced; by now that may be more."""
+        """A transfer counts from where the process held what lies in front when it was announced. What it has taken of it since then is
+        no part of the rest: counted as such, it would stand for what has not been read yet."""
         self._answered.add(key)
         component = self.components.get(key)
         if component is None:
             return present_bytes
-        return max(0, min(present_bytes, component.size_bytes - self.state.of(key).loaded_bytes))
+        record = self.state.of(key)
+        taken_bytes = max(0, record.loaded_bytes - record.behind_bytes) if record.coming_bytes else 0
+        return max(0, min(present_bytes - taken_bytes, component.size_bytes - record.loaded_bytes))
 
     def left(self, key: str, reason: str) -> None:
         """The mover has answered an eviction: what it could not give back is no longer ours to count on."""
