@@ -1,4 +1,4 @@
-"""What the core knows of one component on one tier: one record, one table of legal moves, one budget, and the story of how it came about.
+"""The state of one component on one tier: one record, one table of legal moves, one budget, and the story of how it came about.
 
 Bytes of a record: `held_bytes` are there; `coming_bytes` are announced and reserved, and not there yet; `leaving_bytes` are there and told
 to leave. A move is the manager's word (ANNOUNCE, EXTEND, STOP, GIVE_UP, LEAVE, DROP_COPY), a mover's answer (LANDED, STOPPED, LEFT), what a

@@ -242,8 +242,8 @@ class _Draft:
         return first if left_to_node else max(complete, first)
 
     def _leave_to_running(self, running: int, priority: float, done: set[str]) -> bool:
-        """What the node that runs reads itself comes before what has no higher priority: else that would take its room, leave again for
-        it, and take it again. Returns whether it reads something."""
+        """Room for the reads of the running node itself, before anything without a higher priority: else that would take the room, leave
+        again for them, and take it again. Adds their components to `done`; returns whether there are any."""
         found = False
         for use in self.timeline.at(running):
             key = use.component
@@ -287,7 +287,7 @@ class _Draft:
         return [self.components[key].size_bytes - self.records.get(key, NOTHING).loaded_bytes for key in keys]
 
     def _ahead_of_order(self) -> list[tuple[str, int, str, float]]:
-        """What was asked for, then what has priority: room is theirs before it is others'. Component, position, reason, priority."""
+        """Components that the user has asked for, then those with a priority: (key, position of the read, reason, priority)."""
         terms, asked = self.terms, self.host.asked
         found: list[tuple[str, int, str, float]] = [(key, self.position, record.asked or "", NEVER) for key, record in asked.items()]
         urgent = [(key, policy.priority) for key, policy in terms.policies.items() if policy.priority > 0 and key not in asked]

@@ -268,7 +268,7 @@ class Manager:
         return self._replan() if host.changed else []
 
     def _release_arrived(self, event: TransferDone | TransferStopped) -> list[Instruction]:
-        """What the user gave up while it was on its way leaves, but not from under a node that has begun meanwhile."""
+        """Evictions of a component that the user gave up while it was on its way; none while a node that has begun meanwhile uses it."""
         key = event.component
         if key in self._running:
             self._releases.append(ReleaseAsked(event.time_s, key, event.tier is Tier.HOST, GIVEN_UP))

@@ -1,4 +1,4 @@
-"""What the planner may know of a tier and of the wishes for it, and what it answers. Plain data."""
+"""The planner's arguments and its answer: a tier, the wishes for it, the moves. Plain data."""
 
 from __future__ import annotations
 
