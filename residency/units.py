@@ -25,8 +25,9 @@ def size(size_bytes: float) -> str:
     value, unit = float(size_bytes), 0
     while abs(value) >= 1023.5 and unit < len(UNITS) - 1:
         value, unit = value / 1024, unit + 1
-    decimals = 0 if unit == 0 or abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
-    return f"{value:.{decimals}f} {UNITS[unit]}"
+    if unit == 0 or abs(value) >= 99.95:
+        return f"{value:.0f} {UNITS[unit]}"
+    return f"{value:.1f} {UNITS[unit]}" if abs(value) >= 9.995 else f"{value:.2f} {UNITS[unit]}"
 
 
 def shown(value: object) -> str:

@@ -167,6 +167,17 @@ def test_of_a_model_that_its_node_pins_while_it_is_read_ahead_no_byte_counts_twi
     assert isinstance(evict, Evict) and (evict.size_bytes, evict.keep_bytes) == (6 * MB, 24 * MB)
 
 
+def test_what_its_node_has_taken_of_a_transfer_does_not_stand_for_what_is_not_read():
+    """12 of 17 fit and are announced; by their end the node has taken 11. Its last 5 come before what the next node reads."""
+    manager, _ = begun(reads("ab"), components(a=17, b=4), 12, seen({}, {}))
+    manager.handle(NodeStarted(2.0, 0))
+    manager.handle(seen({"a": 11}, {}))
+    instructions = manager.handle(TransferDone(12.0, "a", Tier.HOST, 12 * MB, 12 * MB, 10.0))
+
+    assert manager.host.held == {"a": 1 * MB}
+    assert told(instructions)[0] == ("Prefetch", "a", 17)
+
+
 def test_what_is_leaving_while_its_node_pins_it_counts_no_more_than_the_rest():
     manager, _ = begun(reads("-a-"), components(a=30), 100, seen({}, {"a": 30}))
     assert told(manager.handle(BudgetChanged(2.0, Tier.HOST, 25 * MB))) == [("Evict", "a", 5)]

@@ -107,6 +107,13 @@ def test_the_second_prompt_finds_all_where_the_third_does():
     assert others == pytest.approx([others[-1]] * len(others), rel=0.02)
 
 
+def test_an_encoder_that_fits_neither_tier_leaves_the_others_where_they_are():
+    """With 38 GB of RAM its 9.8 GB lie in the page cache alone. Brought to the device whole, as a model that has not been loaded yet, it
+    made an expert lose 8 GB that were read again in each prompt: 19.5 s."""
+    plenty, scarce = scarce_memory().machine, replace(scarce_memory().machine, host_bytes=353 * GB // 10)
+    assert run(two_experts(4), scarce, OURS_EXCHANGING).prompts_s[-1] < 1.05 * run(two_experts(4), plenty, OURS_EXCHANGING).prompts_s[-1]
+
+
 def drawn(random_: random.Random) -> tuple[Program, Machine]:
     """Models that the device holds one at a time and RAM does not hold copies of all."""
     while True:
@@ -127,9 +134,9 @@ def test_it_is_quicker_than_stock_on_the_whole_and_slower_on_few():
         ratios.append(ours.total_s / stock.total_s)
         assert ours.peak_device_bytes <= machine.device_bytes
 
-    assert fmean(ratios) < 0.92
-    assert sum(ratio > 1.01 for ratio in ratios) <= 0.09 * len(ratios)
-    assert max(ratios) < 1.1
+    assert fmean(ratios) < 0.88
+    assert sum(ratio > 1.01 for ratio in ratios) <= 0.07 * len(ratios)
+    assert max(ratios) < 1.05
 
 
 @settings(max_examples=100, deadline=None)

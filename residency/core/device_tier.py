@@ -1,4 +1,4 @@
-"""What should lie on the device: room made for a node in one go, and the next node's weights brought over while this one computes.
+"""The plan of the device: room made for a node in one go, and the next node's weights brought over while this one computes.
 
 The host tells what it has found there (`DeviceObserved`), before each node and while one runs; whatever ComfyUI moved by itself is in
 that. What leaves first is what is needed last (Belady 1966), the end of it first: what stays is a prefix, so that a node that needs it
@@ -26,7 +26,7 @@ LOOK_AHEAD = 64  # computing visits: what lies beyond cannot be brought over whi
 
 
 class DeviceTier:
-    """What the manager knows of the device: its records, and the room that is left; nothing is decided before a host has looked."""
+    """The records of the device, and the room that is left; nothing is decided before a host has looked."""
 
     def __init__(self) -> None:
         self.state = TierState(Tier.DEVICE)
@@ -112,8 +112,8 @@ class DeviceTier:
         return [*instructions, *self._bring_next(view, comes_bytes, room_bytes - needed_bytes, may_evict=True)]
 
     def _bring_own(self, view: View, room_bytes: int) -> list[Prefetch]:
-        """What the node that starts computes with, as far as host memory has it: at once and at the link's full rate, where ComfyUI would
-        fetch it layer by layer. For what finds no room now ComfyUI makes some when it loads the model."""
+        """Prefetches of the starting node's own components, as far as host memory has them: at once and at the link's full rate, where
+        ComfyUI would fetch them layer by layer. Beyond `room_bytes` ComfyUI makes room when it loads the model."""
         visit = view.timeline.visits[view.position]
         found: list[Prefetch] = []
         for component in view.computes:
@@ -143,7 +143,7 @@ class DeviceTier:
         return self._bring_next(view, view.comes_bytes, self._room_bytes(), may_evict=not view.looks_ahead)
 
     def node_ends(self, components: Mapping[str, Component]) -> list[Instruction]:
-        """What the node has not loaded of its own is brought for nobody."""
+        """Cancels of the node's own components that it has not loaded: nobody else waits for them."""
         reason = "its node has ended"
         unplanned = [Cancel(components[key], Tier.DEVICE, reason) for key in self.own if key not in self.state.coming and key in components]
         return [*self.cancel(list(self.own), components, reason), *unplanned]
@@ -175,7 +175,7 @@ class DeviceTier:
         return [Evict(component, Tier.DEVICE, component.size_bytes, reason)]
 
     def _room_bytes(self) -> int:
-        """What weights may take, with what was told to leave gone; what is on its way is not there yet."""
+        """Bytes that weights may take, as if all that was told to leave had left, and nothing on its way had come."""
         return self.state.budget.limit_bytes - self.state.budget.held_bytes + self.state.leaving_bytes
 
     def _stays_bytes(self, key: str) -> int:
@@ -183,7 +183,8 @@ class DeviceTier:
         return 0 if record is None else record.stays_bytes
 
     def _bring_next(self, view: View, comes_bytes: float, room_bytes: int, *, may_evict: bool) -> list[Instruction]:
-        """What the next nodes compute with, in order, as far as there is room or something needed later can leave."""
+        """Prefetches for the next nodes, in order: no more than `comes_bytes` in all, nor than `room_bytes` and, with `may_evict`, what is
+        needed later and leaves for them."""
         instructions: list[Instruction] = []
         state = self.state
         room_bytes -= sum(record.coming_bytes for key, record in state.coming.items() if key not in view.running)
@@ -261,7 +262,7 @@ class DeviceTier:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the device tier may know of the prompt. `running`: components of the node at `position`; `comes_bytes`: what can cross the link
+    """The prompt as the device tier sees it. `running`: components of the node at `position`; `comes_bytes`: what can cross the link
     while it runs; infinite where nobody knows how long it runs, or how fast the link is."""
 
     timeline: Timeline
@@ -275,12 +276,12 @@ class View:
 
     @property
     def computes(self) -> list[Component]:
-        """What the node at `position` computes with, in order."""
+        """Components that the node at `position` computes with, in order, each once."""
         used = dict.fromkeys(use.component for use in self.timeline.at(self.position) if use.kind is UseKind.COMPUTE)
         return [self.components[key] for key in used if key in self.components]
 
     def passed_once(self) -> list[Component]:
-        """What every visit that computes with it goes through once."""
+        """Components that no visit goes through more than once."""
         several: dict[str, bool] = {}
         for use in self.timeline.uses:
             if use.kind is UseKind.COMPUTE:

@@ -1,4 +1,4 @@
-"""What goes into the manager (events) and what comes out (instructions). Plain frozen data; time is in the events.
+"""Events, which go into the manager, and instructions, which come out. Plain frozen data; time is in the events, bytes are counted in int.
 
 The life of a component in one prompt: PromptStarted -> Prefetch -> TransferMoved* -> TransferDone | TransferStopped -> Wait (if a node is
 early) -> NodeStarted -> NodeFinished -> Evict | Release (when the mode or pressure asks) -> PromptEnded.

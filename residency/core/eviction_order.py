@@ -38,7 +38,7 @@ class Rank(NamedTuple):
         """Whether these bytes may make room for ones of that priority that are read at `read_at`."""
         if self.keep or self.priority > priority:
             return False
-        return self.priority < priority or self.next_read > read_at
+        return self.priority < priority or -self.nearness > read_at
 
 
 def rank(key: str, timeline: Timeline, position: int, components: Mapping[str, Component], policies: Mapping[str, Policy]) -> Rank:

@@ -54,8 +54,8 @@ def plan(
     by_order_alone = not (terms.policies or host.asked or host.surplus) and terms.reserve_bytes >= 0
     if by_order_alone and _room(host) == 0:  # the usual case where weights do not fit
         first, missing_at = _first_missing(timeline, first, components, host)
-        if missing_at is not None and _stays(leave_order, busy, missing_at):
-            return Plan([], [], [], [], first)
+        if missing_at is not None and stays(leave_order, busy, missing_at):
+            return Plan([], [], [], [], first, missing_at)
     draft = _Draft(timeline, position, components, host, busy, terms, iter(leave_order), running=running)
     if draft.free < 0 or terms.reserve_bytes < 0:
         draft.give_back_what_is_over()
@@ -65,7 +65,8 @@ def plan(
     if len(draft.prefetches) > 1:
         draft.prefetches.sort(key=_read_at)
     evictions = [Move(key, size, reason) for key, (size, reason) in draft.evictions.items()]
-    return Plan(draft.cancels, draft.surplus, evictions, [move for _, move in draft.prefetches], complete)
+    prefetches = [move for _, move in draft.prefetches]
+    return Plan(draft.cancels, draft.surplus, evictions, prefetches, complete, draft.whole_until if by_order_alone else None)
 
 
 def _room(host: TierView) -> int:
@@ -87,7 +88,7 @@ def _first_missing(timeline: Timeline, first: int, components: Mapping[str, Comp
     return len(reads), None
 
 
-def _stays(leave_order: Sequence[tuple[Rank, str]], busy: Collection[str], read_at: int) -> bool:
+def stays(leave_order: Sequence[tuple[Rank, str]], busy: Collection[str], read_at: int) -> bool:
     """Whether all of the tier is read no later than that: what comes first of those that may leave says it of them all."""
     for found, key in leave_order:
         if key not in busy:
@@ -101,7 +102,7 @@ class _Draft:
     __slots__ = (
         "_brought", "_busy_rank", "_drive_is_taken", "_leave_order", "_left", "_surplus", "_victim",
         "busy", "cancels", "components", "evictions", "free", "host", "position",
-        "prefetches", "records", "running", "surplus", "terms", "timeline",
+        "prefetches", "records", "running", "surplus", "terms", "timeline", "whole_until",
     )  # fmt: skip
 
     def __init__(
@@ -131,18 +132,17 @@ class _Draft:
         self.evictions: dict[str, tuple[int, str]] = {}
         self._brought: set[str] = set()  # of what is to come nothing leaves
         self.prefetches: list[tuple[int, Move]] = []
+        self.whole_until: int | None = None
         self._leave_order = leave_order
         self._victim: tuple[Rank, str] | None = None
         self._left = -1  # bytes of the victim that have not been taken; -1: nobody has been looked for
 
     def _next_victim(self) -> None:
-        records, busy, components = self.records, self.busy, self.components
+        busy, brought = self.busy, self._brought
         for found in self._leave_order:
             key = found[1]
-            record = records.get(key)
-            if record is None or not record.held_bytes or record.coming_bytes or key in busy or key in self._brought:
-                continue
-            if key in components:
+            record = None if key in busy or key in brought else self.records.get(key)
+            if record is not None and record.held_bytes and not record.coming_bytes and key in self.components:
                 self._victim, self._left = found, record.held_bytes
                 return
         self._victim, self._left = None, 0
@@ -151,11 +151,11 @@ class _Draft:
         """Give back that many of the victim's bytes."""
         assert self._victim is not None
         found, key = self._victim
-        if key in self.evictions:
-            before, text = self.evictions[key]
-            self.evictions[key] = (before + size_bytes, text)
-        else:
+        taken = self.evictions.get(key)
+        if taken is None:
             self.evictions[key] = (size_bytes, f"{reason}; {_describe(found)}")
+        else:
+            self.evictions[key] = (taken[0] + size_bytes, taken[1])
         self.free += size_bytes
         self._left -= size_bytes
         if not self._left:
@@ -206,7 +206,7 @@ class _Draft:
                 if not self._bring(key, record_of(key, NOTHING), at, reason):
                     return first
                 done.add(key)
-        complete, visit_at = -1, running
+        complete, visit_at, passed_over = -1, running, False
         for number in range(first, len(reads)):
             use = reads[number]
             key = use.component
@@ -226,13 +226,15 @@ class _Draft:
                 complete = number
             done.add(key)
             if at == running and (key in terms.alone or not may_prefetch):
+                passed_over = True
                 self._leave_to_node(key, missing, at)
                 continue
             if not may_prefetch or (self._drive_is_taken and key in terms.alone):
+                passed_over = True
                 continue
-            if record.coming_bytes:
-                break  # its rest comes first when it lands
-            if not self._bring(key, record, at, None):
+            # of what is on its way the rest comes first when it has landed
+            if record.coming_bytes or not self._bring(key, record, at, None):
+                self.whole_until = None if passed_over or terms.passes else at  # windows are parts of what is missing
                 break
         else:
             if not left_to_node:
@@ -240,8 +242,8 @@ class _Draft:
         return first if left_to_node else max(complete, first)
 
     def _leave_to_running(self, running: int, priority: float, done: set[str]) -> bool:
-        """What the node that runs reads itself comes before what has no higher priority: else that would take its room, leave again for
-        it, and take it again. Returns whether it reads something."""
+        """Room for the reads of the running node itself, before anything without a higher priority: else that would take the room, leave
+        again for them, and take it again. Adds their components to `done`; returns whether there are any."""
         found = False
         for use in self.timeline.at(running):
             key = use.component
@@ -285,7 +287,7 @@ class _Draft:
         return [self.components[key].size_bytes - self.records.get(key, NOTHING).loaded_bytes for key in keys]
 
     def _ahead_of_order(self) -> list[tuple[str, int, str, float]]:
-        """What was asked for, then what has priority: room is theirs before it is others'. Component, position, reason, priority."""
+        """Components that the user has asked for, then those with a priority: (key, position of the read, reason, priority)."""
         terms, asked = self.terms, self.host.asked
         found: list[tuple[str, int, str, float]] = [(key, self.position, record.asked or "", NEVER) for key, record in asked.items()]
         urgent = [(key, policy.priority) for key, policy in terms.policies.items() if policy.priority > 0 and key not in asked]
@@ -303,14 +305,15 @@ class _Draft:
             return True
         if key in self.evictions:
             return False  # its rest comes first when it has left
-        missing = self.components[key].size_bytes - record.loaded_bytes - record.held_bytes
+        held_bytes = record.held_bytes
+        missing = self.components[key].size_bytes - record.loaded_bytes - held_bytes
         if missing <= 0:
             return True
         least = 1
         if self.terms.passes:  # what is fetched meanwhile leaves, what is announced is counted until it has landed
             is_used = self.running and at == self.position
             least = min(missing, WINDOW_BYTES // LEAST_WINDOW) if is_used else 1
-            missing = min(missing, max(0, WINDOW_BYTES - record.held_bytes) if is_used else WINDOW_BYTES)
+            missing = min(missing, max(0, WINDOW_BYTES - held_bytes) if is_used else WINDOW_BYTES)
         if missing > self.free:
             self._make_room(missing, key, at, None if at > self.position else at)
         size = min(missing, self.free)
@@ -321,7 +324,7 @@ class _Draft:
             reason = f"read by {visit.class_type} {visit.node_id}, {_nodes_ahead(at - self.position)}"
         if size < missing:
             reason += f"; {in_words(missing - size)} of it do not fit the budget"
-        self.prefetches.append((at, Move(key, record.held_bytes + size, reason)))
+        self.prefetches.append((at, Move(key, held_bytes + size, reason)))
         self.free -= size
         self._brought.add(key)
         if self._victim is not None and self._victim[1] == key:
@@ -330,27 +333,30 @@ class _Draft:
 
     def _make_room(self, wanted: int, key: str, at: int, now: int | None) -> None:
         """Give back the last bytes of what may leave for this component; `now`: it is read by the node that runs."""
-        policy = self.terms.policies.get(key)
-        priority = 0 if policy is None else policy.priority
-        patience: float | None = None
         if self._surplus:
             self._drop_surplus(wanted)
         if self._left < 0:
             self._next_victim()
+        if self._victim is None:
+            return
+        policy = self.terms.policies.get(key)
+        priority = 0 if policy is None else policy.priority
+        patience: float | None = None
         if self.free < 0 and self.free + self._unneeded_bytes() < 0:
             return  # nothing could come into the room
         while wanted > self.free and self._victim is not None:
             found, other = self._victim
             if other == key or not found.yields_to(priority, at):
                 return
+            free = self.free
             never = found.nearness == -NEVER
-            if not never and -self.free > wanted // MOST_LOST:
+            if not never and -free > wanted // MOST_LOST:
                 return  # too much would have to be read again beside what makes the room
-            size = min(self._left, wanted - self.free)
+            size = min(self._left, wanted - free)
             if now is None and not never and key not in self.busy and self._better_victim_is_busy(found):
                 # it is read again, and what runs now would rather leave: take only what the drive can bring by then
                 if patience is None:
-                    patience = self.terms.before_free(key) - self._queued_bytes() - max(0, self.free)
+                    patience = self.terms.before_free(key) - self._queued_bytes() - max(0, free)
                 size = int(min(size, patience))
                 if size <= 0:
                     return
@@ -369,21 +375,25 @@ class _Draft:
     def _queued_bytes(self) -> int:
         """Bytes that the drives bring first, and for others than the node that runs: it is not done before it has its own."""
         records, busy = self.records, self.busy
-        flying = sum(record.coming_bytes for key, record in self.host.coming.items() if key not in busy)
-        announced = (move for _, move in self.prefetches if move.component not in busy)
-        return flying + sum(move.size_bytes - records.get(move.component, NOTHING).held_bytes for move in announced)
+        queued_bytes = 0
+        for key, record in self.host.coming.items():
+            if key not in busy:
+                queued_bytes += record.coming_bytes
+        for _, move in self.prefetches:
+            if move.component not in busy:
+                queued_bytes += move.size_bytes - records.get(move.component, NOTHING).held_bytes
+        return queued_bytes
 
     def _better_victim_is_busy(self, found: Rank) -> bool:
         """Whether something in use will be worth less than the victim once its node has ended."""
         if self._busy_rank is None:
             ends_at = self.position if self.running else self.position + 1
-            busy = ((key, self.records.get(key, NOTHING)) for key in self.busy)
-            ranks = [
-                rank(key, self.timeline, ends_at, self.components, self.terms.policies)
-                for key, record in busy
-                if record.held_bytes or record.coming_bytes
-            ]
-            self._busy_rank = min(ranks, default=WORTH_MOST)
+            least = WORTH_MOST
+            for key in self.busy:
+                record = self.records.get(key, NOTHING)
+                if record.held_bytes or record.coming_bytes:
+                    least = min(least, rank(key, self.timeline, ends_at, self.components, self.terms.policies))
+            self._busy_rank = least
         return self._busy_rank < found
 
 

@@ -47,6 +47,7 @@ class HostTier:
         self._ranks: dict[str, Rank] = {}  # by the order alone, for as long as the next read is ahead
         self._waiting: list[Move] = []  # planned prefetches that wait for room
         self._complete_reads = 0
+        self._whole_until: int | None = None  # as the last plan has found it; None once that may have changed
 
     # --- what happens ---
 
@@ -56,6 +57,7 @@ class HostTier:
         if policies is not None:
             self.terms.policies = policies
         self._complete_reads = 0
+        self._whole_until = None
         self.changed = True
         self._ranking.clear()
         self._ranks.clear()
@@ -88,25 +90,29 @@ class HostTier:
             record = self.state.records.get(key, NOTHING)
             if record.held_bytes:
                 self._rank(record)
-            if key in self.components and record.held_bytes + record.coming_bytes < self.wanted_bytes(key):
+            if self._lacks(record, key):
                 self._missing_again(key)
 
     def landed(self, key: str, present_bytes: int) -> None:
         """A transfer has ended, or somebody has read the component unasked."""
         used_bytes = self.state.budget.used_bytes
-        self.state.landed(key, self._of_the_rest(key, present_bytes))
-        self._settled(key, used_bytes)
+        self._settled(self.state.landed(key, self._of_the_rest(key, present_bytes)), used_bytes)
 
     def stopped(self, key: str, present_bytes: int, reason: str) -> None:
         """A transfer was refused, has failed or was stopped."""
         used_bytes = self.state.budget.used_bytes
-        self.state.stopped(key, self._of_the_rest(key, present_bytes), reason)
-        self._settled(key, used_bytes)
+        self._settled(self.state.stopped(key, self._of_the_rest(key, present_bytes), reason), used_bytes)
 
     def _of_the_rest(self, key: str, present_bytes: int) -> int:
-        """A transfer counts from where the process held what lies in front when it was announced; by now that may be more."""
+        """A transfer counts from where the process held what lies in front when it was announced. What it has taken of it since then is
+        no part of the rest: counted as such, it would stand for what has not been read yet."""
         self._answered.add(key)
-        return min(present_bytes, self.wanted_bytes(key)) if key in self.components else present_bytes
+        component = self.components.get(key)
+        if component is None:
+            return present_bytes
+        record = self.state.of(key)
+        taken_bytes = max(0, record.loaded_bytes - record.behind_bytes) if record.coming_bytes else 0
+        return max(0, min(present_bytes - taken_bytes, component.size_bytes - record.loaded_bytes))
 
     def left(self, key: str, reason: str) -> None:
         """The mover has answered an eviction: what it could not give back is no longer ours to count on."""
@@ -116,7 +122,7 @@ class HostTier:
         last = record.answers_due == 1
         self.state.left(key, record.stays_bytes if last else record.held_bytes, reason)
         if last and not record.coming_bytes:
-            self._settled(key, used_bytes)
+            self._settled(record, used_bytes)
 
     def observe(self, seen: HostObserved) -> None:
         """The host has looked."""
@@ -129,6 +135,7 @@ class HostTier:
         self.components.update((key, component) for key, component in seen.laid_out.items() if key in self.components)
         self.terms.copies = seen.copies
         self.changed = True
+        self._whole_until = None
         self._seen = seen
         self._answered.clear()
         self._apply_look(dict.fromkeys((*(seen.held or ()), *state.records)))
@@ -147,14 +154,13 @@ class HostTier:
     def node_has_read(self, key: str) -> None:
         """A node has read the component itself: it is there, as far as there was room."""
         record = self.state.records.get(key, NOTHING)
-        if key not in self.components or record.coming_bytes or record.answers_due:
+        if not self._lacks(record, key) or record.coming_bytes or record.answers_due:
             return
         wanted_bytes = self.wanted_bytes(key)
         if record.held_bytes < wanted_bytes:
             held_bytes = min(wanted_bytes, record.held_bytes + max(0, self.state.budget.available_bytes))
             used_bytes = self.state.budget.used_bytes
-            self.state.seen(key, held_bytes, "a node has read it")
-            self._settled(key, used_bytes)
+            self._settled(self.state.seen(key, held_bytes, "a node has read it"), used_bytes)
 
     def forget(self) -> None:
         """Between prompts the system may drop pages behind our back: what is there is asked again, which costs the mover a probe."""
@@ -166,12 +172,11 @@ class HostTier:
     def _see(self, key: str, held_bytes: int, why: str) -> None:
         used_bytes = self.state.budget.used_bytes
         if held_bytes != self.state.records.get(key, NOTHING).held_bytes:
-            self.state.seen(key, held_bytes, why)
-            self._settled(key, used_bytes)
+            self._settled(self.state.seen(key, held_bytes, why), used_bytes)
 
-    def _settled(self, key: str, used_bytes: int) -> None:
-        """Bring the order of leaving in line with the component's held bytes; `used_bytes`: of the tier before they changed."""
-        record = self.state.records[key]
+    def _settled(self, record: ComponentState, used_bytes: int) -> None:
+        """Bring the order of leaving in line with the record's held bytes; `used_bytes`: of the tier before they changed."""
+        key = record.key
         if record.held_bytes:
             self._rank(record)
         else:
@@ -197,12 +202,19 @@ class HostTier:
                 found = found.asked_for()
             assert self._ranking.rank_of(key) == found, f"{key} is ranked {self._ranking.rank_of(key)}, its next read says {found}"
         assert len(self._ranking) == len(held), f"ranked: {len(self._ranking)}, held: {sorted(held)}"
+        until, place = self._whole_until, self.place
+        if until is not None and not self._waiting:
+            for use in place.timeline.reads[place.timeline.first_read_number(place.position if place.running else place.position + 1) :]:
+                record = self.state.records.get(use.component, NOTHING)
+                lacks = use.position < until and record.may_come and self._lacks(record, use.component)
+                assert not lacks, f"{use.component} is missing at {use.position}, and nothing was said to be until {until}"
 
     def set_limit(self, limit_bytes: int, reserve_bytes: int) -> None:
         """The tier's limit, and the bytes beyond it that are kept free for others; a negative limit: they have taken of those."""
         self.state.budget.limit_bytes = max(0, limit_bytes)
         self.terms.reserve_bytes = reserve_bytes + min(0, limit_bytes)
         self.changed = True
+        self._whole_until = None
 
     # --- what follows ---
 
@@ -210,19 +222,20 @@ class HostTier:
         """Whether the last plan holds for a visit that uses these and starts when it was expected to."""
         if self.changed or self.terms.copies:
             return False
-        records, components = self.state.records, self.components
-        for key in keys:
-            component = components.get(key)
-            if component is not None:
-                record = records.get(key, NOTHING)
-                if record.held_bytes + record.coming_bytes + record.loaded_bytes < component.size_bytes:
-                    return False
-        return True
+        records = self.state.records
+        return not any(self._lacks(records.get(key, NOTHING), key) for key in keys)
+
+    def _lacks(self, record: ComponentState, key: str) -> bool:
+        """Whether bytes of the component are neither there nor coming."""
+        component = self.components.get(key)
+        return component is not None and record.held_bytes + record.coming_bytes + record.loaded_bytes < component.size_bytes
 
     def replan(self, busy: Collection[str]) -> list[Instruction]:
         """The instructions that a new plan gives; `busy` components do not leave."""
         place, state = self.place, self.state
         self.changed = False
+        if self._is_stuck(busy):
+            return []
         self._waiting = []
         nothing_missing = self._complete_reads >= len(place.timeline.reads) and not place.timeline.expected_reads
         if nothing_missing and state.budget.available_bytes >= 0 and not (state.surplus or state.asked):
@@ -238,7 +251,7 @@ class HostTier:
             leave_order=self._ranking.first_to_leave(),
             complete_reads=self._complete_reads,
         )
-        self._complete_reads = decided.complete_reads
+        self._complete_reads, self._whole_until = decided.complete_reads, decided.whole_until
         instructions: list[Instruction] = []
         for move in decided.cancels:
             instructions += self.cancel([move.component], move.reason)
@@ -251,6 +264,13 @@ class HostTier:
             instructions += self._announce()
         return instructions
 
+    def _is_stuck(self, busy: Collection[str]) -> bool:
+        """Whether the tier is full of what is read before all that is missing: no plan would move anything."""
+        at, state = self._whole_until, self.state
+        if at is None or self._waiting or state.leaving or state.stopping_bytes or state.budget.used_bytes != state.budget.limit_bytes:
+            return False
+        return planning.stays(self._ranking.first_to_leave(), busy, at)
+
     def _announce(self) -> list[Instruction]:
         """Prefetches of the plan that find their room now; the others wait for the movers' answers, or for the next plan."""
         instructions: list[Instruction] = []
@@ -262,7 +282,7 @@ class HostTier:
             if coming_bytes > state.budget.available_bytes:
                 break
             state.announce(key, coming_bytes, reason)
-            self._waiting.pop(0)
+            del self._waiting[0]
             start = record.loaded_bytes
             instructions.append(Prefetch(self.components[key], Tier.HOST, start + size_bytes, reason, start))
         return instructions
@@ -333,6 +353,7 @@ class HostTier:
         """The user wants it next, and nothing else in its place until this prompt is over."""
         self.state.ask(key, reason)
         self.changed = True
+        self._whole_until = None
         record = self.state.records[key]
         if record.held_bytes:
             self._rank(record)
@@ -349,6 +370,7 @@ class HostTier:
         """The user gives it up: what is there leaves, what is on its way is stopped, and it is not read ahead again in this prompt."""
         self.ask_no_more([key])
         self.changed = True
+        self._whole_until = None
         record = self.state.of(key)
         was = record.state
         self.state.give_up(key, reason)
@@ -368,9 +390,14 @@ class HostTier:
 
     def _missing_again(self, key: str) -> None:
         after = self.place.position - 1 if self.place.running else self.place.position
-        number = self.place.timeline.next_read_number(key, after)
-        if number is not None and number < self._complete_reads:
+        timeline = self.place.timeline
+        number = timeline.next_read_number(key, after)
+        if number is None:
+            return
+        if number < self._complete_reads:
             self._complete_reads = number
+        if self._whole_until is not None and timeline.reads[number].position < self._whole_until:
+            self._whole_until = None
 
     def _before_free(self, key: str) -> float:
         """Bytes that the component's drive brings until what runs now has ended; a fixed part of it where that is not known."""

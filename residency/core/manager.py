@@ -6,7 +6,7 @@ tiers. After each event that could change the answer it asks the planner what sh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from .component import Component, Mode, Strategy, Tier
@@ -159,23 +159,23 @@ class Manager:
         place.until_s = self._until_s(event.time_s, position)
         if not expected:  # the executor chose another node: all that was passed over counts as passed
             host.begin(place)
-        self._running = frozenset([use.component for use in uses])
+        self._running = self._soon if expected and self._soon else frozenset([use.component for use in uses])
         self._soon = frozenset()
         host.pass_by(self._running)
         if self._placements.off:
             return []
         instructions = self._device.node_starts(self._device_view()) if self._device.seen else []
         coming = host.state.coming
-        if coming:
-            instructions += host.cancel(self._ahead_of_its_turn(position), "a node that runs now reads another file first")
-            for use in uses:
+        awaited = [use.component for use in uses if use.reads and use.component in coming] if coming else ()
+        if awaited:
+            instructions += host.cancel(self._ahead_of_their_turn(awaited), "a node that runs now reads another file first")
+            for key in awaited:
                 # On a drive that serves many readers the node follows the read-ahead. Waiting for the whole file cost more:
                 # two experts, cold, on an H100: 66.1 s held until the end, 59.3 s until half, 55.7 s not held (stock 65.9-70.0 s).
-                if use.reads and use.component in coming and use.component in host.terms.alone:
-                    record = coming[use.component]
+                if key in host.terms.alone:
                     reason = "its hard disk is reading it ahead; a second reader would slow both"
-                    announced_bytes = record.coming_bytes + record.held_bytes
-                    instructions.append(Wait(host.components[use.component], Tier.HOST, announced_bytes, reason))
+                    announced_bytes = coming[key].coming_bytes + coming[key].held_bytes
+                    instructions.append(Wait(host.components[key], Tier.HOST, announced_bytes, reason))
         if expected and host.is_planned_for(self._running):
             return instructions
         return instructions + self._replan()
@@ -194,19 +194,23 @@ class Manager:
         if self._placements.off:
             return []
         instructions = self._device.node_ends(host.components) if self._device.own else []
+        components, coming = host.components, host.state.coming
         for use in timeline.at(position):
             key = use.component
-            component = host.components.get(key)
+            component = components.get(key)
             if component is not None:
                 self._device.node_has_used(key, component.size_bytes)
                 self._used.add(key)
-            if use.reads and key in host.state.coming:
+            if use.reads and key in coming:
                 if timeline.next_read_number(key, position) is None:
                     instructions += host.cancel([key], "its node has read the rest itself")
             elif use.reads and not self._observed:
                 host.node_has_read(key)
-        instructions += self._released_after(position)
-        instructions += self._release_what_was_in_use()
+        if self._placements.may_release:
+            instructions += self._released_after(position)
+        self._used.clear()
+        if self._releases:
+            instructions += self._release_what_was_in_use()
         # what the next node uses is as good as in use: it starts at once
         self._soon = frozenset([use.component for use in timeline.at(position + 1)])
         return instructions + self._replan()
@@ -226,7 +230,6 @@ class Manager:
             if timeline.next_use(key, position) is None and not again:
                 reason = "nothing in this prompt or the queue needs it any more"
                 instructions += self._device.release(self._host.components[key], reason)
-        self._used.clear()
         return instructions
 
     def _prompt_ended(self, event: PromptEnded) -> list[Instruction]:
@@ -265,7 +268,7 @@ class Manager:
         return self._replan() if host.changed else []
 
     def _release_arrived(self, event: TransferDone | TransferStopped) -> list[Instruction]:
-        """What the user gave up while it was on its way leaves, but not from under a node that has begun meanwhile."""
+        """Evictions of a component that the user gave up while it was on its way; none while a node that has begun meanwhile uses it."""
         key = event.component
         if key in self._running:
             self._releases.append(ReleaseAsked(event.time_s, key, event.tier is Tier.HOST, GIVEN_UP))
@@ -405,13 +408,8 @@ class Manager:
             return True  # nobody plans while the mode is off
         return self._placements.of(key) is not None and (policy.prefetch or key in self._host.state.asked)
 
-    def _ahead_of_its_turn(self, position: int) -> list[str]:
-        """Transfers announced before one that the starting visit reads, though they are read later: they would keep it waiting."""
-        host = self._host
-        coming = host.state.coming
-        needed = {use.component for use in host.place.timeline.at(position) if use.reads and use.component in coming}
-        if not needed:
-            return []
-        announced = list(coming)  # in the order in which the mover takes them
+    def _ahead_of_their_turn(self, needed: Collection[str]) -> list[str]:
+        """Transfers announced before one of these, which the starting visit reads, though they are read later: it would wait for them."""
+        announced = list(self._host.state.coming)  # in the order in which the mover takes them
         last = max(index for index, key in enumerate(announced) if key in needed)
         return [key for key in announced[:last] if key not in needed]

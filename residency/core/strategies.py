@@ -60,12 +60,14 @@ class Placements:
         self.off = True  # everything is left to the host
         self.asked = Mode.OFF
         self.policies: Mapping[str, Policy] = {}
+        self.may_release = True  # whether the strategy of any component is RELEASE, as far as that has been looked at
         self._found: dict[str, Strategy | None] = {}
 
     def set_policies(self, policies: Mapping[str, Policy]) -> None:
         """The policies of nodes, by component."""
         self.policies = policies
         self._found.clear()
+        self.may_release = True
 
     def set_mode(self, mode: Mode, used: Iterable[Component], device_limit_bytes: int | None) -> None:
         """The mode of the whole, for the components `used`; again when the device's limit has changed (bytes; None: unknown)."""
@@ -73,6 +75,8 @@ class Placements:
         self.mode = resolve(mode, used, device_limit_bytes)
         self.off = self.mode.mode is Mode.OFF
         self._found.clear()
+        by_mode = strategy_of(self.mode.mode) is Strategy.RELEASE
+        self.may_release = by_mode or any(self._find(key) is Strategy.RELEASE for key in self.policies)
 
     def of(self, key: str) -> Strategy | None:
         """The component's strategy; None: it is left to the host."""

@@ -144,8 +144,11 @@ class Timeline:
     def missed_at(self, component: str, after: int) -> int | None:
         """The position of the next read, on into what nobody has asked for: how soon the component is missed once it is gone."""
         mine = self._by_component.get(component)
-        index = 0 if mine is None else bisect_right(mine.read_positions, after)
-        return mine.read_positions[index] if mine is not None and index < len(mine.read_positions) else None
+        if mine is None:
+            return None
+        positions = mine.read_positions
+        index = bisect_right(positions, after)
+        return positions[index] if index < len(positions) else None
 
     def next_compute_at(self, component: str, after: int) -> int | None:
         """The position at which something computes with the component next, on into what nobody has asked for."""

@@ -1,4 +1,4 @@
-"""What the planner may know of a tier and of the wishes for it, and what it answers. Plain data."""
+"""The planner's arguments and its answer: a tier, the wishes for it, the moves. Plain data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Move(NamedTuple):
 class Plan(NamedTuple):
     """In the order in which they must be given: cancels and evictions make the room.
 
-    `complete_reads`: of the timeline's reads, those before this number need nothing; the next plan may begin there.
+    `complete_reads`: of the timeline's reads, those before this number need nothing; the next plan may begin there. `whole_until`:
+    with all this done, nothing is missing that may come and is read before that position, and order alone decides; None: that is not so.
     """
 
     cancels: Sequence[Move] = ()
@@ -31,6 +32,7 @@ class Plan(NamedTuple):
     evictions: Sequence[Move] = ()
     prefetches: Sequence[Move] = ()
     complete_reads: int = 0
+    whole_until: int | None = None
 
 
 class TierView(Protocol):

@@ -1,1 +1,1 @@
-"""What happened in a prompt: kept, told in words, drawn, and written for Perfetto."""
+"""Records of prompts: kept, told in words, drawn, and written for Perfetto."""

@@ -1,5 +1,5 @@
-"""What is still to come of the running prompt: which node begins when, what is read for it and where it will wait. Pure, for people to look
-at: nothing is decided by it.
+"""A forecast of the rest of the running prompt: which node begins when, what is read for it and where it will wait. Pure, for people to
+look at: nothing is decided by it.
 
 One reader, in the order of the plan; a node begins when the one before has ended and waits until its bytes are there. So a wait is told
 rather too long than too short: the first pass over weights can run while the last of them arrive.

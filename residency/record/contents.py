@@ -1,4 +1,4 @@
-"""What lay where when a prompt began, and how fast it could move: what a simulator needs to run the prompt again under other terms."""
+"""The contents of the tiers when a prompt began, and the rates: a simulator needs them to run the prompt again under other terms."""
 
 from __future__ import annotations
 

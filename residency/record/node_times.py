@@ -30,7 +30,7 @@ class NodeRecord:
     steps: list[tuple[float, float, int]] = field(default_factory=list)
 
     def left_s(self, now_s: float) -> float:
-        """What is neither stall nor the pack's own nor unsplit: compute."""
+        """Seconds of compute by `now_s`: those of the node that are neither stall nor the pack's own nor unsplit."""
         return max(0.0, (now_s if self.end_s is None else self.end_s) - self.start_s - self.stall_s - self.own_s - self.unsplit_s)
 
     def fit(self) -> None:

@@ -139,7 +139,7 @@ def font(size_px: int) -> Font:
 
 
 def _writable(text: str) -> str:
-    """What the font has: Pillow's own would draw boxes."""
+    """The text in characters that the font has: for others Pillow's own would draw boxes."""
     return text.replace(" → ", " to ") if font(13).getname()[0] == "Aileron" else text  # type: ignore[union-attr]
 
 

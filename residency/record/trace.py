@@ -1,7 +1,7 @@
-"""What happened in one prompt: every event and instruction with time, bytes, tier and reason, and where the time went.
+"""The record of one prompt: every event and instruction with time, bytes, tier and reason, and where the time went.
 
 `Trace.record` is fed by the runtime with each event and the instructions it led to; `as_dict` is the JSON that the panel, the
-report, the pictures and chrome.py read.
+report, the pictures and trace_events.py read.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class Trace:
 
     @_locked
     def tell_stories(self, story: Callable[[str], Iterable[Entry]]) -> None:
-        """What has become of each component on either tier since the prompt began: `story(key)` is the manager's."""
+        """Add the moves of each component on either tier since the prompt began; `story(key)` is the manager's."""
         zero_s = self._zero_s
         for key in self._components:
             mine = (entry._replace(time_s=entry.time_s - zero_s) for entry in story(key) if entry.time_s >= zero_s)
@@ -258,7 +258,7 @@ class Trace:
         self._decide(kind, event.component, Tier.HOST, event.component.size_bytes, event.reason)
 
     def _copied(self, event: Copied) -> None:
-        """What has crossed was announced: bytes that are told here of a transfer are no longer told there."""
+        """A copy of an announced transfer: its bytes are counted here, and no more when the transfer is answered."""
         size_bytes, announced = event.size_bytes, self._announced.get(event.component)
         if announced is None:
             return  # by an earlier prompt
@@ -318,7 +318,7 @@ class Trace:
             self._followed.discard(event.component)
 
     def _transfer_moved(self, event: TransferMoved | TransferDone | TransferStopped) -> TransferRecord:
-        """What has moved since the transfer was last heard of is counted; its record."""
+        """The transfer's record, with the bytes counted that have moved since it was last heard of."""
         place = (event.component, event.tier)
         record = self._open.get((event.component, event.tier.value))
         if record is None:

@@ -154,8 +154,9 @@ class Link:
         held, images, host, device = self._device.held, self._host.images, self._host, self._device
         spare_bytes = self._spare_bytes()
         known_bytes = held.get(key, 0) + images.get(key, 0)
-        lost_bytes = size_bytes - known_bytes if known_bytes else 0
-        self.lasting[key] = known_bytes or size_bytes
+        kept_bytes = known_bytes if known_bytes or key in self.lasting else size_bytes  # nothing is lost of what has not had its turn
+        lost_bytes = size_bytes - kept_bytes
+        self.lasting[key] = kept_bytes
 
         def short_bytes(wanted_bytes: int) -> int:
             return wanted_bytes - (device.limit_bytes - working_set_bytes - sum(held.values()))

@@ -20,7 +20,7 @@ Recorder = Callable[[Fact, Sequence[Instruction]], None]
 
 
 class Pack(Protocol):
-    """What a policy adds to ComfyUI: it sees every node, and may hold it. On demand there is none."""
+    """The part of a policy beside ComfyUI: it sees every node, and may hold it. On demand there is none."""
 
     def prompt_starts(self, index: int) -> None: ...
 

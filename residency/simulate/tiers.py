@@ -94,7 +94,7 @@ class Host:
 
     @property
     def _held_bytes(self) -> int:
-        """What is no page cache."""
+        """Bytes of host memory that are no page cache: pinned, or images of pages."""
         return self._pinned_bytes + sum(self.images.values())
 
     @property

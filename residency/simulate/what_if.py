@@ -1,4 +1,4 @@
-"""What a recorded run would have taken under other terms: ComfyUI alone, another mode, more memory, a faster drive. Pure.
+"""A recorded run, simulated under other terms: ComfyUI alone, another mode, more memory, a faster drive. Pure.
 
 ComfyUI alone is simulated twice, since nobody has measured how fast its own single reader is: as fast as many large reads at once, and as
 much slower as on machine.H100. The run itself is simulated as well: how far that is from what was recorded says how sure the rest is.
@@ -28,7 +28,7 @@ FASTER = 1.3  # a drive that is faster by less is none
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What the machine has in all. None: it has no such memory, or nobody knows."""
+    """Memory of the machine, used or not, in bytes. None: it has no such memory, or nobody knows."""
 
     ram_bytes: int | None = None
     vram_bytes: int | None = None

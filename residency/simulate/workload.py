@@ -1,4 +1,4 @@
-"""What a simulated ComfyUI is asked to run: prompts of ordered steps, and pressure from outside. Frozen data."""
+"""Programs for a simulated ComfyUI: prompts of ordered steps, and pressure from outside. Frozen data."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Pressure:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What lies where before the first prompt, bytes by component, each from its beginning: pinned in host memory, on the device, and in
-    the page cache behind what is `loaded` of either."""
+    """Contents of the tiers before the first prompt, bytes by component, each from its beginning: pinned in host memory, on the device, and
+    in the page cache behind what is `loaded` of either."""
 
     cached: Mapping[str, int] = field(default_factory=dict)
     loaded: Mapping[str, int] = field(default_factory=dict)

@@ -22,7 +22,7 @@ CHUNK_BYTES = 64 * 2**20
 
 
 class Held(Protocol):
-    """What a node waits for; runtime.Hold is one."""
+    """A wait of a node for the first `size_bytes` of a transfer; runtime.Hold is one."""
 
     @property
     def size_bytes(self) -> int: ...
@@ -48,7 +48,7 @@ class World:
         self._pressure = sorted(program.pressure, key=lambda pressure: pressure.time_s)
 
     def begin(self, start: Start) -> None:
-        """What lies where at first, as far as the machine has room for it."""
+        """Fill the tiers with what lies there before the first prompt, as far as the machine has room for it."""
         for key, size_bytes in start.device.items():
             self.device.fill(key, max(0, min(size_bytes, self.device.limit_bytes - sum(self.device.held.values()))))
         for key, size_bytes in start.pinned.items():

@@ -1,4 +1,4 @@
-"""What a bug report needs, told by the running server: GET /residency/doctor. Looks, changes nothing, names no prompt and no key."""
+"""The findings of a bug report, told by the running server: GET /residency/doctor. Looks, changes nothing, names no prompt and no key."""
 
 from __future__ import annotations
 

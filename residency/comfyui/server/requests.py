@@ -1,4 +1,4 @@
-"""What requests carry, and what answers them when it cannot be used."""
+"""Bodies and queries of requests, and the answers to those that cannot be used."""
 
 from __future__ import annotations
 
