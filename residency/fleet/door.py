@@ -102,6 +102,7 @@ class Door:
         self._decisions: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self._seconds = SEEN_SECONDS
         self._deciding = asyncio.Lock()
+        self._listening: set[Messages] = set()
         self._session: aiohttp.ClientSession | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -237,9 +238,11 @@ class Door:
     async def messages(self, client_id: str) -> AsyncIterator[Messages]:
         """The messages of all workers to one client."""
         messages = Messages(self, client_id)
+        self._listening.add(messages)
         try:
             yield messages
         finally:
+            self._listening.discard(messages)
             await messages.close()
 
     @property
@@ -362,6 +365,13 @@ class Door:
 
     async def _look(self) -> None:
         """Where each worker is, what has ended, and what has to run elsewhere."""
+        before = self.waiting
+        await self._look_at_all()
+        if self.waiting != before:  # the workers' own word came before what they meant was known here
+            for messages in self._listening:
+                messages.tell_status()
+
+    async def _look_at_all(self) -> None:
         now_s = self._clock()
         for index, seat in enumerate(self.seats):
             try:
@@ -378,7 +388,7 @@ class Door:
                 if placed.prompt_id in running and placed.begun_s is None:
                     placed.begun_s = now_s
                 elif placed.prompt_id not in running | pending and now_s - placed.at_s > LOOK_S:
-                    await self._settle(placed.prompt_id)
+                    await self._settle(placed.prompt_id, left_queue=True)
 
     async def _miss(self, index: int, now_s: float) -> None:
         """The worker does not answer: find it anew. Its prompts run elsewhere once it is another one, or has been gone for long."""
@@ -410,8 +420,9 @@ class Door:
             if answer.status != 200:
                 log.warning("prompt %s was refused elsewhere: %s", placed.prompt_id, answer.body[:200])
 
-    async def _settle(self, prompt_id: str) -> None:
-        """Keep the history of a prompt that has ended, and learn from its seconds."""
+    async def _settle(self, prompt_id: str, *, left_queue: bool = False) -> None:
+        """Keep the history of a prompt that has ended, and learn from its seconds. One that has left its worker's queue and has none was
+        taken out of it."""
         placed = self._placed.get(prompt_id)
         if placed is None:
             return
@@ -428,8 +439,8 @@ class Door:
             if seconds is not None:
                 self._seconds += 0.2 * (seconds - self._seconds)
                 self._router.workers[placed.seat].took(placed.expected_s, seconds)
-        elif placed.begun_s is None and self._clock() - placed.at_s < LOST_S:
-            return  # between the queue and the history
+        elif not left_queue:
+            return
         del self._placed[prompt_id]
 
     def _keep(self, prompt_id: str, told: Mapping[str, Any], name: str) -> None:
@@ -526,6 +537,10 @@ class Messages:
             except (aiohttp.ClientError, ConnectionError):
                 continue
 
+    def tell_status(self) -> None:
+        """What waits has changed."""
+        self._heard.put_nowait(self._status())
+
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -556,7 +571,7 @@ class Messages:
         elif message.type is aiohttp.WSMsgType.TEXT:
             told = json.loads(message.data)
             if told.get("type") == "status":
-                self._heard.put_nowait(self._status())
+                self.tell_status()
             elif told.get("type") == "feature_flags" and index != min(self._upstream, default=index):
                 pass  # one server's word is enough
             else:
