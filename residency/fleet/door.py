@@ -26,7 +26,7 @@ import aiohttp
 from ..simulate import GB, Step, of_rates
 from ..units import shown
 from .forecast import Forecast, Job, Place
-from .routing import Decision, NoWorkerError, Router, Worker
+from .routing import Decision, NoWorkerError, Router, Turns, Worker
 
 log = logging.getLogger("residency.fleet")
 
@@ -97,6 +97,7 @@ class Door:
         self._clock = clock
         self._router = Router([Worker(seat.name, MODULE_FORECAST, 64 * GB) for seat in self.seats])
         self._forecasts: dict[tuple[Any, ...], Forecast] = {}
+        self._turns = Turns()
         self._placed: dict[str, Placed] = {}
         self._ended: OrderedDict[str, Any] = OrderedDict()
         self._decisions: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
@@ -259,6 +260,9 @@ class Door:
         decision = self._router.decide(job, now_s)
         index = decision.index
         self._router.demand.asked(job.keys, now_s)
+        expected_s = decision.score.stall_s + (compute_s or self._seconds)
+        if "number" not in body and not body.get("front"):  # the client has no wish of its own
+            body = {**body, "number": self._turns.of(str(body.get("client_id", "")), expected_s)}
         try:
             answer = await self._ask(index, "POST", "/prompt", body)
         except LostError:
@@ -267,7 +271,6 @@ class Door:
             return await self._place(body, runs, without | {index})
         if answer.status == 200:
             prompt_id = json.loads(answer.body)["prompt_id"]
-            expected_s = decision.score.stall_s + (compute_s or self._seconds)
             told = _told(prompt_id, decision, why_not)
             self._decisions[prompt_id] = told
             while len(self._decisions) > KEPT:
@@ -387,6 +390,9 @@ class Door:
             for placed in [one for one in self._placed.values() if one.seat == index]:
                 if placed.prompt_id in running and placed.begun_s is None:
                     placed.begun_s = now_s
+                    number = placed.body.get("number")
+                    if isinstance(number, int | float):
+                        self._turns.begins(number)
                 elif placed.prompt_id not in running | pending and now_s - placed.at_s > LOOK_S:
                     await self._settle(placed.prompt_id, left_queue=True)
 

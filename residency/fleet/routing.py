@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .forecast import Forecast, Job, Place
@@ -264,26 +264,25 @@ def _unknown_s(job: Job, worker: Worker) -> float:
     return worker.forecast.of(job, dict.fromkeys(warm, Place.DEVICE)).stall_s
 
 
-def fair_order(waiting: Sequence[tuple[str, float]], served_s: Mapping[str, float]) -> list[int]:
-    """The order in which waiting prompts, as (client, expected seconds) in the order of their arrival, get their turn.
+class Turns:
+    """Who is next, fair to clients: start-time fair queueing (Goyal, Vin, Cheng 1996). A prompt's number is when it would begin if all
+    clients had equal shares; smaller numbers run first, as ComfyUI's own `number` has it."""
 
-    The client that has had the least seconds goes first, counting those it gets on the way; its own prompts keep their order.
-    """
-    had = {client: served_s.get(client, 0.0) for client, _ in waiting}
-    left: dict[str, list[int]] = {}
-    for index, (client, _) in enumerate(waiting):
-        left.setdefault(client, []).append(index)
-    heap = [(had[client], indices[0], client) for client, indices in left.items()]
-    heapq.heapify(heap)
-    order = []
-    while heap:
-        seconds, index, client = heapq.heappop(heap)
-        order.append(index)
-        rest = left[client]
-        rest.pop(0)
-        if rest:
-            heapq.heappush(heap, (seconds + waiting[index][1], rest[0], client))
-    return order
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._next: dict[str, float] = {}
+
+    def of(self, client: str, expected_s: float) -> float:
+        """The number of this client's next prompt. Who floods the queue goes behind who comes now, and nobody behind his own."""
+        number = max(self._now, self._next.get(client, 0.0))
+        self._next[client] = number + max(0.0, expected_s)
+        return number
+
+    def begins(self, number: float) -> None:
+        """A prompt has begun: who comes now is not before it."""
+        if number > self._now:
+            self._now = number
+            self._next = {client: after for client, after in self._next.items() if after > number}
 
 
 def _reason(score: Score, others: Sequence[Score]) -> str:

@@ -239,6 +239,14 @@ def test_an_interrupt_and_a_deletion_reach_the_right_worker(fleet: Fleet):
     assert fleet.json(f"/history/{behind}") == {}
 
 
+def test_who_comes_later_with_one_prompt_is_not_behind_a_flood(fleet: Fleet):
+    prompts = [two_experts(seed=400 + number, size=128, steps=10) for number in range(4 * WORKERS)]
+    flood = [fleet.post("/prompt", {"prompt": prompt, "client_id": "many"})["prompt_id"] for prompt in prompts]
+    late = fleet.post("/prompt", {"prompt": two_experts(seed=450), "client_id": "one"})["prompt_id"]
+    times = {one: dict(fleet.ended(one)["status"]["messages"])["execution_start"]["timestamp"] for one in [*flood, late]}
+    assert sum(times[one] > times[late] for one in flood) >= WORKERS
+
+
 def test_a_prompt_whose_worker_is_killed_runs_elsewhere_under_its_id(fleet: Fleet, server: Server):
     client = Client(fleet)
     prompt = two_experts(seed=300, size=256, steps=60)
