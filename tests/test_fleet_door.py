@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from residency.cli.main import main
-from residency.fleet.door import Door, Seat, named, refused
+from residency.fleet.access import refused
+from residency.fleet.door import Door
+from residency.fleet.messages import named
+from residency.fleet.seats import Answer, Found, Seat
 
 
 @pytest.mark.parametrize(
@@ -47,10 +50,14 @@ def test_files_are_named_by_their_worker_and_inputs_are_nobodys():
 
 
 def nowhere() -> list[Seat]:
-    async def find() -> str | None:
+    async def find() -> Found | None:
         return None
 
     return [Seat("worker-0", find), Seat("worker-1", find)]
+
+
+async def ask(door: Door, method: str, path: str, body: object = None) -> Answer:
+    return await door.answer(method, path, {}, {}, b"" if body is None else json.dumps(body).encode())
 
 
 def test_without_a_worker_a_prompt_is_refused_and_the_door_stands(tmp_path: Path):
@@ -58,12 +65,12 @@ def test_without_a_worker_a_prompt_is_refused_and_the_door_stands(tmp_path: Path
         door = Door(nowhere(), tmp_path)
         await door.open()
         try:
-            answer = await door.prompt({"prompt": {"1": {"class_type": "A", "inputs": {}}}})
+            answer = await ask(door, "POST", "/prompt", {"prompt": {"1": {"class_type": "A", "inputs": {}}}})
             assert answer.status == 503
             assert "worker-0 takes no prompts" in json.loads(answer.body)["error"]["message"]
-            assert (await door.pass_on("GET", "/object_info", {}, b"")).status == 503
-            assert json.loads((await door.queue()).body) == {"queue_running": [], "queue_pending": []}
-            assert (await door.prompt([])).status == 400
+            assert (await ask(door, "GET", "/object_info")).status == 503
+            assert (await ask(door, "GET", "/queue")).json == {"queue_running": [], "queue_pending": []}
+            assert (await ask(door, "POST", "/prompt", [])).status == 400
         finally:
             await door.close()
 
@@ -79,13 +86,17 @@ def test_of_a_worker_that_has_gone_its_outputs_are_kept_and_nothing_else_is_give
 
     async def story() -> None:
         door = Door(nowhere(), outputs)
+
+        async def view(filename: str, subfolder: str, kind: str = "output") -> Answer:
+            return await door.answer("GET", "/view", {"filename": filename, "subfolder": subfolder, "type": kind}, {}, b"")
+
         await door.open()
         try:
-            kept = await door.view({"filename": "a.png", "subfolder": "worker-0/deep", "type": "output"})
+            kept = await view("a.png", "worker-0/deep")
             assert (kept.status, kept.body, kept.headers["content-type"]) == (200, b"picture", "image/png")
             for name, subfolder in (("secret.txt", "worker-0/.."), ("../secret.txt", "worker-0"), ("outside.txt", "worker-0/../..")):
-                assert (await door.view({"filename": name, "subfolder": subfolder, "type": "output"})).status == 404
-            assert (await door.view({"filename": "a.png", "subfolder": "worker-0/deep", "type": "temp"})).status == 404
+                assert (await view(name, subfolder)).status == 404
+            assert (await view("a.png", "worker-0/deep", "temp")).status == 404
         finally:
             await door.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,10 +112,11 @@ def test_a_worker_without_the_pack_is_served_by_its_last_model():
 
 
 def test_a_worker_without_the_file_is_routed_around_and_said_so():
-    lacking = worker("lacking", lacks=frozenset({"a"}))
-    assert chosen(job("a"), lacking, worker("busy", ready_s=100.0))[0] == "busy"
-    with pytest.raises(NoWorkerError, match=r"lacking lacks a; gone takes no prompts"):
-        chosen(job("a"), lacking, worker("gone", takes_prompts=False))
+    lacking = worker("lacking", lacks=frozenset({"unet_name a"}))
+    wanting = replace(job("a"), wants=frozenset({"unet_name a", "node Sample"}))
+    assert chosen(wanting, lacking, worker("busy", ready_s=100.0))[0] == "busy"
+    with pytest.raises(NoWorkerError, match=r"lacking lacks unet_name a; gone takes no prompts"):
+        chosen(wanting, lacking, worker("gone", takes_prompts=False))
     with pytest.raises(NoWorkerError, match="no worker; start one"):
         chosen(job("a"))
 

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..fleet import cluster
+from ..fleet.seats import HANG_S
 from ..fleet.simulation import Result, simulate
 from ..fleet.traffic import Request, Traffic, generate, read_trace
 from ..installation.locate import HOW_TO_GET_ONE, LocateError, cache_folder, find_comfyui
@@ -56,12 +58,16 @@ def register(commands: Any) -> None:
     _register_up(inner)
     for name, about, run in (
         ("status", "the workers of the fleet that runs, what is warm there, and what was decided last", command_status),
+        ("drain", "send a worker or node no more prompts: what waits there is moved, what runs there ends", command_drain),
         ("down", "end the fleet that runs", command_down),
     ):
         other: argparse.ArgumentParser = inner.add_parser(name, help=about, description=about)
         other.add_argument("--port", type=_count("--port", 65535), default=PORT, metavar="N", help="of the door (default: %(default)s)")
         other.add_argument("--json", action="store_true", help="print JSON")
         other.add_argument("--token", metavar="TEXT", help="the fleet's, where it has one (default: RESIDENCY_FLEET_TOKEN)")
+        if run is command_drain:
+            other.add_argument("node", metavar="NODE", help="a worker, or a node with all of its workers, as fleet status names them")
+            other.add_argument("--undo", action="store_true", help="it gets prompts again")
         other.set_defaults(run=run)
 
 
@@ -77,6 +83,10 @@ def _register_up(inner: Any) -> None:
     started.add_argument("--host", default="127.0.0.1", help="any but the loopback's needs a token (default: %(default)s)")
     started.add_argument("--port", type=_count("--port", 65535), default=PORT, metavar="N", help="default: %(default)s")
     started.add_argument("--token", metavar="TEXT", help="who has it may ask (default: RESIDENCY_FLEET_TOKEN)")
+    help_hang = "without progress for so many seconds, a worker is ended and started anew (default: %(default)g)"
+    started.add_argument("--hang-after", type=_seconds, default=HANG_S, metavar="SECONDS", help=help_hang)
+    help_policy = "how a worker is chosen; the others are there to be compared (default: %(default)s)"
+    started.add_argument("--policy", choices=cluster.POLICIES, default=cluster.OURS, help=help_policy)
     started.add_argument("arguments", nargs="*", metavar="-- ARGUMENT", help="of every ComfyUI")
     started.set_defaults(run=command_up)
 
@@ -119,6 +129,8 @@ def command_up(options: argparse.Namespace) -> int:
         token,
         (*(() if gpus else ("--cpu",)), *options.arguments),
         gpus,
+        hang_s=options.hang_after,
+        policy=options.policy,
     )
 
     def ready(url: str) -> None:
@@ -136,33 +148,72 @@ def command_up(options: argparse.Namespace) -> int:
 
 
 def command_status(options: argparse.Namespace) -> int:
-    running = _running(options)
-    token = options.token or os.environ.get(TOKEN_VARIABLE)
-    request = urllib.request.Request(f"{running.url}/residency/fleet", headers={"Authorization": f"Bearer {token}"} if token else {})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            told = json.load(answer)
-    except OSError as error:
-        print(f"residency: {running.url} does not answer: {error}", file=sys.stderr)
-        return 1
+    told = _ask(options, "/residency/fleet")
     if options.json:
         print(json.dumps(told, indent=1))
         return 0
+    head = ("worker", "node", "address", "is", "prompts", "predicted", "took", "margin", "warm")
     rows = [
         (
             one["name"],
-            one["url"] or "down",
-            "yes" if one["pack"] else "no",
+            one["node"],
+            one["url"] or "",
+            _is(one),
             str(len(one["prompts"])),
+            seconds(one["predicted_s"]) if one["predicted_s"] is not None else "",
+            seconds(one["took_s"]) if one["took_s"] is not None else "",
             f"{one['margin']:.2f}",
             ", ".join(one["warm"]),
         )
         for one in told["workers"]
     ]
-    print("\n".join(table(("worker", "address", "pack", "prompts", "margin", "warm"), rows)))
+    print("\n".join(table(head, rows)))
     for one in told["decisions"][-5:]:
         print(f"{one['prompt_id']}: {one['reason']}")
+    if told["lost"]:
+        print(f"no worker takes: {', '.join(told['lost'])}")
+    for warning in told["warnings"]:
+        print(f"warning: {warning}")
     return 0
+
+
+def _is(worker: dict[str, Any]) -> str:
+    if worker["ending"]:
+        return "ending: " + str(worker["ending"])
+    said = "up" if worker["answers"] else "silent" if worker["up"] else "down"
+    if worker["drained"]:
+        said += ", drained" if not worker["prompts"] else ", draining"
+    return said + ("" if worker["pack"] or not worker["answers"] else ", no pack")
+
+
+def command_drain(options: argparse.Namespace) -> int:
+    told = _ask(options, "/residency/drain", {"worker": options.node, "on": not options.undo})
+    if options.json:
+        print(json.dumps(told, indent=1))
+    else:
+        print(f"no prompts go to: {', '.join(told['drained']) or 'nobody is drained'}")
+    return 0
+
+
+def _ask(options: argparse.Namespace, path: str, body: dict[str, Any] | None = None) -> Any:
+    """The answer of the door of the fleet that runs. Raises UsageError."""
+    running = _running(options)
+    token = options.token or os.environ.get(TOKEN_VARIABLE)
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+    request = urllib.request.Request(running.url + path, None if body is None else json.dumps(body).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        said = error.read().decode(errors="replace")
+        try:
+            found = json.loads(said)["error"]
+            said = found if isinstance(found, str) else found["message"]
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise UsageError(f"{running.url} refuses: {said}") from error
+    except OSError as error:
+        raise UsageError(f"{running.url} does not answer: {error}") from error
 
 
 def command_down(options: argparse.Namespace) -> int:
@@ -243,6 +294,16 @@ def as_text(results: Sequence[Result]) -> list[str]:
         for one in results
     ]
     return table(head, rows)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 1 on")
+    return value
 
 
 def _count(option: str, most: int) -> Callable[[str], int]:

@@ -11,17 +11,25 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..installation.locate import PACK, ComfyUI
+from ..transfers.memory import SERVERS_VARIABLE
+from ..transfers.turns import TURNS_VARIABLE
 from ..units import UsageError
+from .policies import Choose, policies
+from .routing import Router
+from .seats import HANG_S, Found, LostError
 
+OURS = "residency"
+POLICIES = tuple(sorted(policies(0, Router()), key=lambda name: name != OURS))
 HOW_TO_GET_RAY = "Ray is not installed: pip install 'residency[fleet]' (or pip install 'ray[serve]>=2.60' aiohttp)"
 NAMESPACE = "residency"
 SCRATCH_PREFIX = "residency-fleet-"
@@ -29,6 +37,9 @@ LOOK_S = 0.5
 GRACE_S = 5.0
 START_S = 240.0
 STOP_S = 25.0
+RETRY_S = 10.0  # before a server that has not come up is started anew
+FIND_S = 5.0
+THIS_MACHINE = "this machine"
 # Without them a worker that is killed would leave its server behind.
 RAY_OPTIONS = {
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",
@@ -40,7 +51,7 @@ RAY_OPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A fleet as it was asked for. `arguments` go to every ComfyUI; `folder` gets inputs and outputs."""
+    """A fleet as it was asked for. `arguments` go to every ComfyUI; `folder` gets inputs, outputs, and what users keep."""
 
     comfyui: Path
     python: Path
@@ -53,6 +64,8 @@ class Plan:
     arguments: tuple[str, ...] = ()
     gpus: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+    hang_s: float = HANG_S
+    policy: str = OURS
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +99,7 @@ def up(plan: Plan, scratch: Path, ready: Callable[[str], object]) -> None:
     stopped = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
-    for folder in ("input", "output"):
+    for folder in ("input", "output", "user"):
         (plan.folder / folder).mkdir(parents=True, exist_ok=True)
     try:
         variables = {**plan.environment, "PYTHONPATH": os.pathsep.join([str(PACK), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
@@ -146,9 +159,12 @@ def server_of(plan: Plan, name: str, stack: ExitStack) -> Any:
 
     output = plan.folder / "output" / name
     output.mkdir(parents=True, exist_ok=True)
-    arguments = [*plan.arguments, "--output-directory", str(output), "--input-directory", str(plan.folder / "input")]
+    folders = {"output": output, "input": plan.folder / "input", "user": plan.folder / "user"}
+    arguments = [*plan.arguments, *(part for name, path in folders.items() for part in (f"--{name}-directory", str(path)))]
     comfyui = ComfyUI(plan.comfyui, plan.python, "the fleet")
-    return stack.enter_context(serve(comfyui, plan.models, arguments, front_end=True))
+    turns = Path(tempfile.gettempdir())  # the fleet's own: all servers of this machine have it
+    shared = {SERVERS_VARIABLE: str(plan.workers), TURNS_VARIABLE: str(turns)}
+    return stack.enter_context(serve(comfyui, plan.models, arguments, front_end=True, environment=shared))
 
 
 def write_running(path: Path, url: str, folder: Path, scratch: Path) -> None:
@@ -192,16 +208,24 @@ def _started_s(pid: int) -> float | None:
         return None
 
 
-def finder(ask: Callable[[], Any], timeout_s: float = 5.0) -> Callable[[], Any]:
-    """A worker's address, asked of its actor; None while it does not answer."""
+def finder(ask: Callable[[], Any]) -> Callable[[], Awaitable[Found | None]]:
+    """Where a worker's server is, asked of its actor."""
 
-    async def find() -> str | None:
+    async def find() -> Found | None:
         try:
-            return str(await asyncio.wait_for(ask(), timeout_s))
+            life, url = await asyncio.wait_for(ask(), FIND_S)
+        except asyncio.TimeoutError as error:  # it may be busy: nobody can tell
+            raise LostError("its actor does not answer") from error
         except Exception:  # the actor is dead, or is being started anew: Ray has an error for each
             return None
+        return Found(life, url)
 
     return find
+
+
+def chooser(policy: str) -> tuple[str, Choose] | None:
+    """The other ways of choosing, for whoever compares; None: ours."""
+    return None if policy == OURS else (policy, policies(0, Router())[policy])
 
 
 def names(workers: int) -> Sequence[str]:

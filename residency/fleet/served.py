@@ -16,7 +16,10 @@ from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from ray import serve
 
 from . import cluster
-from .door import Answer, Door, Seat, refused
+from .access import refused
+from .door import Door
+from .ledger import Ledger
+from .seats import Answer, Seat
 
 log = logging.getLogger("residency.fleet")
 
@@ -30,25 +33,40 @@ class ComfyWorker:
 
     def __init__(self, plan: cluster.Plan, name: str) -> None:
         self._stack = ExitStack()
+        self._life = os.urandom(8).hex()
         self._ending = False
-        self._server = cluster.server_of(plan, name, self._stack)
-        threading.Thread(target=self._watch, name="residency fleet", daemon=True).start()
+        self._server: Any = None
+        self._error = ""
+        threading.Thread(target=self._run, args=(plan, name), name="residency fleet", daemon=True).start()
 
-    def url(self) -> str:
-        """Its address."""
-        return str(self._server.url)
+    def where(self) -> tuple[str, str | None]:
+        """Which server this is, and its address once it is up. Raises RuntimeError where it has not come up."""
+        if self._error:
+            raise RuntimeError(self._error)
+        return self._life, str(self._server.url) if self._server is not None else None
 
     def pids(self) -> dict[str, int]:
         """Of the actor and of its server, for whoever looks after them."""
         return {"actor": os.getpid(), "server": self._server.process.pid}
+
+    def kill(self) -> None:
+        """End the server at once, whatever it does."""
+        if self._server is not None:
+            self._server.process.kill()
 
     def stop(self) -> None:
         """End the server and remove its folder."""
         self._ending = True
         self._stack.close()
 
-    def _watch(self) -> None:
-        while self._server.process.poll() is None:
+    def _run(self, plan: cluster.Plan, name: str) -> None:
+        try:
+            self._server = cluster.server_of(plan, name, self._stack)
+        except Exception as error:
+            self._error = f"{name}: {error}"
+            log.warning("%s", self._error)
+            time.sleep(cluster.RETRY_S)  # whoever starts the fleet asks meanwhile
+        while self._server is not None and self._server.process.poll() is None:
             time.sleep(cluster.LOOK_S)
         if not self._ending:
             self._stack.close()
@@ -67,8 +85,12 @@ class Front:
 
     def __init__(self, plan: cluster.Plan, workers: list[Any]) -> None:
         self._token = plan.token
-        seats = [Seat(name, cluster.finder(actor.url.remote)) for name, actor in zip(cluster.names(plan.workers), workers, strict=True)]
-        self._door = Door(seats, plan.folder / "output")
+        seats = [
+            Seat(name, cluster.finder(actor.where.remote), actor.kill.remote, cluster.THIS_MACHINE)
+            for name, actor in zip(cluster.names(plan.workers), workers, strict=True)
+        ]
+        ledger = Ledger(plan.folder / "door.sqlite")
+        self._door = Door(seats, plan.folder / "output", ledger, hang_s=plan.hang_s, choose=cluster.chooser(plan.policy))
         self._opened = asyncio.get_running_loop().create_task(self._door.open())
 
     @app.websocket("/ws")
@@ -81,7 +103,7 @@ class Front:
             return
         await socket.accept()
         client_id = socket.query_params.get("clientId") or os.urandom(16).hex()
-        async with self._door.messages(client_id) as messages:
+        async with self._door.messages(client_id) as (messages, line):
 
             async def speak() -> None:
                 while True:
@@ -95,7 +117,7 @@ class Front:
                     if heard["type"] == "websocket.disconnect":
                         break
                     if heard.get("text") is not None:
-                        await messages.say(heard["text"])
+                        await line.say(heard["text"])
             except WebSocketDisconnect:
                 pass
             finally:
@@ -108,46 +130,8 @@ class Front:
         if why_not is not None:
             return _response(Answer.of({"error": why_not}, 403))
         await self._opened
-        return _response(await self._answer(request, path))
-
-    async def _answer(self, request: Request, path: str) -> Answer:
-        door, method = self._door, request.method
-        route = path.removeprefix("api/")
-        body: Any = None
-        raw = await request.body()
-        own = (route, method)
-        if method == "POST" and route in ("prompt", "queue", "history", "interrupt", "free"):
-            try:
-                body = await request.json() if raw else {}
-            except (ValueError, RecursionError):
-                return Answer.of({"error": "the body is not JSON"}, 400)
-        if own == ("prompt", "POST"):
-            return await door.prompt(body)
-        if own == ("prompt", "GET"):
-            return await door.prompt_info()
-        if own == ("queue", "GET"):
-            return await door.queue()
-        if own == ("queue", "POST"):
-            return await door.change_queue(body)
-        if own == ("history", "POST"):
-            return await door.change_history(body)
-        if method == "GET" and (route == "history" or route.startswith("history/")):
-            most = request.query_params.get("max_items", "")
-            return await door.history(route.partition("/")[2] or None, int(most) if most.isdigit() else None)
-        if own == ("interrupt", "POST"):
-            return await door.interrupt(body)
-        if own == ("free", "POST"):
-            return await door.for_all(method, "/free", body)
-        if own == ("view", "GET"):
-            return await door.view({name: value for name, value in request.query_params.items() if name != "token"})
-        if own == ("system_stats", "GET"):
-            return await door.system_stats()
-        if own == ("residency/state", "GET"):
-            return await door.states()
-        if own == ("residency/fleet", "GET"):
-            return Answer.of(door.status())
-        query = f"?{request.url.query}" if request.url.query else ""
-        return await door.pass_on(method, f"/{path}{query}", dict(request.headers), raw)
+        query = {name: value for name, value in request.query_params.items() if name != "token"}
+        return _response(await self._door.answer(request.method, f"/{path}", query, request.headers, await request.body()))
 
 
 def make(plan: cluster.Plan, stopped: threading.Event) -> None:
@@ -157,13 +141,13 @@ def make(plan: cluster.Plan, stopped: threading.Event) -> None:
     actor: Any = ComfyWorker
     front: Any = Front
     workers = [actor.options(name=name, **options).remote(plan, name) for name in cluster.names(plan.workers)]
-    starting = [worker.url.remote() for worker in workers]
     until_s = time.monotonic() + cluster.START_S
-    while starting and not stopped.is_set():
-        done, starting = ray.wait(starting, timeout=cluster.LOOK_S)
-        ray.get(done)
-        if starting and time.monotonic() > until_s:
-            raise TimeoutError(f"{len(starting)} of {plan.workers} workers have not come up within {cluster.START_S:.0f} s")
+    while not stopped.is_set():
+        if all(url is not None for _, url in ray.get([worker.where.remote() for worker in workers])):
+            break
+        if time.monotonic() > until_s:
+            raise TimeoutError(f"not all of {plan.workers} workers have come up within {cluster.START_S:.0f} s")
+        stopped.wait(cluster.LOOK_S)
     if stopped.is_set():
         return
     serve.start(http_options={"host": plan.host, "port": plan.port}, proxy_location="HeadOnly")

@@ -213,7 +213,9 @@ class Warmth:
             assumed.append("link")
         contents = host.runtime.contents.host
         held_bytes = sum(contents.loaded.values()) if contents is not None else 0
-        found = of_rates(disk, link or LINK_BYTES_PER_S, limit_bytes, memory.available_bytes() + held_bytes, host.reserve_bytes)
+        found = of_rates(
+            disk, link or LINK_BYTES_PER_S, limit_bytes, memory.share(memory.available_bytes()) + held_bytes, host.reserve_bytes
+        )
         return found, assumed
 
     def warm(self, asked: Mapping[str, Any]) -> dict[str, Any]:
