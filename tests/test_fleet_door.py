@@ -103,6 +103,41 @@ def test_of_a_worker_that_has_gone_its_outputs_are_kept_and_nothing_else_is_give
     asyncio.run(story())
 
 
+@pytest.fixture
+def comfyui_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder that is found as the ComfyUI of this machine."""
+    (tmp_path / "ComfyUI" / "comfy").mkdir(parents=True)
+    (tmp_path / "ComfyUI" / "models").mkdir()
+    (tmp_path / "ComfyUI" / "main.py").touch()
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "ComfyUI"))
+    monkeypatch.setenv("RESIDENCY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("RESIDENCY_FLEET_TOKEN", raising=False)
+    return tmp_path / "ComfyUI"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--host", "0.0.0.0"], "--host 0.0.0.0: others can reach that; give --token, or set RESIDENCY_FLEET_TOKEN"),  # noqa: S104 - refused
+        (["--cpu", "--models-directory", "/nowhere"], "--models-directory /nowhere: no such folder"),
+        (["--cpu", "nowhere.yaml"], "--cpu and nowhere.yaml: the file says it all"),
+        (["nowhere.yaml"], "nowhere.yaml: cannot be read"),
+    ],
+)
+def test_a_fleet_that_cannot_be_is_refused_before_anything_starts(
+    arguments: list[str], said: str, comfyui_here: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["fleet", "up", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_file_that_opens_the_door_to_others_needs_a_token(comfyui_here: Path, capsys: pytest.CaptureFixture[str]):
+    file = comfyui_here.parent / "fleet.yaml"
+    file.write_text("host: 10.0.0.1")
+    assert main(["fleet", "up", str(file)]) == 2
+    assert "--host 10.0.0.1: others can reach that" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["status", "down"])
 def test_where_no_fleet_runs_that_is_said(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..fleet import cluster
+from ..fleet.plan import LOOPBACK, OURS, POLICIES, PORT, Node, Plan, is_loopback, read_plan
 from ..fleet.seats import HANG_S
 from ..fleet.simulation import Result, simulate
 from ..fleet.traffic import Request, Traffic, generate, read_trace
@@ -28,8 +29,6 @@ from . import machines
 from .tables import seconds, table
 
 GENERATED = "generated"
-PORT = 8200
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN_VARIABLE = "RESIDENCY_FLEET_TOKEN"  # noqa: S105 - its name
 WORKER_RAM = "64GB"  # of a simulated worker, where --ram says nothing: figures are the same on every machine
 MOST_WORKERS = 10_000
@@ -72,45 +71,76 @@ def register(commands: Any) -> None:
 
 
 def _register_up(inner: Any) -> None:
-    about = "start ComfyUI servers on this machine behind one door, and run until interrupted; needs Ray"
+    about = "start ComfyUI servers behind one door, and run until interrupted; needs Ray"
     started: argparse.ArgumentParser = inner.add_parser("up", help=about, description=about)
     help_workers = "ComfyUI servers: one a GPU, or so many on the CPU (default: what GPUs there are, else 2)"
     started.add_argument("--workers", type=_count("--workers", 64), metavar="N", help=help_workers)
     started.add_argument("--cpu", action="store_true", help="compute on the CPU")
     started.add_argument("--models-directory", type=Path, metavar="DIR", help="default: that of the ComfyUI found")
     help_folder = "where inputs and outputs are kept (default: residency-fleet in this folder)"
-    started.add_argument("--folder", type=Path, default=Path("residency-fleet"), metavar="DIR", help=help_folder)
-    started.add_argument("--host", default="127.0.0.1", help="any but the loopback's needs a token (default: %(default)s)")
-    started.add_argument("--port", type=_count("--port", 65535), default=PORT, metavar="N", help="default: %(default)s")
+    started.add_argument("--folder", type=Path, metavar="DIR", help=help_folder)
+    started.add_argument("--host", help=f"any but the loopback's needs a token (default: {LOOPBACK})")
+    started.add_argument("--port", type=_count("--port", 65535), metavar="N", help=f"default: {PORT}")
     started.add_argument("--token", metavar="TEXT", help="who has it may ask (default: RESIDENCY_FLEET_TOKEN)")
-    help_hang = "without progress for so many seconds, a worker is ended and started anew (default: %(default)g)"
-    started.add_argument("--hang-after", type=_seconds, default=HANG_S, metavar="SECONDS", help=help_hang)
-    help_policy = "how a worker is chosen; the others are there to be compared (default: %(default)s)"
-    started.add_argument("--policy", choices=cluster.POLICIES, default=cluster.OURS, help=help_policy)
-    started.add_argument("arguments", nargs="*", metavar="-- ARGUMENT", help="of every ComfyUI")
+    help_hang = f"without progress for so many seconds, a worker is ended and started anew (default: {HANG_S:g})"
+    started.add_argument("--hang-after", type=_seconds, metavar="SECONDS", help=help_hang)
+    help_policy = f"how a worker is chosen; the others are there to be compared (default: {OURS})"
+    started.add_argument("--policy", choices=POLICIES, help=help_policy)
+    help_more = (
+        "a file that describes the fleet (docs/fleet.md): on a Ray cluster, or of several kinds; without one, arguments of every ComfyUI"
+    )
+    started.add_argument("more", nargs="*", metavar="FLEET.YAML | -- ARGUMENT", help=help_more)
     started.set_defaults(run=command_up)
 
 
 def command_up(options: argparse.Namespace) -> int:
+    token = options.token or os.environ.get(TOKEN_VARIABLE)
+    is_file = bool(options.more) and options.more[0].endswith((".yaml", ".yml"))
+    plan = _plan_of_file(options, token) if is_file else _plan_of_options(options, token)
+    if not is_loopback(plan.host) and not token:
+        raise UsageError(f"--host {plan.host}: others can reach that; give --token, or set {TOKEN_VARIABLE}")
     cluster.require_ray()
+    state = _state_file(plan.port)
+    running = cluster.read_running(state)
+    if running is not None:
+        raise UsageError(f"--port {plan.port}: a fleet runs there (process {running.pid}); end it with fleet down, or choose another port")
+    family = socket.AF_INET6 if ":" in plan.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((plan.host, plan.port))
+        except OSError as error:
+            raise UsageError(f"--host {plan.host} --port {plan.port}: cannot be listened on ({error.strerror})") from error
+
+    def ready(url: str) -> None:
+        print(f"{plan.workers} workers behind {url}; inputs and outputs in {plan.folder}; Ctrl+C or fleet down ends them", flush=True)
+
+    scratch = Path(tempfile.mkdtemp(prefix=cluster.SCRATCH_PREFIX))
+    cluster.write_running(state, plan.url, plan.folder, scratch)
+    print(f"starting {plan.workers} ComfyUI servers…", flush=True)
+    try:
+        cluster.up(plan, scratch, ready)
+    finally:
+        state.unlink(missing_ok=True)
+    print("the fleet has ended", flush=True)
+    return 0
+
+
+ONLY_WITHOUT_FILE = ("workers", "models_directory", "folder", "host", "port", "hang_after", "policy", "cpu")
+
+
+def _plan_of_file(options: argparse.Namespace, token: str | None) -> Plan:
+    file, *arguments = options.more
+    given = [f"--{name.replace('_', '-')}" for name in ONLY_WITHOUT_FILE if getattr(options, name)] + arguments
+    if given:
+        raise UsageError(f"{given[0]} and {file}: the file says it all; leave one of them out")
+    return read_plan(Path(file), find_comfyui(), token)
+
+
+def _plan_of_options(options: argparse.Namespace, token: str | None) -> Plan:
     comfyui = find_comfyui()
     if comfyui is None:
         raise LocateError(HOW_TO_GET_ONE)
-    token = options.token or os.environ.get(TOKEN_VARIABLE)
-    if options.host not in LOOPBACK and not token:
-        raise UsageError(f"--host {options.host}: others can reach that; give --token, or set {TOKEN_VARIABLE}")
-    state = _state_file(options.port)
-    running = cluster.read_running(state)
-    if running is not None:
-        raise UsageError(
-            f"--port {options.port}: a fleet runs there (process {running.pid}); end it with fleet down, or choose another port"
-        )
-    with socket.socket() as probe:
-        try:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((options.host, options.port))
-        except OSError as error:
-            raise UsageError(f"--host {options.host} --port {options.port}: cannot be listened on ({error.strerror})") from error
     gpus = 0 if options.cpu else gpu_count()
     workers = options.workers or gpus or 2
     if gpus and workers > gpus:
@@ -118,33 +148,17 @@ def command_up(options: argparse.Namespace) -> int:
     models = options.models_directory or comfyui.path / "models"
     if not models.is_dir():
         raise UsageError(f"--models-directory {models}: no such folder")
-    plan = cluster.Plan(
-        comfyui.path,
-        comfyui.python,
-        models.resolve(),
-        options.folder.resolve(),
-        workers,
-        options.host,
-        options.port,
+    arguments = (*(() if gpus else ("--cpu",)), *options.more)
+    node = Node("worker", workers, comfyui.path, comfyui.python, models.resolve(), arguments, bool(gpus))
+    return Plan(
+        (node,),
+        (options.folder or Path("residency-fleet")).resolve(),
+        options.host or LOOPBACK,
+        options.port or PORT,
         token,
-        (*(() if gpus else ("--cpu",)), *options.arguments),
-        gpus,
-        hang_s=options.hang_after,
-        policy=options.policy,
+        options.hang_after or HANG_S,
+        options.policy or OURS,
     )
-
-    def ready(url: str) -> None:
-        print(f"{workers} workers behind {url}; inputs and outputs in {plan.folder}; Ctrl+C or fleet down ends them", flush=True)
-
-    scratch = Path(tempfile.mkdtemp(prefix=cluster.SCRATCH_PREFIX))
-    cluster.write_running(state, f"http://{plan.host}:{plan.port}", plan.folder, scratch)
-    print(f"starting {workers} ComfyUI {comfyui.version} servers…", flush=True)
-    try:
-        cluster.up(plan, scratch, ready)
-    finally:
-        state.unlink(missing_ok=True)
-    print("the fleet has ended", flush=True)
-    return 0
 
 
 def command_status(options: argparse.Namespace) -> int:

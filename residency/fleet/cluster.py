@@ -1,7 +1,8 @@
-"""A fleet on one machine: Ray holds the workers and the door, starts them anew when they die, and ends them together.
+"""Ray holds the workers and the door, starts them anew when they die, and ends them together.
 
 Each worker is an unmodified ComfyUI server in a process of its own, watched by an actor; the door is a Serve ingress. `up` runs until it is
-interrupted. Everything that the fleet writes lies in one folder, which is removed with it, outputs and inputs excepted.
+interrupted, on a Ray of its own or on a cluster that runs. Everything that the fleet writes lies in one folder, which is removed with it,
+but for what is to be kept (`Plan.folder`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,11 @@ from ..installation.locate import PACK, ComfyUI
 from ..transfers.memory import SERVERS_VARIABLE
 from ..transfers.turns import TURNS_VARIABLE
 from ..units import UsageError
+from .plan import LOOPBACK, OURS, Node, Plan, is_loopback
 from .policies import Choose, policies
 from .routing import Router
-from .seats import HANG_S, Found, LostError
+from .seats import Found, LostError
 
-OURS = "residency"
-POLICIES = tuple(sorted(policies(0, Router()), key=lambda name: name != OURS))
 HOW_TO_GET_RAY = "Ray is not installed: pip install 'residency[fleet]' (or pip install 'ray[serve]>=2.60' aiohttp)"
 NAMESPACE = "residency"
 SCRATCH_PREFIX = "residency-fleet-"
@@ -39,7 +39,6 @@ START_S = 240.0
 STOP_S = 25.0
 RETRY_S = 10.0  # before a server that has not come up is started anew
 FIND_S = 5.0
-THIS_MACHINE = "this machine"
 # Without them a worker that is killed would leave its server behind.
 RAY_OPTIONS = {
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",
@@ -47,25 +46,6 @@ RAY_OPTIONS = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_SERVE_ENABLE_HA_PROXY": "0",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A fleet as it was asked for. `arguments` go to every ComfyUI; `folder` gets inputs, outputs, and what users keep."""
-
-    comfyui: Path
-    python: Path
-    models: Path
-    folder: Path
-    workers: int
-    host: str = "127.0.0.1"
-    port: int = 8200
-    token: str | None = None
-    arguments: tuple[str, ...] = ()
-    gpus: int = 0
-    environment: Mapping[str, str] = field(default_factory=dict)
-    hang_s: float = HANG_S
-    policy: str = OURS
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,25 +81,32 @@ def up(plan: Plan, scratch: Path, ready: Callable[[str], object]) -> None:
     before = {number: signal.getsignal(number) for number in signals}
     for folder in ("input", "output", "user"):
         (plan.folder / folder).mkdir(parents=True, exist_ok=True)
+    variables = {**plan.environment, "PYTHONPATH": os.pathsep.join([str(PACK), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+    common = {
+        "namespace": f"{NAMESPACE}-{plan.port}",
+        "runtime_env": {"env_vars": {**variables, "TMPDIR": str(scratch)}},
+        "logging_level": "warning",
+        "log_to_driver": False,
+    }
+    own = {
+        "address": "local",
+        "num_cpus": plan.workers + 4,
+        "num_gpus": plan.gpus,
+        "include_dashboard": False,
+        "object_store_memory": 100 * 1024**2,
+        "_temp_dir": str(scratch / "ray"),
+    }
     try:
-        variables = {**plan.environment, "PYTHONPATH": os.pathsep.join([str(PACK), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
-        ray.init(
-            address="local",
-            num_cpus=plan.workers + 4,
-            num_gpus=plan.gpus,
-            include_dashboard=False,
-            object_store_memory=100 * 1024**2,
-            namespace=NAMESPACE,
-            _temp_dir=str(scratch / "ray"),
-            runtime_env={"env_vars": {**variables, "TMPDIR": str(scratch)}},
-            logging_level="warning",
-            log_to_driver=False,
-        )
+        try:
+            ray.init(**common, **(own if plan.cluster is None else {"address": plan.cluster}))
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = "on this machine" if plan.cluster is None else f"at {plan.cluster}"
+            raise UsageError(f"Ray cannot be reached {where}: {' '.join(str(error).split())[:500]}") from error
         for number in signals:  # Ray has its own by now, which end this process at once
             signal.signal(number, lambda *_: stopped.set())
         make(plan, stopped)
         if not stopped.is_set():
-            ready(f"http://{plan.host}:{plan.port}")
+            ready(plan.url)
         stopped.wait()
     finally:
         for number in signals:
@@ -153,18 +140,24 @@ def sweep(scratch: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def server_of(plan: Plan, name: str, stack: ExitStack) -> Any:
-    """One worker's ComfyUI, started; it ends with the stack. Raises ServerError."""
+def server_of(plan: Plan, node: Node, name: str, stack: ExitStack) -> tuple[Any, str]:
+    """One worker's ComfyUI, started, and its address; it ends with the stack. Raises ServerError."""
     from ..installation.server_process import serve
 
     output = plan.folder / "output" / name
-    output.mkdir(parents=True, exist_ok=True)
+    turns = Path(tempfile.gettempdir(), "residency-turns")  # of a fleet on one machine, in the folder that is removed with it
+    for folder in (output, turns):
+        folder.mkdir(parents=True, exist_ok=True)
     folders = {"output": output, "input": plan.folder / "input", "user": plan.folder / "user"}
-    arguments = [*plan.arguments, *(part for name, path in folders.items() for part in (f"--{name}-directory", str(path)))]
-    comfyui = ComfyUI(plan.comfyui, plan.python, "the fleet")
-    turns = Path(tempfile.gettempdir())  # the fleet's own: all servers of this machine have it
-    shared = {SERVERS_VARIABLE: str(plan.workers), TURNS_VARIABLE: str(turns)}
-    return stack.enter_context(serve(comfyui, plan.models, arguments, front_end=True, environment=shared))
+    arguments = [*node.arguments, *(part for key, path in folders.items() for part in (f"--{key}-directory", str(path)))]
+    open_to = node.address if node.address is not None and not is_loopback(node.address) else None
+    if open_to is not None:
+        arguments += ["--listen", f"{LOOPBACK},{open_to}"]
+    shared = {SERVERS_VARIABLE: str(plan.sharing(node)), TURNS_VARIABLE: str(turns)}
+    comfyui = ComfyUI(node.comfyui, node.python, "the fleet")
+    pack = PACK if node.pack else None
+    server = stack.enter_context(serve(comfyui, node.models, arguments, pack, front_end=True, environment=shared))
+    return server, f"http://{open_to or LOOPBACK}:{server.port}"
 
 
 def write_running(path: Path, url: str, folder: Path, scratch: Path) -> None:
@@ -226,7 +219,3 @@ def finder(ask: Callable[[], Any]) -> Callable[[], Awaitable[Found | None]]:
 def chooser(policy: str) -> tuple[str, Choose] | None:
     """The other ways of choosing, for whoever compares; None: ours."""
     return None if policy == OURS else (policy, policies(0, Router())[policy])
-
-
-def names(workers: int) -> Sequence[str]:
-    return [f"worker-{number}" for number in range(workers)]

@@ -244,7 +244,7 @@ class Door:
         name, on = body.get("worker"), body.get("on", True)
         if not isinstance(on, bool):
             return refusal(400, f"on is {shown(on)}; say true or false")
-        drained = [index for index in range(len(self.seats)) if name in (self.seats[index].name, self.seats[index].machine)]
+        drained = [index for index in range(len(self.seats)) if name in _names(self.seats[index])]
         if not isinstance(name, str) or not drained:
             names = ", ".join(self.seats[index].name for index in range(len(self.seats)))
             return refusal(404, f"no worker and no node is {shown(name)}; there are {names}")
@@ -266,7 +266,7 @@ class Door:
             workers.append(
                 {
                     "name": seat.name,
-                    "node": seat.machine,
+                    "node": seat.node or seat.machine,
                     "url": seat.url,
                     "up": seat.url is not None,
                     "answers": seat.answers,
@@ -288,6 +288,7 @@ class Door:
             found = sorted({str(one[what]) for one in workers if one[what] is not None})
             if len(found) > 1:
                 warnings.append(f"workers differ in their {what}: {', '.join(found)}")
+        warnings += [f"{one['name']} runs without the pack" for one in workers if one["answers"] and not one["pack"]]
         decisions = list(self.prompts.decisions.values())[-SHOWN_DECISIONS:]
         lost = self.prompts.lost()
         return {"workers": workers, "decisions": decisions, "ended": self._ledger.count(), "lost": lost, "warnings": warnings}
@@ -299,6 +300,10 @@ class Door:
                 await self.prompts.look()
             except Exception:
                 log.exception("looking at the workers failed; it is tried again")
+
+
+def _names(seat: Seat) -> tuple[str, ...]:
+    return tuple(filter(None, (seat.name, seat.node, seat.machine)))
 
 
 def _first(answers: list[Answer | None]) -> Answer:

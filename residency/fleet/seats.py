@@ -35,6 +35,7 @@ class Seat:
     find: Callable[[], Awaitable[Found | None]]
     end: Callable[[], Awaitable[object]] = nothing
     machine: str = ""
+    node: str = ""
     found: Found | None = None
     silent_since_s: float | None = None
     ending: str = ""  # why its server is being ended

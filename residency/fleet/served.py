@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,10 +16,12 @@ import ray
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from ray import serve
 
+from ..units import UsageError
 from . import cluster
 from .access import refused
 from .door import Door
 from .ledger import Ledger
+from .plan import Node, Plan
 from .seats import Answer, Seat
 
 log = logging.getLogger("residency.fleet")
@@ -31,19 +34,20 @@ app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 class ComfyWorker:
     """One ComfyUI server. When it dies, so does this actor, and Ray starts both anew."""
 
-    def __init__(self, plan: cluster.Plan, name: str) -> None:
+    def __init__(self, plan: Plan, node: Node, name: str) -> None:
         self._stack = ExitStack()
         self._life = os.urandom(8).hex()
         self._ending = False
         self._server: Any = None
+        self._url: str | None = None
         self._error = ""
-        threading.Thread(target=self._run, args=(plan, name), name="residency fleet", daemon=True).start()
+        threading.Thread(target=self._run, args=(plan, node, name), name="residency fleet", daemon=True).start()
 
     def where(self) -> tuple[str, str | None]:
         """Which server this is, and its address once it is up. Raises RuntimeError where it has not come up."""
         if self._error:
             raise RuntimeError(self._error)
-        return self._life, str(self._server.url) if self._server is not None else None
+        return self._life, self._url
 
     def pids(self) -> dict[str, int]:
         """Of the actor and of its server, for whoever looks after them."""
@@ -59,9 +63,9 @@ class ComfyWorker:
         self._ending = True
         self._stack.close()
 
-    def _run(self, plan: cluster.Plan, name: str) -> None:
+    def _run(self, plan: Plan, node: Node, name: str) -> None:
         try:
-            self._server = cluster.server_of(plan, name, self._stack)
+            self._server, self._url = cluster.server_of(plan, node, name, self._stack)
         except Exception as error:
             self._error = f"{name}: {error}"
             log.warning("%s", self._error)
@@ -83,11 +87,11 @@ def _response(answer: Answer) -> Response:
 class Front:
     """ComfyUI's API, in front of every worker."""
 
-    def __init__(self, plan: cluster.Plan, workers: list[Any]) -> None:
+    def __init__(self, plan: Plan, workers: list[Any]) -> None:
         self._token = plan.token
         seats = [
-            Seat(name, cluster.finder(actor.where.remote), actor.kill.remote, cluster.THIS_MACHINE)
-            for name, actor in zip(cluster.names(plan.workers), workers, strict=True)
+            Seat(name, cluster.finder(actor.where.remote), actor.kill.remote, node.machine, node.name)
+            for (node, name), actor in zip(_each(plan), workers, strict=True)
         ]
         ledger = Ledger(plan.folder / "door.sqlite")
         self._door = Door(seats, plan.folder / "output", ledger, hang_s=plan.hang_s, choose=cluster.chooser(plan.policy))
@@ -134,19 +138,36 @@ class Front:
         return _response(await self._door.answer(request.method, f"/{path}", query, request.headers, await request.body()))
 
 
-def make(plan: cluster.Plan, stopped: threading.Event) -> None:
-    """Start workers and door; returns once all of them answer, or it is `stopped`. Raises an error of Ray's where a worker does not come
-    up."""
-    options = {"num_gpus": 1} if plan.gpus else {}
+def _each(plan: Plan) -> Iterator[tuple[Node, str]]:
+    return ((node, name) for node in plan.nodes for name in node.names())
+
+
+def make(plan: Plan, stopped: threading.Event) -> None:
+    """Start workers and door; returns once all of them answer, or it is `stopped`. Raises UsageError."""
+    known = {one["NodeManagerAddress"] for one in ray.nodes() if one["Alive"]}
+    for node in plan.nodes:
+        if node.address is not None and node.address not in known:
+            raise UsageError(f"node {node.name}: {node.address} is no node of the Ray cluster; there are {', '.join(sorted(known))}")
     actor: Any = ComfyWorker
     front: Any = Front
-    workers = [actor.options(name=name, **options).remote(plan, name) for name in cluster.names(plan.workers)]
+    workers = []
+    for node, name in _each(plan):
+        resources = {} if node.address is None else {"resources": {f"node:{node.address}": 0.001}}
+        workers.append(actor.options(name=name, num_gpus=int(node.gpus), **resources).remote(plan, node, name))
     until_s = time.monotonic() + cluster.START_S
     while not stopped.is_set():
-        if all(url is not None for _, url in ray.get([worker.where.remote() for worker in workers])):
+        up = 0
+        for (_, name), worker in zip(_each(plan), workers, strict=True):
+            try:
+                up += ray.get(worker.where.remote(), timeout=cluster.FIND_S)[1] is not None
+            except ray.exceptions.RayTaskError as error:
+                raise UsageError(f"{name} has not come up: {error.cause}") from error
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                continue
+        if up == plan.workers:
             break
         if time.monotonic() > until_s:
-            raise TimeoutError(f"not all of {plan.workers} workers have come up within {cluster.START_S:.0f} s")
+            raise UsageError(f"{plan.workers - up} of {plan.workers} workers have not come up within {cluster.START_S:.0f} s")
         stopped.wait(cluster.LOOK_S)
     if stopped.is_set():
         return
@@ -154,16 +175,19 @@ def make(plan: cluster.Plan, stopped: threading.Event) -> None:
     serve.run(front.bind(plan, workers), name=APPLICATION, route_prefix="/")
 
 
-def end(plan: cluster.Plan) -> None:
-    """Stop the door, then every worker; what does not answer ends with Ray."""
+def end(plan: Plan) -> None:
+    """Stop the door, then every worker; what does not answer ends with Ray. Others' applications on the cluster stay."""
     if not ray.is_initialized():
         return
     try:
-        serve.shutdown()
+        if plan.cluster is None:
+            serve.shutdown()
+        else:
+            serve.delete(APPLICATION)
     except Exception as error:  # half of it may not have begun
         log.info("the door did not end by itself: %s", error)
     stopping = []
-    for name in cluster.names(plan.workers):
+    for _, name in _each(plan):
         try:
             stopping.append(ray.get_actor(name).stop.remote())
         except ValueError:  # it was not begun
