@@ -154,7 +154,7 @@ class Fleet:
         if not ends:
             raise RuntimeError(f"{self.way}: nothing has ended ({failed} failed): {urllib.parse.unquote(self._servers[0].tail(40))}")
         makespan_s = max(ends) - min(arrivals.values())
-        moved = sum("moved from" in one["reason"] for one in self.door.prompts.decisions.values())
+        moved = sum("moved from" in one["reason"] for one in self.door.chooser.decisions.values())
         told_p = at(latencies, 0.5), at(latencies, 0.95)
         return Figures(self.way, len(ends), failed, 60 * len(ends) / makespan_s, makespan_s, *told_p, read_bytes, moved, by_worker), digests
 

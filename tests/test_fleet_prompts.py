@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from scripted_worker import Worker, prompt
 
-from residency.fleet import prompts as life
+from residency.fleet import watch
 from residency.fleet.door import Door
 from residency.fleet.ledger import Ledger
 from residency.fleet.messages import Listener
@@ -52,10 +52,10 @@ class Fleet:
 
     async def look(self, after_s: float = 0.0) -> None:
         self.clock.now_s += after_s
-        await self.door.prompts.look()
+        await self.door.watch.look()
 
     def reason(self, prompt_id: str) -> str:
-        return str(self.door.prompts.decisions[prompt_id]["reason"])
+        return str(self.door.chooser.decisions[prompt_id]["reason"])
 
     async def history(self, prompt_id: str) -> Any:
         return (await self.ask("GET", f"/history/{prompt_id}")).json.get(prompt_id)
@@ -69,8 +69,7 @@ async def fleet(*workers: Worker, ledger: Path | None = None, **options: Any) ->
     clock = Clock()
     door = Door([worker.seat for worker in workers], Path("nowhere"), Ledger(ledger), clock, **{"hang_s": HANG_S, **options})
     await door.seats.open()
-    await door.prompts.recall()
-    await door.prompts.look()
+    await door.watch.begin()
     try:
         yield Fleet(door, clock)
     finally:
@@ -197,7 +196,7 @@ def test_what_had_not_begun_is_moved_without_a_word():
             await it.look()
             await second.begin()
             assert (await heard(listener, "execution_start"))["prompt_id"] == prompt_id
-            assert first.begun == [] and it.door.prompts.decisions[prompt_id]["runs"] == 1
+            assert first.begun == [] and it.door.chooser.decisions[prompt_id]["runs"] == 1
 
     story(tell)
 
@@ -258,7 +257,7 @@ def test_a_worker_that_makes_no_progress_is_ended_and_its_prompt_runs_elsewhere(
 
 
 def test_a_silent_worker_keeps_its_prompt_until_it_has_ended(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(life, "LOOK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(watch, "LOOK_TIMEOUT_S", 0.1)
 
     async def tell(first: Worker, second: Worker) -> None:
         async with fleet(first, second) as it:
@@ -348,7 +347,7 @@ def test_a_prompt_that_was_killed_with_door_and_worker_is_begun_once_more(tmp_pa
         await first.start()
         async with fleet(first, second, ledger=tmp_path / "door") as it:
             assert {*ids(first), *ids(second)} == {prompt_id}
-            assert it.door.prompts.decisions[prompt_id]["runs"] == 2
+            assert it.door.chooser.decisions[prompt_id]["runs"] == 2
 
     story(tell)
 
@@ -433,11 +432,11 @@ def test_what_one_worker_has_read_is_warm_for_all_of_its_machine_and_counts_once
         try:
             async with fleet(third, first, second) as it:
                 await it.post("a")
-                router = it.door.prompts.outlook.router
+                router = it.door.chooser.outlook.router
                 prompt_id = await it.post("b")
-                runners = {one["worker"]: one["of"] for one in it.door.prompts.decisions[prompt_id]["runners_up"]}
+                runners = {one["worker"]: one["of"] for one in it.door.chooser.decisions[prompt_id]["runners_up"]}
                 assert prompt_id in ids(second) and "loading" in runners["third"]
-                assert it.door.prompts.decisions[prompt_id]["seconds"] < 15  # 10 s of computing; whom it is cold for loads 10 s
+                assert it.door.chooser.decisions[prompt_id]["seconds"] < 15  # 10 s of computing; whom it is cold for loads 10 s
                 assert (router.copies("a"), router.copies("b")) == (1, 1)
         finally:
             await third.die()

@@ -10,6 +10,8 @@
     access       who may ask
     messages     what a client hears
     prompts      the life of a prompt, from being taken to being kept
+    choosing     the worker for it now
+    watch        who is there, what runs where, who hangs
     ledger       what a door that is started anew must know
     outlook      what is known of the workers, in the router's words
     seats        one server behind the door; `asking` asks them

@@ -19,15 +19,18 @@ from typing import Any
 
 from ..units import shown
 from .asking import Seats
+from .choosing import Chooser
 from .ledger import Ledger
 from .messages import OWN_FILES, Line, Listener, named
 from .outlook import warm_in
 from .policies import Choose
-from .prompts import LOOK_S, Prompts, State
+from .prompts import Prompts, State
 from .seats import HANG_S, Answer, LostError, Seat, refusal
+from .watch import Watch
 
 log = logging.getLogger("residency.fleet")
 
+LOOK_S = 0.3  # between two looks at what the workers do
 SHOWN_DECISIONS = 20
 ENDED_JOBS = {"completed", "failed", "cancelled"}
 FOR_ALL = {"free", "residency/mode", "residency/settings", "residency/watch"}  # what is asked of one server is meant for the fleet
@@ -49,7 +52,9 @@ class Door:
         self.seats = Seats(seats)
         self._outputs = outputs.resolve()
         self._ledger = ledger or Ledger()
-        self.prompts = Prompts(self.seats, self._ledger, clock, hang_s=hang_s, choose=choose)
+        self.chooser = Chooser(self.seats, clock, choose)
+        self.prompts = Prompts(self.seats, self._ledger, self.chooser, clock)
+        self.watch = Watch(self.seats, self.prompts, clock, hang_s)
         self._watching: asyncio.Task[None] | None = None
         drained = self._ledger.drained()
         for index in range(len(self.seats)):
@@ -57,8 +62,7 @@ class Door:
 
     async def open(self) -> None:
         await self.seats.open()
-        await self.prompts.recall()
-        await self.prompts.look()
+        await self.watch.begin()
         self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
@@ -143,7 +147,7 @@ class Door:
 
     async def _history(self, prompt_id: str | None, query: Mapping[str, str]) -> Answer:
         if prompt_id is not None:
-            await self.prompts.settle(prompt_id)
+            await self.prompts.look_for(prompt_id)
             kept = self._ledger.history(prompt_id)
             return Answer.of({} if kept is None else {prompt_id: kept})
         most = query.get("max_items", "")
@@ -178,7 +182,7 @@ class Door:
         return Answer.of({"cancelled": any(one.get("cancelled") for one in told)}) if told else _first(list(answers))
 
     async def _job(self, prompt_id: str, whole: str, headers: Mapping[str, str]) -> Answer:
-        await self.prompts.settle(prompt_id)
+        await self.prompts.look_for(prompt_id)
         placed = self.prompts.get(prompt_id)
         kept = self._ledger.jobs().get(prompt_id) if placed is None else None
         if kept is not None:
@@ -260,7 +264,7 @@ class Door:
     def status(self) -> dict[str, Any]:
         """What `fleet status` shows; JSON-ready."""
         workers = []
-        for index, worker in enumerate(self.prompts.outlook.router.workers):
+        for index, worker in enumerate(self.chooser.outlook.router.workers):
             seat, mine, state = self.seats[index], self.prompts.of_worker(index), self.seats[index].state or {}
             errors = self.prompts.errors[index]
             workers.append(
@@ -289,7 +293,7 @@ class Door:
             if len(found) > 1:
                 warnings.append(f"workers differ in their {what}: {', '.join(found)}")
         warnings += [f"{one['name']} runs without the pack" for one in workers if one["answers"] and not one["pack"]]
-        decisions = list(self.prompts.decisions.values())[-SHOWN_DECISIONS:]
+        decisions = list(self.chooser.decisions.values())[-SHOWN_DECISIONS:]
         lost = self.prompts.lost()
         return {"workers": workers, "decisions": decisions, "ended": self._ledger.count(), "lost": lost, "warnings": warnings}
 
@@ -297,7 +301,7 @@ class Door:
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                await self.prompts.look()
+                await self.watch.look()
             except Exception:
                 log.exception("looking at the workers failed; it is tried again")
 

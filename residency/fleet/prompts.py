@@ -16,31 +16,25 @@ import asyncio
 import logging
 import time
 import uuid
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from ..units import shown
 from .asking import Seats
+from .choosing import Chooser
 from .ledger import Ledger
 from .messages import Lines, named
-from .outlook import Known, Outlook, Queued, by_names, seconds_of
-from .policies import Choose
+from .outlook import Known, Queued, by_names, seconds_of
 from .routing import Decision, NoWorkerError, Turns
-from .seats import HANG_S, Answer, LostError, lacks, refusal
+from .seats import Answer, LostError, lacks, refusal
 
 log = logging.getLogger("residency.fleet")
 
-LOOK_S = 0.3  # between two looks at what the workers do
-LOOK_TIMEOUT_S = 5.0
-END_AGAIN_S = 15.0  # a server that was to be ended and still is there
 MOST_RUNS = 2
-# A prompt that waits is moved where that gains so much: less is noise of the forecast, and what its worker has read ahead is not wasted.
-MOVE_S, MOVE_SHARE = 1.0, 0.2
 RETHOUGHT = 32  # prompts that wait, at one look: the next ones first
-DECIDED = 1000  # decisions that are kept
 SHOWN_ERRORS = 20  # predictions against truth
 NOBODY = "residency-door"  # the client of prompts that name none
 
@@ -80,29 +74,18 @@ class Placed:
 
 
 class Prompts:
-    """All that were taken, on one event loop. `choose` decides in the router's place; `hang_s`: without progress for so long, a worker's
-    server is ended."""
+    """All that were taken, on one event loop. `watch` calls what is not a client's."""
 
-    def __init__(
-        self,
-        seats: Seats,
-        ledger: Ledger,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        hang_s: float = HANG_S,
-        choose: tuple[str, Choose] | None = None,
-    ) -> None:
-        self._seats, self._ledger, self._clock, self._hang_s, self._choose = seats, ledger, clock, hang_s, choose
-        self.outlook = Outlook(seats, clock)
+    def __init__(self, seats: Seats, ledger: Ledger, chooser: Chooser, clock: Callable[[], float]) -> None:
+        self._seats, self._ledger, self._chooser, self._clock = seats, ledger, chooser, clock
+        self._outlook = chooser.outlook
         self.lines = Lines(seats, self._heard, lambda: len(self._placed))
-        self.decisions: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self.errors: list[deque[tuple[float, float]]] = [deque(maxlen=SHOWN_ERRORS) for _ in range(len(seats))]
         self._placed: dict[str, Placed] = {}
         self._turns = Turns()
         self._front = 0
         self._deciding = asyncio.Lock()
-        self._progressed_s = [-1e9] * len(seats)
-        self._ended_s = [-1e9] * len(seats)
+        self.progressed_s = [-1e9] * len(seats)  # when what runs there has moved on last
         self._changed = False
 
     def __len__(self) -> int:
@@ -142,7 +125,7 @@ class Prompts:
             if body.get("front") and "number" not in body:
                 self._front -= 1
                 body["number"] = self._front
-            placed = Placed(prompt_id, body, client_id, await self.outlook.know(body.get("prompt")))
+            placed = Placed(prompt_id, body, client_id, await self._outlook.know(body.get("prompt")))
             self._placed[prompt_id] = placed
             try:
                 answer = await self._place(placed)
@@ -165,11 +148,11 @@ class Prompts:
                     placed.cancelled = True
             return await self._seats.ask_all("POST", path, body)
 
-    async def settle(self, prompt_id: str) -> None:
+    async def look_for(self, prompt_id: str) -> None:
         """Somebody asks for it: see whether it has ended."""
         placed = self._placed.get(prompt_id)
         if placed is not None and placed.state in (State.WAITING, State.RUNNING):
-            await self._settle(placed, left_queue=False)
+            await self.settle(placed, left_queue=False)
 
     # --- choosing ---
 
@@ -180,9 +163,9 @@ class Prompts:
         refused: Answer | None = None
         said = [placed.known.why_not] if placed.known.why_not else []
         while True:
-            await self.outlook.listen()
+            await self._outlook.listen()
             try:
-                decision = self._decide(placed, frozenset(without))
+                decision = self._chooser.decide(placed.known, self._before(placed), frozenset(without))
             except NoWorkerError:
                 if refused is None:
                     raise
@@ -193,7 +176,7 @@ class Prompts:
                 self.lines.tell(placed.client_id, "residency.moved", told)
             answer = await self._send(placed, decision)
             if answer is not None and answer.status == 200:
-                self._note(placed, decision, said)
+                self._chooser.note(placed.prompt_id, decision, placed.runs + 1, said)
                 return answer
             without.add(decision.index)
             if answer is None:
@@ -205,20 +188,7 @@ class Prompts:
             self._seats[decision.index].lacks.update(dict.fromkeys(missing, self._clock()))
             said.append(f"{name} lacks {', '.join(sorted(missing))}")
             refused = refused or answer
-            placed.known = await self.outlook.know(placed.body.get("prompt"), frozenset(without))
-
-    def _decide(self, placed: Placed, without: frozenset[int] = frozenset()) -> Decision:
-        """Raises NoWorkerError."""
-        router, now_s, job = self.outlook.router, self._clock(), placed.known.job
-        self.outlook.update(placed.known, self._before(placed), without)
-        takes = [index for index, one in enumerate(router.workers) if one.takes_prompts and not one.lacks & job.wants]
-        if self._choose is None or not takes:
-            return router.decide(job, now_s)
-        name, choose = self._choose
-        index = takes[choose(job, [router.workers[one] for one in takes], now_s)]
-        score = router.score(index, job, now_s)
-        assert score is not None
-        return Decision(index, score, f"{name}; {score.told()}", ())
+            placed.known = await self._outlook.know(placed.body.get("prompt"), frozenset(without))
 
     def _before(self, placed: Placed) -> list[Queued]:
         """What runs or will before it, by worker in its order."""
@@ -229,15 +199,15 @@ class Prompts:
             if one is placed or one.state in (State.LOST, State.PLACING) or (one.state is not State.RUNNING and one.number > number):
                 continue
             done_s = now_s - one.begun_s if one.begun_s is not None else 0.0
-            left_s = max(0.0, one.expected_s * self.outlook.router.workers[one.worker].margin - done_s)
+            left_s = max(0.0, one.expected_s * self._outlook.router.workers[one.worker].margin - done_s)
             found.append(Queued(one.worker, one.known.job, left_s))
         return found
 
     async def _send(self, placed: Placed, decision: Decision) -> Answer | None:
         """None: the worker has not got it, for sure."""
-        worker, known = self.outlook.router.workers[decision.index], placed.known
-        self.outlook.router.demand.asked(known.job.keys, self._clock())
-        placed.expected_s = decision.score.stall_s / worker.margin + (known.compute_s or self.outlook.seconds)
+        worker, known = self._outlook.router.workers[decision.index], placed.known
+        self._outlook.router.demand.asked(known.job.keys, self._clock())
+        placed.expected_s = self._chooser.expected_s(known, decision)
         if "number" not in placed.body:  # the client has no wish of its own
             placed.body["number"] = self._turns.of(placed.client_id, placed.expected_s)
         seat = self._seats[decision.index]
@@ -257,38 +227,27 @@ class Prompts:
             worker.last_model = known.job.model
         return answer
 
-    def _note(self, placed: Placed, decision: Decision, said: list[str]) -> None:
-        runners_up = [{"worker": one.worker, "seconds": round(one.total_s, 3), "of": one.told()} for one in decision.runners_up]
-        worker = decision.score.worker
-        reason = f"{worker}: {decision.reason}" + (f" ({'; '.join(said)})" if said else "")
-        told = {"prompt_id": placed.prompt_id, "worker": worker, "seconds": round(decision.score.total_s, 3), "reason": reason}
-        self.decisions[placed.prompt_id] = {**told, "runners_up": runners_up, "runs": placed.runs + 1}
-        while len(self.decisions) > DECIDED:
-            self.decisions.popitem(last=False)
-        log.info("prompt %s -> %s", placed.prompt_id, reason)
-
     # --- while it waits ---
 
-    async def _rethink(self) -> None:
+    async def rethink(self) -> None:
         """Give a prompt that waits to another worker where that has become clearly better."""
-        waiting = sorted((one for one in self._placed.values() if one.state is State.WAITING), key=lambda one: one.number)
-        if self._choose is not None or not waiting:
+        if not self._changed:
             return
-        await self.outlook.listen()
+        self._changed = False
+        waiting = sorted((one for one in self._placed.values() if one.state is State.WAITING), key=lambda one: one.number)
+        if not self._chooser.moves or not waiting:
+            return
+        await self._outlook.listen()
         for placed in waiting[:RETHOUGHT]:
             async with self._deciding:
                 if placed.state is not State.WAITING or placed.cancelled:
                     continue
                 try:
-                    decision = self._decide(placed)
+                    decision = self._chooser.decide(placed.known, self._before(placed))
                 except NoWorkerError:
                     continue
-                here = self.outlook.router.score(placed.worker, placed.known.job, self._clock())
-                if decision.index == placed.worker:
-                    continue
-                if here is not None and here.total_s - decision.score.total_s < max(MOVE_S, MOVE_SHARE * here.total_s):
-                    continue
-                await self._move(placed, decision)
+                if self._chooser.is_worth_moving(placed.known, placed.worker, decision):
+                    await self._move(placed, decision)
 
     async def _move(self, placed: Placed, decision: Decision) -> None:
         """Out of its worker's queue and, once it is certain that it has not begun there, into the other's."""
@@ -310,87 +269,32 @@ class Prompts:
         if answer is None or answer.status != 200:
             placed.state = State.LOST
         else:
-            self._note(placed, decision, [f"moved from {self._seats[before].name} while it waited"])
+            said = [f"moved from {self._seats[before].name} while it waited"]
+            self._chooser.note(placed.prompt_id, decision, 1, said)
 
-    # --- looking ---
+    # --- what the watch has seen ---
 
-    async def look(self) -> None:
-        """Where each worker is, what has ended, and what has to run elsewhere."""
-        before = len(self._placed)
-        await asyncio.gather(*map(self._look_at, range(len(self._seats))))
-        for placed in [one for one in self._placed.values() if one.state is State.LOST]:
-            await self._place_again(placed)
-        if self._changed or len(self._placed) != before:
-            self._changed = False
-            await self._rethink()
-        if len(self._placed) != before:  # the workers' own word came before what they meant was known here
-            self.lines.tell_status()
-        await self.lines.close_idle(self._clock())
-
-    async def _look_at(self, index: int) -> None:
-        asked_s = self._clock()
-        try:
-            queue = await self._seats.ask_json(index, "/queue", LOOK_TIMEOUT_S)
-        except LostError:
-            queue = None
-        if queue is None:
-            await self._miss(index, asked_s)
-            return
-        self._seats[index].silent_since_s = None
-        running = {item[1] for item in queue["queue_running"]}
-        pending = {item[1] for item in queue["queue_pending"]}
-        for placed in self.of_worker(index):
-            if placed.state is State.PLACING or placed.at_s >= asked_s:
-                continue
-            if placed.prompt_id in running:
-                await self._runs(placed)
-            elif placed.prompt_id in pending:
-                placed.state = State.WAITING
-            else:
-                await self._settle(placed, left_queue=True)
-
-    async def _runs(self, placed: Placed) -> None:
-        now_s, index = self._clock(), placed.worker
+    def runs(self, placed: Placed) -> None:
+        """It is what its worker runs."""
         if placed.state is not State.RUNNING:
-            placed.state, placed.begun_s, placed.cancelled = State.RUNNING, now_s, False
+            placed.state, placed.begun_s, placed.cancelled = State.RUNNING, self._clock(), False
             placed.runs += 1
             self._turns.begins(placed.number)
-            self._ledger.takes(placed.prompt_id, placed.body, self._seats[index].name, placed.life, placed.runs)
+            self._ledger.takes(placed.prompt_id, placed.body, self._seats[placed.worker].name, placed.life, placed.runs)
             self._changed = True
-        since_s = now_s - max(placed.begun_s or now_s, self._progressed_s[index])
-        if since_s > self._hang_s:
-            await self._end_server(index, f"prompt {placed.prompt_id} has made no progress for {since_s:.0f} s")
+
+    def loses(self, placed: Placed) -> None:
+        """Its worker's server has ended."""
+        placed.state, placed.lost_with = State.LOST, self._seats[placed.worker].name
+        log.warning("prompt %s was lost with %s", placed.prompt_id, placed.lost_with)
+
+    async def place_lost(self) -> None:
+        """Give what was lost to other workers."""
+        for placed in [one for one in self._placed.values() if one.state is State.LOST]:
+            await self._place_again(placed)
 
     def _heard(self, index: int) -> None:
-        self._progressed_s[index] = self._clock()
-
-    async def _miss(self, index: int, now_s: float) -> None:
-        """The worker does not answer. What its server had is lost once that has ended; one that is only silent is ended in the end."""
-        seat = self._seats[index]
-        try:
-            found = await seat.find()
-        except LostError:
-            found = seat.found
-        is_same = found == seat.found
-        if not is_same:
-            seat.is_now(found)
-            self._changed = True
-        for placed in self.of_worker(index):
-            if placed.state is not State.PLACING and (found is None or placed.life != found.life):
-                log.warning("prompt %s was lost with %s", placed.prompt_id, seat.name)
-                placed.state, placed.lost_with = State.LOST, seat.name
-        if is_same and seat.url is not None:
-            seat.silent_since_s = now_s if seat.silent_since_s is None else seat.silent_since_s
-            if now_s - seat.silent_since_s > self._hang_s:
-                await self._end_server(index, f"it has not answered for {now_s - seat.silent_since_s:.0f} s")
-
-    async def _end_server(self, index: int, reason: str) -> None:
-        now_s, seat = self._clock(), self._seats[index]
-        if now_s - self._ended_s[index] > END_AGAIN_S:
-            self._ended_s[index] = now_s
-            seat.ending = reason
-            log.warning("%s is ended: %s", seat.name, reason)
-            await seat.end()
+        self.progressed_s[index] = self._clock()
 
     async def _place_again(self, placed: Placed) -> None:
         async with self._deciding:
@@ -404,7 +308,7 @@ class Prompts:
                 return
             placed.state = State.PLACING
             try:
-                placed.known = await self.outlook.know(placed.body.get("prompt"))
+                placed.known = await self._outlook.know(placed.body.get("prompt"))
                 answer = await self._place(placed)
             except NoWorkerError:
                 placed.state = State.LOST  # tried again at the next look
@@ -414,7 +318,7 @@ class Prompts:
                     placed, f"{placed.lost_with} was lost, and the others refuse it: {answer.body[:500].decode(errors='replace')}"
                 )
 
-    async def _settle(self, placed: Placed, *, left_queue: bool) -> None:
+    async def settle(self, placed: Placed, *, left_queue: bool) -> None:
         """Keep what a prompt that has ended has given, and learn from its seconds. One that has left its worker's queue and has no history
         has never arrived there, or was taken out."""
         index = placed.worker
@@ -436,9 +340,9 @@ class Prompts:
         seconds = seconds_of(history)
         if seconds is not None and placed.known.compute_s:
             self.errors[index].append((placed.expected_s, seconds))
-            self.outlook.ended(index, placed.expected_s, seconds)
+            self._outlook.ended(index, placed.expected_s, seconds)
         elif seconds is not None:
-            self.outlook.seen(seconds)
+            self._outlook.seen(seconds)
         self._forget(placed)
 
     def keep(self, prompt_id: str, history: Any, job: Any, worker: str) -> None:
@@ -467,8 +371,6 @@ class Prompts:
 
     async def recall(self) -> None:
         """What was taken before, and what the workers run and have run that nobody has written down."""
-        for index in range(len(self._seats)):
-            await self._miss(index, self._clock())
         for prompt_id, body, name, life, runs in list(self._ledger.taken()):
             at = self._seats.named(name)
             found = self._seats[at].found if at is not None else None
@@ -499,7 +401,7 @@ class Prompts:
     async def _adopt(self, prompt_id: str, body: dict[str, Any], index: int, life: str, state: State, runs: int, lost_with: str) -> None:
         client_id = body.get("client_id") or NOBODY
         known = Known(by_names(body.get("prompt")), 0.0, why_not="found there by a new door")
-        placed = Placed(prompt_id, body, client_id, known, state, index, life, self.outlook.seconds, -1e9, None, runs, lost_with)
+        placed = Placed(prompt_id, body, client_id, known, state, index, life, self._outlook.seconds, -1e9, None, runs, lost_with)
         self._placed[prompt_id] = placed
         self._front = min(self._front, int(placed.number))
         if runs:
