@@ -36,6 +36,8 @@ class Worker:
         self.deaf = False  # heard, never answered
         self.swallows = False  # POST /prompt is taken, and the connection cut
         self.before_a_deletion: Callable[[], Awaitable[None]] | None = None
+        self.before_an_answer: Callable[[], Awaitable[None]] | None = None  # of GET /queue, when what it says is known
+        self.untraced = False  # nobody can tell whether it lives
         self.endings = 0
         self._runner: web.AppRunner | None = None
 
@@ -101,8 +103,8 @@ class Worker:
             await socket.send_str(json.dumps({"type": kind, "data": data}))
 
     async def _find(self) -> Found | None:
-        if self.life == "":
-            raise LostError("it was never started")
+        if self.untraced:
+            raise LostError("its actor does not answer")
         return Found(self.life, self.url) if self.url is not None else None
 
     async def _end(self) -> None:
@@ -124,7 +126,11 @@ class Worker:
         return socket
 
     async def _queue(self, request: web.Request) -> web.Response:
-        return web.json_response({"queue_running": self.running, "queue_pending": self.pending})
+        told = {"queue_running": [*self.running], "queue_pending": [*self.pending]}
+        if self.before_an_answer is not None:
+            hook, self.before_an_answer = self.before_an_answer, None
+            await hook()
+        return web.json_response(told)
 
     async def _change_queue(self, request: web.Request) -> web.Response:
         if self.before_a_deletion is not None:

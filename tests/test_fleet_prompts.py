@@ -92,10 +92,12 @@ def story(tell: Callable[[Worker, Worker], Awaitable[None]], first: Worker | Non
     asyncio.run(run())
 
 
-async def heard(listener: Listener, kind: str) -> dict[str, Any]:
-    """The next message of this kind."""
+async def heard(listener: Listener, kind: str, said: list[str] | None = None) -> dict[str, Any]:
+    """The next message of this kind; `said` gets the kinds of all until then."""
     while True:
         told = json.loads(await asyncio.wait_for(listener.next(), 5.0))
+        if said is not None:
+            said.append(told["type"])
         if told["type"] == kind:
             return dict(told["data"])
 
@@ -195,7 +197,9 @@ def test_what_had_not_begun_is_moved_without_a_word():
             await first.die()
             await it.look()
             await second.begin()
-            assert (await heard(listener, "execution_start"))["prompt_id"] == prompt_id
+            said: list[str] = []
+            assert (await heard(listener, "execution_start", said))["prompt_id"] == prompt_id
+            assert set(said) == {"status", "execution_start"}
             assert first.begun == [] and it.door.chooser.decisions[prompt_id]["runs"] == 1
 
     story(tell)
@@ -365,8 +369,9 @@ def test_a_drained_worker_ends_what_it_runs_and_gets_nothing(tmp_path: Path):
             assert await it.post("a") in ids(second)
             assert it.worker("first")["running"] == [runs]
         async with fleet(first, second, ledger=tmp_path / "door") as it:
-            assert await it.post("a") in ids(second)
+            assert it.worker("first")["drained"] is True
             await it.ask("POST", "/residency/drain", {"worker": "first", "on": False})
+            await first.end()
             await it.look()
             await it.look()
             assert ids(first)
@@ -496,6 +501,44 @@ def test_other_ways_of_choosing_are_followed_and_moved_by_nobody():
             await it.look()
             assert (ids(first), ids(second)) == ({posted[0], posted[2]}, {posted[1], posted[3]})
             assert it.reason(posted[1]).startswith("second: round_robin; ")
+            await it.ask("POST", "/residency/drain", {"worker": "first"})
+            await it.look()
+            assert ids(first) == {posted[0], posted[2]}
+
+    story(tell)
+
+
+def test_a_prompt_that_comes_while_a_worker_tells_its_queue_is_not_taken_for_gone():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it:
+            posted: list[str] = []
+
+            async def comes() -> None:
+                posted.append(await it.post("a"))
+
+            first.before_an_answer = comes
+            await it.look()
+            assert (await it.ask("GET", "/prompt")).json["exec_info"]["queue_remaining"] == 1
+            await first.begin()
+            await it.look()
+            assert it.worker("first")["running"] == posted
+
+    story(tell)
+
+
+def test_a_worker_of_which_nobody_can_tell_whether_it_lives_keeps_its_prompt(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(watch, "LOOK_TIMEOUT_S", 0.1)
+
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it:
+            prompt_id = await it.post("a")
+            first.deaf = first.untraced = True
+            await it.look()
+            await it.look()
+            assert second.pending == []
+            first.deaf = first.untraced = False
+            await it.look()
+            assert ids(first) == {prompt_id} and it.worker("first")["answers"]
 
     story(tell)
 
