@@ -7,8 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from .ahead import Queued
 from .asking import Seats
-from .outlook import Known, Outlook, Queued
+from .outlook import Known, Outlook
 from .policies import Choose
 from .routing import Decision, Score
 
@@ -32,10 +33,10 @@ class Chooser:
         """Whether a prompt that waits is thought about again."""
         return self._choose is None
 
-    def decide(self, known: Known, before: Sequence[Queued], without: frozenset[int] = frozenset()) -> Decision:
-        """For a prompt that `before` come before. Raises NoWorkerError."""
+    def decide(self, known: Known, me: Queued, others: Sequence[Queued], without: frozenset[int] = frozenset()) -> Decision:
+        """For one prompt among others. Raises NoWorkerError."""
         router, now_s, job = self.outlook.router, self._clock(), known.job
-        self.outlook.update(known, before, without)
+        self.outlook.update(known, me, others, without)
         takes = [index for index, one in enumerate(router.workers) if one.takes_prompts and not one.lacks & job.wants]
         if self._choose is None or not takes:
             return router.decide(job, now_s)

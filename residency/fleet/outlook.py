@@ -7,11 +7,12 @@ there; workers of one machine share its page cache, so what one of them reads is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..simulate import GB, Step, of_rates
+from .ahead import Memory, Queued, ahead
 from .asking import Seats
 from .forecast import Forecast, Job, Place
 from .routing import Router, Worker
@@ -36,15 +37,6 @@ class Known:
     cached: frozenset[str] = frozenset()
     machine: str = ""
     why_not: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """A prompt on a worker: `left_s` seconds of it are expected to come."""
-
-    worker: int
-    job: Job
-    left_s: float
 
 
 @dataclass(slots=True)
@@ -112,37 +104,44 @@ class Outlook:
         for index, state in zip(old, await asyncio.gather(*map(self._state, old)), strict=True):
             self.seats[index].state, self.seats[index].state_at_s = state, now_s
 
-    def update(self, known: Known, queued: Sequence[Queued], without: frozenset[int] = frozenset()) -> None:
-        """Bring the router up to this moment, for a prompt that `queued` come before."""
+    def update(self, known: Known, me: Queued, others: Sequence[Queued], without: frozenset[int] = frozenset()) -> None:
+        """Bring the router up to this moment, for one prompt among others."""
         now_s = self.clock()
-        shared = self._shared(known, queued)
+        shared = self._shared(known, others)
         for index, worker in enumerate(self.router.workers):
             seat = self.seats[index]
-            mine = [one for one in queued if one.worker == index]
+            mine = [one for one in others if one.worker == index]
             worker.takes_prompts = seat.answers and not seat.drained and index not in without
             worker.lacks = seat.lacking(known.job.wants, now_s)
-            worker.queued = len(mine)
-            worker.ready_s = now_s + sum(one.left_s for one in mine)
             worker.tells = seat.state is not None
-            if seat.state is None:
+            memory, forecast = self._memory(seat.state, shared[worker.machine])
+            before, seconds = ahead([*mine, replace(me, worker=index)], memory, forecast, worker.margin, me.name)
+            worker.queued, worker.ready_s = len(before), now_s + seconds
+            if seat.state is None or forecast is None:
                 worker.places = {}
                 for key in list(worker.held):
                     self.router.loses(index, key)
                 continue
-            worker.forecast = self._forecast(seat.state)
+            worker.forecast, worker.places = forecast, memory.places
             ram = seat.state["ram"]
             worker.room_bytes = max(0, ram["total_bytes"] - ram["reserve_bytes"])
-            warm = shared[worker.machine]
-            worker.places = {**dict.fromkeys(warm, Place.CACHED), **self._after(seat.state, mine)}
-            held = {**{one["key"]: one["size_bytes"] for one in seat.state["components"] if one["key"] in worker.places}, **warm}
-            for one in mine:
+            held = {one["key"]: one["size_bytes"] for one in seat.state["components"] if one["key"] in worker.places}
+            held.update(shared[worker.machine])
+            for one in before:
                 held.update(one.job.sizes)
             for key in [key for key in worker.held if key not in held]:
                 self.router.loses(index, key)
             for key, size_bytes in held.items():
                 self.router.holds(index, key, size_bytes)
 
-    def _shared(self, known: Known, queued: Sequence[Queued]) -> dict[str, dict[str, int]]:
+    def order(self, index: int, queue: Sequence[Queued]) -> list[Queued]:
+        """Of this worker's queue, as it should run."""
+        seat, worker = self.seats[index], self.router.workers[index]
+        shared = {key: size_bytes for one in queue for key, size_bytes in one.job.sizes.items()}
+        memory, forecast = self._memory(seat.state, shared)
+        return ahead(queue, memory, forecast, worker.margin)[0]
+
+    def _shared(self, known: Known, others: Sequence[Queued]) -> dict[str, dict[str, int]]:
         """Bytes by component that each machine's page cache holds, or will once its queues are done."""
         found: dict[str, dict[str, int]] = {worker.machine: {} for worker in self.router.workers}
         for index, worker in enumerate(self.router.workers):
@@ -151,25 +150,19 @@ class Outlook:
                     found[worker.machine][one["key"]] = one["size_bytes"]
             if self.seats[index].machine == known.machine:
                 found[worker.machine].update((key, known.job.sizes[key]) for key in known.cached)
-        for queue in queued:
-            found[self.router.workers[queue.worker].machine].update(queue.job.sizes)
+        for one in others:
+            found[self.router.workers[one.worker].machine].update(one.job.sizes)
         return found
 
-    def _after(self, state: Mapping[str, Any], mine: Iterable[Queued]) -> dict[str, Place]:
-        """What lies where on a worker once its queue is done: the device holds what was used last."""
-        places = {one["key"]: near for one in state["components"] if (near := place(one)) < Place.DISK}
-        sizes = {one["key"]: int(one["size_bytes"]) for one in state["components"]}
-        used = {key: None for key, near in places.items() if near is Place.DEVICE}
-        for one in mine:
-            sizes.update(one.job.sizes)
-            for key in one.job.keys:
-                used.pop(key, None)
-                used[key] = None
-        left_bytes = state["device"]["limit_bytes"] if state["device"] is not None else sum(sizes.values())
-        for key in reversed(used):
-            left_bytes -= sizes[key]
-            places[key] = Place.DEVICE if left_bytes >= 0 else Place.PINNED
-        return places
+    def _memory(self, state: Mapping[str, Any] | None, shared: Mapping[str, int]) -> tuple[Memory, Forecast | None]:
+        """Of a worker now, with what its machine's page cache holds. Without the pack nothing is known."""
+        if state is None:
+            return Memory({}, {}, None), None
+        places = dict.fromkeys(shared, Place.CACHED)
+        places.update((one["key"], near) for one in state["components"] if (near := place(one)) < Place.DISK)
+        sizes = {**shared, **{one["key"]: int(one["size_bytes"]) for one in state["components"]}}
+        device_bytes = state["device"]["limit_bytes"] if state["device"] is not None else None
+        return Memory(places, sizes, device_bytes), self._forecast(state)
 
     def _forecast(self, state: Mapping[str, Any]) -> Forecast:
         """One for each kind of machine, so that what was simulated for one worker serves its twins."""

@@ -23,17 +23,19 @@ from enum import Enum
 from typing import Any
 
 from ..units import shown
+from .ahead import Queued
 from .asking import Seats
 from .choosing import Chooser
 from .ledger import Ledger
 from .messages import Lines, named
-from .outlook import Known, Queued, by_names, seconds_of
+from .outlook import Known, by_names, seconds_of
 from .routing import Decision, NoWorkerError, Turns
 from .seats import Answer, LostError, lacks, refusal
 
 log = logging.getLogger("residency.fleet")
 
 MOST_RUNS = 2
+NUMBER_STEP = 1e-3
 RETHOUGHT = 32  # prompts that wait, at one look: the next ones first
 SHOWN_ERRORS = 20  # predictions against truth
 NOBODY = "residency-door"  # the client of prompts that name none
@@ -66,6 +68,8 @@ class Placed:
     runs: int = 0  # how often it was begun
     lost_with: str = ""
     cancelled: bool = False
+    fixed: bool = False  # its client has said when it is to run
+    taken_s: float = 0.0
 
     @property
     def number(self) -> float:
@@ -126,6 +130,7 @@ class Prompts:
                 self._front -= 1
                 body["number"] = self._front
             placed = Placed(prompt_id, body, client_id, await self._outlook.know(body.get("prompt")))
+            placed.fixed, placed.taken_s = "number" in body, self._clock()
             self._placed[prompt_id] = placed
             try:
                 answer = await self._place(placed)
@@ -165,7 +170,7 @@ class Prompts:
         while True:
             await self._outlook.listen()
             try:
-                decision = self._chooser.decide(placed.known, self._before(placed), frozenset(without))
+                decision = self._chooser.decide(placed.known, self._queued(placed), self._others(placed), frozenset(without))
             except NoWorkerError:
                 if refused is None:
                     raise
@@ -190,18 +195,20 @@ class Prompts:
             refused = refused or answer
             placed.known = await self._outlook.know(placed.body.get("prompt"), frozenset(without))
 
-    def _before(self, placed: Placed) -> list[Queued]:
-        """What runs or will before it, by worker in its order."""
-        now_s = self._clock()
+    def _queued(self, placed: Placed) -> Queued:
+        now_s, known = self._clock(), placed.known
         number = placed.number if "number" in placed.body else self._turns.next(placed.client_id)
-        found = []
-        for one in sorted(self._placed.values(), key=lambda one: (one.state is not State.RUNNING, one.number)):
-            if one is placed or one.state in (State.LOST, State.PLACING) or (one.state is not State.RUNNING and one.number > number):
-                continue
-            done_s = now_s - one.begun_s if one.begun_s is not None else 0.0
-            left_s = max(0.0, one.expected_s * self._outlook.router.workers[one.worker].margin - done_s)
-            found.append(Queued(one.worker, one.known.job, left_s))
-        return found
+        left_s = None
+        if placed.begun_s is not None:
+            left_s = max(0.0, placed.expected_s * self._outlook.router.workers[placed.worker].margin - (now_s - placed.begun_s))
+        seconds = known.compute_s or self._outlook.seconds
+        waited_s = now_s - placed.taken_s
+        return Queued(placed.prompt_id, placed.worker, placed.client_id, known.job, number, seconds, waited_s, left_s, placed.fixed)
+
+    def _others(self, placed: Placed) -> list[Queued]:
+        """All that have a worker."""
+        away = (State.LOST, State.PLACING)
+        return [self._queued(one) for one in self._placed.values() if one is not placed and one.state not in away]
 
     async def _send(self, placed: Placed, decision: Decision) -> Answer | None:
         """None: the worker has not got it, for sure."""
@@ -210,13 +217,20 @@ class Prompts:
         placed.expected_s = self._chooser.expected_s(known, decision)
         if "number" not in placed.body:  # the client has no wish of its own
             placed.body["number"] = self._turns.of(placed.client_id, placed.expected_s)
-        seat = self._seats[decision.index]
-        assert seat.found is not None
-        placed.worker, placed.life, placed.begun_s = decision.index, seat.found.life, None
+        answer = await self._sends(placed, decision.index)
+        if answer is not None and answer.status == 200:
+            worker.last_model = known.job.model
+        return answer
+
+    async def _sends(self, placed: Placed, index: int) -> Answer | None:
+        seat = self._seats[index]
+        if seat.found is None:
+            return None
+        placed.worker, placed.life, placed.begun_s = index, seat.found.life, None
         self._ledger.takes(placed.prompt_id, placed.body, seat.name, placed.life, placed.runs)
-        await self.lines.reach(placed.client_id, placed.prompt_id, decision.index)
+        await self.lines.reach(placed.client_id, placed.prompt_id, index)
         try:
-            answer = await self._seats.ask(decision.index, "POST", "/prompt", placed.body)
+            answer = await self._seats.ask(index, "POST", "/prompt", placed.body)
         except LostError as error:
             if not error.delivered:
                 return None
@@ -224,7 +238,6 @@ class Prompts:
             return _taken(placed.prompt_id, placed.number)
         if answer.status == 200:
             placed.state, placed.at_s = State.WAITING, self._clock()
-            worker.last_model = known.job.model
         return answer
 
     # --- while it waits ---
@@ -243,34 +256,55 @@ class Prompts:
                 if placed.state is not State.WAITING or placed.cancelled:
                     continue
                 try:
-                    decision = self._chooser.decide(placed.known, self._before(placed))
+                    decision = self._chooser.decide(placed.known, self._queued(placed), self._others(placed))
                 except NoWorkerError:
                     continue
                 if self._chooser.is_worth_moving(placed.known, placed.worker, decision):
                     await self._move(placed, decision)
+        for index in range(len(self._seats)):
+            async with self._deciding:
+                await self._bring_forward(index)
+
+    async def _bring_forward(self, index: int) -> None:
+        """What should run next on this worker is made the first of its queue."""
+        mine = [one for one in self.of_worker(index) if one.state in (State.WAITING, State.RUNNING)]
+        waiting = sorted((one for one in mine if one.state is State.WAITING), key=lambda one: one.number)
+        order = [one.name for one in self._outlook.order(index, [self._queued(one) for one in mine]) if one.left_s is None]
+        if len(waiting) < 2 or order[0] == waiting[0].prompt_id or not self._seats[index].answers:
+            return
+        placed = self._placed[order[0]]
+        if await self._takes_out(placed):
+            placed.body["number"] = waiting[0].number - NUMBER_STEP
+            answer = await self._sends(placed, index)
+            if answer is None or answer.status != 200:
+                placed.state = State.LOST
 
     async def _move(self, placed: Placed, decision: Decision) -> None:
-        """Out of its worker's queue and, once it is certain that it has not begun there, into the other's."""
-        placed.state = State.PLACING
-        before = placed.worker
-        try:
-            await self._seats.ask(before, "POST", "/queue", {"delete": [placed.prompt_id]})
-            queue = await self._seats.ask_json(before, "/queue")
-            history = await self._seats.ask_json(before, f"/history/{placed.prompt_id}")
-        except LostError:
-            queue = history = None
-        if queue is None or history is None:
-            placed.state = State.DOUBTED
-            return
-        if placed.prompt_id in history or any(item[1] == placed.prompt_id for items in queue.values() for item in items):
-            placed.state = State.WAITING  # it has begun: the next look tells
+        before = self._seats[placed.worker].name
+        if not await self._takes_out(placed):
             return
         answer = await self._send(placed, decision)
         if answer is None or answer.status != 200:
             placed.state = State.LOST
         else:
-            said = [f"moved from {self._seats[before].name} while it waited"]
-            self._chooser.note(placed.prompt_id, decision, 1, said)
+            self._chooser.note(placed.prompt_id, decision, 1, [f"moved from {before} while it waited"])
+
+    async def _takes_out(self, placed: Placed) -> bool:
+        """Out of its worker's queue; whether it is certain that it has not begun there."""
+        placed.state, index = State.PLACING, placed.worker
+        try:
+            await self._seats.ask(index, "POST", "/queue", {"delete": [placed.prompt_id]})
+            queue = await self._seats.ask_json(index, "/queue")
+            history = await self._seats.ask_json(index, f"/history/{placed.prompt_id}")
+        except LostError:
+            queue = history = None
+        if queue is None or history is None:
+            placed.state = State.DOUBTED
+            return False
+        if placed.prompt_id in history or any(item[1] == placed.prompt_id for items in queue.values() for item in items):
+            placed.state = State.WAITING  # it has begun: the next look tells
+            return False
+        return True
 
     # --- what the watch has seen ---
 
