@@ -145,6 +145,21 @@ def test_a_prompt_is_not_moved_for_a_small_gain():
     story(tell)
 
 
+def test_prompts_of_one_model_are_brought_together_in_a_queue():
+    async def tell(first: Worker, second: Worker) -> None:
+        await second.die()
+        async with fleet(first, second) as it:
+            await it.post("a")
+            await first.begin()
+            b, a = await it.post("b", "somebody"), await it.post("a", "somebody else")
+            assert [item[1] for item in sorted(first.pending, key=lambda item: item[0])] == [b, a]
+            await it.look()
+            assert [item[1] for item in sorted(first.pending, key=lambda item: item[0])] == [a, b]
+            assert len(first.pending) == 2
+
+    story(tell)
+
+
 def test_a_prompt_that_begins_while_it_is_to_be_moved_stays():
     async def tell(first: Worker, second: Worker) -> None:
         first.compute_s = 20.0
