@@ -138,7 +138,7 @@ class Fleet:
         latencies, ends, digests, failed = [], [], {}, 0
         by_worker: dict[str, int] = {}
         for number, (prompt_id, arrived_s) in enumerate(arrivals.items()):
-            told = (await self.door.answer("GET", f"/history/{prompt_id}", {}, {}, b"")).json.get(prompt_id)
+            told = (await self.door.answer("GET", f"/history/{prompt_id}", {}, b"")).json.get(prompt_id)
             if told is None:
                 continue
             at_ms = {name: data.get("timestamp") for name, data in told["status"]["messages"]}
@@ -150,9 +150,9 @@ class Fleet:
             ends.append(end_s)
             (image,) = told["outputs"]["8"]["images"]
             by_worker[image["subfolder"]] = by_worker.get(image["subfolder"], 0) + 1
-            digests[number] = _pixels((await self.door.answer("GET", "/view", image, {}, b"")).body)
+            digests[number] = _pixels((await self.door.answer("GET", f"/view?{urllib.parse.urlencode(image)}", {}, b"")).body)
         if not ends:
-            raise RuntimeError(f"{self.way}: nothing has ended ({failed} failed): {urllib.parse.unquote(self._servers[0].tail(40))}")
+            raise RuntimeError(f"{self.way}: nothing has ended ({failed} failed): {self._servers[0].tail(40)}")
         makespan_s = max(ends) - min(arrivals.values())
         moved = sum("moved from" in one["reason"] for one in self.door.chooser.decisions.values())
         told_p = at(latencies, 0.5), at(latencies, 0.95)

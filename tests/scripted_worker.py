@@ -32,6 +32,7 @@ class Worker:
         self.pending: list[Any] = []
         self.history: dict[str, Any] = {}
         self.begun: list[str] = []
+        self.watched: list[Any] = []
         self.sockets: dict[str, web.WebSocketResponse] = {}
         self.deaf = False  # heard, never answered
         self.swallows = False  # POST /prompt is taken, and the connection cut
@@ -59,6 +60,9 @@ class Worker:
                 web.get("/api/jobs/{id}", self._no_job),
                 web.get("/residency/state", self._state),
                 web.post("/residency/estimate", self._estimate),
+                web.post("/residency/watch", self._watch),
+                web.get("/residency/trace", self._trace),
+                web.get("/api/userdata/{file}", self._echo),
             ]
         )
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -160,6 +164,16 @@ class Worker:
 
     async def _nothing(self, request: web.Request) -> web.Response:
         return web.Response()
+
+    async def _watch(self, request: web.Request) -> web.Response:
+        self.watched.append(await request.json())
+        return web.json_response({})
+
+    async def _trace(self, request: web.Request) -> web.Response:
+        return web.json_response(self.name)
+
+    async def _echo(self, request: web.Request) -> web.Response:
+        return web.json_response(request.raw_path)
 
     async def _no_job(self, request: web.Request) -> web.Response:
         return web.json_response({"error": "Job not found"}, status=404)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def nowhere() -> list[Seat]:
 
 
 async def ask(door: Door, method: str, path: str, body: object = None) -> Answer:
-    return await door.answer(method, path, {}, {}, b"" if body is None else json.dumps(body).encode())
+    return await door.answer(method, path, {}, b"" if body is None else json.dumps(body).encode())
 
 
 def test_without_a_worker_a_prompt_is_refused_and_the_door_stands(tmp_path: Path):
@@ -88,7 +89,8 @@ def test_of_a_worker_that_has_gone_its_outputs_are_kept_and_nothing_else_is_give
         door = Door(nowhere(), outputs)
 
         async def view(filename: str, subfolder: str, kind: str = "output") -> Answer:
-            return await door.answer("GET", "/view", {"filename": filename, "subfolder": subfolder, "type": kind}, {}, b"")
+            asked = urllib.parse.urlencode({"filename": filename, "subfolder": subfolder, "type": kind})
+            return await door.answer("GET", f"/view?{asked}", {}, b"")
 
         await door.open()
         try:

@@ -42,8 +42,8 @@ class Fleet:
     door: Door
     clock: Clock
 
-    async def ask(self, method: str, path: str, body: object = None, **query: str) -> Answer:
-        return await self.door.answer(method, path, query, {}, b"" if body is None else json.dumps(body).encode())
+    async def ask(self, method: str, target: str, body: object = None) -> Answer:
+        return await self.door.answer(method, target, {}, b"" if body is None else json.dumps(body).encode())
 
     async def post(self, model: str, client: str = "client", **more: object) -> str:
         answer = await self.ask("POST", "/prompt", {"prompt": prompt(model), "client_id": client, **more})
@@ -569,5 +569,42 @@ def test_two_clients_with_one_id_are_a_page_that_was_opened_again():
                 await first.say("client", "executing", {"node": "1"})
                 assert (await heard(before, "executing")) == {"node": "1"}
             assert len(first.sockets) == 1
+
+    story(tell)
+
+
+def test_a_path_and_its_query_come_to_the_worker_as_they_were_asked():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it:
+            told = (await it.ask("GET", "/api/userdata/workflows%2Fa%20b.json?tag=x&tag=y")).json
+            assert told == "/api/userdata/workflows%2Fa%20b.json?tag=x&tag=y"
+
+    story(tell)
+
+
+def test_who_watches_watches_a_worker_too_that_is_started_anew():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it, it.door.messages("client"):
+            asked = {"client_id": "client", "on": True}
+            await it.ask("POST", "/residency/watch", asked)
+            assert first.watched == second.watched == [asked]
+            await first.die()
+            await first.start()
+            await it.look()
+            for _ in range(100):
+                if len(first.watched) > 1:
+                    break
+                await asyncio.sleep(0.05)
+            assert first.watched == [asked, asked]
+
+    story(tell)
+
+
+def test_a_trace_comes_from_the_worker_that_has_run_the_prompt():
+    async def tell(first: Worker, second: Worker) -> None:
+        second.holds = {"b"}
+        async with fleet(first, second) as it:
+            prompt_id = await it.post("b")
+            assert (await it.ask("GET", f"/residency/trace?prompt_id={prompt_id}")).json == "second"
 
     story(tell)

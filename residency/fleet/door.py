@@ -79,15 +79,16 @@ class Door:
         async with self.prompts.lines.listener(client_id) as both:
             yield both
 
-    async def answer(self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], raw: bytes) -> Answer:
-        """To one request; `path` begins with a slash, and may begin with /api as ComfyUI's may."""
-        route = path.removeprefix("/").removeprefix("api/")
-        whole = path + ("?" + urllib.parse.urlencode(query) if query else "")
+    async def answer(self, method: str, target: str, headers: Mapping[str, str], raw: bytes) -> Answer:
+        """To one request. `target` is path and query as they came, quoted; the path may begin with /api as ComfyUI's may."""
+        path, _, asked = target.partition("?")
+        query = dict(urllib.parse.parse_qsl(asked, keep_blank_values=True))
+        route = urllib.parse.unquote(path).removeprefix("/").removeprefix("api/")
         if method == "GET":
-            return await self._get(route, query, whole, headers, raw)
+            return await self._get(route, query, target, headers, raw)
         if method == "POST":
-            return await self._post(route, path, whole, headers, raw)
-        return await self.seats.ask_any(method, whole, headers, raw)
+            return await self._post(route, path, target, headers, raw)
+        return await self.seats.ask_any(method, target, headers, raw)
 
     async def _get(self, route: str, query: Mapping[str, str], whole: str, headers: Mapping[str, str], raw: bytes) -> Answer:
         own: dict[str, Callable[[], Awaitable[Answer]]] = {
@@ -106,7 +107,8 @@ class Door:
             return await self._history(route.partition("/")[2], query)
         if route.startswith("jobs/"):
             return await self._job(route.partition("/")[2], whole, headers)
-        return await self.seats.ask_any("GET", whole, headers, raw)
+        first = self._ran(query["prompt_id"]) if route.startswith("residency/") and "prompt_id" in query else None
+        return await self.seats.ask_any("GET", whole, headers, raw, first)
 
     async def _post(self, route: str, path: str, whole: str, headers: Mapping[str, str], raw: bytes) -> Answer:
         is_cancel = route == "jobs/cancel" or (route.startswith("jobs/") and route.endswith("/cancel"))
@@ -131,7 +133,14 @@ class Door:
             return await self._interrupt(body)
         if route == "residency/drain":
             return self._drain(body)
+        if route == "residency/watch" and isinstance(body.get("client_id"), str):
+            self.prompts.lines.repeats(body["client_id"], "/residency/watch", body)
         return _first(await self.seats.ask_all("POST", whole, body))
+
+    def _ran(self, prompt_id: str) -> int | None:
+        """The worker that a prompt was sent to last."""
+        decided = self.chooser.decisions.get(prompt_id)
+        return self.seats.named(decided["worker"]) if decided is not None else None
 
     # --- queue and history ---
 

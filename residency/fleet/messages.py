@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 
 from .asking import Seats
+from .seats import LostError
 
 AGAIN_S = 0.3  # between two tries to reach a worker
 STAYS_S = 10.0  # a line whose client has gone: a page that is opened again finds it
@@ -54,6 +55,7 @@ class Line:
         self._seats, self._client_id, self._heard, self._status = seats, client_id, heard, status
         self._upstream: dict[int, Any] = {}
         self._said: list[str] = []
+        self.repeated: dict[str, Any] = {}  # path: body of what is asked of every server that is started anew
         self._flagged = False
         self.listeners: list[Listener] = []
         self.prompts: set[str] = set()  # that run or wait
@@ -95,9 +97,11 @@ class Line:
                         for text in self._said:
                             await socket.send_str(text)
                         self._upstream[index] = socket
+                        for path, body in self.repeated.items():
+                            await self._seats.ask(index, "POST", path, body)
                         async for message in socket:
                             self._pass(index, message)
-                except (aiohttp.ClientError, OSError, TimeoutError, asyncio.TimeoutError):
+                except (aiohttp.ClientError, OSError, TimeoutError, asyncio.TimeoutError, LostError):
                     pass
                 finally:
                     self._upstream.pop(index, None)
@@ -158,6 +162,12 @@ class Lines:
         line = self._lines.get(client_id)
         if line is not None:
             line.tell(json.dumps({"type": kind, "data": data}))
+
+    def repeats(self, client_id: str, path: str, body: Any) -> None:
+        """Ask this of every server that comes up from now on, as long as the client is there."""
+        line = self._lines.get(client_id)
+        if line is not None:
+            line.repeated[path] = body
 
     def tell_status(self) -> None:
         """What waits has changed."""

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -134,8 +135,10 @@ class Front:
         if why_not is not None:
             return _response(Answer.of({"error": why_not}, 403))
         await self._opened
-        query = {name: value for name, value in request.query_params.items() if name != "token"}
-        return _response(await self._door.answer(request.method, f"/{path}", query, request.headers, await request.body()))
+        target = (request.scope.get("raw_path") or urllib.parse.quote(f"/{path}").encode()).decode("latin-1").partition("?")[0]
+        pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
+        target += f"?{urllib.parse.urlencode(pairs)}" if pairs else ""
+        return _response(await self._door.answer(request.method, target, request.headers, await request.body()))
 
 
 def _each(plan: Plan) -> Iterator[tuple[Node, str]]:
