@@ -14,9 +14,11 @@
     watch        who is there, what runs where, who hangs
     ledger       what a door that is started anew must know
     outlook      what is known of the workers, in the router's words
+    ahead        what a worker's queue will do, pure
     seats        one server behind the door; `asking` asks them
 
-    cluster      a fleet on this machine: started, found again, ended
+    plan         a fleet as it was asked for, by options or a file
+    cluster      started, found again, ended
     served       the actors and the ingress
 
 Only this room imports Ray, and only where a fleet is started.
