@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from residency.core.component import Component
 from residency.fleet.forecast import Forecast, Job, Place
-from residency.fleet.routing import Decision, NoWorkerError, Router, Worker, fair_order
+from residency.fleet.routing import Decision, NoWorkerError, Router, Turns, Worker
 from residency.simulate import COLD, GB, OURS, Drive, Machine, Program, Start, Step, run
 
 MACHINE = Machine(
@@ -110,10 +112,11 @@ def test_a_worker_without_the_pack_is_served_by_its_last_model():
 
 
 def test_a_worker_without_the_file_is_routed_around_and_said_so():
-    lacking = worker("lacking", lacks=frozenset({"a"}))
-    assert chosen(job("a"), lacking, worker("busy", ready_s=100.0))[0] == "busy"
-    with pytest.raises(NoWorkerError, match=r"lacking lacks a; gone takes no prompts"):
-        chosen(job("a"), lacking, worker("gone", takes_prompts=False))
+    lacking = worker("lacking", lacks=frozenset({"unet_name a"}))
+    wanting = replace(job("a"), wants=frozenset({"unet_name a", "node Sample"}))
+    assert chosen(wanting, lacking, worker("busy", ready_s=100.0))[0] == "busy"
+    with pytest.raises(NoWorkerError, match=r"lacking lacks unet_name a; gone takes no prompts"):
+        chosen(wanting, lacking, worker("gone", takes_prompts=False))
     with pytest.raises(NoWorkerError, match="no worker; start one"):
         chosen(job("a"))
 
@@ -159,15 +162,27 @@ def test_what_is_left_out_of_a_decision_could_not_have_won(fleet: tuple[Job, lis
 
 
 def test_one_client_does_not_starve_another():
-    flood = [("a", 5.0)] * 5
-    assert fair_order([*flood, ("b", 5.0), ("b", 5.0)], {}) == [0, 5, 1, 6, 2, 3, 4]
-    assert fair_order([*flood, ("b", 5.0)], {"b": 100.0}) == [0, 1, 2, 3, 4, 5]
+    turns = Turns()
+    flood = [turns.of("a", 5.0) for _ in range(5)]
+    late = [turns.of("b", 5.0) for _ in range(2)]
+    order = sorted([(number, f"a{n}") for n, number in enumerate(flood)] + [(number, f"b{n}") for n, number in enumerate(late)])
+    assert [name for _, name in order] == ["a0", "b0", "a1", "b1", "a2", "a3", "a4"]
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.1, 10))))
-def test_everybody_gets_a_turn_and_nobody_overtakes_himself(waiting: list[tuple[str, float]]):
-    order = fair_order(waiting, {})
-    assert sorted(order) == list(range(len(waiting)))
-    for client in "abc":
-        own = [index for index in order if waiting[index][0] == client]
-        assert own == sorted(own)
+def test_who_was_away_has_saved_up_nothing():
+    turns = Turns()
+    for _ in range(10):
+        turns.begins(turns.of("a", 5.0))
+    assert turns.of("b", 5.0) == 45.0
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 10), st.booleans()), max_size=40))
+def test_nobody_overtakes_himself(prompts: list[tuple[str, float, bool]]):
+    turns = Turns()
+    last: dict[str, float] = {}
+    for client, expected_s, begins in prompts:
+        number = turns.of(client, expected_s)
+        assert number >= last.get(client, 0.0)
+        last[client] = number
+        if begins:
+            turns.begins(number)

@@ -22,7 +22,7 @@ from .scenarios import Limits
 HOLD_TIMEOUT_S = 180.0
 
 # Both print how many bytes they hold, then wait until their input ends.
-_DEVICE = """
+DEVICE = """
 import sys, torch
 torch.zeros(1, device="cuda")
 held = max(0, torch.cuda.mem_get_info()[0] - int(sys.argv[1]))
@@ -59,7 +59,7 @@ def held(limits: Limits, comfyui: ComfyUI) -> Iterator[list[str]]:
     with ExitStack() as stack:
         told = []
         if limits.device_free_bytes is not None:
-            got = stack.enter_context(holding([str(comfyui.python), "-c", _DEVICE, str(limits.device_free_bytes)], "device memory"))
+            got = stack.enter_context(holding([str(comfyui.python), "-c", DEVICE, str(limits.device_free_bytes)], "device memory"))
             told.append(f"another process holds {got / 1e9:.1f} GB of device memory")
         if limits.host_free_bytes is not None:
             surplus = max(0, available_bytes() - limits.host_free_bytes)

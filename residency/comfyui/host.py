@@ -660,7 +660,7 @@ class ComfyHost:
         available_bytes = memory.available_bytes()
         self._need.look(available_bytes, self.device.contents.copies_bytes())
         reserve_bytes = self._need.reserve_bytes
-        limit_bytes = available_bytes - reserve_bytes
+        limit_bytes = memory.share(available_bytes - reserve_bytes)
         if prompt.settings.host_budget_bytes is not None and prompt.settings.host_budget_bytes < limit_bytes:
             limit_bytes, reserve_bytes = prompt.settings.host_budget_bytes, 0
         return Limits(limit_bytes, reserve_bytes)

@@ -6,5 +6,20 @@
     policies     the other ways of choosing a worker
     simulation   all of them over one trace on a virtual clock
 
+    door         ComfyUI's API in front of all of them; knows nothing of Ray
+    access       who may ask
+    messages     what a client hears
+    prompts      the life of a prompt, from being taken to being kept
+    choosing     the worker for it now
+    watch        who is there, what runs where, who hangs
+    ledger       what a door that is started anew must know
+    outlook      what is known of the workers, in the router's words
+    ahead        what a worker's queue will do, pure
+    seats        one server behind the door; `asking` asks them
+
+    plan         a fleet as it was asked for, by options or a file
+    cluster      started, found again, ended
+    served       the actors and the ingress
+
 Only this room imports Ray, and only where a fleet is started.
 """

@@ -28,13 +28,14 @@ class Job:
     """A prompt as a fleet sees it. `sizes` are bytes by component, named by content; `steps` name them.
 
     `model` is the component that the most seconds are computed with: what servers that know one model only go by. `upload_bytes` must reach
-    a worker that does not have them.
+    a worker that does not have them. `wants` is what a worker must have, in words: classes of nodes, names of files.
     """
 
     steps: tuple[Step, ...]
     sizes: Mapping[str, int]
     model: str
     upload_bytes: int = 0
+    wants: frozenset[str] = frozenset()
     keys: tuple[str, ...] = field(init=False)
     compute_s: float = field(init=False)
     required_bytes: int = field(init=False)

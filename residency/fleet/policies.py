@@ -15,6 +15,8 @@ Choose = Callable[[Job, Sequence[Worker], float], int]
 """(job, workers, now in seconds) -> index of the worker."""
 
 CACHED_SHARE = 0.6
+PATIENCE = 2  # prompts in a warm worker's queue before a free worker is taken instead
+MULTIPLEXED, ONGOING = 3, 5  # Ray Serve's defaults for models of a replica and its requests
 
 
 def _shortest(workers: Sequence[Worker], among: Sequence[int] | range) -> int:
@@ -44,48 +46,53 @@ def least_queue() -> Choose:
     return lambda job, workers, now_s: _shortest(workers, range(len(workers)))
 
 
-def one_model(patience: int = 2) -> Choose:
-    """SwarmUI's rule: of the workers whose last model is this prompt's, the shortest queue, unless that has `patience` prompts already and
-    another worker has none; else the shortest queue of all."""
+def _unless_another_is_free(workers: Sequence[Worker], warm: Sequence[int]) -> int:
+    """The shortest queue of the warm ones; of all where none is warm, or where each warm one has PATIENCE prompts and another has none."""
+    shortest = _shortest(workers, range(len(workers)))
+    if not warm:
+        return shortest
+    best = _shortest(workers, warm)
+    return shortest if workers[best].queued >= PATIENCE and not workers[shortest].queued else best
+
+
+def one_model() -> Choose:
+    """SwarmUI's rule: workers whose last model is this prompt's are warm."""
 
     def choose(job: Job, workers: Sequence[Worker], now_s: float) -> int:
-        shortest = _shortest(workers, range(len(workers)))
-        warm = [index for index, worker in enumerate(workers) if worker.last_model == job.model]
-        if not warm:
-            return shortest
-        best = _shortest(workers, warm)
-        return shortest if workers[best].queued >= patience and not workers[shortest].queued else best
+        return _unless_another_is_free(workers, [index for index, worker in enumerate(workers) if worker.last_model == job.model])
 
     return choose
 
 
 def cached_share() -> Choose:
-    """Of the workers that have at least CACHED_SHARE of the prompt's bytes in memory, the shortest queue; of all where there is none."""
+    """Workers that have at least CACHED_SHARE of the prompt's bytes in memory are warm."""
 
     def choose(job: Job, workers: Sequence[Worker], now_s: float) -> int:
         sizes, least_bytes = job.sizes, CACHED_SHARE * job.required_bytes
         warm = [index for index, one in enumerate(workers) if sum(sizes[key] for key in job.keys if key in one.held) >= least_bytes]
-        return _shortest(workers, warm or range(len(workers)))
+        return _unless_another_is_free(workers, warm)
 
     return choose
 
 
-def multiplexing(seed: int, most: int = 3) -> Choose:
-    """Ray Serve's multiplexing: each worker has the `most` models that it has served last. Of two workers with the model, drawn at random,
-    the shorter queue is taken; where none has it, of two of those with the fewest models."""
+def multiplexing(seed: int) -> Choose:
+    """Ray Serve's multiplexing: each worker has the MULTIPLEXED models that it has served last. Of two workers with the model and less than
+    ONGOING prompts, drawn at random, the shorter queue is taken; where there is none, of two of those with the fewest models; where all
+    have so many prompts, of any two."""
     chance = random.Random(seed)
     loaded: dict[int, dict[str, None]] = {}
 
     def choose(job: Job, workers: Sequence[Worker], now_s: float) -> int:
-        warm = [index for index, models in loaded.items() if job.model in models]
-        if not warm:
-            fewest = min(len(loaded.get(index, ())) for index in range(len(workers)))
-            warm = [index for index in range(len(workers)) if len(loaded.get(index, ())) == fewest]
-        best = _shortest(workers, sorted(chance.sample(warm, min(2, len(warm)))))
+        open_ones = [index for index, worker in enumerate(workers) if worker.queued < ONGOING] or list(range(len(workers)))
+        among = [index for index in open_ones if job.model in loaded.get(index, ())]
+        if not among:
+            fewest = min(len(loaded.get(index, ())) for index in open_ones)
+            among = [index for index in open_ones if len(loaded.get(index, ())) == fewest]
+        best = _shortest(workers, sorted(chance.sample(among, min(2, len(among)))))
         models = loaded.setdefault(best, {})
         models.pop(job.model, None)
         models[job.model] = None
-        if len(models) > most:
+        if len(models) > MULTIPLEXED:
             del models[next(iter(models))]
         return best
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .forecast import Forecast, Job, Place
@@ -46,7 +46,8 @@ class Worker:
     tells: bool = True
     takes_prompts: bool = True
     margin: float = 1.0
-    lacks: frozenset[str] = frozenset()  # components whose files it does not have
+    lacks: frozenset[str] = frozenset()  # what it does not have of what prompts want
+    machine: str = ""  # workers of one share its memory: they hold one copy of a component
 
     def took(self, predicted_s: float, true_s: float) -> None:
         """A prompt has ended there: its error moves the margin."""
@@ -112,14 +113,16 @@ class Router:
     def __init__(self, workers: Sequence[Worker] = ()) -> None:
         self.workers = list(workers)
         self.demand = Demand()
+        self._shares = any(worker.machine for worker in self.workers)
         self._holders: dict[str, set[int]] = {}  # indices of the workers that hold a component in host memory
         for index, worker in enumerate(self.workers):
             for key in worker.held:
                 self._holders.setdefault(key, set()).add(index)
 
     def copies(self, key: str) -> int:
-        """How many workers hold it."""
-        return len(self._holders.get(key, ()))
+        """How many machines hold it."""
+        holders = self._holders.get(key, ())
+        return len({self.workers[index].machine or index for index in holders}) if self._shares else len(holders)
 
     def holds(self, index: int, key: str, size_bytes: int) -> None:
         """The component is the last that would leave this worker's host memory."""
@@ -134,6 +137,12 @@ class Router:
         worker.held_bytes -= worker.held.pop(key, 0)
         worker.places.pop(key, None)
         self._holders.get(key, set()).discard(index)
+
+    def score(self, index: int, job: Job, now_s: float) -> Score | None:
+        """Of one worker; None where it does not take the prompt."""
+        look = _Look(self, job, now_s)
+        look.at([index], all_of_them=True)
+        return look.decision().score if look.found else None
 
     def decide(self, job: Job, now_s: float) -> Decision:
         """The worker for the prompt. Raises NoWorkerError where none takes prompts or has its files.
@@ -187,7 +196,7 @@ class _Look:
     def at(self, indices: Iterable[int], *, all_of_them: bool = False) -> None:
         """Look at these too; unless `all_of_them`, at those alone that can be the best."""
         job, now_s, workers, left = self._job, self._now_s, self._router.workers, self._left
-        keys, compute_s, upload_s = job.keys, job.compute_s, self._upload_s
+        keys, wants, compute_s, upload_s = job.keys, job.wants, job.compute_s, self._upload_s
         kind, stalls, best_s = 0, {}, self.best_s
         for index in indices:
             worker = workers[index]
@@ -197,7 +206,7 @@ class _Look:
             if (
                 (wait_s + compute_s > best_s and not all_of_them)
                 or not worker.takes_prompts
-                or (worker.lacks and not worker.lacks.isdisjoint(keys))
+                or (worker.lacks and not worker.lacks.isdisjoint(wants))
             ):
                 continue
             if kind != id(worker.forecast):
@@ -264,26 +273,29 @@ def _unknown_s(job: Job, worker: Worker) -> float:
     return worker.forecast.of(job, dict.fromkeys(warm, Place.DEVICE)).stall_s
 
 
-def fair_order(waiting: Sequence[tuple[str, float]], served_s: Mapping[str, float]) -> list[int]:
-    """The order in which waiting prompts, as (client, expected seconds) in the order of their arrival, get their turn.
+class Turns:
+    """Who is next, fair to clients: start-time fair queueing (Goyal, Vin, Cheng 1996). A prompt's number is when it would begin if all
+    clients had equal shares; smaller numbers run first, as ComfyUI's own `number` has it."""
 
-    The client that has had the least seconds goes first, counting those it gets on the way; its own prompts keep their order.
-    """
-    had = {client: served_s.get(client, 0.0) for client, _ in waiting}
-    left: dict[str, list[int]] = {}
-    for index, (client, _) in enumerate(waiting):
-        left.setdefault(client, []).append(index)
-    heap = [(had[client], indices[0], client) for client, indices in left.items()]
-    heapq.heapify(heap)
-    order = []
-    while heap:
-        seconds, index, client = heapq.heappop(heap)
-        order.append(index)
-        rest = left[client]
-        rest.pop(0)
-        if rest:
-            heapq.heappush(heap, (seconds + waiting[index][1], rest[0], client))
-    return order
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._next: dict[str, float] = {}
+
+    def next(self, client: str) -> float:
+        """The number that this client's next prompt would get."""
+        return max(self._now, self._next.get(client, 0.0))
+
+    def of(self, client: str, expected_s: float) -> float:
+        """The number of this client's next prompt. Who floods the queue goes behind who comes now, and nobody behind his own."""
+        number = self.next(client)
+        self._next[client] = number + max(0.0, expected_s)
+        return number
+
+    def begins(self, number: float) -> None:
+        """A prompt has begun: who comes now is not before it."""
+        if number > self._now:
+            self._now = number
+            self._next = {client: after for client, after in self._next.items() if after > number}
 
 
 def _reason(score: Score, others: Sequence[Score]) -> str:
@@ -296,7 +308,7 @@ def _why_none(job: Job, workers: Sequence[Worker]) -> str:
     if not workers:
         return "the fleet has no worker; start one"
     told = [
-        f"{one.name} lacks {', '.join(sorted(one.lacks.intersection(job.keys)))}" if one.takes_prompts else f"{one.name} takes no prompts"
+        f"{one.name} lacks {', '.join(sorted(one.lacks.intersection(job.wants)))}" if one.takes_prompts else f"{one.name} takes no prompts"
         for one in workers[:SHOWN_WORKERS]
     ]
     return "no worker can take the prompt: " + "; ".join(told)

@@ -9,7 +9,7 @@ result.
 """
 
 from .bound import bound_s
-from .machine import GB, GIB, H100, H100_LATER, H100_SLOW_DISK, Drive, Machine, ideal
+from .machine import GB, GIB, H100, H100_LATER, H100_SLOW_DISK, Drive, Machine, ideal, of_rates
 from .optimum import optimum
 from .policies import LRU, MRU, OURS, OURS_DEVICE, OURS_EXCHANGING, STOCK, Managed, OnDemand
 from .run import NodeTime, Outcome, Policy, run
@@ -44,6 +44,7 @@ __all__ = [
     "Victim",
     "bound_s",
     "ideal",
+    "of_rates",
     "optimum",
     "run",
     "sequence",

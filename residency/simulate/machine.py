@@ -5,6 +5,7 @@ Rates are those of the process that uses them, not of the data sheet: one consum
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 GB = 10**9
@@ -122,4 +123,30 @@ def ideal(host_bytes: int, disk_bytes_per_s: float = 1.0) -> Machine:
         page_cache_bytes_per_s=endless,
         fresh_pin_bytes_per_s=endless,
         pins=False,
+    )
+
+
+def of_rates(
+    disk_bytes_per_s: float, link_bytes_per_s: float, device_bytes: int | None, host_bytes: int, reserve_bytes: int = 0
+) -> Machine:
+    """A machine of which these are known; `device_bytes` None: its device shares the host's memory and is reached in no time.
+
+    The one consumer reads and pins in turn. The rates that depend on the processor are those of H100's host.
+    """
+    shares = device_bytes is None
+    link = math.inf if shares else link_bytes_per_s
+    fresh = math.inf if shares else min(H100.fresh_pin_bytes_per_s, link)
+    return Machine(
+        name="of rates",
+        drives=(Drive(disk_bytes_per_s, 1 / (1 / disk_bytes_per_s + 1 / fresh)),),
+        device_bytes=device_bytes or 0,
+        host_bytes=host_bytes,
+        pinned_bytes_per_s=link,
+        pageable_bytes_per_s=link,
+        pinned_back_bytes_per_s=link,
+        pageable_back_bytes_per_s=link,
+        page_cache_bytes_per_s=math.inf if shares else H100.page_cache_bytes_per_s,
+        fresh_pin_bytes_per_s=fresh,
+        budget_floor_bytes=reserve_bytes,
+        pins=not shares,
     )

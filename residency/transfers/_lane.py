@@ -18,6 +18,7 @@ from ._backoff import Backoff
 from ._chunks import Chunk, Reader, joined, runs
 from ._rate import RateMeter
 from ._sampling import Found, sampled
+from .turns import LOOK_S, turn_of
 
 
 class Transfer:
@@ -76,6 +77,7 @@ class Part:
         # of each chunk that is left to read, None where that cannot be known; None in all before the probe
         self.cold_bytes: list[int | None] | None = None
         self.probing = False
+        self.has_turn = False
         self.taken = 0
         self.in_flight: set[int] = set()  # indices
         self.closing = False
@@ -112,6 +114,7 @@ class Lane:
         self._finish = finish
         self._queue: list[Part] = []
         self._workers = 0
+        self._turn = turn_of(drive)
 
     def add(self, part: Part) -> None:
         """Queue a part and see that a thread is there. The condition must be held."""
@@ -162,7 +165,7 @@ class Lane:
                 # what is still in the queue has a thread: one that probes, reads its last chunks, closes it, or waits here
                 if len(self._queue) == 1 and head.busy() and not head.probing:
                     break
-                self._condition.wait()
+                self._condition.wait(LOOK_S if self._turn is not None and head.cold_bytes is None else None)
             self._workers -= 1
             return None
 
@@ -172,6 +175,10 @@ class Lane:
         if transfer.stop_reason is not None or head.probing or head.closing or not all(drop.done() for drop in transfer.blockers):
             return None
         if head.cold_bytes is None:
+            if self._turn is not None:
+                if not self._turn.take():
+                    return None
+                head.has_turn = True
             if transfer.begun_s is None:
                 transfer.begun_s = self._clock()
             head.probing = True
@@ -269,6 +276,8 @@ class Lane:
         """The part leaves the queue after its transfer's answer: so the answers of one drive come in the order of the queue."""
         transfer = part.transfer
         with self._condition:
+            if part.has_turn and self._turn is not None:
+                self._turn.give_back()
             transfer.open_parts -= 1
             last = transfer.open_parts == 0 and not transfer.ending
             transfer.ending = transfer.ending or last

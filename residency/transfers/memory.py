@@ -18,6 +18,7 @@ from pathlib import Path
 from . import _system
 from ._interface import HostMemory
 
+SERVERS_VARIABLE = "RESIDENCY_SERVERS"
 _NO_LIMIT = 1 << 62  # cgroup v1 writes "no limit" as LONG_MAX rounded down to a page
 
 
@@ -35,6 +36,13 @@ class MemoryGroup:
 def available_bytes(root: str = "/") -> int:
     """Bytes that this process can still hold before the machine or one of its cgroups has to swap or kill."""
     return host_memory(root).available_bytes
+
+
+def share(size_bytes: int) -> int:
+    """Of what this machine has, what this server may plan with: several servers of one machine, as many as RESIDENCY_SERVERS says, must not
+    plan with the same bytes."""
+    servers = os.environ.get(SERVERS_VARIABLE, "")
+    return size_bytes // max(1, int(servers) if servers.isdigit() else 1)
 
 
 def holdable_bytes() -> int:

@@ -127,7 +127,7 @@ class Warmer:
                 self._state = State.STOPPED if self._reason else State.DONE
 
     def _room_bytes(self) -> int:
-        room_bytes = memory.available_bytes() - self._host.reserve_bytes
+        room_bytes = memory.share(memory.available_bytes() - self._host.reserve_bytes)
         budget_bytes = self._host.user.host_budget_bytes
         return max(0, room_bytes if budget_bytes is None else min(room_bytes, budget_bytes))
 

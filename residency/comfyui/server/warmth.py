@@ -22,7 +22,7 @@ from ...core.component import Component, Extent
 from ...graph import AllowanceError
 from ...graph.passes import sampler_passes
 from ...settings.node_inputs import NOT_WEIGHTS
-from ...simulate import GB, H100, OURS, Drive, Machine, Program, Start, Step, run
+from ...simulate import GB, OURS, Machine, Program, Start, Step, of_rates, run
 from ...transfers import drive_of, memory
 from ...transfers.machine import mount_of
 from ...transfers.pagecache import cached_around
@@ -211,22 +211,10 @@ class Warmth:
         limit_bytes, link = host.device_limit_bytes, host.onload_bytes_per_s
         if limit_bytes is not None and not link:
             assumed.append("link")
-        crossing = float("inf") if limit_bytes is None else link or LINK_BYTES_PER_S
-        fresh = min(H100.fresh_pin_bytes_per_s, crossing) if limit_bytes is not None else crossing
-        held = sum(copy or 0 for copy in (host.runtime.contents.host.loaded.values() if host.runtime.contents.host is not None else ()))
-        found = Machine(
-            name="this one",
-            drives=(Drive(disk, 1 / (1 / disk + (1 / fresh if limit_bytes is not None else 0.0))),),
-            device_bytes=limit_bytes or 0,
-            host_bytes=memory.available_bytes() + held,
-            pinned_bytes_per_s=crossing,
-            pageable_bytes_per_s=crossing,
-            pinned_back_bytes_per_s=crossing,
-            pageable_back_bytes_per_s=crossing,
-            page_cache_bytes_per_s=H100.page_cache_bytes_per_s if limit_bytes is not None else crossing,
-            fresh_pin_bytes_per_s=fresh,
-            budget_floor_bytes=host.reserve_bytes,
-            pins=limit_bytes is not None,
+        contents = host.runtime.contents.host
+        held_bytes = sum(contents.loaded.values()) if contents is not None else 0
+        found = of_rates(
+            disk, link or LINK_BYTES_PER_S, limit_bytes, memory.share(memory.available_bytes()) + held_bytes, host.reserve_bytes
         )
         return found, assumed
 

@@ -1,0 +1,97 @@
+"""Fleets of several sizes under every way of choosing a worker: the table and the picture of docs/fleet.md.
+
+    python benchmarks/fleet.py [--requests N] [--seed N] [--write]
+
+Machine-independent but for the milliseconds of deciding: a virtual clock. Workers have 24 GB of VRAM, 64 GB of RAM and a drive of
+1.5 GB/s; the trace is the generated one of `residency fleet simulate`. `--write` puts both into docs/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from residency.cli.machines import machine
+from residency.fleet.simulation import BOUND, Result, simulate
+from residency.fleet.traffic import Traffic, generate
+from residency.simulate import GB
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+SIZES = ((2, 5), (8, 20), (32, 60), (100, 150), (300, 300), (1000, 500))  # workers, base models
+OURS = "residency"
+BEGIN, END = "<!-- benchmarks/fleet.py -->\n", "<!-- end -->\n"
+COLOURS = {OURS: "#2f7d4f", BOUND: "#b8b8b8"}
+OTHERS = ("#3f6fb0", "#c2843a", "#8a5fa8", "#b04a4a", "#4a9a9a", "#77773a")
+WIDTH, BAR, GAP, LEFT, MOST_S = 760, 11, 22, 150, 600.0
+
+
+def measure(requests: int, seed: int) -> dict[tuple[int, int], list[Result]]:
+    """Results by (workers, models)."""
+    worker, found = machine(24 * GB, 64 * GB, 1.5 * GB, 25 * GB), {}
+    for workers, models in SIZES:
+        traffic = Traffic(requests=requests, workers=workers, models=models, seed=seed)
+        found[workers, models] = simulate(generate(traffic), worker, workers, seed)
+        print(f"{workers} workers done", file=sys.stderr, flush=True)
+    return found
+
+
+def table(found: dict[tuple[int, int], list[Result]], requests: int, seed: int) -> str:
+    """Markdown."""
+    lines = [
+        f"{requests:,} requests a row, seed {seed}; seconds from arrival to end, and of waiting for weights a prompt.",
+        "",
+        "| workers, models | policy | p50 | p95 | p99 | stall | read | prompts a GPU hour | deciding (median) |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for (workers, models), results in found.items():
+        for one in results:
+            name = f"**{one.policy}**" if one.policy == OURS else one.policy
+            deciding = "" if one.decision_p50_s is None else f"{1e3 * one.decision_p50_s:.2f} ms"
+            seconds = " | ".join(f"{value:.1f}" for value in (one.p50_s, one.p95_s, one.p99_s, one.stall_s_per_prompt))
+            rest = f"{one.read_bytes / 1e12:.2f} TB | {one.prompts_per_gpu_hour:.0f} | {deciding}"
+            lines.append(f"| {workers}, {models} | {name} | {seconds} | {rest} |")
+    return "\n".join(lines) + "\n"
+
+
+def picture(found: dict[tuple[int, int], list[Result]]) -> str:
+    """The 95th percentile of every policy as bars; what is longer than MOST_S seconds is cut off and its value written."""
+    parts, y = [], 30
+    for (workers, models), results in found.items():
+        others = iter(OTHERS)
+        parts.append(f'<text x="8" y="{y}" font-weight="bold">{workers} workers, {models} models</text>')
+        y += 8
+        for one in results:
+            colour = COLOURS.get(one.policy) or next(others)
+            length = (WIDTH - LEFT - 80) * (min(one.p95_s, MOST_S) / MOST_S) ** 0.5
+            cut = " ▸" if one.p95_s > MOST_S else ""
+            parts.append(f'<text x="{LEFT - 6}" y="{y + BAR - 2}" text-anchor="end">{one.policy}</text>')
+            parts.append(f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR - 2}" fill="{colour}"/>')
+            parts.append(f'<text x="{LEFT + length + 6:.1f}" y="{y + BAR - 2}">{one.p95_s:.0f} s{cut}</text>')
+            y += BAR + 2
+        y += GAP
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" font-family="sans-serif" font-size="11">'
+    title = '<text x="8" y="14">95 % of prompts end within so many seconds (lengths by square root)</text>'
+    return "\n".join([head, f'<rect width="{WIDTH}" height="{y}" fill="white"/>', title, *parts, "</svg>"]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true", help="into docs/fleet.md and docs/fleet.svg")
+    options = parser.parse_args()
+    found = measure(options.requests, options.seed)
+    told = table(found, options.requests, options.seed)
+    print(told)
+    if options.write:
+        page = (DOCS / "fleet.md").read_text(encoding="utf-8")
+        before, _, rest = page.partition(BEGIN)
+        (DOCS / "fleet.md").write_text(before + BEGIN + told + END + rest.partition(END)[2], encoding="utf-8")
+        (DOCS / "fleet.svg").write_text(picture(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""What the door knows of its workers, put into the router's words: the seconds of each queue, and what will lie where when it is done.
+
+A prompt is known by one worker's estimate of it. What a worker holds is its own word, STATE_S old at most, carried on over what is queued
+there; workers of one machine share its page cache, so what one of them reads is warm for all and counts once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..simulate import GB, Step, of_rates
+from .ahead import Memory, Queued, ahead
+from .asking import Seats
+from .forecast import Forecast, Job, Place
+from .routing import Router, Worker
+from .seats import LostError, Seat, wants
+
+STATE_S = 1.0  # for so long a worker's own word of what is warm holds
+ESTIMATE_S = 10.0
+WARM_SHARE = 0.9  # of a component's bytes in a place or nearer: it lies there
+SEEN_SECONDS = 20.0  # of a prompt whose seconds nobody knows, until one has ended
+SEEN_SHARE = 0.2
+ASSUMED_BYTES = 6 * GB  # of a model of which only the name is known
+DISK_BYTES_PER_S, LINK_BYTES_PER_S = 1.5 * GB, 25.0 * GB  # until a worker has measured its own
+UNKNOWN = Forecast(of_rates(DISK_BYTES_PER_S, LINK_BYTES_PER_S, 24 * GB, 64 * GB))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A prompt as the workers know it. `cached` lies in the page cache of the `machine` that was asked; `why_not`: why nobody knows it."""
+
+    job: Job
+    compute_s: float
+    cached: frozenset[str] = frozenset()
+    machine: str = ""
+    why_not: str = ""
+
+
+@dataclass(slots=True)
+class Outlook:
+    """Of all workers; `router.workers` are in the order of the seats."""
+
+    seats: Seats
+    clock: Callable[[], float]
+    router: Router = field(init=False)
+    seconds: float = SEEN_SECONDS
+    _forecasts: dict[tuple[Any, ...], Forecast] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        each = (self.seats[index] for index in range(len(self.seats)))
+        self.router = Router([Worker(seat.name, UNKNOWN, 64 * GB, machine=seat.machine or seat.name) for seat in each])
+
+    async def know(self, prompt: Any, without: frozenset[int] = frozenset()) -> Known:
+        """Ask for an estimate. Of several answers the one that knows the most: a worker without a file cannot tell of it."""
+        wanted = wants(prompt)
+        why_not = "no worker has the pack: by last model and queue"
+        best: dict[str, Any] | None = None
+        machine = ""
+        for index in range(len(self.seats)):
+            seat = self.seats[index]
+            if index in without or not seat.answers or seat.lacking(wanted, self.clock()):
+                continue
+            try:
+                answer = await self.seats.ask(index, "POST", "/residency/estimate", {"prompt": prompt}, timeout_s=ESTIMATE_S)
+            except LostError:
+                continue
+            if answer.status == 400:
+                why_not = "the pack cannot read this prompt"
+            told = answer.json
+            if told is None or "steps" not in told:
+                continue
+            if best is None or len(told["components"]) > len(best["components"]):
+                best, machine = told, seat.machine
+            if not told["warnings"]:
+                break
+        if best is None:
+            return Known(by_names(prompt), 0.0, why_not=why_not)
+        sizes = {key: int(one["size_bytes"]) for key, one in best["components"].items()}
+        steps = tuple(
+            Step(one["node_id"], one["class_type"], one["compute_s"], tuple(one["components"]), one["passes"], one["working_set_bytes"])
+            for one in best["steps"]
+        )
+        computing = max((step for step in steps if step.components), key=lambda step: step.compute_s, default=None)
+        model = max(computing.components, key=sizes.__getitem__) if computing is not None else ""
+        cached = frozenset(key for key, one in best["components"].items() if place(one) <= Place.CACHED)
+        return Known(Job(steps, sizes, model, wants=wanted), float(best["compute_s"]), cached, machine)
+
+    def seen(self, seconds: float) -> None:
+        """A prompt has taken so long."""
+        self.seconds += SEEN_SHARE * (seconds - self.seconds)
+
+    def ended(self, index: int, expected_s: float, seconds: float) -> None:
+        """One whose seconds were expected has taken so long there."""
+        self.seen(seconds)
+        self.router.workers[index].took(expected_s, seconds)
+
+    async def listen(self) -> None:
+        """Ask every worker whose word is old what it holds."""
+        now_s = self.clock()
+        old = [index for index in range(len(self.seats)) if self.seats[index].answers and now_s - self.seats[index].state_at_s > STATE_S]
+        for index, state in zip(old, await asyncio.gather(*map(self._state, old)), strict=True):
+            self.seats[index].state, self.seats[index].state_at_s = state, now_s
+
+    def update(self, known: Known, me: Queued, others: Sequence[Queued], without: frozenset[int] = frozenset()) -> None:
+        """Bring the router up to this moment, for one prompt among others."""
+        now_s = self.clock()
+        shared = self._shared(known, others)
+        for index, worker in enumerate(self.router.workers):
+            seat = self.seats[index]
+            mine = [one for one in others if one.worker == index]
+            worker.takes_prompts = seat.answers and not seat.drained and index not in without
+            worker.lacks = seat.lacking(known.job.wants, now_s)
+            worker.tells = seat.state is not None
+            memory, forecast = self._memory(seat.state, shared[worker.machine])
+            before, seconds = ahead([*mine, replace(me, worker=index)], memory, forecast, worker.margin, me.name)
+            worker.queued, worker.ready_s = len(before), now_s + seconds
+            if seat.state is None or forecast is None:
+                worker.places = {}
+                for key in list(worker.held):
+                    self.router.loses(index, key)
+                continue
+            worker.forecast, worker.places = forecast, memory.places
+            ram = seat.state["ram"]
+            worker.room_bytes = max(0, ram["total_bytes"] - ram["reserve_bytes"])
+            held = {one["key"]: one["size_bytes"] for one in seat.state["components"] if one["key"] in worker.places}
+            held.update(shared[worker.machine])
+            for one in before:
+                held.update(one.job.sizes)
+            for key in [key for key in worker.held if key not in held]:
+                self.router.loses(index, key)
+            for key, size_bytes in held.items():
+                self.router.holds(index, key, size_bytes)
+
+    def order(self, index: int, queue: Sequence[Queued]) -> list[Queued]:
+        """Of this worker's queue, as it should run."""
+        seat, worker = self.seats[index], self.router.workers[index]
+        shared = {key: size_bytes for one in queue for key, size_bytes in one.job.sizes.items()}
+        memory, forecast = self._memory(seat.state, shared)
+        return ahead(queue, memory, forecast, worker.margin)[0]
+
+    def _shared(self, known: Known, others: Sequence[Queued]) -> dict[str, dict[str, int]]:
+        """Bytes by component that each machine's page cache holds, or will once its queues are done."""
+        found: dict[str, dict[str, int]] = {worker.machine: {} for worker in self.router.workers}
+        for index, worker in enumerate(self.router.workers):
+            for one in (self.seats[index].state or {}).get("components", ()):
+                if (one["cached_bytes"] or 0) >= WARM_SHARE * max(1, one["size_bytes"]):
+                    found[worker.machine][one["key"]] = one["size_bytes"]
+            if self.seats[index].machine == known.machine:
+                found[worker.machine].update((key, known.job.sizes[key]) for key in known.cached)
+        for one in others:
+            found[self.router.workers[one.worker].machine].update(one.job.sizes)
+        return found
+
+    def _memory(self, state: Mapping[str, Any] | None, shared: Mapping[str, int]) -> tuple[Memory, Forecast | None]:
+        """Of a worker now, with what its machine's page cache holds. Without the pack nothing is known."""
+        if state is None:
+            return Memory({}, {}, None), None
+        places = dict.fromkeys(shared, Place.CACHED)
+        places.update((one["key"], near) for one in state["components"] if (near := place(one)) < Place.DISK)
+        sizes = {**shared, **{one["key"]: int(one["size_bytes"]) for one in state["components"]}}
+        device_bytes = state["device"]["limit_bytes"] if state["device"] is not None else None
+        return Memory(places, sizes, device_bytes), self._forecast(state)
+
+    def _forecast(self, state: Mapping[str, Any]) -> Forecast:
+        """One for each kind of machine, so that what was simulated for one worker serves its twins."""
+        rates, ram = state["rates"], state["ram"]
+        disk = max(rates["read_bytes_per_s"].values(), default=0.0) or DISK_BYTES_PER_S
+        device_bytes = state["device"]["limit_bytes"] if state["device"] is not None else None
+        link = rates["onload_bytes_per_s"] or LINK_BYTES_PER_S
+        about = [float(f"{value:.1g}") for value in (disk, link, ram["total_bytes"] - ram["reserve_bytes"])]
+        kind = (*about, device_bytes)
+        if kind not in self._forecasts:
+            self._forecasts[kind] = Forecast(of_rates(about[0], about[1], device_bytes, int(about[2])))
+        return self._forecasts[kind]
+
+    async def _state(self, index: int) -> Mapping[str, Any] | None:
+        try:
+            told = await self.seats.ask_json(index, "/residency/state", ESTIMATE_S)
+        except LostError:
+            return None
+        return told if isinstance(told, dict) and told.get("installed") else None
+
+
+def place(lies: Mapping[str, Any]) -> Place:
+    """The place of a component as a whole, by bytes in each."""
+    enough_bytes = WARM_SHARE * max(1, lies["size_bytes"])
+    there_bytes = 0
+    for near, name in ((Place.DEVICE, "device_bytes"), (Place.PINNED, "pinned_bytes"), (Place.CACHED, "cached_bytes")):
+        there_bytes += lies[name] or 0
+        if there_bytes >= enough_bytes:
+            return near
+    return Place.DISK
+
+
+def warm_in(seat: Seat) -> list[str]:
+    """Names of the components that are in its memory or on its device."""
+    return [one["name"] for one in (seat.state or {}).get("components", ()) if place(one) < Place.DISK]
+
+
+def by_names(prompt: Any) -> Job:
+    """Of a prompt that no worker can estimate: its model is whatever its first loader names, of a size that is worth staying for."""
+    wanted = wants(prompt)
+    names = [
+        str(value)
+        for node in (prompt.values() if isinstance(prompt, dict) else ())
+        if isinstance(node, dict) and isinstance(node.get("inputs"), dict)
+        for name, value in node["inputs"].items()
+        if isinstance(value, str) and name.endswith("_name")
+    ]
+    model = names[0] if names else ""
+    sizes = {model: ASSUMED_BYTES} if model else {}
+    return Job((Step("1", "Prompt", 0.0, tuple(sizes)),), sizes, model, wants=wanted)
+
+
+def seconds_of(history: Mapping[str, Any]) -> float | None:
+    """Of an ended prompt, by its own messages; None of one that has not succeeded."""
+    at = {name: data.get("timestamp") for name, data in history.get("status", {}).get("messages", ()) if isinstance(data, dict)}
+    start, end = at.get("execution_start"), at.get("execution_success")
+    return (end - start) / 1000 if start is not None and end is not None else None

@@ -1,0 +1,199 @@
+"""The actors and the Serve ingress. Imported only where Ray is.
+
+Annotations are evaluated here: Serve hands FastAPI a copy of each method that no longer knows where their names come from.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import ray
+from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from ray import serve
+
+from ..units import UsageError
+from . import cluster
+from .access import refused
+from .door import Door
+from .ledger import Ledger
+from .plan import Node, Plan
+from .seats import Answer, Seat
+
+log = logging.getLogger("residency.fleet")
+
+APPLICATION = "residency-fleet"
+app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+
+@ray.remote(num_cpus=1, max_restarts=-1, max_concurrency=4)
+class ComfyWorker:
+    """One ComfyUI server. When it dies, so does this actor, and Ray starts both anew."""
+
+    def __init__(self, plan: Plan, node: Node, name: str) -> None:
+        self._stack = ExitStack()
+        self._life = os.urandom(8).hex()
+        self._ending = False
+        self._server: Any = None
+        self._url: str | None = None
+        self._error = ""
+        threading.Thread(target=self._run, args=(plan, node, name), name="residency fleet", daemon=True).start()
+
+    def where(self) -> tuple[str, str | None]:
+        """Which server this is, and its address once it is up. Raises RuntimeError where it has not come up."""
+        if self._error:
+            raise RuntimeError(self._error)
+        return self._life, self._url
+
+    def pids(self) -> dict[str, int]:
+        """Of the actor and of its server, for whoever looks after them."""
+        return {"actor": os.getpid(), "server": self._server.process.pid}
+
+    def kill(self) -> None:
+        """End the server at once, whatever it does."""
+        if self._server is not None:
+            self._server.process.kill()
+
+    def stop(self) -> None:
+        """End the server and remove its folder."""
+        self._ending = True
+        self._stack.close()
+
+    def _run(self, plan: Plan, node: Node, name: str) -> None:
+        try:
+            self._server, self._url = cluster.server_of(plan, node, name, self._stack)
+        except Exception as error:
+            self._error = f"{name}: {error}"
+            log.warning("%s", self._error)
+            time.sleep(cluster.RETRY_S)  # whoever starts the fleet asks meanwhile
+        while self._server is not None and self._server.process.poll() is None:
+            time.sleep(cluster.LOOK_S)
+        if not self._ending:
+            self._stack.close()
+            os._exit(1)  # an exit that Ray does not take for one that was meant
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, dict(answer.headers))
+
+
+# The application is copied while this class is made: what its methods call stands above it.
+@serve.deployment(name="door", num_replicas=1, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 1}, graceful_shutdown_timeout_s=2)
+@serve.ingress(app)
+class Front:
+    """ComfyUI's API, in front of every worker."""
+
+    def __init__(self, plan: Plan, workers: list[Any]) -> None:
+        self._token = plan.token
+        seats = [
+            Seat(name, cluster.finder(actor.where.remote), actor.kill.remote, node.machine, node.name)
+            for (node, name), actor in zip(_each(plan), workers, strict=True)
+        ]
+        ledger = Ledger(plan.folder / "door.sqlite")
+        self._door = Door(seats, plan.folder / "output", ledger, hang_s=plan.hang_s, choose=cluster.chooser(plan.policy))
+        self._opened = asyncio.get_running_loop().create_task(self._door.open())
+
+    @app.websocket("/ws")
+    async def websocket(self, socket: WebSocket) -> None:
+        """ComfyUI's websocket."""
+        why_not = refused(socket.headers, self._token, socket.query_params.get("token"))
+        await self._opened
+        if why_not is not None:
+            await socket.close(1008, why_not[:100])
+            return
+        await socket.accept()
+        client_id = socket.query_params.get("clientId") or os.urandom(16).hex()
+        async with self._door.messages(client_id) as (messages, line):
+
+            async def speak() -> None:
+                while True:
+                    told = await messages.next()
+                    await (socket.send_text(told) if isinstance(told, str) else socket.send_bytes(told))
+
+            speaking = asyncio.create_task(speak())
+            try:
+                while True:
+                    heard = await socket.receive()
+                    if heard["type"] == "websocket.disconnect":
+                        break
+                    if heard.get("text") is not None:
+                        await line.say(heard["text"])
+            except WebSocketDisconnect:
+                pass
+            finally:
+                speaking.cancel()
+
+    @app.api_route("/{path:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"])
+    async def request(self, request: Request, path: str) -> Response:
+        """Everything else."""
+        why_not = refused(request.headers, self._token, request.query_params.get("token"))
+        if why_not is not None:
+            return _response(Answer.of({"error": why_not}, 403))
+        await self._opened
+        target = (request.scope.get("raw_path") or urllib.parse.quote(f"/{path}").encode()).decode("latin-1").partition("?")[0]
+        pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
+        target += f"?{urllib.parse.urlencode(pairs)}" if pairs else ""
+        return _response(await self._door.answer(request.method, target, request.headers, await request.body()))
+
+
+def _each(plan: Plan) -> Iterator[tuple[Node, str]]:
+    return ((node, name) for node in plan.nodes for name in node.names())
+
+
+def make(plan: Plan, stopped: threading.Event) -> None:
+    """Start workers and door; returns once all of them answer, or it is `stopped`. Raises UsageError."""
+    known = {one["NodeManagerAddress"] for one in ray.nodes() if one["Alive"]}
+    for node in plan.nodes:
+        if node.address is not None and node.address not in known:
+            raise UsageError(f"node {node.name}: {node.address} is no node of the Ray cluster; there are {', '.join(sorted(known))}")
+    actor: Any = ComfyWorker
+    front: Any = Front
+    workers = []
+    for node, name in _each(plan):
+        resources = {} if node.address is None else {"resources": {f"node:{node.address}": 0.001}}
+        workers.append(actor.options(name=name, num_gpus=int(node.gpus), **resources).remote(plan, node, name))
+    until_s = time.monotonic() + cluster.START_S
+    while not stopped.is_set():
+        up = 0
+        for (_, name), worker in zip(_each(plan), workers, strict=True):
+            try:
+                up += ray.get(worker.where.remote(), timeout=cluster.FIND_S)[1] is not None
+            except ray.exceptions.RayTaskError as error:
+                raise UsageError(f"{name} has not come up: {error.cause}") from error
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                continue
+        if up == plan.workers:
+            break
+        if time.monotonic() > until_s:
+            raise UsageError(f"{plan.workers - up} of {plan.workers} workers have not come up within {cluster.START_S:.0f} s")
+        stopped.wait(cluster.LOOK_S)
+    if stopped.is_set():
+        return
+    serve.start(http_options={"host": plan.host, "port": plan.port}, proxy_location="HeadOnly")
+    serve.run(front.bind(plan, workers), name=APPLICATION, route_prefix="/")
+
+
+def end(plan: Plan) -> None:
+    """Stop the door, then every worker; what does not answer ends with Ray. Others' applications on the cluster stay."""
+    if not ray.is_initialized():
+        return
+    try:
+        if plan.cluster is None:
+            serve.shutdown()
+        else:
+            serve.delete(APPLICATION)
+    except Exception as error:  # half of it may not have begun
+        log.info("the door did not end by itself: %s", error)
+    stopping = []
+    for _, name in _each(plan):
+        try:
+            stopping.append(ray.get_actor(name).stop.remote())
+        except ValueError:  # it was not begun
+            continue
+    if stopping:
+        ray.wait(stopping, num_returns=len(stopping), timeout=cluster.STOP_S)

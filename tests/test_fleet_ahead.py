@@ -1,0 +1,83 @@
+"""A worker's queue thought through: prompts of one model together, nobody put off for long, nobody before his own."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from residency.fleet.ahead import PATIENCE_S, Memory, Queued, ahead
+from residency.fleet.forecast import Forecast, Job, Place
+from residency.simulate import GB, Step, of_rates
+
+MODEL_BYTES = 10 * GB
+FORECAST = Forecast(of_rates(1.0 * GB, 25.0 * GB, 12 * GB, 64 * GB))
+LOADING_S = FORECAST.of(Job((Step("1", "Sample", 2.0, ("a",), 20),), {"a": MODEL_BYTES}, "a"), {}).stall_s
+
+
+def job(model: str) -> Job:
+    return Job((Step("1", "Sample", 2.0, (model,), 20),), {model: MODEL_BYTES}, model)
+
+
+def queue(models: str, **more: object) -> list[Queued]:
+    """One prompt a letter, each of a client of its own."""
+    return [Queued(f"{n}{model}", 0, f"client {n}", job(model), float(n), 2.0, **more) for n, model in enumerate(models)]
+
+
+def memory(*on_device: str) -> Memory:
+    return Memory(dict.fromkeys(on_device, Place.DEVICE), dict.fromkeys(on_device, MODEL_BYTES), 12 * GB)
+
+
+def names(of: list[Queued]) -> list[str]:
+    return [one.name for one in of]
+
+
+def test_prompts_of_the_model_at_hand_go_first():
+    order, seconds = ahead(queue("baba"), memory("a"), FORECAST, 1.0)
+    assert names(order) == ["1a", "3a", "0b", "2b"]
+    assert seconds == 4 * 2.0 + LOADING_S  # b is loaded once; in the clients' turns it would be thrice a load
+
+
+def test_who_has_waited_long_is_overtaken_by_nobody():
+    order, _ = ahead(queue("bababa", waited_s=PATIENCE_S - 3), memory("a"), FORECAST, 1.0)
+    assert names(order)[:3] == ["1a", "3a", "0b"]
+
+
+def test_nobody_overtakes_his_own_earlier_prompt_nor_one_with_a_place():
+    mine = [Queued("0b", 0, "me", job("b"), 0.0, 2.0), Queued("1a", 0, "me", job("a"), 1.0, 2.0)]
+    assert names(ahead(mine, memory("a"), FORECAST, 1.0)[0]) == ["0b", "1a"]
+    assert names(ahead(queue("ba", fixed=True), memory("a"), FORECAST, 1.0)[0]) == ["0b", "1a"]
+
+
+def test_what_runs_is_first_and_counts_what_is_left_of_it():
+    running = Queued("runs", 0, "client", job("b"), 9.0, 2.0, left_s=0.5)
+    order, seconds = ahead([*queue("ab"), running], memory("b"), FORECAST, 2.0, until="0a")
+    assert names(order) == ["runs", "1b"]
+    assert seconds == 0.5 + 2.0 * 2.0  # the margin is of what is predicted
+
+
+def test_what_the_device_gives_up_stays_in_ram():
+    lies = memory("a")
+    lies.take(job("b"))
+    assert lies.places == {"a": Place.PINNED, "b": Place.DEVICE}
+
+
+def test_without_a_forecast_clients_take_turns():
+    assert names(ahead(queue("baba"), memory("a"), None, 1.0)[0]) == ["0b", "1a", "2b", "3a"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.floats(0, 60), st.booleans()), max_size=12),
+    st.sampled_from(["", "a", "b"]),
+)
+def test_everybody_runs_once_and_each_clients_prompts_in_their_order(prompts: list[tuple[str, str, float, bool]], warm: str):
+    waiting = [
+        Queued(str(n), 0, client, job(model), float(n), 2.0, waited_s, None, fixed)
+        for n, (model, client, waited_s, fixed) in enumerate(prompts)
+    ]
+    order, _ = ahead(waiting, memory(*warm), FORECAST, 1.0)
+    assert sorted(names(order), key=int) == names(waiting)
+    for client in "xyz":
+        own = [int(one.name) for one in order if one.client == client]
+        assert own == sorted(own)
+    if waiting and (waiting[0].fixed or waiting[0].waited_s > PATIENCE_S):
+        assert order[0] is waiting[0]
