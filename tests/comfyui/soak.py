@@ -43,9 +43,9 @@ CHANGED = "diffusion_models/residency_expert_b.safetensors"
 OTHER = "diffusion_models/residency_expert_a.safetensors"
 MIB, GIB = 2**20, 2**30
 
-REST = 25  # prompts between two looks at a server that does nothing
+REST, REST_S = 25, 20.0  # prompts, or seconds, between two looks at a server that does nothing
 SETTLED = 0.2  # of the looks: what is made once has been made by then
-SLACK_BYTES = 48 * MIB  # of RSS: what the allocator keeps differs by so much from look to look
+SLACK, SLACK_BYTES = 0.05, 48 * MIB  # of memory, the larger: what allocators keep differs by so much from look to look
 END_S = 300.0
 MODES = ("auto", "high-vram", "balanced", "low-vram", "off")
 SEEDS = (1, 2)
@@ -128,11 +128,12 @@ class Soak:
         """Rounds until so many prompts were queued, or so much time is over. Raises SoakError."""
         self.log_begins = len(self.server.log.read_text(encoding="utf-8", errors="replace"))
         self.rest()
+        rested_s = time.monotonic()
         while (prompts is None or self.prompts < prompts) and (seconds is None or time.monotonic() - self.started_s < seconds):
-            before = self.prompts
             self.round()
-            if before // REST != self.prompts // REST:
+            if self.prompts >= self.looks[-1]["prompts"] + REST or time.monotonic() >= rested_s + REST_S:
                 self.rest()
+                rested_s = time.monotonic()
         self.rest()
 
     def round(self) -> None:
@@ -275,7 +276,7 @@ class Soak:
         self.must(not any(name.startswith("residency-read") for name in ours), f"threads that read are left: {ours}")
         for name in ("rss_bytes", "device_bytes"):
             before, after = (statistics.median(one[name] for one in some) for some in (first, last))
-            self.must(after <= before + SLACK_BYTES, f"{name} grow: {[one[name] // MIB for one in self.looks]} MiB")
+            self.must(after <= before + max(SLACK_BYTES, SLACK * before), f"{name} grow: {[one[name] // MIB for one in self.looks]} MiB")
 
 
 VARIANTS = ("first", "second")
@@ -301,7 +302,8 @@ def make_models(comfyui: ComfyUI, models: Path, size: Size) -> None:
 def with_variants(models: Path) -> None:
     (models / "variants").mkdir(exist_ok=True)
     for variant, name in zip(VARIANTS, (CHANGED, OTHER), strict=True):
-        shutil.copy(models / name, models / "variants" / variant)
+        if not (models / "variants" / variant).exists():
+            shutil.copy(models / name, models / "variants" / variant)
 
 
 def stock_images(comfyui: ComfyUI, models: Path, size: Size, arguments: Sequence[str]) -> dict[tuple[str, int], set[bytes]]:
@@ -378,6 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="the user's (0)")
     parser.add_argument("--vram-gib", type=float, help="on a GPU, leaving so much of its memory free; without it on the CPU")
     parser.add_argument("--expert-mib", type=int, help=f"of each diffusion model ({TINY.expert_mib}; with --vram-gib {LARGE.expert_mib})")
+    parser.add_argument("--models", type=Path, help="make the models in this folder, or use those there (a scratch folder)")
     parser.add_argument("--story", action="store_true", help="tell every act")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves into this SVG")
     parser.add_argument("--record", action="store_true", help="write the figures where docs/reliability.md takes them from")
@@ -393,7 +396,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not gpu:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # models so small only wait for a second thread
     with ExitStack() as stack:
-        models = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
+        models = chosen.models or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
         make_models(comfyui, models, size)
         if gpu:
             print(*stack.enter_context(held(Limits(int(chosen.vram_gib * GIB), None), comfyui)), sep="\n", flush=True)
