@@ -55,11 +55,20 @@ DRIVE = (
     Fault("thread ended", "what ends a thread is raised in a read", f"residency_expert_b {LEFT}"),
     Fault("permission denied", "no file can be opened (EACCES)", f"residency_expert_b {LEFT}"),
     Fault("no file handles", "no file handle is left (EMFILE)", f"residency_expert_b {LEFT}"),
+    Fault(
+        "no handles for us", "no file handle is left for the pack's code, whichever thread runs it (EMFILE)", f"residency_expert_b {LEFT}"
+    ),
     Fault("file gone at open", "the file is gone when it is opened (ENOENT)", f"residency_expert_b {LEFT}"),
     Fault("cannot be dropped", "the system refuses to forget a file's pages", ""),
     Fault("system refuses: cached_in", "the system does not say which pages of a file are cached", ""),
     Fault("system refuses: counted_in", "the system does not count cached pages", ""),
     Fault("no threads", "no thread can be started", ""),
+)
+MEMORY = (
+    Fault("memory: little", "the memory that is available falls to 32 MiB, as a control group's limit lowers it", ""),
+    Fault("memory: little, later", "it falls to 32 MiB in the middle of the prompt", ""),
+    Fault("memory: none", "no memory is available", ""),
+    Fault("memory: unknown", "the system does not say how much memory is available", ""),
 )
 HOOKS = ("_prompt_begins", "_choose_node", "_node_starts", "_node_outputs", "_node_completes", "_prompt_ends", "_spared", "_dropped")
 OURS = (
@@ -84,6 +93,8 @@ OURS = (
     ),
     Fault("profiles: disk full", "the drive of the profiles is full", "profiles are kept for this session only"),
     Fault("profiles: corrupt", "the file of the profiles is corrupt", "profiles begin anew"),
+    Fault("profiles: locked", "another program keeps the profiles locked", "profiles are kept for this session only"),
+    Fault("profiles: read-only", "nothing may be written to the profiles", "profiles are kept for this session only"),
     Fault("profiles: a folder", "a folder lies where the profiles should", "profiles are kept for this session only"),
 )
 FILES = tuple(
@@ -98,19 +109,25 @@ INTERRUPTS = (
     "an interrupt in the first sampler",
     "an interrupt in the second sampler",
     "the queue is cleared while files are read ahead",
+    "the queue is cleared while a model is loaded",
+    "the queue is cleared in the second sampler",
     "a queued prompt is deleted while files are read ahead",
     "the pack is switched off while files are read ahead",
     "the pack is switched off and on while files are read ahead",
     "ComfyUI is told to free all memory in mid-prompt",
 )
-SHUTDOWNS = ("the server is ended while files are read ahead",)
+SHUTDOWNS = ("the server is ended while files are read ahead", "the server is interrupted (Ctrl-C) while files are read ahead")
+LIMITS = ("the memory limit of its control group is lowered while files are read ahead",)
 
 
 def page() -> str:
     """docs/reliability.md."""
-    rows = [(one.happens, one.outcome, f"“… {one.says} …”" if one.says else "nothing: only time is lost") for one in (*DRIVE, *OURS)]
+    rows = [
+        (one.happens, one.outcome, f"“… {one.says} …”" if one.says else "nothing: only time is lost") for one in (*DRIVE, *MEMORY, *OURS)
+    ]
     rows += [(one.happens, "the same image, or the same error", "ComfyUI's own error, where there is one") for one in FILES]
     rows += [(one, "it ends as ComfyUI ends it", "what ComfyUI says") for one in INTERRUPTS]
+    rows += [(one, "the same image", "nothing: less is read ahead") for one in LIMITS]
     rows += [(one, "the process ends", "what ComfyUI says") for one in SHUTDOWNS]
     head = ("what happens", "what comes of the prompt, as without the pack", "what the log says, once")
     table = "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * 3, *rows))
