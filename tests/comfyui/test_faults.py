@@ -87,7 +87,7 @@ class Case:
         assert self.outcome(prompt_id) == stock
         trace = self.server.get_json(f"/residency/trace?prompt_id={prompt_id}")
         assert trace["outcome"] == "success" and {node["node_id"] for node in trace["nodes"]} >= {"1", "6", "8", "9"}
-        assert {one["status"] for one in trace["transfers"]} == {"done"}, trace["transfers"]
+        assert {one["status"] for one in trace["transfers"]} == {"done"}, (trace["transfers"], trace["decisions"])
         until(lambda: not self.opened())
         status = self.server.get_json("/residency/status")
         assert status["installed"] and not status["failures"]
@@ -144,7 +144,7 @@ def test_no_more_threads_read_than_the_setting_allows(case: Case, threads: int):
 
     until(ended)
     case.server.post("/residency/settings", UserSettings().as_dict())
-    assert max(seen) == threads
+    assert max(seen) == 1 if threads == 1 else 1 < max(seen) <= threads
 
 
 @pytest.mark.parametrize("fault", FILES, ids=lambda fault: f"{fault.what} {fault.how}")
@@ -253,11 +253,13 @@ def test_a_limit_that_is_lowered_is_seen_and_costs_nothing_but_time(
     assert limited.get_json("/residency/status")["budget"]["host_limit_bytes"] > ROOM_BYTES
 
 
-@pytest.mark.parametrize(("what", "by"), zip(SHUTDOWNS, (signal.SIGTERM, signal.SIGINT), strict=True))
-def test_a_server_that_is_ended_in_the_middle_of_a_read_is_gone(base: Server, limited: Server, place: Path, what: str, by: int):
+@pytest.mark.parametrize(("what", "by"), list(zip(SHUTDOWNS, (signal.SIGTERM, signal.SIGINT), strict=True)))
+def test_a_server_that_is_ended_in_the_middle_of_a_read_is_gone(
+    base: Server, limited: Server, models: Path, place: Path, what: str, by: int
+):
     server = base if by == signal.SIGTERM else limited  # the last story of either
+    Case(server, models, place).begin()
     server.post("/faults", {"fault": "slow drive"})
-    drop_pages(place)
     server.post("/prompt", {"prompt": two_experts(SEED, size=512, steps=400)})
     until(lambda: any(name.startswith("residency-read") for name in server.get_json("/residency/status")["threads"]))
     before = len(server.tail(10_000))
