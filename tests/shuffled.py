@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -680,6 +681,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first-seed", type=int, default=0, help="the first history's (0)")
     parser.add_argument("--seed", type=int, help="one history alone")
     parser.add_argument("--story", action="store_true", help="tell every step, fact and instruction")
+    parser.add_argument("--record", action="store_true", help="write the totals where docs/reliability.md takes them from")
     chosen = parser.parse_args(arguments)
     seeds = itertools.count(chosen.first_seed) if chosen.seed is None else [chosen.seed]
     steps, histories, started_s = 0, 0, time.monotonic()
@@ -697,6 +699,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         logging.disable(logging.NOTSET)
     print(f"{steps:,} steps in {histories:,} histories held, {time.monotonic() - started_s:.0f} s")
+    if chosen.record:
+        sys.path.insert(0, str(Path(__file__).parent / "comfyui"))
+        from totals import record
+
+        record("shuffled", {"steps": steps, "histories": histories, "first_seed": chosen.first_seed})
     return 0
 
 

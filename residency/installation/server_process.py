@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -215,6 +216,7 @@ def serve(
     does not come up.
     """
     base = Path(tempfile.mkdtemp(prefix="residency-"))
+    held = _bound()
     try:
         for folder in ("custom_nodes", "input", "output", "temp", "user", "front_end"):
             (base / folder).mkdir()
@@ -222,7 +224,7 @@ def serve(
             link_pack(pack, base / "custom_nodes" / "residency")
         for other in others:
             link_pack(other, base / "custom_nodes" / other.name)
-        port = _free_port()
+        port = int(held.getsockname()[1])
         command = [str(comfyui.python), "main.py", "--port", str(port), "--base-directory", str(base)]
         try:
             (base / "models").symlink_to(models.resolve(), target_is_directory=True)  # --models-directory is younger than v0.26
@@ -235,6 +237,8 @@ def serve(
         search = os.pathsep.join([str(comfyui.python.parent), os.environ.get("PATH", "")])
         whole = {**os.environ, "PATH": search, "PYTHONUNBUFFERED": "1", **(environment or {})}
         log = base / "server.log"
+        if sys.platform != "linux":
+            held.close()
         with open(log, "wb") as output:
             process = subprocess.Popen(
                 command, cwd=comfyui.path, env=whole, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
@@ -246,6 +250,7 @@ def serve(
         finally:
             _end(process)
     finally:
+        held.close()
         shutil.rmtree(base, ignore_errors=True)
 
 
@@ -283,7 +288,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _bound() -> socket.socket:
+    """A socket on a free port. On Linux it stays open beside the server's own, so that the system gives the port to nobody else in the
+    seconds that the server takes to come up."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held

@@ -45,6 +45,25 @@ def two_experts(seed: int = 1, size: int = 64, steps: int = 1) -> dict[str, Any]
     }
 
 
+def with_lora(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The same prompt with a LoRA on expert a."""
+    lora = {"model": ["1", 0], "lora_name": "residency_lora.safetensors", "strength_model": 1.0}
+    prompt["11"] = {"class_type": "LoraLoaderModelOnly", "inputs": lora}
+    prompt["6"]["inputs"]["model"] = ["11", 0]
+    return prompt
+
+
+def with_controlnet(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The same prompt with a ControlNet in the first sampler."""
+    prompt["12"] = {"class_type": "ControlNetLoader", "inputs": {"control_net_name": "residency_control.safetensors"}}
+    prompt["13"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0x808080}}
+    links = {"positive": ["4", 0], "negative": ["4", 0], "control_net": ["12", 0], "image": ["13", 0], "vae": ["3", 0]}
+    numbers = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+    prompt["14"] = {"class_type": "ControlNetApplyAdvanced", "inputs": links | numbers}
+    prompt["6"]["inputs"] |= {"positive": ["14", 0], "negative": ["14", 1]}
+    return prompt
+
+
 def with_ours(prompt: dict[str, Any], memory_mode: str = "workflow") -> dict[str, Any]:
     """The same prompt with the pack's wrapped nodes in place of the core's."""
     wrapped = LOADERS | {"KSampler"}

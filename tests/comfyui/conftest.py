@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,8 @@ from residency.installation.server_process import Server, serve
 COMFYUI = find_comfyui()
 
 EXPERT_MIB = 12
+# Each takes 0.5 to 1.2 GB, also when it is idle: with a dozen of them less is kept and read ahead in the stories of the others.
+MOST_SERVERS = 4
 
 # The models are tiny: a second thread only waits. With six servers on two cores a prompt took 8 s, with one thread each 0.6 s.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -60,18 +63,26 @@ def models(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def start(comfyui: ComfyUI, models: Path) -> Iterator[Callable[..., Server]]:
-    """start("--cache-none") gives the server with these arguments, started once for all tests; `packs`: names of folders in packs/."""
-    servers: dict[tuple[Any, ...], Server] = {}
-    with ExitStack() as stack:
+    """start("--cache-none") gives the server with these arguments, started once for all tests that ask for it while it is among the last
+    MOST_SERVERS; `packs`: names of folders in packs/."""
+    servers: OrderedDict[tuple[Any, ...], tuple[Server, ExitStack]] = OrderedDict()
 
-        def get(*arguments: str, front_end: bool = False, packs: tuple[str, ...] = ()) -> Server:
-            key = (arguments, front_end, packs)
-            if key not in servers:
-                others = [Path(__file__).with_name("packs") / name for name in packs]
-                servers[key] = stack.enter_context(serve(comfyui, models, ["--cpu", *arguments], front_end=front_end, others=others))
-            return servers[key]
+    def get(*arguments: str, front_end: bool = False, packs: tuple[str, ...] = ()) -> Server:
+        key = (arguments, front_end, packs)
+        if key not in servers:
+            while len(servers) >= MOST_SERVERS:
+                servers.popitem(last=False)[1][1].close()
+            others = [Path(__file__).with_name("packs") / name for name in packs]
+            stack = ExitStack()
+            servers[key] = stack.enter_context(serve(comfyui, models, ["--cpu", *arguments], front_end=front_end, others=others)), stack
+        servers.move_to_end(key)
+        return servers[key][0]
 
+    try:
         yield get
+    finally:
+        for _, stack in servers.values():
+            stack.close()
 
 
 @pytest.fixture

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from totals import recorded
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
@@ -55,11 +58,20 @@ DRIVE = (
     Fault("thread ended", "what ends a thread is raised in a read", f"residency_expert_b {LEFT}"),
     Fault("permission denied", "no file can be opened (EACCES)", f"residency_expert_b {LEFT}"),
     Fault("no file handles", "no file handle is left (EMFILE)", f"residency_expert_b {LEFT}"),
+    Fault(
+        "no handles for us", "no file handle is left for the pack's code, whichever thread runs it (EMFILE)", f"residency_expert_b {LEFT}"
+    ),
     Fault("file gone at open", "the file is gone when it is opened (ENOENT)", f"residency_expert_b {LEFT}"),
     Fault("cannot be dropped", "the system refuses to forget a file's pages", ""),
     Fault("system refuses: cached_in", "the system does not say which pages of a file are cached", ""),
     Fault("system refuses: counted_in", "the system does not count cached pages", ""),
     Fault("no threads", "no thread can be started", ""),
+)
+MEMORY = (
+    Fault("memory: little", "the memory that is available falls to 32 MiB, as a control group's limit lowers it", ""),
+    Fault("memory: little, later", "it falls to 32 MiB in the middle of the prompt", ""),
+    Fault("memory: none", "no memory is available", ""),
+    Fault("memory: unknown", "the system does not say how much memory is available", ""),
 )
 HOOKS = ("_prompt_begins", "_choose_node", "_node_starts", "_node_outputs", "_node_completes", "_prompt_ends", "_spared", "_dropped")
 OURS = (
@@ -84,6 +96,8 @@ OURS = (
     ),
     Fault("profiles: disk full", "the drive of the profiles is full", "profiles are kept for this session only"),
     Fault("profiles: corrupt", "the file of the profiles is corrupt", "profiles begin anew"),
+    Fault("profiles: locked", "another program keeps the profiles locked", "profiles are kept for this session only"),
+    Fault("profiles: read-only", "nothing may be written to the profiles", "profiles are kept for this session only"),
     Fault("profiles: a folder", "a folder lies where the profiles should", "profiles are kept for this session only"),
 )
 FILES = tuple(
@@ -98,23 +112,40 @@ INTERRUPTS = (
     "an interrupt in the first sampler",
     "an interrupt in the second sampler",
     "the queue is cleared while files are read ahead",
+    "the queue is cleared while a model is loaded",
+    "the queue is cleared in the second sampler",
     "a queued prompt is deleted while files are read ahead",
     "the pack is switched off while files are read ahead",
     "the pack is switched off and on while files are read ahead",
     "ComfyUI is told to free all memory in mid-prompt",
 )
-SHUTDOWNS = ("the server is ended while files are read ahead",)
+SHUTDOWNS = ("the server is ended while files are read ahead", "the server is interrupted (Ctrl-C) while files are read ahead")
+LIMITS = ("the memory limit of its control group is lowered while files are read ahead",)
 
 
 def page() -> str:
     """docs/reliability.md."""
-    rows = [(one.happens, one.outcome, f"“… {one.says} …”" if one.says else "nothing: only time is lost") for one in (*DRIVE, *OURS)]
+    rows = [
+        (one.happens, one.outcome, f"“… {one.says} …”" if one.says else "nothing: only time is lost") for one in (*DRIVE, *MEMORY, *OURS)
+    ]
     rows += [(one.happens, "the same image, or the same error", "ComfyUI's own error, where there is one") for one in FILES]
     rows += [(one, "it ends as ComfyUI ends it", "what ComfyUI says") for one in INTERRUPTS]
+    rows += [(one, "the same image", "nothing: less is read ahead") for one in LIMITS]
     rows += [(one, "the process ends", "what ComfyUI says") for one in SHUTDOWNS]
     head = ("what happens", "what comes of the prompt, as without the pack", "what the log says, once")
     table = "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * 3, *rows))
-    return TEXT.format(count=len(rows), table=table)
+    known = recorded()
+    text = TEXT.format(
+        count=len(rows),
+        table=table,
+        shuffled=told_shuffled(known.get("shuffled", {})),
+        fuzz=told_fuzz(known.get("fuzz", {})),
+        soak=told_soak(known.get("soak", {}), "On the CPU", "soak.svg"),
+        soak_gpu=told_soak(known.get("soak on a GPU", {}), "On a GPU", "soak-gpu.svg"),
+        found_shuffled="\n".join(f"- {one}" for one in FOUND_SHUFFLED),
+        found_fuzz="\n".join(f"- {one}" for one in FOUND_FUZZ),
+    )
+    return text.rstrip("\n") + "\n"
 
 
 TEXT = """# What happens when something fails
@@ -136,7 +167,67 @@ the middle of a decision. After each step what the core believes is held against
 nothing in use is told to leave; whatever is on its way is being brought by somebody; every trace ends. At the end of each history all is
 answered, no node waits, and another look at what does not change moves nothing. A seed that fails prints the command that tells its story
 again.
+{shuffled}
+
+It has found, and the code has been mended:
+
+{found_shuffled}
+
+## From anybody
+
+Workflow files, headers of weights, settings, sizes, prompts and requests are drawn by hypothesis: `python tests/fuzz.py --inputs 10000`.
+Each is taken, or refused in one sentence.
+{fuzz}
+
+It has found, and the code has been mended:
+
+{found_fuzz}
+
+## For a long time
+
+`python tests/comfyui/soak.py --prompts 1000` runs mixed prompts on one server, while a user who is drawn from a seed interrupts, deletes
+and clears what is queued, changes modes and settings, replaces files, frees memory and looks at the panel. Every image is one of those that
+ComfyUI draws without the pack. When nothing runs, nothing is loaded and nothing cached, memory, threads, handles and pins are what they
+were before.
+{soak}
+{soak_gpu}
 """
+
+FOUND_SHUFFLED = (
+    "a release that waited for its node outlived an interrupted prompt, and the next prompt took the pack out",
+    "what was both asked for and expected was announced twice",
+    "bytes that were pinned while they were read counted twice: evictions were told behind a file's end and freed nothing",
+    "a look was believed of what a mover had changed since",
+    "what was asked for beside the graph was read again at each look",
+    "what was given up on its way left from under a node that had begun",
+    "reading went on for a prompt that had broken, and copying for a node that had ended",
+    "who follows a run could take its decisions with it",
+    "a core that had failed stayed half-decided for ever",
+    "a refusal that failed left other threads waiting",
+)
+FOUND_FUZZ = ("a size of 400 digits was a traceback",)
+
+
+def told_shuffled(figures: dict[str, Any]) -> str:
+    if not figures:
+        return ""
+    steps, histories, first = (figures[name] for name in ("steps", "histories", "first_seed"))
+    return f"The last recorded run: {steps:,} steps in {histories:,} histories, seeds {first} to {first + histories - 1:,}, held."
+
+
+def told_fuzz(figures: dict[str, Any]) -> str:
+    if not figures:
+        return ""
+    return f"The last recorded run: {figures['inputs']:,} inputs to {figures['properties']} properties, {figures['seeds']} seeds, held."
+
+
+def told_soak(figures: dict[str, Any], where: str, picture: str) -> str:
+    if not figures:
+        return ""
+    outcomes = ", ".join(f"{count:,} {name}" for name, count in figures["outcomes"].items())
+    line = f"{where}: {figures['prompts']:,} prompts in {figures['minutes']:g} minutes (seed {figures['seed']}): {outcomes}."
+    line += f" The user acted {sum(figures['acts'].values()):,} times."
+    return f"\n{line}\n\n![memory, threads and handles over the prompts, {where}]({picture})"
 
 
 if __name__ == "__main__":

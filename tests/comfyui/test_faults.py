@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from comfy_story import drop_pages, forget, mode, pixels, two_experts
-from faults import DRIVE, FILES, INTERRUPTS, OURS, SHUTDOWNS, Fault, FileFault
+from faults import DRIVE, FILES, INTERRUPTS, LIMITS, MEMORY, OURS, SHUTDOWNS, Fault, FileFault
 
 from residency.installation.locate import ComfyUI
 from residency.installation.server_process import Server, serve
+from residency.settings.user import UserSettings
+from residency.transfers import memory
 
 PACKS = Path(__file__).with_name("packs")
 PATHS = {
@@ -25,6 +30,7 @@ PATHS = {
 }
 OTHER = {"diffusion model": "second diffusion model", "second diffusion model": "diffusion model", "VAE": "VAE"}
 SEED = 77
+ROOM_BYTES = 600 << 20  # beside what a server without models takes: the models are copied into the process
 takes = count(1)
 
 
@@ -81,7 +87,7 @@ class Case:
         assert self.outcome(prompt_id) == stock
         trace = self.server.get_json(f"/residency/trace?prompt_id={prompt_id}")
         assert trace["outcome"] == "success" and {node["node_id"] for node in trace["nodes"]} >= {"1", "6", "8", "9"}
-        assert {one["status"] for one in trace["transfers"]} == {"done"}, trace["transfers"]
+        assert {one["status"] for one in trace["transfers"]} == {"done"}, (trace["transfers"], trace["decisions"])
         until(lambda: not self.opened())
         status = self.server.get_json("/residency/status")
         assert status["installed"] and not status["failures"]
@@ -109,7 +115,7 @@ def case(base: Server, models: Path, place: Path, stock: Any) -> Case:
     return case
 
 
-@pytest.mark.parametrize("fault", [*DRIVE, *OURS], ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [*DRIVE, *MEMORY, *OURS], ids=lambda fault: fault.name)
 def test_what_fails_in_the_pack_or_under_it_costs_time_and_one_line(case: Case, stock: Any, fault: Fault):
     mark = len(case.log())
     case.server.post("/faults", {"fault": fault.name})
@@ -123,6 +129,22 @@ def test_what_fails_in_the_pack_or_under_it_costs_time_and_one_line(case: Case, 
     assert not fault.says or sum(fault.says in line for line in new) == 1, "\n".join(new)
     assert any("Traceback" in line for line in new) == fault.traced, "\n".join(new)
     case.next_prompt_is_as_ever(stock)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_no_more_threads_read_than_the_setting_allows(case: Case, threads: int):
+    case.server.post("/residency/settings", {"read_threads": threads})
+    case.server.post("/faults", {"fault": "slow drive"})
+    prompt_id = case.asked(two_experts(SEED))
+    seen: set[int] = set()
+
+    def ended() -> bool:
+        seen.add(sum(name.startswith("residency-read") for name in case.opened()))
+        return bool(case.server.get_json(f"/history/{prompt_id}"))
+
+    until(ended)
+    case.server.post("/residency/settings", UserSettings().as_dict())
+    assert max(seen) == 1 if threads == 1 else 1 < max(seen) <= threads
 
 
 @pytest.mark.parametrize("fault", FILES, ids=lambda fault: f"{fault.what} {fault.how}")
@@ -152,7 +174,7 @@ def nodes(case: Case, prompt_id: str) -> list[str]:
 def test_whoever_stops_a_prompt_finds_nothing_going_on_behind_it(case: Case, stock: Any, what: str):
     if "ahead" in what:
         case.server.post("/faults", {"fault": "slow drive"})
-    begun = {"an interrupt while a model is loaded": "1", "an interrupt in the second sampler": "8"}.get(what, "6")
+    begun = "1" if "loaded" in what else "8" if "second" in what else "6"
     prompt = two_experts(SEED, size=512, steps=400)
     if begun == "8":
         prompt["6"]["inputs"]["steps"] = 1
@@ -179,14 +201,68 @@ def test_whoever_stops_a_prompt_finds_nothing_going_on_behind_it(case: Case, sto
     case.next_prompt_is_as_ever(stock)
 
 
-@pytest.mark.parametrize("what", SHUTDOWNS)
-def test_a_server_that_is_ended_in_the_middle_of_a_read_is_gone(comfyui: ComfyUI, place: Path, what: str):
+@pytest.fixture(scope="module")
+def limit() -> Iterator[Path | str]:
+    """The file that limits the memory of a control group without processes; or why there is none."""
+    own = memory.memory_groups()
+    if not own:
+        yield "this system has no control groups that limit memory"
+        return
+    group = Path(own[0].usage).parent / f"residency-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        yield f"this process may make no control group ({error})"
+        return
+    file = group / Path(own[0].limits[0]).name
+    yield file if file.exists() else "a control group below this process's has no limit of its own"
+    until(lambda: not (group / "cgroup.procs").read_text(encoding="ascii").strip())
+    group.rmdir()
+
+
+@pytest.fixture(scope="module")
+def limited(comfyui: ComfyUI, place: Path, limit: Path | str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """In that control group, where there is one."""
+    if isinstance(limit, Path):
+        within = tmp_path_factory.mktemp("limited") / "python"
+        within.write_text(f'#!/bin/sh\necho $$ > {limit.parent}/cgroup.procs\nexec {comfyui.python} "$@"\n', encoding="utf-8")
+        within.chmod(0o755)
+        comfyui = replace(comfyui, python=within)
     with serve(comfyui, place, ["--cpu"], others=[PACKS / "faults"]) as server:
-        server.post("/faults", {"fault": "slow drive"})
-        drop_pages(place)
-        server.post("/prompt", {"prompt": two_experts(SEED, size=512, steps=400)})
-        until(lambda: any(name.startswith("residency-read") for name in server.get_json("/residency/status")["threads"]))
-        before = len(server.tail(10_000))
-        server.process.terminate()
-        server.process.wait(30)
-        assert "Traceback" not in server.tail(10_000)[before:]
+        yield server
+
+
+@pytest.mark.parametrize("what", LIMITS)
+def test_a_limit_that_is_lowered_is_seen_and_costs_nothing_but_time(
+    limited: Server, models: Path, place: Path, stock: Any, limit: Path | str, what: str
+):
+    if isinstance(limit, str):
+        pytest.skip(f"NO LIMIT WAS LOWERED: {limit}")
+    before = limit.read_text(encoding="ascii").strip()
+    case = Case(limited, models, place)
+    case.begin()
+    limited.post("/faults", {"fault": "slow drive"})
+    prompt_id = case.asked(two_experts(SEED))
+    until(lambda: any(name.startswith("residency-read") for name in case.opened()))
+    rss_bytes = int(Path(f"/proc/{limited.process.pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    limit.write_text(str(rss_bytes + ROOM_BYTES), encoding="ascii")
+    assert case.outcome(prompt_id) == stock
+    assert limited.get_json("/residency/status")["budget"]["host_limit_bytes"] < ROOM_BYTES
+    limit.write_text("max" if before == "max" else "-1", encoding="ascii")
+    case.next_prompt_is_as_ever(stock)
+    assert limited.get_json("/residency/status")["budget"]["host_limit_bytes"] > ROOM_BYTES
+
+
+@pytest.mark.parametrize(("what", "by"), list(zip(SHUTDOWNS, (signal.SIGTERM, signal.SIGINT), strict=True)))
+def test_a_server_that_is_ended_in_the_middle_of_a_read_is_gone(
+    base: Server, limited: Server, models: Path, place: Path, what: str, by: int
+):
+    server = base if by == signal.SIGTERM else limited  # the last story of either
+    Case(server, models, place).begin()
+    server.post("/faults", {"fault": "slow drive"})
+    server.post("/prompt", {"prompt": two_experts(SEED, size=512, steps=400)})
+    until(lambda: any(name.startswith("residency-read") for name in server.get_json("/residency/status")["threads"]))
+    before = len(server.tail(10_000))
+    server.process.send_signal(by)
+    server.process.wait(30)
+    assert "Traceback" not in server.tail(10_000)[before:]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_story import two_experts
+from comfy_story import forget, mode, pixels, two_experts
 
 from residency.installation.locate import ComfyUI
 from residency.installation.server_process import Server, serve
@@ -32,8 +32,8 @@ def server(shared: Server) -> Iterator[Server]:
 
 
 def switch(server: Server, *modes: str) -> None:
-    for mode in modes:
-        server.post("/residency/mode", {"mode": mode})
+    for name in modes:
+        server.post("/residency/mode", {"mode": name})
 
 
 def features(server: Server) -> dict[str, dict[str, Any]]:
@@ -91,3 +91,45 @@ def test_who_replaces_the_start_of_prompts_does_not_hide_them(server: Server):
     run = server.run(two_experts(seed=7))
     assert calls(server, "replace prompt") == before + 1
     assert server.get_json(f"/residency/trace?prompt_id={run.prompt_id}")["nodes"]
+
+
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+@pytest.mark.parametrize("kind", ["devices", "unloading", "weights", "loading", "watch"])
+def test_with_each_kind_of_pack_images_are_right_and_theirs_outlives_ours(server: Server, kind: str, first: str):
+    """`devices`: asks of its own where to compute; `unloading`: streams models itself; `weights`: hides functions from a compiler;
+    `loading`: frees before it loads; `watch`: draws what is loaded."""
+
+    def drawn(extra: dict[str, Any] | None = None) -> list[bytes]:
+        forget(server)
+        return [pixels(image) for image in server.run(two_experts(seed=8), extra).images]
+
+    stock = drawn(mode("off"))
+    if first == "theirs":
+        switch(server, "off")
+    server.post("/neighbour", {"patch": kind})
+    if first == "theirs":
+        switch(server, "auto")
+    for on in (True, False, True):
+        switch(server, "auto" if on else "off")
+        before = calls(server, kind)
+        assert drawn() == stock and calls(server, kind) > before
+        assert not on or {one["name"] for one in features(server).values() if not one["on"]} == set()
+    # it puts back what it found: with ours first that is a function of ours
+    switch(server, "off")
+    server.post("/neighbour", {"undo": kind})
+    switch(server, "auto")
+    assert drawn() == stock and server.get_json("/residency/trace")["outcome"] == "success"
+
+
+def test_a_models_own_patcher_is_followed_like_comfyuis(server: Server):
+    prompt = two_experts(seed=9)
+    stock = [pixels(image) for image in server.run(prompt, mode("off")).images]
+    prompt["20"] = {"class_type": "TakeOwnPatcher", "inputs": {"model": ["1", 0], "seed": 1}}
+    prompt["6"]["inputs"]["model"] = ["20", 0]
+    forget(server)
+    run = server.run(prompt)
+    assert [pixels(image) for image in run.images] == stock
+    trace = server.get_json(f"/residency/trace?prompt_id={run.prompt_id}")
+    assert {one["name"] for one in trace["components"]} >= {"residency_expert_a", "residency_expert_b"}
+    forget(server)
+    assert calls(server, "own patcher") > 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from comfy_story import two_experts
+from comfy_story import running_node, two_experts, wait
 
 from residency.installation.locate import ComfyUI
 from residency.installation.server_process import Server, ServerError, serve
@@ -68,6 +69,28 @@ def test_the_ram_budget_bounds_what_is_read_ahead(settled: Server):
     assert settled.get_json("/residency/status")["budget"]["host_limit_bytes"] > int(0.01 * 2**30)
 
 
+@pytest.mark.parametrize("depth", [0, 1])
+def test_the_queue_depth_says_how_many_prompts_behind_are_looked_at(settled: Server, depth: int):
+    settled.post("/residency/settings", {"queue_depth": depth})
+    first, behind = two_experts(seed=37, size=512, steps=400), two_experts(seed=38 + depth)
+    for node_id in ("7", "8"):
+        del first[node_id]  # a alone
+    first["9"]["inputs"]["samples"] = ["6", 0]
+    prompt_id = json.loads(settled.post("/prompt", {"prompt": first}))["prompt_id"]
+    settled.post("/prompt", {"prompt": behind})
+    wait(lambda: running_node(settled) == "6")
+
+    def known() -> set[str]:
+        return {one["name"] for one in settled.get_json(f"/residency/trace?prompt_id={prompt_id}")["components"]}
+
+    if depth:
+        wait(lambda: "residency_expert_b" in known())
+    settled.post("/interrupt", {})
+    wait(lambda: settled.get_json("/prompt")["exec_info"]["queue_remaining"] == 0)
+    assert ("residency_expert_b" in known()) == bool(depth)
+    settled.post("/residency/settings", UserSettings().as_dict())
+
+
 def test_the_console_line_is_written_only_when_it_is_wanted(settled: Server):
     settled.run(two_experts(seed=33))
     written = line_count(settled, "Residency: ")
@@ -87,13 +110,15 @@ def test_models_leave_when_nothing_has_run_for_a_while_and_the_next_prompt_runs(
     assert not wait_for(lambda: line_count(settled, "models leave the device") > 1, seconds=3)
 
 
-def test_settings_hold_after_a_restart_and_a_broken_file_does_not(comfyui: ComfyUI, models: Path, tmp_path: Path):
+def test_settings_hold_after_a_restart_and_a_broken_file_does_not(comfyui: ComfyUI, models: Path, tmp_path: Path, settled: Server):
     user = tmp_path / "user"
     user.mkdir()
     arguments = ["--cpu", "--user-directory", str(user)]
-    with serve(comfyui, models, arguments) as server:
-        server.post("/residency/settings", {"mode": "balanced", "queue_depth": 1})
+    settled.post("/residency/settings", {"mode": "balanced", "queue_depth": 1})
     kept = user / "residency" / "settings.json"
+    kept.parent.mkdir()
+    shutil.copy(settled.log.parent / "user" / "residency" / "settings.json", kept)
+    settled.post("/residency/settings", UserSettings().as_dict())
     with serve(comfyui, models, arguments) as server:
         assert server.get_json("/residency/status")["mode"] == "balanced"
         assert server.get_json("/residency/settings")["queue_depth"] == 1

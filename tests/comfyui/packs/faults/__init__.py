@@ -3,6 +3,7 @@
 What ComfyUI itself does is left alone: a drive's faults meet the pack's own threads only, and hooks are broken before they are put in.
 """
 
+import builtins
 import errno
 import os
 import sqlite3
@@ -54,8 +55,13 @@ CALLS = {
 }
 
 
+_OUR_CODE = os.path.join("custom_nodes", "residency", "")
+
+
 def _faulty(name, function):
     def call(*args, **kwargs):
+        if _fault == "no handles for us" and name == "open" and _OUR_CODE in sys._getframe(1).f_code.co_filename:
+            _error(errno.EMFILE)()
         where, happens = CALLS.get(_fault, ("", None))
         if where == name and _is_ours():
             answer = happens(*args)
@@ -68,6 +74,7 @@ def _faulty(name, function):
 
 for _name in ("preadv", "open", "posix_fadvise"):
     setattr(os, _name, _faulty(_name, getattr(os, _name)))
+builtins.open = _faulty("open", builtins.open)
 
 _start = threading.Thread.start
 
@@ -102,20 +109,31 @@ def _full(database, *args, **kwargs):
         _without(database)
         if _fault == "profiles: a folder":
             os.mkdir(database)
+        elif _fault == "profiles: locked":
+            holder = _connect(database, isolation_level=None, check_same_thread=False)
+            holder.execute("CREATE TABLE held (x)")
+            holder.execute("BEGIN EXCLUSIVE")
+            _mend.append(holder.close)
         elif _fault == "profiles: corrupt":
             with open(database, "wb") as file:
                 file.write(b"SQLite format 3\0" + b"\xff" * 8_000)
     connection = _connect(database, *args, **kwargs)
     if ours and _fault == "profiles: disk full":
         connection.execute("PRAGMA max_page_count = 1")
+    if ours and _fault == "profiles: read-only":
+        connection.execute("PRAGMA query_only = 1")
     return connection
 
 
 sqlite3.connect = _full
 
 
+def _module(name):
+    return next(module for key, module in sys.modules.items() if key.endswith(f"residency.{name}"))
+
+
 def _host():
-    return next(module for name, module in sys.modules.items() if name.endswith("residency.comfyui.lifecycle")).host
+    return _module("comfyui.lifecycle").host
 
 
 def _broken_at(host, fault):
@@ -128,7 +146,9 @@ def _broken_at(host, fault):
     if kind == "errand raises":
         return host._look_ahead, name
     if kind == "system refuses":
-        return next(module for key, module in sys.modules.items() if key.endswith("residency.transfers._system")).current, name
+        return _module("transfers._system").current, name
+    if kind == "memory":
+        return _module("transfers.memory"), "_asked"
     if kind == "core fails":
         return host.runtime.manager, "handle"
     if kind == "panel fails":
@@ -143,14 +163,30 @@ def _broken_at(host, fault):
 _refuses = _error(errno.ENOSYS)
 
 
-def _later(function):
+def _later(function, then):
     left = [12]
 
     def call(*args, **kwargs):
         left[0] -= 1
-        return _breaks() if left[0] < 0 else function(*args, **kwargs)
+        return (then if left[0] < 0 else function)(*args, **kwargs)
 
     return call
+
+
+def _little(available_bytes):
+    memory = _module("transfers._interface").HostMemory
+    return lambda root: memory(1 << 33, available_bytes, "memory.max")
+
+
+def _broken(fault, function):
+    """What is in the function's place."""
+    if fault.startswith("system") or fault == "memory: unknown":
+        then = _refuses
+    elif fault.startswith("memory"):
+        then = _little(0 if fault == "memory: none" else 32 << 20)
+    else:
+        then = _breaks
+    return _later(function, then) if fault.endswith("later") else then
 
 
 _mend = []
@@ -168,7 +204,7 @@ async def post_faults(request):
     if place is not None:
         thing, name = place
         before = vars(thing).get(name, _breaks)
-        broken = _refuses if _fault.startswith("system") else _later(getattr(thing, name)) if _fault.endswith("later") else _breaks
+        broken = _broken(_fault, getattr(thing, name))
         setattr(thing, name, broken)
 
         def mend():

@@ -1,11 +1,16 @@
 """A stranger's pack that patches ComfyUI as packs do: it wraps without functools.wraps, and replaces without calling what was there.
 
-POST /neighbour {"patch": "wrap put"} does so at once, the node ReplaceLoad when it runs; GET /neighbour tells how often each was called.
+POST /neighbour {"patch": "wrap put"} does so at once, {"undo": "wrap put"} puts back what it found there; the node ReplaceLoad does it
+when it runs. GET /neighbour tells how often each was called.
 """
 
 import inspect
+import threading
+import time
 
 import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.ops
 import execution
 from aiohttp import web
 from server import PromptServer
@@ -68,6 +73,111 @@ class ReplaceLoad:
         return (model,)
 
 
+class OwnPatcher(comfy.model_patcher.ModelPatcher):
+    """A patcher of the pack's own, as one for quantized files needs."""
+
+    def unpatch_model(self, device_to=None, unpatch_weights=True):
+        calls["own patcher"] += 1
+        return super().unpatch_model(device_to=device_to, unpatch_weights=unpatch_weights)
+
+    def clone(self, *args, **kwargs):
+        copy = super().clone(*args, **kwargs)
+        copy.__class__ = OwnPatcher
+        return copy
+
+
+class TakeOwnPatcher:
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"model": ("MODEL",), "seed": ("INT", {"default": 0})}}
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "take"
+    CATEGORY = "neighbour"
+
+    def take(self, model, seed):
+        copy = model.clone()
+        copy.__class__ = OwnPatcher
+        return (copy,)
+
+
+# kind of pack: what it changes
+PLACES = {
+    "devices": [(mm, "get_torch_device"), (mm, "unet_offload_device"), (mm, "text_encoder_device"), (mm, "soft_empty_cache")],
+    "unloading": [(comfy.model_patcher.ModelPatcher, "unpatch_model"), (comfy.model_patcher.ModelPatcher, "partially_load")],
+    "weights": [(comfy.ops, "cast_modules_with_vbar"), (comfy.ops, "cast_bias_weight")],
+    "loading": [(mm, "load_models_gpu"), (mm, "free_memory")],
+}
+_saved = {}
+
+
+class _Disabled:
+    """A callable that is no function, as a compiler's marks are."""
+
+    def __init__(self, function, what):
+        self.function, self.what = function, what
+
+    def __call__(self, *args, **kwargs):
+        calls[self.what] += 1
+        return self.function(*args, **kwargs)
+
+
+def _patch(what):
+    for owner, name in PLACES[what]:
+        found = getattr(owner, name, None)
+        if found is None:
+            continue
+        _saved.setdefault(what, []).append((owner, name, found))
+        if what == "weights":
+            setattr(owner, name, _Disabled(found, what))
+        else:
+            setattr(owner, name, _counting(found, what))
+
+
+def _counting(found, what):
+    def mine(*args, **kwargs):
+        calls[what] += 1
+        return found(*args, **kwargs)
+
+    return mine
+
+
+def _undo(what):
+    for owner, name, found in _saved.pop(what):
+        setattr(owner, name, found)
+
+
+_watching = threading.Event()
+
+
+def _watch():
+    """As a monitor of memory does: on a thread of its own, while others change the list."""
+    while _watching.is_set():
+        for loaded in list(mm.current_loaded_models):
+            model = loaded.model
+            if model is not None:
+                calls["watch"] += bool(model.model_size() + model.loaded_size())
+        time.sleep(0.005)
+
+
+def _patched(what):
+    if what == "watch":
+        _watching.set()
+        threading.Thread(target=_watch, daemon=True).start()
+    else:
+        _patch(what)
+
+
+def _undone(what):
+    if what == "watch":
+        _watching.clear()
+    else:
+        _undo(what)
+
+
+calls |= dict.fromkeys([*PLACES, "watch", "own patcher"], 0)
+
+
 @PromptServer.instance.routes.get("/neighbour")
 async def _told(request):
     return web.json_response(calls)
@@ -75,9 +185,14 @@ async def _told(request):
 
 @PromptServer.instance.routes.post("/neighbour")
 async def _asked(request):
-    patch = (await request.json())["patch"]
-    {"wrap put": _wrap_put, "wrap load": _wrap_load, "replace prompt": _replace_prompt}[patch]()
+    asked = await request.json()
+    if "undo" in asked:
+        _undone(asked["undo"])
+        return web.json_response(calls)
+    named = {"wrap put": _wrap_put, "wrap load": _wrap_load, "replace prompt": _replace_prompt}
+    patch = asked["patch"]
+    named[patch]() if patch in named else _patched(patch)
     return web.json_response(calls)
 
 
-NODE_CLASS_MAPPINGS = {"ReplaceLoad": ReplaceLoad}
+NODE_CLASS_MAPPINGS = {"ReplaceLoad": ReplaceLoad, "TakeOwnPatcher": TakeOwnPatcher}
