@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..record.facts import FactWriter
+from ..record.trace import Trace
 from ..settings import take_out
 from ..settings import user as user_settings
 from ..settings.prompt import standing
@@ -30,12 +31,19 @@ def load() -> ComfyHost:
     if host is not None:
         return host
     from .server import routes
+    from .server.waits import Waits
     from .server.warmer import Warmer, warm_at_start
 
     host = ComfyHost(queue=routes.queued_prompts)
     record(host)
     announcer = routes.Announcer(host.runtime.foresee)
-    host.runtime.on_update = announcer.announce
+    waits = Waits(partial(host.runtime.look, wait=False))
+
+    def follow(trace: Trace, ended: bool) -> None:
+        announcer.announce(trace, ended)
+        waits.follow(trace, ended)
+
+    host.runtime.on_update = follow
     first = standing(os.environ)
     host.set_user_mode(first.mode, first.source)
     host.fallback = host.user

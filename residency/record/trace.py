@@ -78,6 +78,17 @@ class TransferRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What a running node needs from files, and how much of it is in host memory while the rest is on its way."""
+
+    node_id: str
+    since_s: float  # its node's start
+    components: tuple[str, ...]  # names of what has not arrived
+    present_bytes: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class UnderWay:
     """A transfer that a prompt leaves unanswered, and what of it that prompt's trace has told."""
 
@@ -237,6 +248,20 @@ class Trace:
         since_s = self._times.running.start_s if self._times.running is not None else self._now_s
         ahead = (one for one in self._transfers if one.tier == Tier.HOST.value and one.component in components)
         return any(one.moved_bytes > 0 and (one.end_s is None or one.end_s >= since_s) for one in ahead)
+
+    @_locked
+    def reading(self) -> Reading | None:
+        """What the running node needs and what is still being read of it; None where nothing is."""
+        node = self._times.running
+        if node is None or node.steps:  # what has ended a step has its weights
+            return None
+        coming = {key: record for key in node.reads if (record := self._open.get((key, Tier.HOST.value))) is not None}
+        found = [self._components[key] for key in coming if key in self._components]
+        size_bytes = sum(one.size_bytes for one in found)
+        present_bytes = sum(min(one.size_bytes, coming[one.key].present_bytes) for one in found)
+        if present_bytes >= size_bytes:
+            return None
+        return Reading(node.node_id, node.start_s, tuple(one.name for one in found), present_bytes, size_bytes)
 
     @_locked
     def under_way(self) -> list[UnderWay]:
