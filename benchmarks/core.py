@@ -4,10 +4,9 @@
 
 CPU time of manager and driver, the least of several runs: a busy machine counts less. `plan_ms_1000`: the first plan of a 1,000-node
 prompt, timeline included. `replan_ms_1000`: the dearest single event of its run, in runs of their own, since asking for CPU time takes a
-system call.
-`plan_s_100000`: all events of 100,000 uses, timeline included. 40 components, half of which fit, on a drive that brings 20 GB a second
-beside nodes of one second: every second use moves something. `fits` is the same with room for all. `exponent` is the growth of the time
-between the two largest sizes: 1 is linear.
+system call. `plan_s_100000`: all events of 100,000 uses, timeline included. 40 components, half of which fit, on a drive that brings 20 GB
+a second beside nodes of one second: every second use moves something. `fits` is the same with room for all. `exponent` is the growth of
+the time between the two largest sizes: 1 is linear.
 
 `graphs`: predicting a prompt of each shape of graph_shapes.py at 100 to 10,000 nodes: its order with ready nodes grouped by model, with
 what each node computes, the timeline, its plan. "expansion" adds ten nodes at a time and predicts what is pending anew each time. Of it
