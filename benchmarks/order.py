@@ -4,10 +4,10 @@
 
 Templates (the pip packages comfyui-workflow-templates-json and -core hold them; their site-packages folder will do) are converted and
 scheduled by ComfyUI's real ExecutionList, which takes each node as done once it is chosen; random graphs of cheap nodes are run by its real
-PromptExecutor. A class that a template has and this ComfyUI lacks has a stand-in of what the file tells of it. Every choice is compared with
-the prediction made from the live list just before it, and the whole order with the one from the prompt alone. Of each template's prediction
-the operations are counted and the time is taken; the five slowest are told. With --most-used only those local templates that the package's
-index.json counts the most uses of.
+PromptExecutor. A class that a template has and this ComfyUI lacks has a stand-in of what the file tells of it. Every choice is compared
+with the prediction made from the live list just before it, and the whole order with the one from the prompt alone. Of each template's
+prediction the operations are counted and the time is taken; the five slowest are told. With --most-used only those local templates that
+the package's index.json counts the most uses of.
 """
 
 from __future__ import annotations
