@@ -308,7 +308,8 @@ def test_a_file_that_only_others_have_is_named(fleet: Fleet):
     try:
         with pytest.raises(urllib.error.HTTPError) as refusal:
             fleet.post("/prompt", {"prompt": drawn(70, "b")})
-        assert refusal.value.code == 400 and b"value_not_in_list" in refusal.value.read()
+        said = refusal.value.read()  # ComfyUI's own refusal, or the door's where it is known by now
+        assert refusal.value.code in (400, 503) and b"residency_expert_b.safetensors" in said
         odd = next(one for one in fleet.status()["workers"] if one["name"] == "odd-0")
         assert odd["lacks"] == ["unet_name residency_expert_b.safetensors"]
         prompt_id = fleet.post("/prompt", {"prompt": drawn(71)})["prompt_id"]
@@ -320,7 +321,8 @@ def test_a_file_that_only_others_have_is_named(fleet: Fleet):
 
 def test_the_door_answers_as_comfyui_does(fleet: Fleet, server: Server):
     for prefix in ("", "/api"):
-        assert fleet.json(f"{prefix}/object_info").keys() == server.get_json("/object_info").keys()
+        more = fleet.json(f"{prefix}/object_info").keys() - server.get_json("/object_info").keys()
+        assert more == {"FleetHangOnce", "FleetSaveOnFullDisk"}
         assert fleet.json(f"{prefix}/queue").keys() == {"queue_running", "queue_pending"}
         assert len(fleet.json(f"{prefix}/system_stats")["devices"]) == WORKERS
     ended = fleet.post("/prompt", {"prompt": drawn(80)})["prompt_id"]
