@@ -205,6 +205,31 @@ def test_what_was_lost_in_mid_prompt_is_begun_once_more_under_its_id_and_told():
     story(tell)
 
 
+def test_a_start_that_the_client_has_heard_is_known_before_the_next_look():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it, it.door.messages("client") as (listener, _):
+            prompt_id = await it.post("a")
+            await first.begin()
+            await heard(listener, "execution_start")
+            await first.die()
+            await it.look()
+            assert (await heard(listener, "residency.moved"))["prompt_id"] == prompt_id
+
+    story(tell)
+
+
+def test_what_has_ended_a_moment_ago_is_in_the_history():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it:
+            prompt_id = await it.post("a")
+            await first.begin()
+            await it.look()
+            await first.end()
+            assert (await it.ask("GET", "/history")).json.keys() == {prompt_id}
+
+    story(tell)
+
+
 def test_what_had_not_begun_is_moved_without_a_word():
     async def tell(first: Worker, second: Worker) -> None:
         async with fleet(first, second) as it, it.door.messages("client") as (listener, _):

@@ -159,6 +159,10 @@ class Prompts:
         if placed is not None and placed.state in (State.WAITING, State.RUNNING):
             await self.settle(placed, left_queue=False)
 
+    async def look_for_running(self) -> None:
+        """Somebody asks for all that have ended: what has ended a moment ago is among them."""
+        await asyncio.gather(*(self.look_for(one.prompt_id) for one in list(self._placed.values()) if one.state is State.RUNNING))
+
     # --- choosing ---
 
     async def _place(self, placed: Placed) -> Answer:
@@ -327,8 +331,11 @@ class Prompts:
         for placed in [one for one in self._placed.values() if one.state is State.LOST]:
             await self._place_again(placed)
 
-    def _heard(self, index: int) -> None:
+    def _heard(self, index: int, kind: str, prompt_id: str | None) -> None:
         self.progressed_s[index] = self._clock()
+        placed = self._placed.get(prompt_id) if prompt_id is not None else None
+        if kind == "execution_start" and placed is not None and placed.worker == index and placed.state in (State.WAITING, State.DOUBTED):
+            self.runs(placed)  # its client has heard it too: whatever comes now has to be told
 
     async def _place_again(self, placed: Placed) -> None:
         async with self._deciding:
