@@ -9,7 +9,7 @@ memory on this thread and announces a copy, for which the device then waits. Mea
   has passed them, at the next step or later.
 - elsewhere by the host's clock.
 
-Cost: a call whose model is whole on the device takes one look at its buffer and one at the clock; one that misses takes three more calls
+Cost: a call whose modules are on the device takes one look at the buffer and one at the clock; one that misses takes three more calls
 of the driver, beside the copy that it announces.
 """
 
@@ -173,8 +173,10 @@ class WeightWaits:
 
 
 def is_missing(modules: Sequence[Any]) -> bool:
-    """Whether pages of the model that the modules belong to are not on the device: then one of the modules may be."""
+    """Whether one of the modules may not be on the device. What is there lies in front in the model's buffer, mostly: behind a hole the
+    host's clock tells."""
     for module in modules:
         buffer = module._v[0]
-        return bool(buffer.loaded_size() < buffer.offset)
+        loaded_bytes = buffer.loaded_size()
+        return bool(loaded_bytes < buffer.offset and any(one._v[1] + one._v[2] - buffer.base_addr > loaded_bytes for one in modules))
     return False
