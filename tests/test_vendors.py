@@ -23,7 +23,6 @@ ASKED = (
     "is_amd",
 )
 ALLOWED = {
-    "residency/cli/fleet.py": "how many workers a fleet starts where nobody has said: as many as that driver has devices",
     "residency/comfyui/device/cuda.py": "torch names its API for streams and events so, on ROCm too: other devices have none of it",
     "residency/comfyui/device/memory_usage.py": "torch's names of devices that compute in the host's memory, and of the API above",
     "residency/comfyui/prompt/working_set.py": "torch's allocator tells peaks by that API only",
