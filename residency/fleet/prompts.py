@@ -70,6 +70,7 @@ class Placed:
     cancelled: bool = False
     fixed: bool = False  # its client has said when it is to run
     taken_s: float = 0.0
+    told: bool = False  # its client knows that it is begun once more
 
     @property
     def number(self) -> float:
@@ -180,9 +181,6 @@ class Prompts:
                     raise
                 return refused
             name = self._seats[decision.index].name
-            if placed.runs and placed.lost_with:
-                told = {"prompt_id": placed.prompt_id, "from": placed.lost_with, "to": name, "runs": placed.runs + 1}
-                self.lines.tell(placed.client_id, "residency.moved", told)
             answer = await self._send(placed, decision)
             if answer is not None and answer.status == 200:
                 self._chooser.note(placed.prompt_id, decision, placed.runs + 1, said)
@@ -323,7 +321,7 @@ class Prompts:
 
     def loses(self, placed: Placed) -> None:
         """Its worker's server has ended."""
-        placed.state, placed.lost_with = State.LOST, self._seats[placed.worker].name
+        placed.state, placed.lost_with, placed.told = State.LOST, self._seats[placed.worker].name, False
         log.warning("prompt %s was lost with %s", placed.prompt_id, placed.lost_with)
 
     async def place_lost(self) -> None:
@@ -348,6 +346,10 @@ class Prompts:
                 self._give_up(placed, f"its worker was lost {placed.runs} times while it ran, with {placed.lost_with} last")
                 return
             placed.state = State.PLACING
+            if placed.runs and not placed.told:
+                placed.told = True
+                about = {"prompt_id": placed.prompt_id, "from": placed.lost_with, "runs": placed.runs + 1}
+                self.lines.tell(placed.client_id, "residency.moved", about)  # before any worker can begin it
             try:
                 placed.known = await self._outlook.know(placed.body.get("prompt"))
                 answer = await self._place(placed)

@@ -362,29 +362,32 @@ def test_an_upload_reaches_the_worker_that_needs_it(fleet: Fleet, server: Server
 
 
 def test_an_interrupt_and_a_deletion_reach_the_right_worker(fleet: Fleet):
-    slow = [fleet.post("/prompt", {"prompt": drawn(200 + n, size=256, steps=400)})["prompt_id"] for n in range(WORKERS)]
-    behind = fleet.post("/prompt", {"prompt": drawn(210)})["prompt_id"]
-    until_s = time.monotonic() + 60
-    while len(fleet.json("/queue")["queue_running"]) < WORKERS and time.monotonic() < until_s:
-        time.sleep(0.2)
+    slow = [fleet.post("/prompt", {"prompt": drawn(200 + n, size=512, steps=2000)})["prompt_id"] for n in range(2 * WORKERS)]
+    wait(lambda: len(fleet.json("/queue")["queue_running"]) == WORKERS)
+    running = [item[1] for item in fleet.json("/queue")["queue_running"]]
+    behind = next(one for one in reversed(slow) if one not in running)
     fleet.post("/queue", {"delete": [behind]})
     assert behind not in {item[1] for item in fleet.json("/queue")["queue_pending"]}
-    fleet.post("/interrupt", {"prompt_id": slow[1]})
-    assert fleet.ended(slow[1])["status"]["status_str"] == "error"
-    running = {item[1] for item in fleet.json("/queue")["queue_running"]}
-    assert running == {slow[0], slow[2]}
-    for prompt_id in (slow[0], slow[2]):
+    fleet.post("/interrupt", {"prompt_id": running[1]})
+    assert fleet.ended(running[1])["status"]["status_str"] == "error"
+    assert {running[0], running[2]} <= {item[1] for item in fleet.json("/queue")["queue_running"]}
+    fleet.post("/queue", {"clear": True})
+    for prompt_id in (running[0], running[2]):
         fleet.post("/interrupt", {"prompt_id": prompt_id})
         fleet.ended(prompt_id)
+    fleet.post("/interrupt", {})  # what has begun meanwhile
+    wait(lambda: not any(fleet.json("/queue").values()))
     assert fleet.json(f"/history/{behind}") == {}
 
 
 def test_who_comes_later_with_one_prompt_is_not_behind_a_flood(fleet: Fleet):
-    prompts = [two_experts(seed=400 + number, size=128, steps=10) for number in range(4 * WORKERS)]
+    prompts = [drawn(400 + number, size=256, steps=120) for number in range(4 * WORKERS)]
     flood = [fleet.post("/prompt", {"prompt": prompt, "client_id": "many"})["prompt_id"] for prompt in prompts]
-    late = fleet.post("/prompt", {"prompt": two_experts(seed=450), "client_id": "one"})["prompt_id"]
+    waiting = {item[1] for item in fleet.json("/queue")["queue_pending"]}
+    late = fleet.post("/prompt", {"prompt": drawn(450), "client_id": "one"})["prompt_id"]
     times = {one: dict(fleet.ended(one)["status"]["messages"])["execution_start"]["timestamp"] for one in [*flood, late]}
-    assert sum(times[one] > times[late] for one in flood) >= WORKERS
+    assert len(waiting) > WORKERS  # else nothing was to be overtaken
+    assert sum(times[one] > times[late] for one in waiting) >= len(waiting) - WORKERS
 
 
 def test_a_prompt_whose_worker_is_killed_runs_elsewhere_under_its_id_and_its_client_is_told(fleet: Fleet, server: Server):
