@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import corpus
 from residency.core import host_plan
 from residency.core.eviction_order import Rank
-from residency.simulate import LRU, MRU, OURS, Managed, Outcome, Policy, ideal, optimum, run, sequence
+from residency.simulate import LRU, MRU, OURS, STOCK, Managed, Outcome, Policy, ideal, optimum, run, sequence
 
 UNIT = 10**6
 Instance = tuple[tuple[int, ...], tuple[tuple[int, int], ...], int]
@@ -44,6 +46,17 @@ def simulated(instance: Instance, policy: Policy) -> Outcome:
 def test_never_worse_than_least_or_most_recently_used(instance: Instance, informed: bool):
     ours_s = simulated(instance, Managed(informed=informed)).total_s
     assert ours_s <= min(simulated(instance, LRU).total_s, simulated(instance, MRU).total_s) * TOLERANCE
+
+
+@pytest.mark.parametrize("name", corpus.WORKFLOWS)
+def test_no_workflow_of_the_corpus_is_slower_than_stock(name: str):
+    """Looks in the middle of first passes, at room on the device that was not filled yet, made it up to 12 % slower with a hard disk and 16
+    or 32 GB of RAM."""
+    work = corpus.program(name)
+    for device_gb, host_gb, drive in itertools.product(corpus.DEVICE_GB, corpus.HOST_GB, corpus.DRIVES):
+        machine = corpus.machine(device_gb, host_gb, drive, "PCIe 4x16")
+        ours_s, stock_s = run(work, machine, OURS).total_s, run(work, machine, STOCK).total_s
+        assert ours_s <= 1.01 * stock_s, f"{device_gb} GB on the device, {host_gb} GB of RAM, {drive}"
 
 
 def ratios() -> list[float]:

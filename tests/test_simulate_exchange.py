@@ -16,6 +16,7 @@ from residency.core import device_placement, host_plan
 from residency.core.component import Component
 from residency.core.device_placement import Placement
 from residency.core.device_tier import DeviceTier
+from residency.session import Fact, Looks
 from residency.simulate import GB, OURS_DEVICE, OURS_EXCHANGING, STOCK, Drive, Machine, Program, Step, run
 from residency.simulate.device_mover import Link
 from residency.simulate.machine import GIB, H100_LATER
@@ -98,6 +99,15 @@ def test_a_first_prompt_reads_each_byte_once():
     program, machine = SMALL_RESERVE
     outcome = run(program, machine, OURS_EXCHANGING)
     assert outcome.read_ahead_bytes + outcome.consumer_bytes < 1.02 * sum(one.size_bytes for one in program.components.values())
+
+
+def test_where_nothing_is_exchanged_the_host_looks_behind_a_first_pass_alone():
+    """As ComfyUI's does. In the middle of one a model has room on the device that is not filled yet: told as weights, it made the planner
+    give up what was about to be fetched from the page cache."""
+    facts: list[Fact] = []
+    program = prompts({"t": 14, "a": 8, "b": 14}, "tab", 1)
+    run(program, BENCH, OURS_DEVICE, lambda fact, instructions: facts.append(fact))
+    assert len([fact for fact in facts if isinstance(fact, Looks)]) == len([step for step in program.steps() if step.passes > 1])
 
 
 def test_the_second_prompt_finds_all_where_the_third_does():

@@ -27,7 +27,8 @@ class Consumer:
         self.world = world
         self.program = program
         self.after_first_pass: Callable[[], None] = lambda: None
-        self.in_first_pass: Callable[[], None] | None = None  # after each chunk that had to be fetched
+        # After each part of it, while the model is exchanged: until then the room that it has on the device may be empty.
+        self.in_first_pass: Callable[[], None] | None = None
         self._streamed: dict[str, int] = {}  # by the running node: pinned where there is one copy
 
     def resident_bytes(self, key: str) -> int:
@@ -83,7 +84,7 @@ class Consumer:
                 world.link.go_on(key, upto, world.device.working_set_bytes, world.cross)
                 held_bytes = world.device.held.get(key, 0)  # behind that it is streamed
                 at = self._from_host_or_disk(key, at, held_bytes if at < held_bytes else upto, compute_s_per_byte)
-                if self.in_first_pass is not None:
+                if self.in_first_pass is not None and world.link.goes_on(key):
                     self.in_first_pass()
 
     def _from_host_or_disk(self, key: str, at: int, size_bytes: int, compute_s_per_byte: float) -> int:
