@@ -319,12 +319,15 @@ class TierState:
         state = record.state
         if state is LEAVING or state is RELEASED:
             held_bytes = record.held_bytes  # it comes late: the answer to the eviction decides
-        if record.coming_bytes:
+        budget, coming_bytes = self.budget, record.coming_bytes
+        if coming_bytes:
             if state is not ANNOUNCED:
-                self.stopping_bytes -= record.coming_bytes
-            self._come(record, 0)
+                self.stopping_bytes -= coming_bytes
+            budget.coming_bytes -= coming_bytes
+            record.coming_bytes = 0
             del self.coming[record.key]
-        self._hold(record, held_bytes)
+        budget.used_bytes += held_bytes - record.held_bytes - coming_bytes
+        record.held_bytes = held_bytes
         self._move(record, move, held_bytes, why)
         return record
 

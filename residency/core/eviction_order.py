@@ -43,7 +43,7 @@ class Rank(NamedTuple):
 
 def rank(key: str, timeline: Timeline, position: int, components: Mapping[str, Component], policies: Mapping[str, Policy]) -> Rank:
     """The rank of a component for a visit at `position`."""
-    policy = policies.get(key, ASKED)
+    policy = policies.get(key, ASKED) if policies else ASKED
     missed_at = timeline.missed_at(key, position)
     nearness = -NEVER if missed_at is None else -missed_at
     component = components.get(key)
@@ -59,10 +59,13 @@ class Ranking:
 
     def put(self, key: str, new: Rank) -> None:
         """Set the rank of a component."""
-        if self._ranks.get(key) != new:
-            self.drop(key)
-            self._ranks[key] = new
-            insort(self._order, (new, key))
+        old, order = self._ranks.get(key), self._order
+        if old == new:
+            return
+        if old is not None:
+            del order[bisect_left(order, (old, key))]
+        self._ranks[key] = new
+        insort(order, (new, key))
 
     def drop(self, key: str) -> None:
         """The component is not held any more."""

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..units import size as in_words
 from .component import Component
-from .component_state import ComponentState, State
+from .component_state import MAY_COME, ComponentState, State
 from .eviction_order import NEVER, Rank, rank
 from .timeline import Timeline
 from .view import Move, Plan, Terms, TierView
@@ -62,7 +62,7 @@ def plan(
     complete = draft.fill(first, position if running else None)
     if complete >= len(timeline.reads):
         draft.fill_with_expected()
-    if len(draft.prefetches) > 1:
+    if not by_order_alone and len(draft.prefetches) > 1:
         draft.prefetches.sort(key=_read_at)
     evictions = [Move(key, size, reason) for key, (size, reason) in draft.evictions.items()]
     prefetches = [move for _, move in draft.prefetches]
@@ -71,7 +71,8 @@ def plan(
 
 def _room(host: TierView) -> int:
     """Bytes that are neither used nor about to be, with all that stops or leaves gone."""
-    return host.budget.limit_bytes - host.budget.used_bytes + host.leaving_bytes + host.stopping_bytes
+    budget = host.budget
+    return budget.limit_bytes - budget.used_bytes + host.leaving_bytes + host.stopping_bytes
 
 
 def _first_missing(timeline: Timeline, first: int, components: Mapping[str, Component], host: TierView) -> tuple[int, int | None]:
@@ -213,18 +214,18 @@ class _Draft:
             if copies and use.position != visit_at:
                 self._leave_room_for_copies(visit_at if visit_at == running else None, use.position)
                 visit_at = use.position
-            if key in done or key not in components:
+            component = None if key in done else components.get(key)
+            if component is None:
                 continue
+            done.add(key)
             record = record_of(key, NOTHING)
-            missing = components[key].size_bytes - record.held_bytes - record.loaded_bytes - record.coming_bytes
+            missing = component.size_bytes - record.held_bytes - record.loaded_bytes - record.coming_bytes
             if missing <= 0:
-                done.add(key)
                 continue
             at = use.position
-            may_prefetch = record.may_come and terms.may_prefetch(key)
+            may_prefetch = record.state in MAY_COME and not record.answers_due and terms.may_prefetch(key)
             if complete < 0 and (may_prefetch or at == running):
                 complete = number
-            done.add(key)
             if at == running and (key in terms.alone or not may_prefetch):
                 passed_over = True
                 self._leave_to_node(key, missing, at)
@@ -316,7 +317,7 @@ class _Draft:
             missing = min(missing, max(0, WINDOW_BYTES - held_bytes) if is_used else WINDOW_BYTES)
         if missing > self.free:
             self._make_room(missing, key, at, None if at > self.position else at)
-        size = min(missing, self.free)
+        size = missing if missing < self.free else self.free
         if size < least:
             return False
         if reason is None:
@@ -352,7 +353,7 @@ class _Draft:
             never = found.nearness == -NEVER
             if not never and -free > wanted // MOST_LOST:
                 return  # too much would have to be read again beside what makes the room
-            size = min(self._left, wanted - free)
+            size = wanted - free if wanted - free < self._left else self._left
             if now is None and not never and key not in self.busy and self._better_victim_is_busy(found):
                 # it is read again, and what runs now would rather leave: take only what the drive can bring by then
                 if patience is None:

@@ -107,7 +107,7 @@ class Manager:
         handler = self._handlers.get(type(event))
         if handler is None:
             raise TypeError(f"not an event: {event!r}; see residency/core/events.py")
-        self._host.place.now_s = self._host.state.now_s = self._device.state.now_s = event.time_s
+        self._host.state.now_s = self._device.state.now_s = event.time_s
         return handler(event)
 
     # --- prompts and nodes ---
@@ -134,8 +134,7 @@ class Manager:
         self._host.know(event.components)
         self._begin(event)
         if event.running is not None:
-            until_s = self._until_s(event.time_s, event.running)
-            self._host.begin(Place(event.timeline, event.running, True, event.time_s, until_s), self._placements.policies)
+            self._host.begin(Place(event.timeline, event.running, True, event.running, event.time_s), self._placements.policies)
             self._running = frozenset([use.component for use in event.timeline.at(event.running)])
             self._soon = frozenset()
         stopped = self._host.cancel_unread(event.timeline, -1, "the new order no longer reads it")
@@ -149,14 +148,14 @@ class Manager:
         self._used.update(self._device.state.held)
         self._host.terms.alone = event.single_reader
         self._host.terms.may_prefetch = self._may_prefetch
-        self._host.begin(Place(event.timeline, now_s=event.time_s), self._placements.policies)
+        self._host.begin(Place(event.timeline), self._placements.policies)
 
     def _node_started(self, event: NodeStarted) -> list[Instruction]:
         host, place, position = self._host, self._host.place, event.position
         uses = place.timeline.at(position)
         expected = position == place.position + 1
         place.position, place.running = position, True
-        place.until_s = self._until_s(event.time_s, position)
+        place.visit, place.begun_s = position, event.time_s
         if not expected:  # the executor chose another node: all that was passed over counts as passed
             host.begin(place)
         self._running = self._soon if expected and self._soon else frozenset([use.component for use in uses])
@@ -180,33 +179,29 @@ class Manager:
             return instructions
         return instructions + self._replan()
 
-    def _until_s(self, now_s: float, position: int) -> float | None:
-        """When a visit that starts now is expected to have ended; None where nothing is known."""
-        visits = self._host.place.timeline.visits
-        compute_s = visits[position].compute_s if position < len(visits) else 0.0
-        return now_s + compute_s if compute_s > 0 else None
-
     def _node_finished(self, event: NodeFinished) -> list[Instruction]:
-        host, timeline, position = self._host, self._host.place.timeline, event.position
+        host, place, position = self._host, self._host.place, event.position
+        timeline = place.timeline
         self._running = frozenset()
-        host.place.running = False
-        host.place.until_s = self._until_s(event.time_s, position + 1)
+        place.running = False
+        place.visit, place.begun_s = position + 1, event.time_s
         if self._placements.off:
             return []
         instructions = self._device.node_ends(host.components) if self._device.own else []
-        components, coming = host.components, host.state.coming
+        components, coming, may_release = host.components, host.state.coming, self._placements.may_release
         for use in timeline.at(position):
             key = use.component
             component = components.get(key)
             if component is not None:
                 self._device.node_has_used(key, component.size_bytes)
-                self._used.add(key)
+                if may_release:
+                    self._used.add(key)
             if use.reads and key in coming:
                 if timeline.next_read_number(key, position) is None:
                     instructions += host.cancel([key], "its node has read the rest itself")
             elif use.reads and not self._observed:
                 host.node_has_read(key)
-        if self._placements.may_release:
+        if may_release:
             instructions += self._released_after(position)
         self._used.clear()
         if self._releases:
@@ -242,7 +237,7 @@ class Manager:
         if event.outcome is not Outcome.SUCCESS:
             stopped = host.cancel(list(host.state.coming), event.reason or f"the prompt has ended: {event.outcome.value}")
             host.ask_no_more(list(host.state.asked))
-            host.begin(Place(now_s=event.time_s))  # nothing of it is read ahead any more
+            host.begin(Place())  # nothing of it is read ahead any more
             return device + stopped
         # what the queue reads next goes on being read: the timeline runs on into the queued prompts
         reason = "the prompt has ended and nothing queued reads it"
@@ -374,10 +369,10 @@ class Manager:
         return self._host.replan(self._running or self._soon)
 
     def _device_view(self) -> View:
-        place, rates = self._host.place, self._host.rates
+        place, rates, until_s = self._host.place, self._host.rates, self._host.place.until_s
         running = frozenset(use.component for use in place.timeline.at(place.position) if use.kind is UseKind.COMPUTE)
         onload = None if rates is None else rates.onload
-        comes_bytes = float("inf") if onload is None or place.until_s is None else max(0.0, onload * (place.until_s - place.now_s))
+        comes_bytes = float("inf") if onload is None or until_s is None else max(0.0, onload * (until_s - self._host.state.now_s))
         return View(
             place.timeline,
             place.position,
