@@ -317,7 +317,7 @@ class _Draft:
             missing = min(missing, max(0, WINDOW_BYTES - held_bytes) if is_used else WINDOW_BYTES)
         if missing > self.free:
             self._make_room(missing, key, at, None if at > self.position else at)
-        size = missing if missing < self.free else self.free
+        size = min(missing, self.free)
         if size < least:
             return False
         if reason is None:
@@ -353,7 +353,7 @@ class _Draft:
             never = found.nearness == -NEVER
             if not never and -free > wanted // MOST_LOST:
                 return  # too much would have to be read again beside what makes the room
-            size = wanted - free if wanted - free < self._left else self._left
+            size = min(self._left, wanted - free)
             if now is None and not never and key not in self.busy and self._better_victim_is_busy(found):
                 # it is read again, and what runs now would rather leave: take only what the drive can bring by then
                 if patience is None:

@@ -160,7 +160,7 @@ class Manager:
             host.begin(place)
         self._running = self._soon if expected and self._soon else frozenset([use.component for use in uses])
         self._soon = frozenset()
-        host.pass_by(self._running)
+        is_planned = host.pass_by(self._running)
         if self._placements.off:
             return []
         instructions = self._device.node_starts(self._device_view()) if self._device.seen else []
@@ -175,7 +175,7 @@ class Manager:
                     reason = "its hard disk is reading it ahead; a second reader would slow both"
                     announced_bytes = coming[key].coming_bytes + coming[key].held_bytes
                     instructions.append(Wait(host.components[key], Tier.HOST, announced_bytes, reason))
-        if expected and host.is_planned_for(self._running):
+        if expected and is_planned:
             return instructions
         return instructions + self._replan()
 
