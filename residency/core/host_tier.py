@@ -284,7 +284,7 @@ class HostTier:
         instructions: list[Instruction] = []
         state, budget, announced = self.state, self.state.budget, 0
         for key, size_bytes, reason in self._waiting:
-            record = state.of(key)
+            record = state.records.get(key, NOTHING)
             coming_bytes = size_bytes - record.held_bytes
             if coming_bytes > budget.limit_bytes - budget.used_bytes:
                 break

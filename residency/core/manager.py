@@ -252,7 +252,8 @@ class Manager:
             given_up = self._device.state.of(key).state is State.GIVEN_UP
             self._device.arrived(event, refusal)
             return self._release_arrived(event) if given_up and self._device.holds(key) else []
-        given_up = host.state.of(key).state is State.GIVEN_UP
+        coming = host.state.coming.get(key)
+        given_up = coming is not None and coming.state is State.GIVEN_UP
         if refusal is None:
             host.landed(key, event.present_bytes)
         else:
@@ -365,7 +366,7 @@ class Manager:
     def _replan(self) -> list[Instruction]:
         if self._placements.off:
             return []
-        self._host.terms.passes = self.placement.copies is Copies.ONE
+        self._host.terms.passes = self._device.placement.copies is Copies.ONE
         return self._host.replan(self._running or self._soon)
 
     def _device_view(self) -> View:
