@@ -26,5 +26,5 @@ class Budget:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that are there."""
+        """Bytes on the tier, without those that are still to come."""
         return self.used_bytes - self.coming_bytes

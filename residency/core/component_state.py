@@ -122,7 +122,7 @@ class ComponentState:
 
     @property
     def why(self) -> str:
-        """The reason of the last move."""
+        """The reason of the last move; empty before the first."""
         return self.log[-1][3] if self.log else ""
 
     @property
@@ -256,7 +256,7 @@ class TierState:
         return self._ended(self.of(key), LANDED, held_bytes, why)
 
     def stopped(self, key: str, held_bytes: int, why: str) -> ComponentState:
-        """The transfer was refused, has failed or was stopped."""
+        """As `landed`, of a transfer that was refused, has failed or was stopped; what nobody told to stop is not asked for again."""
         return self._ended(self.of(key), STOPPED, held_bytes, why)
 
     def left(self, key: str, held_bytes: int, why: str) -> None:

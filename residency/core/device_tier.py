@@ -149,7 +149,7 @@ class DeviceTier:
         return [*self.cancel(list(self.own), components, reason), *unplanned]
 
     def stop(self, components: Mapping[str, Component], reason: str) -> list[Instruction]:
-        """Nothing comes any more."""
+        """Cancels of all that is on its way, with exchanges that have not taken place."""
         return [*self.node_ends(components), *self.cancel(list(self.state.coming), components, reason), *self.placement.cancel(reason)]
 
     def cancel(self, keys: Iterable[str], components: Mapping[str, Component], reason: str) -> list[Instruction]:

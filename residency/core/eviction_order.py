@@ -58,7 +58,7 @@ class Ranking:
         self._ranks: dict[str, Rank] = {}
 
     def put(self, key: str, new: Rank) -> None:
-        """Set the rank of a component."""
+        """`new` holds from now on, whether the component was held before or not."""
         old, order = self._ranks.get(key), self._order
         if old == new:
             return
@@ -68,7 +68,7 @@ class Ranking:
         insort(order, (new, key))
 
     def drop(self, key: str) -> None:
-        """The component is not held any more."""
+        """Nothing happens where the component is not held."""
         old = self._ranks.pop(key, None)
         if old is not None:
             del self._order[bisect_left(self._order, (old, key))]
@@ -85,5 +85,5 @@ class Ranking:
         return self._ranks.get(key)
 
     def first_to_leave(self) -> Sequence[tuple[Rank, str]]:
-        """In order. It changes with the ranking."""
+        """(rank, component key), who leaves first in front: a view that changes with the ranking."""
         return self._order

@@ -75,7 +75,7 @@ class Manager:
 
     @property
     def mode(self) -> ResolvedMode:
-        """The mode of the whole, and why."""
+        """The mode of the whole, `auto` resolved, and the reason in words."""
         return self._placements.mode
 
     @property

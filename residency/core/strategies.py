@@ -64,7 +64,7 @@ class Placements:
         self._found: dict[str, Strategy | None] = {}
 
     def set_policies(self, policies: Mapping[str, Policy]) -> None:
-        """The policies of nodes, by component."""
+        """The wishes of nodes by component key, in place of all earlier ones."""
         self.policies = policies
         self._found.clear()
         self.may_release = True
