@@ -140,7 +140,7 @@ class HostTier:
             self._settled(record, used_bytes)
 
     def observe(self, seen: HostObserved) -> None:
-        """Bytes by component as the host has found them, in place of its look before; what is on its way or leaving is its mover's to tell."""
+        """Bytes by component as the host has found them, in place of its look before, except what is on its way or leaving."""
         state = self.state
         for key, record in state.records.items():
             if record.loaded_bytes and seen.loaded.get(key, 0) < record.loaded_bytes:
