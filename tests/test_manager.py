@@ -17,6 +17,7 @@ from residency.core.events import (
     PrefetchAsked,
     PromptEnded,
     PromptStarted,
+    RatesMeasured,
     ReleaseAsked,
     Replanned,
     TransferStopped,
@@ -60,6 +61,19 @@ def test_within_a_small_budget_the_next_component_takes_the_place_of_the_one_tha
     host.land()
     host.finish(0)
     assert said(host.log)[-2:] == [("Evict", "a"), ("Prefetch", "b")]
+
+
+def test_what_is_read_again_gives_up_no_more_than_the_drive_brings_while_a_node_runs_whose_own_room_is_worth_less_then():
+    manager = Manager(host_limit_bytes=100 * MB)
+    manager.handle(RatesMeasured(0.0, {"c": 5.0 * MB}))
+    manager.handle(HostObserved(0.0, {"a": 40 * MB, "b": 40 * MB, "c": 20 * MB}))
+    visits = tuple(Visit("p", key, "Node", compute_s=3.0) for key in "acb")
+    order = Timeline(visits, reads("acb").uses)
+    assert said(manager.handle(PromptStarted(0.0, "p", order, components(a=40, b=60, c=20), Mode.BALANCED))) == []
+    assert said(manager.handle(NodeStarted(1.0, 0))) == []
+    # a runs until 4.0 s; others have taken c, which is read next, and brought the rest of b
+    told = manager.handle(HostObserved(2.0, {"a": 40 * MB, "b": 60 * MB}))
+    assert [(type(one), one.component.key, one.size_bytes // MB) for one in told] == [(Evict, "b", 10)]
 
 
 def test_when_memory_gets_short_what_is_on_its_way_goes_before_what_is_read_sooner_and_what_runs_stays():
