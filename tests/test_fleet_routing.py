@@ -93,6 +93,15 @@ def test_a_second_copy_may_be_displaced():
     assert chosen(job("a"), full, warm, *others, asked={"b": 1})[0] == "full"
 
 
+def test_displacing_costs_more_where_a_queue_has_to_wait_for_it():
+    queue = worker("queue", "b", room_bytes=15 * GB, ready_s=2.0, queued=2)
+    free = worker("free", "c", room_bytes=15 * GB, ready_s=4.0)
+    name, decision = chosen(job("a"), queue, free, asked={"b": 1, "c": 1})
+    assert name == "free"
+    assert (decision.score.displaced_s, decision.runners_up[0].displaced_s) == (5.0, 15.0)  # 10 GB at 2 GB/s, and again for each of two
+    assert chosen(job("a"), queue, free, asked={"c": 1})[0] == "queue"  # nobody asks for b
+
+
 def test_equal_scores_go_to_the_shortest_queue():
     assert chosen(job("a"), worker("first", queued=2), worker("second", queued=1), worker("third", queued=2))[0] == "second"
 
