@@ -4,7 +4,8 @@
 
 What loading displaces is the hysteresis of a second copy: a worker whose memory holds what others will ask for is taken only where waiting
 costs more than loading here and loading that again there. Loading again on a worker with a queue delays whoever comes behind it, too: it
-counts once more for each prompt before this one there. So a free worker takes over what a busy one would push its models out for. Equal scores go to the worker with the shortest queue.
+counts once more for each prompt before this one there. So a free worker takes what a busy one would push its models out for. Equal scores
+go to the worker with the shortest queue.
 """
 
 from __future__ import annotations
