@@ -62,6 +62,16 @@ def test_the_forecast_is_the_simulators_own():
     assert (cold.read_bytes, warm.read_bytes) == (SIZE, 0)
 
 
+def test_an_answer_that_is_kept_is_not_another_prompts():
+    kept = Forecast(MACHINE)
+    for size_bytes in [SIZE, 2 * SIZE] * 20:  # each prompt is gone before the next one is made, which may get its place in memory
+        assert (
+            kept.of(job("a", size_bytes), {}) == kept.of(job("a", size_bytes), {"b": Place.DEVICE}) == FORECAST.of(job("a", size_bytes), {})
+        )
+        assert kept.of(job("a", size_bytes), {"a": Place.DEVICE}).read_bytes == 0
+    assert kept.simulated == 4
+
+
 def test_a_prompt_goes_where_its_model_is():
     name, decision = chosen(job("a"), worker("cold"), worker("warm", "a"))
     assert name == "warm"
