@@ -57,6 +57,31 @@ def nowhere() -> list[Seat]:
     return [Seat("worker-0", find), Seat("worker-1", find)]
 
 
+def test_a_look_that_fails_is_counted_told_and_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("residency.fleet.door.LOOK_S", 0.01)
+
+    async def story() -> None:
+        looks = 0
+
+        async def find() -> Found | None:
+            nonlocal looks
+            looks += 1
+            if looks in (3, 4):
+                raise ValueError("what nobody has thought of")
+            return None
+
+        door = Door([Seat("worker-0", find)], tmp_path)
+        await door.open()
+        while looks < 8:
+            await asyncio.sleep(0.01)
+        told = door.status()
+        await door.close()
+        assert told["contained_failures"] == {"watch": 2}
+        assert "looking at the workers has failed 2 times; the door's log says why" in told["warnings"]
+
+    asyncio.run(story())
+
+
 async def ask(door: Door, method: str, path: str, body: object = None) -> Answer:
     return await door.answer(method, path, {}, b"" if body is None else json.dumps(body).encode())
 

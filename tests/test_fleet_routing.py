@@ -62,6 +62,16 @@ def test_the_forecast_is_the_simulators_own():
     assert (cold.read_bytes, warm.read_bytes) == (SIZE, 0)
 
 
+def test_an_answer_that_is_kept_is_not_another_prompts():
+    kept = Forecast(MACHINE)
+    for size_bytes in [SIZE, 2 * SIZE] * 20:  # each prompt is gone before the next one is made, which may get its place in memory
+        assert (
+            kept.of(job("a", size_bytes), {}) == kept.of(job("a", size_bytes), {"b": Place.DEVICE}) == FORECAST.of(job("a", size_bytes), {})
+        )
+        assert kept.of(job("a", size_bytes), {"a": Place.DEVICE}).read_bytes == 0
+    assert kept.simulated == 4
+
+
 def test_a_prompt_goes_where_its_model_is():
     name, decision = chosen(job("a"), worker("cold"), worker("warm", "a"))
     assert name == "warm"
@@ -91,6 +101,15 @@ def test_a_second_copy_may_be_displaced():
     others = [worker(f"other-{n}", "b", ready_s=1000.0) for n in range(5)]
     assert chosen(job("a"), full, warm, asked={"b": 1})[0] == "warm"
     assert chosen(job("a"), full, warm, *others, asked={"b": 1})[0] == "full"
+
+
+def test_displacing_costs_more_where_a_queue_has_to_wait_for_it():
+    queue = worker("queue", "b", room_bytes=15 * GB, ready_s=2.0, queued=2)
+    free = worker("free", "c", room_bytes=15 * GB, ready_s=4.0)
+    name, decision = chosen(job("a"), queue, free, asked={"b": 1, "c": 1})
+    assert name == "free"
+    assert (decision.score.displaced_s, decision.runners_up[0].displaced_s) == (5.0, 15.0)  # 10 GB at 2 GB/s, and again for each of two
+    assert chosen(job("a"), queue, free, asked={"c": 1})[0] == "queue"  # nobody asks for b
 
 
 def test_equal_scores_go_to_the_shortest_queue():

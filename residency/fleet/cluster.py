@@ -201,15 +201,15 @@ def _started_s(pid: int) -> float | None:
         return None
 
 
-def finder(ask: Callable[[], Any]) -> Callable[[], Awaitable[Found | None]]:
-    """Where a worker's server is, asked of its actor."""
+def finder(ask: Callable[[], Any], gone: type[Exception]) -> Callable[[], Awaitable[Found | None]]:
+    """Where a worker's server is, asked of its actor; `gone`: what is raised where the actor is dead, or is being started anew."""
 
     async def find() -> Found | None:
         try:
             life, url = await asyncio.wait_for(ask(), FIND_S)
         except asyncio.TimeoutError as error:  # it may be busy: nobody can tell
             raise LostError("its actor does not answer") from error
-        except Exception:  # the actor is dead, or is being started anew: Ray has an error for each
+        except gone:
             return None
         return Found(life, url)
 

@@ -56,6 +56,7 @@ class Door:
         self.prompts = Prompts(self.seats, self._ledger, self.chooser, clock)
         self.watch = Watch(self.seats, self.prompts, clock, hang_s)
         self._watching: asyncio.Task[None] | None = None
+        self.failures = 0  # of looking at the workers: contained, and looked again
         drained = self._ledger.drained()
         for index in range(len(self.seats)):
             self.seats[index].drained = self.seats[index].name in drained
@@ -304,10 +305,19 @@ class Door:
             found = sorted({str(one[what]) for one in workers if one[what] is not None})
             if len(found) > 1:
                 warnings.append(f"workers differ in their {what}: {', '.join(found)}")
+        if self.failures:
+            warnings.append(f"looking at the workers has failed {self.failures} times; the door's log says why")
         warnings += [f"{one['name']} runs without the pack" for one in workers if one["answers"] and not one["pack"]]
         decisions = list(self.chooser.decisions.values())[-SHOWN_DECISIONS:]
-        lost = self.prompts.lost()
-        return {"workers": workers, "decisions": decisions, "ended": self._ledger.count(), "lost": lost, "warnings": warnings}
+        lost, contained = self.prompts.lost(), {"watch": self.failures} if self.failures else {}
+        return {
+            "workers": workers,
+            "decisions": decisions,
+            "ended": self._ledger.count(),
+            "lost": lost,
+            "warnings": warnings,
+            "contained_failures": contained,
+        }
 
     async def _watch(self) -> None:
         while True:
@@ -315,6 +325,7 @@ class Door:
             try:
                 await self.watch.look()
             except Exception:
+                self.failures += 1
                 log.exception("looking at the workers failed; it is tried again")
 
 

@@ -59,6 +59,7 @@ class Expected:
 
 
 SIZE_DIGITS = 3
+ASKED = 20_000  # answers that are kept by the prompt itself: finding its shape takes most of an answer's time
 ONCE = -1  # the number of components that no other step uses
 
 Shape = tuple[tuple[float, int, int, tuple[tuple[int, Place, int], ...]], ...]
@@ -71,6 +72,7 @@ class Forecast:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._known: dict[Shape, tuple[float, float]] = {}
+        self._asked: dict[tuple[int, tuple[Place | None, ...]], tuple[Job, Expected]] = {}  # by the job itself, which is kept: ids return
 
     @property
     def simulated(self) -> int:
@@ -79,6 +81,16 @@ class Forecast:
 
     def of(self, job: Job, places: Mapping[str, Place]) -> Expected:
         """A component that `places` does not name lies on the drive."""
+        asked = id(job), (*map(places.get, job.keys),)
+        before = self._asked.get(asked)
+        if before is not None:
+            return before[1]
+        if len(self._asked) >= ASKED:
+            self._asked.clear()
+        self._asked[asked] = job, (expected := self._of(job, places))
+        return expected
+
+    def _of(self, job: Job, places: Mapping[str, Place]) -> Expected:
         shape = _shape(job, places)
         found = self._known.get(shape)
         if found is None:

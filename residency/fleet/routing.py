@@ -3,7 +3,9 @@
     score = wait behind the queue + (stall from what is warm there + computing) x the worker's margin + upload + what it displaces
 
 What loading displaces is the hysteresis of a second copy: a worker whose memory holds what others will ask for is taken only where waiting
-costs more than loading here and loading that again there. Equal scores go to the worker with the shortest queue.
+costs more than loading here and loading that again there. Loading again on a worker with a queue delays whoever comes behind it, too: it
+counts once more for each prompt before this one there. So a free worker takes what a busy one would push its models out for. Equal scores
+go to the worker with the shortest queue.
 """
 
 from __future__ import annotations
@@ -245,8 +247,8 @@ class _Look:
         return Decision(index, score, _reason(score, others), tuple(others))
 
     def _displaced_s(self, worker: Worker) -> float:
-        """Seconds of reading that others will have again for what leaves host memory: of each component its reading, as often as it is
-        likely to be asked for of this copy, at most once."""
+        """Seconds that others will wait for what leaves host memory: of each component its reading, as often as it is likely to be asked
+        for of this copy, at most once; and that for each prompt that is queued there, for as many will be."""
         sizes, held = self._job.sizes, worker.held
         over_bytes = worker.held_bytes - worker.room_bytes
         over_bytes += sum(sizes[key] for key in self._job.keys if key not in held)
@@ -264,7 +266,7 @@ class _Look:
             over_bytes -= size_bytes
             if over_bytes <= 0:
                 break
-        return worth_bytes / worker.forecast.machine.drives[0].read_bytes_per_s
+        return (1 + worker.queued) * worth_bytes / worker.forecast.machine.drives[0].read_bytes_per_s
 
 
 def _unknown_s(job: Job, worker: Worker) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from ray import serve
+from ray.serve.exceptions import RayServeException
 
 from ..units import UsageError
 from . import cluster
@@ -67,7 +68,7 @@ class ComfyWorker:
     def _run(self, plan: Plan, node: Node, name: str) -> None:
         try:
             self._server, self._url = cluster.server_of(plan, node, name, self._stack)
-        except Exception as error:
+        except Exception as error:  # not contained: whoever starts the fleet is told, and the actor ends
             self._error = f"{name}: {error}"
             log.warning("%s", self._error)
             time.sleep(cluster.RETRY_S)  # whoever starts the fleet asks meanwhile
@@ -95,7 +96,7 @@ class Front:
     def __init__(self, plan: Plan, workers: list[Any]) -> None:
         self._token = plan.token
         seats = [
-            Seat(name, cluster.finder(actor.where.remote), actor.kill.remote, node.machine, node.name)
+            Seat(name, cluster.finder(actor.where.remote, ray.exceptions.RayError), actor.kill.remote, node.machine, node.name)
             for (node, name), actor in zip(_each(plan), workers, strict=True)
         ]
         ledger = Ledger(plan.folder / "door.sqlite")
@@ -187,7 +188,7 @@ def end(plan: Plan) -> None:
             serve.shutdown()
         else:
             serve.delete(APPLICATION)
-    except Exception as error:  # half of it may not have begun
+    except (ray.exceptions.RayError, RayServeException, RuntimeError, OSError) as error:  # half of it may not have begun
         log.info("the door did not end by itself: %s", error)
     stopping = []
     for _, name in _each(plan):
