@@ -1,7 +1,7 @@
 # Needs Python 3.10 or newer and make; everything else goes into .venv.
 PYTHON ?= python3
 # Files of tests that run beside each other, each with servers of its own: those use about one core each.
-JOBS ?= 2
+JOBS ?= 1
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from residency.bench import limits, models
 from residency.bench.models import FLUX_DEV, ModelFile
 from residency.bench.reads import drive_bytes
-from residency.bench.scenarios import Limits
+from residency.bench.scenarios import Limits, Size
 from residency.comfyui.sample_models.tiny import expert_shape
 from residency.fleet.door import Door
 from residency.fleet.policies import policies
@@ -204,7 +204,7 @@ def hold(comfyui: ComfyUI, options: argparse.Namespace, stack: ExitStack) -> lis
 def measure(comfyui: ComfyUI, options: argparse.Namespace, started_s: float) -> dict[str, Any]:
     folder = options.models_directory.resolve()
     files = files_of(options.tiny)
-    models.make(comfyui, folder, files, (), _say)
+    models.make(comfyui, folder, Size.TINY if options.tiny else Size.FULL, files, (), _say)
     steps, side = (2, 64) if options.tiny else (options.steps, options.side)
     compute_s = 0.3 if options.tiny else options.compute_s
     drawn = trace(options.prompts, options.workers, compute_s, options.load, options.seed)

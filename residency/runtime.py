@@ -250,7 +250,8 @@ class Runtime:
         told: list[Instruction] = []
         for event in self.session.take(fact):
             told += self._handle(event)
-        self._aside("recorder", self.recorder, fact, told)
+        if self.recorder is not None:
+            self._aside("recorder", self.recorder, fact, told)
         return self._due_of(told)
 
     def _due_of(self, told: Sequence[Instruction]) -> _Due:

@@ -148,8 +148,8 @@ class DiskMover:
         for transfer in list(self.live):
             if not transfer.ending:
                 self.answer(transfer, "reading ahead is being closed")
-        for drop in list(self.drops):
-            self.dropped(drop, "refused: reading ahead has been closed")
+        while self.drops:  # another thread may answer one while this one answers another
+            self.dropped(self.drops[0], "refused: reading ahead has been closed")
 
     # --- what the world makes happen ---
 

@@ -193,7 +193,7 @@ def test_what_was_lost_in_mid_prompt_is_begun_once_more_under_its_id_and_told():
             await first.die()
             await it.look()
             assert (await heard(listener, "execution_start"))["prompt_id"] == prompt_id
-            assert await heard(listener, "residency.moved") == {"prompt_id": prompt_id, "from": "first", "to": "second", "runs": 2}
+            assert await heard(listener, "residency.moved") == {"prompt_id": prompt_id, "from": "first", "runs": 2}
             await second.begin()
             assert (await heard(listener, "execution_start"))["prompt_id"] == prompt_id
             await second.end()
@@ -201,6 +201,55 @@ def test_what_was_lost_in_mid_prompt_is_begun_once_more_under_its_id_and_told():
             (image,) = (await it.history(prompt_id))["outputs"]["9"]["images"]
             assert image["subfolder"] == "second"
             assert (first.begun, second.begun) == ([prompt_id], [prompt_id])
+
+    story(tell)
+
+
+def test_a_client_is_told_once_however_many_workers_refuse_it_meanwhile():
+    async def tell(first: Worker, second: Worker) -> None:
+        second.lacks = {"a"}
+        third = await Worker("third", compute_s=20.0).start()
+        try:
+            async with fleet(first, second, third) as it, it.door.messages("client") as (listener, _):
+                prompt_id = await it.post("a")
+                assert prompt_id in ids(first)
+                await first.begin()
+                await it.look()
+                await first.die()
+                await it.look()
+                assert prompt_id in ids(third)
+                await third.begin()
+                said: list[str] = []
+                for _ in range(2):
+                    await heard(listener, "execution_start", said)
+                assert said.count("residency.moved") == 1
+        finally:
+            await third.die()
+
+    story(tell)
+
+
+def test_a_start_that_the_client_has_heard_is_known_before_the_next_look():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it, it.door.messages("client") as (listener, _):
+            prompt_id = await it.post("a")
+            await first.begin()
+            await heard(listener, "execution_start")
+            await first.die()
+            await it.look()
+            assert (await heard(listener, "residency.moved"))["prompt_id"] == prompt_id
+
+    story(tell)
+
+
+def test_what_has_ended_a_moment_ago_is_in_the_history():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it:
+            prompt_id = await it.post("a")
+            await first.begin()
+            await it.look()
+            await first.end()
+            assert (await it.ask("GET", "/history")).json.keys() == {prompt_id}
 
     story(tell)
 

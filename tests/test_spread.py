@@ -82,7 +82,7 @@ def entry(size: int, module: Any, name: str = "") -> tuple[Any, ...]:
 def test_the_modules_are_the_same_the_small_ones_in_front():
     modules = [SimpleNamespace(number=number) for number in range(40)]
     loading = [entry(64 if number % 4 else 8, module) for number, module in enumerate(modules)]
-    found = sorted(arranged(SimpleNamespace(model=Model()), loading), key=lambda one: one[:2])
+    found = sorted(arranged(SimpleNamespace(patches={}, model=Model()), loading), key=lambda one: one[:2])
     assert {one[-2].number for one in found} == set(range(40))
     assert [one[-2].number % 4 for one in found[:10]] == [0] * 10
     assert [one[2:] for one in found] == [loading[one[-2].number][2:] for one in found]
@@ -94,7 +94,7 @@ def test_the_modules_are_the_same_the_small_ones_in_front():
 def test_what_computes_with_one_vector_a_picture_stays_longest(name: str):
     others = ["model.layers.1.mlp", "modality.2", "remodel.1", "txt_in"] * 4
     loading = [entry(64, SimpleNamespace(name=one), one) for one in [*others, name]]
-    found = sorted(arranged(SimpleNamespace(model=Model()), loading), key=lambda one: one[:2])
+    found = sorted(arranged(SimpleNamespace(patches={}, model=Model()), loading), key=lambda one: one[:2])
     assert [one[-3] == name for one in found] == [True] + [False] * len(others)
 
 
@@ -108,9 +108,14 @@ def test_what_computes_with_one_vector_a_picture_stays_longest(name: str):
     ],
 )
 def test_what_is_not_understood_stays(why: str, loading: list[Any], model: Any):
-    assert arranged(SimpleNamespace(model=model), loading) is loading
+    assert arranged(SimpleNamespace(patches={}, model=model), loading) is loading
 
 
 def test_without_units_of_its_own_a_model_is_spread():
     loading = [entry(64 + number % 2, SimpleNamespace()) for number in range(9)]
-    assert arranged(SimpleNamespace(model=Model(([], []))), loading) is not loading
+    assert arranged(SimpleNamespace(patches={}, model=Model(([], []))), loading) is not loading
+
+
+def test_a_model_that_is_loaded_with_patches_keeps_comfyuis_order():
+    loading = [entry(64 + number % 2, SimpleNamespace()) for number in range(9)]
+    assert arranged(SimpleNamespace(patches={"a": []}, model=Model()), loading) is loading

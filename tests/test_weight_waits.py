@@ -74,9 +74,13 @@ class Machine:
 
 
 class Module:
-    def __init__(self, missing_bytes=1):
-        self._v = (self, 0, 1)
-        self.offset, self.missing_bytes = 100, missing_bytes
+    """The last byte of 100 of a model of which the last bytes are missing."""
+
+    base_addr, offset = 1000, 100
+
+    def __init__(self, missing_bytes=1, place=99):
+        self._v = (self, self.base_addr + place, 1)
+        self.missing_bytes = missing_bytes
 
     def loaded_size(self):
         return self.offset - self.missing_bytes
@@ -124,6 +128,7 @@ def test_weights_that_are_all_there_cost_no_event_and_events_are_used_again():
     waits.begin()
     for _ in range(100):
         machine.forward(waits, Module(missing_bytes=0), 0.0, 0.0, 0.01)
+        machine.forward(waits, Module(missing_bytes=9, place=90), 0.0, 0.0, 0.01)  # in front of what is missing
     machine.synchronise()
     assert (machine.marks, [type(event) for event in waits.steps_end(1)]) == (0, [Stepped])
     for _ in range(50):

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 import urllib.error
@@ -23,7 +24,7 @@ from ..fleet.plan import LOOPBACK, OURS, POLICIES, PORT, Node, Plan, is_loopback
 from ..fleet.seats import HANG_S
 from ..fleet.simulation import Result, simulate
 from ..fleet.traffic import Request, Traffic, generate, read_trace
-from ..installation.locate import HOW_TO_GET_ONE, LocateError, cache_folder, find_comfyui
+from ..installation.locate import HOW_TO_GET_ONE, ComfyUI, LocateError, cache_folder, find_comfyui
 from ..units import UsageError, written
 from . import machines
 from .tables import seconds, table
@@ -141,7 +142,7 @@ def _plan_of_options(options: argparse.Namespace, token: str | None) -> Plan:
     comfyui = find_comfyui()
     if comfyui is None:
         raise LocateError(HOW_TO_GET_ONE)
-    gpus = 0 if options.cpu else gpu_count()
+    gpus = 0 if options.cpu else device_count(comfyui)
     workers = options.workers or gpus or 2
     if gpus and workers > gpus:
         raise UsageError(f"--workers {workers}: this machine has {gpus} GPUs; give fewer, or --cpu")
@@ -251,12 +252,13 @@ def _state_file(port: int) -> Path:
     return cache_folder() / "fleet" / f"{port}.json"
 
 
-def gpu_count() -> int:
-    """NVIDIA's, by what the driver tells; 0 where there is none."""
-    try:
-        return len(list(Path("/proc/driver/nvidia/gpus").iterdir()))
-    except OSError:
-        return 0
+COUNT = "import torch; print(torch.accelerator.device_count() if torch.accelerator.is_available() else 0)"
+
+
+def device_count(comfyui: ComfyUI) -> int:
+    """Devices that this ComfyUI's torch computes on; 0 where it has none, or does not say."""
+    told = subprocess.run([str(comfyui.python), "-c", COUNT], capture_output=True, text=True, check=False, timeout=120)
+    return int(told.stdout) if told.returncode == 0 and told.stdout.strip().isdigit() else 0
 
 
 def command_simulate(options: argparse.Namespace) -> int:

@@ -104,6 +104,7 @@ class ComfyHost:
         self.fallback = self.user  # the mode that holds where the user has set none
         self.idle: IdleRelease | None = None
         self.warmer: Warmer | None = None
+        self.counted: dict[str, Callable[[], int]] = {}  # contained failures of what follows the host, by what has failed
         self._queue = queue
         self._prompt: RunningPrompt | None = None
         self._executing = False  # a prompt, whatever its mode
@@ -285,6 +286,7 @@ class ComfyHost:
             "errands": self._look_ahead.errand_failures() + self._leaving.failures,
             "answers": mover.failures if isinstance(mover, ReadAhead) else 0,
             "device": 0 if store is None else store.failures,
+            **{name: count() for name, count in self.counted.items()},
         }
         return {name: count for name, count in found.items() if count}
 

@@ -38,6 +38,7 @@ def load() -> ComfyHost:
     record(host)
     announcer = routes.Announcer(host.runtime.foresee)
     waits = Waits(partial(host.runtime.look, wait=False))
+    host.counted["waits"] = lambda: waits.failures
 
     def follow(trace: Trace, ended: bool) -> None:
         announcer.announce(trace, ended)

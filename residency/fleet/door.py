@@ -159,6 +159,7 @@ class Door:
             await self.prompts.look_for(prompt_id)
             kept = self._ledger.history(prompt_id)
             return Answer.of({} if kept is None else {prompt_id: kept})
+        await self.prompts.look_for_running()
         most = query.get("max_items", "")
         return Answer.of(self._ledger.histories(int(most) if most.isdigit() else None))
 
@@ -203,6 +204,7 @@ class Door:
         refused = await self.seats.ask_any("GET", whole, headers)
         if refused.json is None:
             return refused  # of a query that is wrong, or a ComfyUI without jobs
+        await self.prompts.look_for_running()
         wanted = {name: value for name, value in query.items() if name not in ("limit", "offset")}
         states = {one.strip().lower() for one in query.get("status", "").split(",") if one.strip()}
         jobs = {prompt_id: job for prompt_id, job in self._ledger.jobs().items() if _asked_for(job, states, query.get("workflow_id"))}
@@ -268,6 +270,7 @@ class Door:
         return Answer.of({"drained": [self.seats[index].name for index in range(len(self.seats)) if self.seats[index].drained]})
 
     async def _status(self) -> Answer:
+        await self.chooser.outlook.listen()
         return Answer.of(self.status())
 
     def status(self) -> dict[str, Any]:

@@ -33,6 +33,10 @@ PROGRESS = {
 OWN_FILES = ("output", "temp")  # types of files that a worker makes
 
 
+Heard = Callable[[int, str, str | None], None]
+"""(worker, kind of the message, id of the prompt where it is told): what runs there has moved on."""
+
+
 class Listener:
     """One websocket of a client."""
 
@@ -51,7 +55,7 @@ class Listener:
 class Line:
     """A client's websockets to all workers."""
 
-    def __init__(self, seats: Seats, client_id: str, heard: Callable[[int], None], status: Callable[[str | None], str]) -> None:
+    def __init__(self, seats: Seats, client_id: str, heard: Heard, status: Callable[[str | None], str]) -> None:
         self._seats, self._client_id, self._heard, self._status = seats, client_id, heard, status
         self._upstream: dict[int, Any] = {}
         self._said: list[str] = []
@@ -109,7 +113,7 @@ class Line:
 
     def _pass(self, index: int, message: Any) -> None:
         if message.type is aiohttp.WSMsgType.BINARY:
-            self._heard(index)
+            self._heard(index, "", None)
             self.tell(message.data)
             return
         if message.type is not aiohttp.WSMsgType.TEXT:
@@ -123,14 +127,14 @@ class Line:
                 self.tell(message.data)
         else:
             if told.get("type") in PROGRESS:
-                self._heard(index)
+                self._heard(index, told["type"], (told.get("data") or {}).get("prompt_id"))
             self.tell(json.dumps(named(told, self._seats[index].name)))
 
 
 class Lines:
-    """The lines of all clients. `heard(worker)` is called when what runs there moves on, `waiting()` counts what runs or waits."""
+    """The lines of all clients. `waiting()` counts what runs or waits."""
 
-    def __init__(self, seats: Seats, heard: Callable[[int], None], waiting: Callable[[], int]) -> None:
+    def __init__(self, seats: Seats, heard: Heard, waiting: Callable[[], int]) -> None:
         self._seats, self._heard, self._waiting = seats, heard, waiting
         self._lines: dict[str, Line] = {}
 

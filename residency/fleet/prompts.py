@@ -70,6 +70,7 @@ class Placed:
     cancelled: bool = False
     fixed: bool = False  # its client has said when it is to run
     taken_s: float = 0.0
+    told: bool = False  # its client knows that it is begun once more
 
     @property
     def number(self) -> float:
@@ -159,6 +160,10 @@ class Prompts:
         if placed is not None and placed.state in (State.WAITING, State.RUNNING):
             await self.settle(placed, left_queue=False)
 
+    async def look_for_running(self) -> None:
+        """Somebody asks for all that have ended: what has ended a moment ago is among them."""
+        await asyncio.gather(*(self.look_for(one.prompt_id) for one in list(self._placed.values()) if one.state is State.RUNNING))
+
     # --- choosing ---
 
     async def _place(self, placed: Placed) -> Answer:
@@ -176,9 +181,6 @@ class Prompts:
                     raise
                 return refused
             name = self._seats[decision.index].name
-            if placed.runs and placed.lost_with:
-                told = {"prompt_id": placed.prompt_id, "from": placed.lost_with, "to": name, "runs": placed.runs + 1}
-                self.lines.tell(placed.client_id, "residency.moved", told)
             answer = await self._send(placed, decision)
             if answer is not None and answer.status == 200:
                 self._chooser.note(placed.prompt_id, decision, placed.runs + 1, said)
@@ -319,7 +321,7 @@ class Prompts:
 
     def loses(self, placed: Placed) -> None:
         """Its worker's server has ended."""
-        placed.state, placed.lost_with = State.LOST, self._seats[placed.worker].name
+        placed.state, placed.lost_with, placed.told = State.LOST, self._seats[placed.worker].name, False
         log.warning("prompt %s was lost with %s", placed.prompt_id, placed.lost_with)
 
     async def place_lost(self) -> None:
@@ -327,8 +329,11 @@ class Prompts:
         for placed in [one for one in self._placed.values() if one.state is State.LOST]:
             await self._place_again(placed)
 
-    def _heard(self, index: int) -> None:
+    def _heard(self, index: int, kind: str, prompt_id: str | None) -> None:
         self.progressed_s[index] = self._clock()
+        placed = self._placed.get(prompt_id) if prompt_id is not None else None
+        if kind == "execution_start" and placed is not None and placed.worker == index and placed.state in (State.WAITING, State.DOUBTED):
+            self.runs(placed)  # its client has heard it too: whatever comes now has to be told
 
     async def _place_again(self, placed: Placed) -> None:
         async with self._deciding:
@@ -341,6 +346,10 @@ class Prompts:
                 self._give_up(placed, f"its worker was lost {placed.runs} times while it ran, with {placed.lost_with} last")
                 return
             placed.state = State.PLACING
+            if placed.runs and not placed.told:
+                placed.told = True
+                about = {"prompt_id": placed.prompt_id, "from": placed.lost_with, "runs": placed.runs + 1}
+                self.lines.tell(placed.client_id, "residency.moved", about)  # before any worker can begin it
             try:
                 placed.known = await self._outlook.know(placed.body.get("prompt"))
                 answer = await self._place(placed)

@@ -78,6 +78,10 @@ class ComfyWorker:
             os._exit(1)  # an exit that Ray does not take for one that was meant
 
 
+def _each(plan: Plan) -> Iterator[tuple[Node, str]]:
+    return ((node, name) for node in plan.nodes for name in node.names())
+
+
 def _response(answer: Answer) -> Response:
     return Response(answer.body, answer.status, dict(answer.headers))
 
@@ -139,10 +143,6 @@ class Front:
         pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
         target += f"?{urllib.parse.urlencode(pairs)}" if pairs else ""
         return _response(await self._door.answer(request.method, target, request.headers, await request.body()))
-
-
-def _each(plan: Plan) -> Iterator[tuple[Node, str]]:
-    return ((node, name) for node in plan.nodes for name in node.names())
 
 
 def make(plan: Plan, stopped: threading.Event) -> None:

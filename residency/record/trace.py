@@ -6,10 +6,10 @@ report, the pictures and trace_events.py read.
 
 from __future__ import annotations
 
-import functools
 import threading
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial, wraps
 from operator import attrgetter
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -112,7 +112,7 @@ class UnderWay:
 
 
 def _locked(method: Callable[Concatenate[Trace, P], T]) -> Callable[Concatenate[Trace, P], T]:
-    @functools.wraps(method)
+    @wraps(method)
     def call(self: Trace, /, *args: P.args, **kwargs: P.kwargs) -> T:
         with self._lock:
             return method(self, *args, **kwargs)
@@ -175,59 +175,9 @@ class Trace:
     def record(self, event: Event, instructions: Sequence[Instruction]) -> None:
         """Take one event and what the manager answered."""
         self._now_s = max(self._now_s, event.time_s - self._zero_s)
-        match event:
-            case Replanned():
-                self._replanned(event)
-            case NodeStarted():
-                self._node_started(event)
-            case NodeFinished():
-                self._node_finished(event)
-            case TransferMoved():
-                self._transfer_moved(event)
-            case TransferDone() | TransferStopped():
-                self._transfer_ended(event)
-            case Evicted():
-                self._evicted_bytes += event.freed_bytes
-                self._append(
-                    self._evictions,
-                    {
-                        "component": event.component,
-                        "tier": event.tier.value,
-                        "time_s": self._now_s,
-                        "freed_bytes": event.freed_bytes,
-                        "reason": event.reason,
-                    },
-                )
-            case PromptEnded():
-                self._ended(event)
-            case Stalled():
-                self._times.stalled(event.seconds)
-                self._wait_s += max(0.0, event.seconds) if event.waited else 0.0
-            case Waited():
-                self._times.waited(event.since_s - self._zero_s, event.time_s - self._zero_s, event.seconds)
-            case Stepped():
-                self._times.stepped(event.time_s - self._zero_s, event.steps)
-            case NotMeasured():
-                self.stall_reason = event.reason
-            case Copied():
-                self._copied(event)
-            case Crossed():
-                self._crossed_bytes += event.size_bytes
-                self._crossing_s += event.seconds
-            case Kept():
-                self._told_of(event, "keep")
-            case GivenUp():
-                self._told_of(event, "give up")
-            case Spent():
-                self._spent(event)
-            case Foretold():
-                self._foretold = event
-            case DeviceObserved() if not self._seen_device:  # before the first node: what the prompt has found there
-                self._began, self._seen_device = self._began.after(event), True
-            case RatesMeasured():
-                self._began = self._began.after(event)
-            case _:
-                pass
+        write = _WRITES.get(type(event))
+        if write is not None:
+            write(self, event)
         for instruction in instructions:
             self._decided(instruction)
 
@@ -285,6 +235,46 @@ class Trace:
             for (key, tier), record in self._open.items()
             if key in self._components
         ]
+
+    def _evicted(self, event: Evicted) -> None:
+        self._evicted_bytes += event.freed_bytes
+        self._append(
+            self._evictions,
+            {
+                "component": event.component,
+                "tier": event.tier.value,
+                "time_s": self._now_s,
+                "freed_bytes": event.freed_bytes,
+                "reason": event.reason,
+            },
+        )
+
+    def _stalled(self, event: Stalled) -> None:
+        self._times.stalled(event.seconds)
+        self._wait_s += max(0.0, event.seconds) if event.waited else 0.0
+
+    def _waited(self, event: Waited) -> None:
+        self._times.waited(event.since_s - self._zero_s, event.time_s - self._zero_s, event.seconds)
+
+    def _stepped(self, event: Stepped) -> None:
+        self._times.stepped(event.time_s - self._zero_s, event.steps)
+
+    def _not_measured(self, event: NotMeasured) -> None:
+        self.stall_reason = event.reason
+
+    def _crossed(self, event: Crossed) -> None:
+        self._crossed_bytes += event.size_bytes
+        self._crossing_s += event.seconds
+
+    def _was_foretold(self, event: Foretold) -> None:
+        self._foretold = event
+
+    def _device_observed(self, event: DeviceObserved) -> None:
+        if not self._seen_device:  # before the first node: what the prompt has found there
+            self._began, self._seen_device = self._began.after(event), True
+
+    def _rates_measured(self, event: RatesMeasured) -> None:
+        self._began = self._began.after(event)
 
     def _spent(self, event: Spent) -> None:
         end_s = event.end_s - event.stalled_s
@@ -532,3 +522,27 @@ def _policy(policy: Policy | None) -> dict[str, Any]:
         "keep": policy.keep,
         "source": policy.source,
     }
+
+
+_WRITES: Mapping[type, Callable[[Trace, Any], object]] = {
+    Replanned: Trace._replanned,
+    NodeStarted: Trace._node_started,
+    NodeFinished: Trace._node_finished,
+    TransferMoved: Trace._transfer_moved,
+    TransferDone: Trace._transfer_ended,
+    TransferStopped: Trace._transfer_ended,
+    Evicted: Trace._evicted,
+    PromptEnded: Trace._ended,
+    Stalled: Trace._stalled,
+    Waited: Trace._waited,
+    Stepped: Trace._stepped,
+    NotMeasured: Trace._not_measured,
+    Copied: Trace._copied,
+    Crossed: Trace._crossed,
+    Kept: partial(Trace._told_of, kind="keep"),
+    GivenUp: partial(Trace._told_of, kind="give up"),
+    Spent: Trace._spent,
+    Foretold: Trace._was_foretold,
+    DeviceObserved: Trace._device_observed,
+    RatesMeasured: Trace._rates_measured,
+}

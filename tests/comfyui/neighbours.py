@@ -1,6 +1,7 @@
 """The packs of others that are tried beside ours, and what is seen of each in a real server.
 
-    NEIGHBOURS=FOLDER python tests/comfyui/neighbours.py     # writes their table into docs/compatibility.md
+    NEIGHBOURS=FOLDER python tests/comfyui/neighbours.py             # writes their table into docs/compatibility.md
+    NEIGHBOURS=FOLDER python tests/comfyui/neighbours.py NAME …      # these rows of it
 
 FOLDER holds clones under the names below. What they import beside ComfyUI's own requirements may lie in FOLDER/site
 (`pip install --no-deps --target FOLDER/site …`); only these servers see it.
@@ -13,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,34 +140,42 @@ def row(name: str, place: Path | None, told: list[Seen]) -> str:
     return f"| {name} | {version(place)} | " + " | ".join(cells) + " |"
 
 
-def table(comfyui: ComfyUI, models: Path) -> str:
-    rows = []
-    for name in PACKS:
-        place = clone_of(name)
-        told = []
-        for order in ORDERS if place is not None else ():
-            with beside(comfyui, models, place, order) as server:
-                told.append(seen(server, name))
-        rows.append(row(name, place, told))
-        print(rows[-1], flush=True)
-    head = "| pack | version | loads | changes of ComfyUI's functions | images | besides |"
-    return "\n".join([head, "| --- | --- | --- | --- | --- | --- |", *rows])
+HEAD = "| pack | version | loads | changes of ComfyUI's functions | images | besides |\n| --- | --- | --- | --- | --- | --- |"
 
 
-def main() -> int:
+def rows_of(page: str) -> dict[str, str]:
+    """The rows that are in the page, by pack."""
+    lines = page.partition(BEGIN)[2].partition(END)[0].splitlines()
+    return {name: line for line in lines for name in PACKS if line.startswith(f"| {name} |")}
+
+
+def with_rows(page: str, rows: dict[str, str]) -> str:
+    """The page with its table anew, packs in the order of the list."""
+    before, _, rest = page.partition(BEGIN)
+    table = "\n".join([HEAD, *(rows.get(name, f"| {name} | – | not tried yet | | | |") for name in PACKS)])
+    return f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}"
+
+
+def main(names: Sequence[str]) -> int:
     comfyui = find_comfyui()
-    if comfyui is None:
-        print("no ComfyUI found: set COMFYUI_PATH to its folder", file=sys.stderr)
+    unknown = set(names) - PACKS.keys()
+    if comfyui is None or unknown:
+        print(f"not in the list: {', '.join(unknown)}" if unknown else "no ComfyUI found: set COMFYUI_PATH to its folder", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="neighbours-models-") as models:
         maker = PACK / "residency" / "comfyui" / "sample_models" / "tiny.py"
         subprocess.run([str(comfyui.python), str(maker), str(comfyui.path), models, "12"], check=True, capture_output=True)
-        written = table(comfyui, Path(models))
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{written}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        for name in names or PACKS:
+            place, told = clone_of(name), []
+            for order in ORDERS if place is not None else ():
+                with beside(comfyui, Path(models), place, order) as server:
+                    told.append(seen(server, name))
+            page = PAGE.read_text(encoding="utf-8")
+            written = row(name, place, told)
+            print(written, flush=True)
+            PAGE.write_text(with_rows(page, rows_of(page) | {name: written}), encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

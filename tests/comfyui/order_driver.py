@@ -5,7 +5,8 @@
 One JSON request per line on stdin, one JSON answer per line on stdout; the first line out is {"classes": [...]}. A request:
     {"prompt": {...}, "outputs": [...] or null (ComfyUI's own validation lists them), "execute": true or false, "keep": true or false}
 With "execute" the real PromptExecutor runs the prompt, and its output cache lives on if "keep" is set; without it, the real ExecutionList
-schedules the prompt and every node counts as done as soon as it is staged.
+schedules the prompt and every node counts as done as soon as it is staged. "stand_ins": {class that this ComfyUI lacks: [types of its
+outputs, whether it is an output node, names of its inputs]}, for the time of this request.
 Answer: {"outputs", "cached", "stages": [[node, picked first in the prediction made just before, the whole prediction], ...],
 "done": nodes in the order in which they completed, "predicted", "predicted_lazy": from the prompt alone, "error"}
 
@@ -88,6 +89,13 @@ def digest(value: Any) -> str:
         elif isinstance(each, list | tuple):
             stack += each
     return found.hexdigest()
+
+
+def stand_in(outputs: list[str], is_output: bool, inputs: list[str]) -> type:
+    """A class that is scheduled and never run."""
+    kinds = {"required": {name: ("*", {}) for name in inputs}}
+    body = {"INPUT_TYPES": classmethod(lambda _: kinds), "RETURN_TYPES": tuple(outputs), "FUNCTION": "run", "OUTPUT_NODE": is_output}
+    return type("StandIn", (), {**body, "run": lambda self: None})
 
 
 class Recorder:
@@ -291,11 +299,17 @@ def main() -> None:
     driver = Driver()
     print(json.dumps({"classes": sorted(nodes.NODE_CLASS_MAPPINGS)}), file=answers, flush=True)
     for line in sys.stdin:
+        request = json.loads(line)
+        stand_ins = request.get("stand_ins", {})
         try:
-            request = json.loads(line)
+            nodes.NODE_CLASS_MAPPINGS.update({name: stand_in(*told) for name, told in stand_ins.items()})
             reply = driver.hosted(request) if "hosted" in request else driver.answer(request)
         except Exception as error:
             reply = {"error": f"{type(error).__name__}: {error}"}
+        for name in stand_ins:
+            nodes.NODE_CLASS_MAPPINGS.pop(name, None)
+        if stand_ins:
+            driver.recorder.traits.cache_clear()
         print(json.dumps(reply), file=answers, flush=True)
 
 

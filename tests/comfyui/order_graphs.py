@@ -107,9 +107,17 @@ class RealOrder:
         self._log.close()
 
     def ask(
-        self, prompt: Prompt, outputs: list[str] | None = None, *, execute: bool = True, keep: bool = False, lazy: bool = False
+        self,
+        prompt: Prompt,
+        outputs: list[str] | None = None,
+        *,
+        execute: bool = True,
+        keep: bool = False,
+        lazy: bool = False,
+        stand_ins: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        return self._send({"prompt": prompt, "outputs": outputs, "execute": execute, "keep": keep, "lazy": lazy})
+        asked = {"prompt": prompt, "outputs": outputs, "execute": execute, "keep": keep, "lazy": lazy}
+        return self._send({**asked, "stand_ins": stand_ins or {}})
 
     def ask_hosted(self, prompt: Prompt, outputs: list[str], models: Path, hosted: dict[str, Any] | None) -> dict[str, Any]:
         """Run it with the pack's host around the executor, or without when `hosted` is None."""

@@ -236,13 +236,10 @@ def sixty(fleet: Fleet, browser: Any, tmp_path_factory: pytest.TempPathFactory) 
         pytest.skip("NOT TESTED: comfy-cli is not here; pip install comfy-cli")
     client = Client(fleet)
     by_cli = [mixed(number) for number in range(1000, 1010)]
-    with ThreadPoolExecutor(1) as pool, opened(browser, f"http://127.0.0.1:{fleet.port}") as page:
+    with ThreadPoolExecutor(2) as pool, opened(browser, f"http://127.0.0.1:{fleet.port}") as page:
         running = pool.submit(comfy_cli, fleet, by_cli, tmp_path_factory.mktemp("cli"))
         own = page.evaluate(HEARS)
         mine = {client.queue(mixed(number)) for number in range(2000, 2030)}
-        for number in range(3000, 3020):
-            open_graph(page, mixed(number))
-            command(page, "Comfy.QueuePrompt")
         left = set(mine)
 
         def is_last(told: dict[str, Any]) -> bool:
@@ -250,8 +247,12 @@ def sixty(fleet: Fleet, browser: Any, tmp_path_factory: pytest.TempPathFactory) 
                 left.discard(told["data"]["prompt_id"])
             return not left
 
-        client.listen(is_last)
+        listening = pool.submit(client.listen, is_last)  # at once: a websocket whose pings nobody answers is closed
+        for number in range(3000, 3020):
+            open_graph(page, mixed(number))
+            command(page, "Comfy.QueuePrompt")
         running.result(300)
+        listening.result(300)
         page.wait_for_function("() => window.heard.filter(([kind]) => kind === 'execution_success').length >= 20", timeout=180_000)
         heard = page.evaluate("() => window.heard")
     history = fleet.json("/history")
@@ -308,9 +309,10 @@ def test_a_file_that_only_others_have_is_named(fleet: Fleet):
     try:
         with pytest.raises(urllib.error.HTTPError) as refusal:
             fleet.post("/prompt", {"prompt": drawn(70, "b")})
-        assert refusal.value.code == 400 and b"value_not_in_list" in refusal.value.read()
+        said = refusal.value.read()  # ComfyUI's own refusal, or the door's where it is known by now
+        assert refusal.value.code in (400, 503) and b"residency_expert_b.safetensors" in said
         odd = next(one for one in fleet.status()["workers"] if one["name"] == "odd-0")
-        assert odd["lacks"] == ["unet_name residency_expert_b.safetensors"]
+        assert "unet_name residency_expert_b.safetensors" in odd["lacks"]
         prompt_id = fleet.post("/prompt", {"prompt": drawn(71)})["prompt_id"]
         assert fleet.worker_of(prompt_id) == "odd-0"
         fleet.ended(prompt_id)
@@ -320,7 +322,8 @@ def test_a_file_that_only_others_have_is_named(fleet: Fleet):
 
 def test_the_door_answers_as_comfyui_does(fleet: Fleet, server: Server):
     for prefix in ("", "/api"):
-        assert fleet.json(f"{prefix}/object_info").keys() == server.get_json("/object_info").keys()
+        more = fleet.json(f"{prefix}/object_info").keys() - server.get_json("/object_info").keys()
+        assert more == {"FleetHangOnce", "FleetSaveOnFullDisk"}
         assert fleet.json(f"{prefix}/queue").keys() == {"queue_running", "queue_pending"}
         assert len(fleet.json(f"{prefix}/system_stats")["devices"]) == WORKERS
     ended = fleet.post("/prompt", {"prompt": drawn(80)})["prompt_id"]
@@ -359,29 +362,32 @@ def test_an_upload_reaches_the_worker_that_needs_it(fleet: Fleet, server: Server
 
 
 def test_an_interrupt_and_a_deletion_reach_the_right_worker(fleet: Fleet):
-    slow = [fleet.post("/prompt", {"prompt": two_experts(seed=200 + n, size=256, steps=400)})["prompt_id"] for n in range(WORKERS)]
-    behind = fleet.post("/prompt", {"prompt": two_experts(seed=210)})["prompt_id"]
-    until_s = time.monotonic() + 60
-    while len(fleet.json("/queue")["queue_running"]) < WORKERS and time.monotonic() < until_s:
-        time.sleep(0.2)
+    slow = [fleet.post("/prompt", {"prompt": drawn(200 + n, size=512, steps=2000)})["prompt_id"] for n in range(2 * WORKERS)]
+    wait(lambda: len(fleet.json("/queue")["queue_running"]) == WORKERS)
+    running = [item[1] for item in fleet.json("/queue")["queue_running"]]
+    behind = next(one for one in reversed(slow) if one not in running)
     fleet.post("/queue", {"delete": [behind]})
     assert behind not in {item[1] for item in fleet.json("/queue")["queue_pending"]}
-    fleet.post("/interrupt", {"prompt_id": slow[1]})
-    assert fleet.ended(slow[1])["status"]["status_str"] == "error"
-    running = {item[1] for item in fleet.json("/queue")["queue_running"]}
-    assert running == {slow[0], slow[2]}
-    for prompt_id in (slow[0], slow[2]):
+    fleet.post("/interrupt", {"prompt_id": running[1]})
+    assert fleet.ended(running[1])["status"]["status_str"] == "error"
+    assert {running[0], running[2]} <= {item[1] for item in fleet.json("/queue")["queue_running"]}
+    fleet.post("/queue", {"clear": True})
+    for prompt_id in (running[0], running[2]):
         fleet.post("/interrupt", {"prompt_id": prompt_id})
         fleet.ended(prompt_id)
+    fleet.post("/interrupt", {})  # what has begun meanwhile
+    wait(lambda: not any(fleet.json("/queue").values()))
     assert fleet.json(f"/history/{behind}") == {}
 
 
 def test_who_comes_later_with_one_prompt_is_not_behind_a_flood(fleet: Fleet):
-    prompts = [two_experts(seed=400 + number, size=128, steps=10) for number in range(4 * WORKERS)]
+    prompts = [drawn(400 + number, size=256, steps=120) for number in range(4 * WORKERS)]
     flood = [fleet.post("/prompt", {"prompt": prompt, "client_id": "many"})["prompt_id"] for prompt in prompts]
-    late = fleet.post("/prompt", {"prompt": two_experts(seed=450), "client_id": "one"})["prompt_id"]
+    waiting = {item[1] for item in fleet.json("/queue")["queue_pending"]}
+    late = fleet.post("/prompt", {"prompt": drawn(450), "client_id": "one"})["prompt_id"]
     times = {one: dict(fleet.ended(one)["status"]["messages"])["execution_start"]["timestamp"] for one in [*flood, late]}
-    assert sum(times[one] > times[late] for one in flood) >= WORKERS
+    assert len(waiting) > WORKERS  # else nothing was to be overtaken
+    assert sum(times[one] > times[late] for one in waiting) >= len(waiting) - WORKERS
 
 
 def test_a_prompt_whose_worker_is_killed_runs_elsewhere_under_its_id_and_its_client_is_told(fleet: Fleet, server: Server):

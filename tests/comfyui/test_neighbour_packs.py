@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from neighbours import ORDERS, PACKS, beside, clone_of, seen
+from neighbours import BEGIN, END, ORDERS, PACKS, beside, clone_of, rows_of, seen, with_rows
 
 from residency.installation.locate import ComfyUI
 
@@ -28,3 +28,10 @@ def test_beside_another_pack_images_are_right_and_switching_ours_off_leaves_thei
     # what theirs has changed is called first, or below ours; without ours it is called first
     for function, pack in told.others.items():
         assert told.first[function] in (pack, OURS) and told.first_when_off[function] == pack
+
+
+def test_a_row_that_is_written_leaves_the_others():
+    page = with_rows(f"before\n\n{BEGIN}\n{END}\n\nafter\n", {"ComfyUI-GGUF": "| ComfyUI-GGUF | 1 | both orders | | | |"})
+    again = with_rows(page, rows_of(page) | {"rgthree-comfy": "| rgthree-comfy | 2 | both orders | | | |"})
+    assert again.startswith("before\n\n") and again.endswith("\n\nafter\n")
+    assert "| ComfyUI-GGUF | 1 |" in again and "| rgthree-comfy | 2 |" in again and again.count("not tried yet") == len(PACKS) - 2

@@ -435,8 +435,8 @@ class DeviceMover:
         them have arrived. Raises what waiting for those does."""
         if self._turns and not self.gate.is_aside:
             turn = next((turn for turn in self._turns if turn.buffer is buffer), None)
-            if turn is not None:
-                if turn.is_seen_again(size_bytes):
+            if turn is not None and not turn.is_over(size_bytes):
+                if turn.is_seen_again():
                     self._look()
                 if turn.is_short(address, size_bytes) or turn.waits_at(address, size_bytes):
                     self._go_on(turn, address, size_bytes)

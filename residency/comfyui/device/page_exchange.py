@@ -224,9 +224,14 @@ class Turn:
                 streams.out.synchronize()
                 gone.leave()
 
-    def is_seen_again(self, size_bytes: int) -> bool:
-        """The model asks for so many bytes: whether host memory should be looked at, once in a slab of its first pass."""
+    def is_over(self, size_bytes: int) -> bool:
+        """The model asks for so many bytes: whether it has gone through all of its weights before, twice over, for it may ask for blocks
+        and for what is in them. By then it has what it gets, and each look at the device would cost a module more than its own launch."""
         self._asked_bytes += size_bytes
+        return self._asked_bytes > 2 * int(self.patcher.model_size())
+
+    def is_seen_again(self) -> bool:
+        """Whether host memory should be looked at, once in a slab of the first pass."""
         if self._asked_bytes > self.patcher.model_size() or self._asked_bytes < self._seen_bytes + SLAB_PAGES * PAGE_BYTES:
             return False
         self._seen_bytes = self._asked_bytes

@@ -8,6 +8,9 @@ evenly over the pass, wherever the room ends: a step takes about the longer of c
 What computes with one vector a picture and not with each of its tokens has no computing behind which its copy could hide: it stays longest.
 In Flux that is a quarter of the bytes.
 
+Where the model's first load brings patches, ComfyUI's order stands: on weights of 8 bits and fewer a patch is rounded where they stay, and
+not where they stream, so that the image depends on which do which.
+
 Where a model tells of units of its own (`get_dynamic_vram__units`), their order stands.
 """
 
@@ -44,7 +47,7 @@ def arranged(patcher: Any, loading: list[Any]) -> list[Any]:
     large, minus its bytes, …, module, parameters). Unchanged where that has another form, or the model's weights have their places."""
     if not all(_is_known(entry) for entry in loading):
         return loading
-    if any(hasattr(entry[-2], "_v") for entry in loading) or _has_units(patcher.model):
+    if patcher.patches or any(hasattr(entry[-2], "_v") for entry in loading) or _has_units(patcher.model):
         return loading
     first = [entry for entry in loading if entry[0] and ONE_VECTOR.search(entry[-3])]
     rest = [entry for entry in loading if entry[0] and not ONE_VECTOR.search(entry[-3])]

@@ -9,7 +9,7 @@ memory on this thread and announces a copy, for which the device then waits. Mea
   has passed them, at the next step or later.
 - elsewhere by the host's clock.
 
-Cost: a call whose model is whole on the device takes one look at its buffer and one at the clock; one that misses takes three more calls
+Cost: a call whose modules are on the device takes one look at the buffer and one at the clock; one that misses takes three more calls
 of the driver, beside the copy that it announces.
 """
 
@@ -62,9 +62,10 @@ class _Stretch:
         return used
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
-    """Before the call. `event` None: measured by the host's clock."""
+    """Before the call, one for each module of each pass: not frozen, which would take a microsecond more. `event` None: measured by the
+    host's clock."""
 
     time_s: float
     event: Any = None
@@ -109,7 +110,11 @@ class WeightWaits:
         if asked is None:
             return
         try:
-            missed = not all(module._prefetch["resident"] for module in modules)
+            missed = False
+            for module in modules:
+                if not module._prefetch["resident"]:
+                    missed = True
+                    break
             if asked.event is None:
                 if missed:
                     self._add(asked.time_s, self._clock() - asked.time_s)
@@ -173,8 +178,10 @@ class WeightWaits:
 
 
 def is_missing(modules: Sequence[Any]) -> bool:
-    """Whether pages of the model that the modules belong to are not on the device: then one of the modules may be."""
+    """Whether one of the modules may not be on the device. What is there lies in front in the model's buffer, mostly: behind a hole the
+    host's clock tells."""
     for module in modules:
-        buffer = module._v[0]
-        return bool(buffer.loaded_size() < buffer.offset)
+        buffer, address, size_bytes = module._v
+        if address + size_bytes > buffer.base_addr + buffer.loaded_size():
+            return True
     return False

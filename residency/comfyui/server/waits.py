@@ -30,6 +30,7 @@ class Waits:
 
     def __init__(self, look: Callable[[], object]) -> None:
         self._look = look
+        self.failures = 0  # waits that could not be told; each was logged
         self._armed = False
         self._told: Reading | None = None  # what the client was told last
 
@@ -53,6 +54,7 @@ class Waits:
             self._armed = self._tell(trace)
         except Exception:  # nothing depends on it, and the next node that waits tries again
             log.exception("residency: what a node waits for could not be told")
+            self.failures += 1
             self._armed, self._told = False, None
         if self._armed:
             self._later(trace)
