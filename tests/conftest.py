@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,14 @@ def every_manager_is_validated_after_every_event() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Manager, "handle", validated)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_event_loop_is_left_running() -> Iterator[None]:
+    """Or `asyncio.run` would fail in every file that comes after this one."""
+    yield
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        asyncio.get_running_loop()
 
 
 @pytest.fixture

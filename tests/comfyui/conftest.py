@@ -113,7 +113,7 @@ def comfy_server(start: Callable[..., Server], front_end: list[str]) -> Server:
     return start(*front_end, front_end=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its driver keeps an event loop running in this thread, which no other file expects
 def browser() -> Iterator[Any]:
     with chromium() as browser:
         yield browser
