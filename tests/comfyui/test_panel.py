@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from comfy_story import drop_pages, forget, two_experts
 from front_end import NEEDS_A_BROWSER, command, load, open_graph, opened
 
