@@ -76,8 +76,8 @@ def test_every_node_input_and_setting_has_words():
 
 
 def test_every_command_and_menu_entry_has_words():
-    ids = set(re.findall(r'"(Residency\.\w+)"', script("residency.js") + script("convert_menu.js")))
-    assert len(ids) == 5 and {name.replace(".", "_") for name in ids} == set(words("en", "commands"))
+    ids = set(re.findall(r'"(Residency\.\w+)"', script("residency.js") + script("convert_menu.js") + script("actions.js")))
+    assert len(ids) == 15 and {name.replace(".", "_") for name in ids} == set(words("en", "commands"))
     menu = words("en", "main")["contextMenu"]
     assert all(f'"{text}"' in script("convert_menu.js") for text in menu)
 

@@ -30,7 +30,7 @@ from residency.core.events import (
 )
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.record import text
-from residency.record.trace import MAX_RECORDS, OWN, Trace
+from residency.record.trace import MAX_RECORDS, OWN, Mark, Trace
 from residency.record.trace_events import chrome
 
 
@@ -322,3 +322,49 @@ def test_a_trace_of_a_prompt_that_was_left_to_comfyui_says_why():
     trace = trace_of(reads("a"), components(a=10))
     trace.record(PromptEnded(101.0, "p", Outcome.ABANDONED, "it took 9 operations, more than it may"), [])
     assert (trace.head()["outcome"], trace.head()["outcome_reason"]) == ("abandoned", "it took 9 operations, more than it may")
+
+
+@given(st.data())
+def test_what_was_known_and_what_is_new_make_the_whole(data):
+    """However often somebody asks, and whatever happens in between: put together it is what a new reader would get."""
+    parts = components(a=10, b=20, c=30)
+    trace = trace_of(reads("abcabc"), parts)
+    known = {name: [] for name in ("components", "nodes", "transfers", "evictions", "decisions")}
+    mark, now_s, position = Mark(), 100.0, -1
+    for _ in range(data.draw(st.integers(1, 30))):
+        now_s += 1.0
+        key = data.draw(st.sampled_from(sorted(parts)))
+        tier = data.draw(st.sampled_from([Tier.HOST, Tier.DEVICE]))
+        match data.draw(st.sampled_from(["node", "announce", "moved", "done", "evicted", "copied", "ask"])):
+            case "node" if position < 5:
+                if position >= 0:
+                    trace.record(NodeFinished(now_s, position), [])
+                position += 1
+                trace.record(NodeStarted(now_s, position), [])
+            case "announce":
+                trace.record(Stalled(now_s, 0.5), [Prefetch(parts[key], tier, 5 * MB, "next")])
+            case "moved":
+                trace.record(TransferMoved(now_s, key, Tier.HOST, MB, MB, 0.5), [])
+            case "done":
+                trace.record(TransferDone(now_s, key, tier, 5 * MB, 5 * MB, 0.5), [])
+            case "evicted":
+                trace.record(Evicted(now_s, key, Tier.HOST, MB, "room"), [])
+            case "copied":
+                trace.record(Copied(now_s, key, MB, MB, True, now_s - 1, now_s), [])
+            case "ask":
+                mark = put_together(known, trace, mark)
+    put_together(known, trace, mark)
+    whole = trace.as_dict()
+    assert known == {name: whole[name] for name in known}
+
+
+def put_together(known, trace, mark):
+    """As a client does: lists are cut at the index and go on from there."""
+    after, new = trace.mark(), trace.since(mark)
+    for name, records in known.items():
+        first, more = new[name]
+        assert first <= len(records)
+        records[first:] = more
+    for index, record in new["open"].items():
+        known["transfers"][index] = record
+    return after

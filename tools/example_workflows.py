@@ -52,7 +52,7 @@ class Sheet:
             if name in values:
                 origin, slot = values.pop(name)
                 link = self._link(origin, slot, node_id, len(inputs))
-                kind = self._nodes[origin - 1]["outputs"][slot]["type"] if kind in ("*", "COMFY_MATCHTYPE_V3") else kind
+                kind = self._kind(origin, slot) if kind in ("*", "COMFY_MATCHTYPE_V3") else kind
             inputs.append({"name": name, "type": "*" if kind == "COMFY_MATCHTYPE_V3" else kind, "link": link})
         outputs = [
             {"name": kind, "type": inputs[0]["type"] if kind == "COMFY_MATCHTYPE_V3" else kind, "slot_index": slot, "links": []}
@@ -90,6 +90,9 @@ class Sheet:
         if widget in BY_NAME:
             return BY_NAME[widget].default
         return {"mode": "auto", "host_budget_gib": 0.0, "device_budget_gib": 0.0}[widget]
+
+    def _kind(self, origin: int, slot: int) -> Any:
+        return self._nodes[origin - 1]["outputs"][slot]["type"]
 
     def _link(self, origin: int, slot: int, target: int, target_slot: int) -> int:
         link_id = len(self._links) + 1

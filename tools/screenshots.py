@@ -65,6 +65,11 @@ def page_in(browser: Any, server: Server, theme: str) -> Iterator[Any]:
     page.close()
 
 
+def show_panel(page: Any) -> None:
+    page.evaluate(_SHOW)
+    page.locator(".residency").wait_for()
+
+
 def taken(page: Any, path: Path) -> None:
     page.wait_for_timeout(800)  # what the front end fades in and out
     page.screenshot(path=path)
@@ -79,14 +84,13 @@ def take(into: Path) -> None:
                 workflow = two_experts(seed=10, size=256, steps=4)
                 open_graph(page, workflow)
                 page.evaluate("app.canvas.ds.scale = 0.6; app.canvas.setDirty(true, true)")
-                page.evaluate(_SHOW)
-                page.locator(".residency").wait_for()
+                show_panel(page)
                 taken(page, into / f"panel-empty{suffix}.png")
                 forget(server)
                 drop_pages(models)
                 run = threading.Thread(target=server.run, args=[workflow])
                 run.start()
-                page.locator(".residency-bar.is-ahead").first.wait_for(timeout=20_000)
+                page.locator(".residency-drawing[data-ahead]:not([data-ahead='0'])").wait_for(timeout=20_000)
                 page.wait_for_timeout(1500)
                 taken(page, into / f"panel-running{suffix}.png")
                 run.join()

@@ -1,6 +1,7 @@
 // "Convert to Residency" and back, in the node's menu, on the selection and for the whole workflow.
 
 import { beforeLoad, convert, everyNode, twin } from "./convert_graph.js";
+import { say } from "./words.js";
 
 const TO = "Convert to Residency";
 const BACK = "Convert back to ComfyUI's own";
@@ -8,13 +9,13 @@ const BACK = "Convert back to ComfyUI's own";
 export const COMMANDS = { selection: "Residency.ConvertSelection", back: "Residency.ConvertSelectionBack", all: "Residency.ConvertAll", allBack: "Residency.ConvertAllBack" };
 
 function tell(app, { count, fault, lost }, back) {
-  const summary = back ? BACK : TO;
-  const say = (severity, detail, life) => app.extensionManager.toast.add({ severity, summary, detail, life });
-  const why = `This version of the front end did not take the conversion (${fault}). "python -m residency convert" does it in the saved file.`;
-  if (lost) say("error", `Undo this (Ctrl+Z), or open the saved file again: after the attempt ${lost}. ${why}`, 60_000);
-  else if (fault) say("error", `Nothing was changed. ${why}`, 15_000);
-  else if (count) say("success", `${count} ${count === 1 ? "node" : "nodes"} converted`, 3000);
-  else say("info", "No node here has a twin to convert to", 3000);
+  const summary = say(back ? "convert.back" : "convert.to");
+  const toast = (severity, detail, life) => app.extensionManager.toast.add({ severity, summary, detail, life });
+  const why = say("convert.why", { fault });
+  if (lost) toast("error", say("convert.lost", { lost, why }), 60_000);
+  else if (fault) toast("error", say("convert.nothing", { why }), 15_000);
+  else if (count) toast("success", say("convert.done", { count }), 3000);
+  else toast("info", say("convert.no twin"), 3000);
 }
 
 const selectedNodes = (app) => Object.values(app.canvas.selected_nodes ?? {});

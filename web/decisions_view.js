@@ -2,15 +2,15 @@
 
 import { askedOf, componentNames, describeDecision } from "./describe.js";
 import { html } from "./dom.js";
-import { formatCount } from "./format.js";
 import { colourIndex, colourOf } from "./timeline_layout.js";
+import { say } from "./words.js";
 
 const SHOWN = 200; // 10,000 rows would cost more to lay out than the prompt's timeline
 
 export function createDecisions() {
-  const list = html("ol", { class: "residency-decisions", tabindex: 0, "aria-label": "Decisions, newest last" });
+  const list = html("ol", { class: "residency-decisions", tabindex: 0, "aria-label": say("why.list") });
   const omitted = html("div", { class: "residency-omitted" });
-  const element = html("section", { class: "residency-why", "aria-label": "Why" }, omitted, list);
+  const element = html("section", { class: "residency-why", "aria-label": say("tab.why") }, omitted, list);
   let shown = { prompt_id: null, count: 0, first: "" };
 
   function rowOf(decision, nameOf, colours, asked) {
@@ -23,7 +23,7 @@ export function createDecisions() {
       head.append(chip, html("span", { class: "residency-name", title: name }, name));
     }
     if (detail) head.append(html("span", { class: "residency-detail" }, detail));
-    const words = [reason, decision.component && asked(decision.component) && `asked for: ${asked(decision.component)}`].filter(Boolean).join(" · ");
+    const words = [reason, decision.component && asked(decision.component) && say("why.asked", { what: asked(decision.component) })].filter(Boolean).join(" · ");
     return html("li", {}, head, ...(words ? [html("div", { class: "residency-reason" }, words)] : []));
   }
 
@@ -39,13 +39,13 @@ export function createDecisions() {
       const nameOf = componentNames(trace);
       const colours = colourIndex(trace);
       const asked = askedOf(trace);
-      if (!grown) list.replaceChildren();
+      if (!grown || shown.count === 0) list.replaceChildren();
       const from = Math.max(grown ? shown.count : 0, decisions.length - SHOWN);
       list.append(...decisions.slice(from).map((decision) => rowOf(decision, nameOf, colours, asked)));
       while (list.childElementCount > SHOWN) list.firstElementChild.remove();
       const hidden = decisions.length - list.childElementCount;
-      omitted.textContent = hidden > 0 ? `${formatCount(hidden, "earlier decision")} not listed` : "";
-      list.classList.toggle("is-empty", decisions.length === 0);
+      omitted.textContent = hidden > 0 ? say("why.earlier", { count: hidden }) : "";
+      if (decisions.length === 0) list.replaceChildren(html("li", { class: "residency-note" }, say("why.none")));
       shown = { prompt_id, count: decisions.length, first };
       if (atEnd || !grown) list.scrollTop = list.scrollHeight;
     },

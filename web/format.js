@@ -48,10 +48,6 @@ export function formatPercent(part, whole) {
   return percent > 0 && percent < 9.95 ? `${percent.toFixed(1)} %` : `${Math.round(percent)} %`;
 }
 
-export function formatCount(number, noun) {
-  return `${number.toLocaleString("en-US")} ${noun}${number === 1 ? "" : "s"}`;
-}
-
 /** A tick of the time axis: as many decimals as the step between ticks needs. */
 export function formatTick(time_s, step_s) {
   if (step_s >= 60) return formatSeconds(time_s);

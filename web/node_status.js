@@ -32,3 +32,10 @@ export function nodeStatuses(trace, memory) {
   }
   return found;
 }
+
+/** The badge of the node that waits, {id, text, kind}; null when its wait is over. @param {any} told a message "residency.wait" */
+export function waitStatus({ node_id, components, present_bytes, size_bytes, over }) {
+  if (over) return null;
+  const what = components.length > 1 ? say("list.more", { names: components[0], count: components.length - 1 }) : components[0];
+  return { id: String(node_id), kind: "reading", text: say("badge.reading what", { share: formatPercent(present_bytes, size_bytes), what }) };
+}

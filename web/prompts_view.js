@@ -40,10 +40,14 @@ export function createPrompts(select) {
   const empty = html("p", { class: "residency-note" }, say("prompts.none"));
   const element = html("section", { class: "residency-if" }, empty, list);
   let drawn = "";
+  let of = /** @type {any[]} */ ([]);
   return {
     element,
     /** @param {any[]} traces @param {any} trace */
     show(traces, trace) {
+      const what = [traces, trace.prompt_id, trace.outcome]; // a running prompt is in no row yet, or has no time in it
+      if (what.every((one, index) => one === of[index])) return;
+      of = what;
       const rows = promptRows(traces, trace);
       const now = JSON.stringify(rows);
       if (now === drawn) return;

@@ -1,31 +1,41 @@
-// The pack's one script with side effects: registers the panel, the settings, the conversions and the badges.
+// The pack's one script with side effects: registers the panel, the settings, the actions, the conversions and the badges.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addBadge, showStatuses } from "./badge.js";
+import { createActions } from "./actions.js";
+import { addBadge, redraw, showStatuses, showWait } from "./badge.js";
+import { everyNode } from "./convert_graph.js";
 import { conversions } from "./convert_menu.js";
+import { waitStatus } from "./node_status.js";
 import { createPanel } from "./panel.js";
 import { createSettings } from "./settings.js";
 import { createStore } from "./store.js";
 import { selectNode, titleOf } from "./titles.js";
+import { say, speak } from "./words.js";
 
 const TAB = "residency";
 const COMMAND = "Residency.ShowTimeline";
 
-const refused = (detail) => app.extensionManager.toast.add({ severity: "error", summary: "Residency: the setting was not taken", detail, life: 10_000 });
+const refused = (detail) => app.extensionManager.toast.add({ severity: "error", summary: say("settings.refused"), detail, life: 10_000 });
 const store = createStore(api, { onMode: (mode) => settings.showMode(mode), titleOf: (node) => titleOf(app, LiteGraph.registered_node_types, node) });
 const settings = createSettings(api, () => app.extensionManager.setting, refused, () => store.refresh());
 let panel = null;
+
+const actions = createActions(app, api, {
+  ask: store.ask,
+  setMode: store.setMode,
+  shown(text) {
+    if (!panel?.element.isConnected) return false;
+    panel.tell(text);
+    return true;
+  },
+});
 
 function addStyles() {
   const link = document.createElement("link");
   link.rel = "stylesheet";
   link.href = new URL("./residency.css", import.meta.url).href;
   document.head.append(link);
-}
-
-function onStatuses(nodes) {
-  if (showStatuses(nodes)) app.canvas?.setDirty(true, true);
 }
 
 function unmount() {
@@ -37,7 +47,14 @@ function unmount() {
 function mount(place) {
   if (panel?.element.parentElement === place) return;
   unmount();
-  panel = createPanel(store, { onNode: (node_id) => selectNode(app, node_id), onStatuses });
+  speak(app.extensionManager.setting.get("Comfy.Locale"));
+  panel = createPanel(store, {
+    onNode: (node_id) => selectNode(app, node_id),
+    onStatuses: (nodes) => redraw(app, showStatuses(nodes)),
+    actions,
+    workflow: async () => ({ nodes: everyNode(app), prompt: (await app.graphToPrompt()).output }),
+    askText: async (path) => (await api.fetchApi(`/residency/${path}`)).text(),
+  });
   place.style.height = "100%";
   place.replaceChildren(panel.element);
 }
@@ -45,6 +62,11 @@ function mount(place) {
 function showTimeline() {
   const { bottomPanel } = app.extensionManager;
   if (!panel?.element.isConnected) bottomPanel.toggleBottomPanelTab(TAB);
+}
+
+function onWait({ detail }) {
+  speak(app.extensionManager.setting.get("Comfy.Locale"));
+  redraw(app, showWait(waitStatus(detail)));
 }
 
 app.registerExtension({
@@ -55,10 +77,16 @@ app.registerExtension({
   init() {
     addStyles();
     store.start(); // before the websocket opens: an event nobody has registered for is dropped
+    api.addEventListener("residency.wait", onWait);
   },
-  setup: () => settings.start(),
-  nodeCreated: addBadge,
+  setup() {
+    speak(app.extensionManager.setting.get("Comfy.Locale"));
+    return settings.start();
+  },
+  // what Vue follows while a prompt runs: which node does, and how far it is
+  nodeCreated: (node) => addBadge(node, () => [app.runningNodeId, app.progress]),
 });
 
 app.registerExtension({ name: "residency.settings", settings: settings.settings });
+app.registerExtension({ name: "residency.actions", ...actions.extension });
 app.registerExtension({ name: "residency.convert", ...conversions(app) });

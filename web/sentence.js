@@ -6,6 +6,7 @@ import { formatBytes, formatRate, formatSeconds } from "./format.js";
 import { say } from "./words.js";
 
 const SAID_S = 0.1; // a shorter wait is not worth a word
+const HARDLY_S = 0.0005; // as little as the figures show
 const SAME = 0.03; // of the time: a smaller difference is none
 const WORTH = { share: 0.1, seconds: 0.5 }; // of what an advice must save
 const FREE = 0.8; // a mode costs nothing: it is advised for this share of what the best change saves
@@ -57,7 +58,7 @@ export function longestWait(trace) {
     return { size_bytes, bytes_per_s: time_s > 0 ? size_bytes / time_s : 0, time_s };
   };
   const [drive, link] = [came("host"), came("device")];
-  const found = { stall_s, most_s: most.stall_s, node: most, name: keys.map(nameOf).join(", ") || (most.title ?? most.class_type), several: waited.length > 1 };
+  const found = { stall_s, most_s: most.stall_s, node: most, name: keys.map(nameOf).join(say("list.join")) || (most.title ?? most.class_type), several: waited.length > 1 };
   // what took longer is what was waited for
   if (drive.size_bytes > 0 && drive.time_s >= link.time_s) return { ...found, cause: "drive", ...drive };
   if (link.size_bytes > 0) return { ...found, cause: "link", ...link };
@@ -67,8 +68,12 @@ export function longestWait(trace) {
 /** @param {any} trace */
 function waitWords(trace) {
   const wait = longestWait(trace);
-  if (!wait) return trace.stall_reason || trace.summary.unsplit_s > 0 ? "" : say("waited.none");
-  const because = wait.cause && wait.bytes_per_s > 0 ? `, ${say(`because.${wait.cause}`, { rate: formatRate(wait.bytes_per_s, 1) })}` : "";
+  if (!wait) {
+    const stall_s = trace.nodes.reduce((/** @type {number} */ sum, /** @type {any} */ node) => sum + node.stall_s, 0);
+    if (stall_s >= HARDLY_S) return say("waited.hardly", { time: short(stall_s) }); // the figures and the stripes show it
+    return trace.stall_reason || trace.summary.unsplit_s > 0 ? "" : say("waited.none");
+  }
+  const because = wait.cause && wait.bytes_per_s > 0 ? say(`because.${wait.cause}`, { rate: formatRate(wait.bytes_per_s, 1) }) : "";
   return say(wait.several && wait.most_s < 0.95 * wait.stall_s ? "waited.more" : "waited", { time: short(wait.stall_s), what: wait.name }) + because;
 }
 
@@ -81,14 +86,14 @@ export function aheadWords({ ahead, duration_s, ...trace }) {
   if (next) said.push(say("ahead.next", { what: componentNames(/** @type {any} */ (trace))(next.component), bytes: formatBytes(next.size_bytes) }));
   const wait_s = ahead.nodes.reduce((/** @type {number} */ sum, /** @type {any} */ node) => sum + node.stall_s, 0);
   if (known && wait_s >= SAID_S) said.push(say("ahead.wait", { time: short(wait_s) }));
-  return said.join(" ");
+  return said.join(say("sentence.next"));
 }
 
 /** The sentence on top. @param {any} trace @param {any} assessment */
 export function sentenceOf(trace, assessment) {
   if (trace.outcome === "running") return aheadWords(trace);
-  if (trace.outcome !== "success") return `${say("failed", { time: short(trace.duration_s), outcome: outcomeWords(trace.outcome) })}.`;
-  return `${[short(trace.duration_s), aloneWords(trace, assessment), waitWords(trace)].filter(Boolean).join("; ")}.`;
+  if (trace.outcome !== "success") return say("failed", { time: short(trace.duration_s), outcome: outcomeWords(trace.outcome) });
+  return [short(trace.duration_s), aloneWords(trace, assessment), waitWords(trace)].filter(Boolean).join(say("sentence.join")) + say("sentence.end");
 }
 
 /** "with 64 GB of RAM" @param {any} variant */
@@ -117,5 +122,5 @@ export function whyWaiting(trace, assessment) {
   const way = wayOf(best);
   const then = say(assessment.again ? "then.again" : "then.once");
   const advice = say("advice", { way: way[0].toUpperCase() + way.slice(1), then, seconds: short(best.seconds), instead: short(best.instead_s) });
-  return [cause, advice].filter(Boolean).join(" ");
+  return [cause, advice].filter(Boolean).join(say("sentence.next"));
 }

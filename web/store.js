@@ -1,6 +1,9 @@
 // What the panel knows: the server's status, the trace being shown and whether the server answers.
 // Pure until start(): no request, no listener. `api` is ComfyUI's (fetchApi, addEventListener, clientId).
 
+import { completeTrace, extendedTrace } from "./store_trace.js";
+import { say } from "./words.js";
+
 const EMPTY = Object.freeze({
   status: null, // GET /residency/status; null until it has answered
   trace: null, // the trace on show
@@ -16,27 +19,17 @@ const SILENCE_MS = 1500;
 
 async function answerOf(response) {
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.error ?? `The server answered ${response.status}.`);
+  if (!response.ok) throw new Error(body.error ?? say("error.answer", { status: response.status }));
   return body;
 }
 
 const wait = (pause_ms) => new Promise((resolve) => setTimeout(resolve, pause_ms));
 
-/** A trace with every list and figure present, and a title for each node, so that drawing never has to ask. */
-export function completeTrace(trace, titleOf = ({ class_type }) => class_type) {
-  const lists = { components: [], nodes: [], transfers: [], evictions: [], decisions: [] };
-  const figures = { compute_s: 0, stall_s: 0, wait_s: 0, prefetched_bytes: 0, wasted_bytes: 0, evicted_bytes: 0, nodes: 0 };
-  const titled = (of) => (of ?? []).map((node) => ({ ...node, title: titleOf(node) }));
-  const nodes = titled(trace.nodes);
-  const ahead = trace.ahead ? { ...trace.ahead, nodes: titled(trace.ahead.nodes) } : null;
-  return { duration_s: 0, outcome: "running", ...lists, ...trace, nodes, ahead, summary: { ...figures, ...trace.summary } };
-}
-
 /**
  * The panel's state and everything that changes it. `state()` is the current one; `subscribe(listener)` calls back after
  * every change and returns how to stop; the rest are what the user and the server can do.
  */
-export function createStore(api, { onMode = () => {}, titleOf } = {}) {
+export function createStore(api, { onMode = () => {}, titleOf, visible = () => globalThis.document?.visibilityState !== "hidden" } = {}) {
   let state = EMPTY;
   let live = null; // the last prompt's trace, kept while an earlier one is on show
   let lived_ms = 0; // when `live` came, on the browser's clock
@@ -54,11 +47,11 @@ export function createStore(api, { onMode = () => {}, titleOf } = {}) {
   const ask = async (path, options) => answerOf(await api.fetchApi(`/residency/${path}`, options));
 
   /** Runs a request; a failure becomes one sentence in `error`, and nothing is thrown. */
-  async function attempt(action, what) {
+  async function attempt(action, what, values = {}) {
     try {
       await action();
     } catch (error) {
-      change({ error: `${what}: ${error.message}` });
+      change({ error: say(what, { why: error.message, ...values }) });
     }
   }
 
@@ -84,12 +77,12 @@ export function createStore(api, { onMode = () => {}, titleOf } = {}) {
       const { traces } = await ask("traces");
       change({ traces: traces ?? [] });
       if (state.selected === null) await loadTrace(null);
-    }, "Could not ask the server");
+    }, "error.status");
   }
 
   async function select(prompt_id) {
     change({ selected: prompt_id, error: null, ...(prompt_id ? {} : { trace: live }) });
-    await attempt(() => loadTrace(prompt_id), "Could not load that prompt");
+    await attempt(() => loadTrace(prompt_id), "error.prompt");
   }
 
   /** Asks for another memory mode; true when the server took it. */
@@ -100,7 +93,7 @@ export function createStore(api, { onMode = () => {}, titleOf } = {}) {
       change({ status: await ask("mode", options), error: null });
       accepted = true;
       onMode(mode); // the settings dialog shows it too
-    }, `The mode stays ${state.status?.mode ?? "as it was"}`);
+    }, "error.mode", { mode: state.status?.mode ?? say("as it was") });
     if (!accepted) change({}); // the select shows the mode that still holds
     return accepted;
   }
@@ -114,12 +107,24 @@ export function createStore(api, { onMode = () => {}, titleOf } = {}) {
       if (!response.ok) await answerOf(response);
       const safe = String(prompt_id).replace(/[^\w-]+/g, "_").slice(0, 40);
       file = { name: `residency-${safe}.trace.json`, blob: await response.blob() };
-    }, "Could not download the trace");
+    }, "error.download");
     return file;
   }
 
+  /** The running trace after a message; null where the message does not go on from what is known. */
+  function told({ prompt_id, trace, new: more }) {
+    if (trace) return completeTrace(trace, titleOf);
+    return extendedTrace(live?.prompt_id === prompt_id ? live : completeTrace({ prompt_id }, titleOf), more, titleOf);
+  }
+
   function onUpdate({ detail }) {
-    live = completeTrace(detail.trace, titleOf);
+    const next = told(detail);
+    if (next === null) {
+      watchedAs = null; // watching anew brings all of it
+      watch();
+      return;
+    }
+    live = next;
     lived_ms = performance.now();
     caughtUp = false;
     const shown = state.selected === null ? { trace: live } : {};
@@ -145,14 +150,14 @@ export function createStore(api, { onMode = () => {}, titleOf } = {}) {
   function tick() {
     ticking = null;
     if (!state.running || !state.connected || listeners.size === 0) return;
-    if (!caughtUp && performance.now() - lived_ms > SILENCE_MS) attempt(catchUp, "Could not ask the server");
+    if (!caughtUp && performance.now() - lived_ms > SILENCE_MS) attempt(catchUp, "error.status");
     if (state.selected === null) change({ trace: { ...live, duration_s: live.duration_s + (performance.now() - lived_ms) / 1000 } });
     ticking ??= setTimeout(tick, TICK_MS);
   }
 
   /** Tells the server whether somebody looks: it sends the running trace to nobody else. */
   async function watch() {
-    const on = listeners.size > 0;
+    const on = listeners.size > 0 && visible();
     const client_id = on ? api.clientId : watchedAs;
     if (!client_id || (on && watchedAs === client_id)) return; // not connected yet: asked again once it is
     watchedAs = on ? client_id : null;
@@ -172,7 +177,14 @@ export function createStore(api, { onMode = () => {}, titleOf } = {}) {
     }
   }
 
+  /** A page behind another one is told nothing, and asks once it is in front again. */
+  function onVisible() {
+    watch();
+    if (listeners.size > 0 && visible()) refresh();
+  }
+
   function start() {
+    globalThis.document?.addEventListener("visibilitychange", onVisible);
     api.addEventListener("residency.update", onUpdate);
     api.addEventListener("reconnecting", () => change({ connected: false }));
     api.addEventListener("reconnected", onReconnected);
@@ -191,5 +203,5 @@ export function createStore(api, { onMode = () => {}, titleOf } = {}) {
     };
   };
 
-  return { state: () => state, subscribe, start, refresh, select, setMode, download, ask };
+  return { state: () => state, subscribe, start, refresh, select, setMode, download, ask, onVisible };
 }

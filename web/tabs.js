@@ -3,7 +3,7 @@
 
 import { html } from "./dom.js";
 
-/** @param {{id: string, name: string, panel: HTMLElement}[]} tabs @param {string} label */
+/** `opened()` is called each time that its tab is chosen. @param {{id: string, name: string, panel: HTMLElement, opened?: () => void}[]} tabs @param {string} label */
 export function createTabs(tabs, label) {
   const buttons = tabs.map(({ id, name }) => html("button", { type: "button", role: "tab", id: `residency-tab-${id}`, "aria-controls": `residency-panel-${id}` }, name));
   const bar = html("div", { role: "tablist", class: "residency-tabs", "aria-label": label }, ...buttons);
@@ -11,6 +11,7 @@ export function createTabs(tabs, label) {
 
   /** @param {number} chosen */
   function choose(chosen) {
+    tabs[chosen].opened?.();
     buttons.forEach((button, index) => {
       button.setAttribute("aria-selected", String(index === chosen));
       button.tabIndex = index === chosen ? 0 : -1;
@@ -31,5 +32,9 @@ export function createTabs(tabs, label) {
     });
   });
   choose(0);
-  return { element: html("div", { class: "residency-side-panel" }, bar, ...panels) };
+  return {
+    /** @param {string} id */
+    choose: (id) => choose(tabs.findIndex((tab) => tab.id === id)),
+    element: html("div", { class: "residency-side-panel" }, bar, ...panels),
+  };
 }

@@ -113,7 +113,7 @@ function begun(transfers) {
 /** Transfers of one tier, each on the first row that is free when it starts. */
 function rowsOf(transfers, end_s) {
   const rows = [];
-  for (const transfer of [...transfers].sort((a, b) => a.start_s - b.start_s)) {
+  for (const transfer of inOrder(transfers, start)) {
     let row = rows.findIndex((candidate) => candidate.until_s <= transfer.start_s);
     if (row < 0) row = rows.length < MAX_ROWS ? rows.push({ until_s: 0, records: [] }) - 1 : MAX_ROWS - 1;
     rows[row].until_s = Math.max(rows[row].until_s, transfer.end_s ?? end_s);
@@ -125,7 +125,7 @@ function rowsOf(transfers, end_s) {
 /** Eviction marks; those that would overlap become one. */
 function marksOf(evictions, scale) {
   const marks = [];
-  for (const record of [...evictions].sort((a, b) => a.time_s - b.time_s)) {
+  for (const record of inOrder(evictions, (one) => one.time_s)) {
     const x = scale.x(record.time_s);
     if (x < -MARK_PX || x > scale.width_px + MARK_PX) continue;
     const last = marks.at(-1);
@@ -145,7 +145,8 @@ function stallsOf(box, scale) {
   const [node] = box.records;
   const steps = box.records.length === 1 ? (node.steps ?? []) : [];
   const whole_px = Math.min(box.records.reduce((sum, record) => sum + (record.stall_s || 0), 0) * scale.px_per_s, box.width);
-  if (steps.length === 0 || box.width < 2 * MIN_PX * steps.length) return whole_px < MIN_STALL_PX ? [] : [{ x: 0, width: whole_px }];
+  if (whole_px < MIN_STALL_PX) return NONE;
+  if (steps.length === 0 || box.width < 2 * MIN_PX * steps.length) return [{ x: 0, width: whole_px }];
   let [at_s, told_s] = [0, 0];
   const parts = steps.map(([took_s, stall_s]) => {
     const part = { at_s, stall_s };
@@ -158,11 +159,24 @@ function stallsOf(box, scale) {
   return places.filter((place) => place.width >= MIN_STALL_PX).map(({ x, width }) => ({ x, width: Math.min(width, box.width - x) }));
 }
 
-/** The box with its stalls; `stall_px` is what of them lies at its left edge. */
-function withStalls(box, scale) {
-  const stalls = stallsOf(box, scale);
-  return { ...box, stalls, stall_px: stalls[0]?.x === 0 ? stalls[0].width : 0 };
+const NONE = Object.freeze([]);
+
+/** The box, placed in its lane, with its stalls; `stall_px` is what of them lies at its left edge. Boxes are made for one drawing: they are changed, not copied. */
+function placed(box, y, height, stalls = NONE) {
+  box.y = y;
+  box.height = height;
+  box.stalls = stalls;
+  box.stall_px = stalls[0]?.x === 0 ? stalls[0].width : 0;
+  return box;
 }
+
+/** In order of `of`; what is in order already, as mostly, is not copied. */
+function inOrder(records, of) {
+  for (let index = 1; index < records.length; index += 1) if (of(records[index]) < of(records[index - 1])) return [...records].sort((a, b) => of(a) - of(b));
+  return records;
+}
+
+const start = (record) => record.start_s;
 
 const TIER_ORDER = ["device", "host", "disk"]; // nearest to the compute first
 
@@ -178,10 +192,8 @@ export function layoutTimeline(trace, view, width_px) {
   const px_per_s = width_px / (window_s.to_s - window_s.from_s);
   const scale = { width_px, px_per_s, x: (time_s) => (time_s - window_s.from_s) * px_per_s };
 
-  const nodes = [...trace.nodes].sort((a, b) => a.start_s - b.start_s);
-  const nodeItems = boxesOf(nodes, "node", scale, now_s).map((box) => ({ ...withStalls(box, scale), y: 0, height: NODE_PX }));
-  const coming = boxesOf(ahead.nodes, "ahead", scale, end_s).map((box) => ({ ...withStalls(box, scale), y: 0, height: NODE_PX }));
-  nodeItems.push(...coming);
+  const nodes = inOrder(trace.nodes, start);
+  const nodeItems = [...boxesOf(nodes, "node", scale, now_s), ...boxesOf(ahead.nodes, "ahead", scale, end_s)].map((box) => placed(box, 0, NODE_PX, stallsOf(box, scale)));
   const lanes = [{ id: "nodes", tier: null, height: NODE_PX, label_px: NODE_PX / 2, items: nodeItems }];
 
   const tiers = [...new Set([...trace.transfers, ...trace.evictions].map((record) => record.tier))];
@@ -192,10 +204,10 @@ export function layoutTimeline(trace, view, width_px) {
     const evictions = trace.evictions.filter((eviction) => eviction.tier === tier);
     const rows_px = (tier === "host" && ahead.reads.length ? Math.max(rows.length, 1) : rows.length) * (BAR_PX + GAP_PX);
     const bars = rows.flatMap((records, row) =>
-      boxesOf(records, "transfer", scale, now_s).map((box) => ({ ...box, y: row * (BAR_PX + GAP_PX), height: BAR_PX, stalls: [], stall_px: 0 })),
+      boxesOf(records, "transfer", scale, now_s).map((box) => placed(box, row * (BAR_PX + GAP_PX), BAR_PX)),
     );
-    if (tier === "host") bars.push(...boxesOf(ahead.reads, "read", scale, end_s).map((box) => ({ ...box, y: 0, height: BAR_PX, stalls: [], stall_px: 0 })));
-    const marks = marksOf(evictions, scale).map((mark) => ({ ...mark, y: rows_px, height: MARK_PX, stalls: [], stall_px: 0 }));
+    if (tier === "host") bars.push(...boxesOf(ahead.reads, "read", scale, end_s).map((box) => placed(box, 0, BAR_PX)));
+    const marks = marksOf(evictions, scale).map((mark) => placed(mark, rows_px, MARK_PX));
     const height = rows_px - (evictions.length ? 0 : GAP_PX) + (evictions.length ? MARK_PX : 0);
     lanes.push({ id: `tier-${tier}`, tier, height, label_px: (rows.length ? BAR_PX : MARK_PX) / 2, items: [...bars, ...marks] });
   }
@@ -224,7 +236,8 @@ export function colourIndex(trace) {
   return indices;
 }
 
-/** The CSS colour of a component; grey for a node that uses none. */
-export function colourOf(indices, key) {
-  return indices.has(key) ? `var(--residency-${indices.get(key)})` : "var(--residency-none)";
-}
+/** The name of a component's colour, as residency.css has them; grey for a node that uses none. */
+export const colourName = (indices, key) => (indices.has(key) ? String(indices.get(key)) : "none");
+
+/** The CSS colour of a component. */
+export const colourOf = (indices, key) => `var(--residency-${colourName(indices, key)})`;

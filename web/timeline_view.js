@@ -1,36 +1,21 @@
-// The timeline as SVG: lanes, hover and keyboard, zoom and pan. Draws what timeline_layout.js places.
+// The timeline: lanes, hover and keyboard, zoom and pan. timeline_layout.js places, timeline_paint.js paints.
 
 import { describeItem, tierWords } from "./describe.js";
-import { html, svg } from "./dom.js";
-import { fitText, formatTick } from "./format.js";
-import { AXIS_PX, WHOLE, colourIndex, colourOf, layoutTimeline, pan, zoom } from "./timeline_layout.js";
+import { html } from "./dom.js";
+import { WHOLE, colourIndex, colourName, layoutTimeline, pan, zoom } from "./timeline_layout.js";
+import { END_PX, GUTTER_PX, clipped, createPainter, paletteOf } from "./timeline_paint.js";
+import { say } from "./words.js";
 
-const GUTTER_PX = 70; // lane labels
-const LABEL_X = 6; // so that the focus ring does not cut them
-const END_PX = 10; // air at the right end, so that the last tick is not cut
-const FONT_PX = 11;
-const LABELLED_PX = 24; // a narrower bar has room for no three characters
 const CLICK_PX = 4; // a pointer that has moved further drags
-const LANE_NAMES = { nodes: "Nodes", "tier-device": "To VRAM", "tier-host": "To RAM", "tier-disk": "To drive" };
-
-let patterns = 0;
+const THEME_MS = 1000; // how long the colours are taken to stay
 
 /** `onNode(node_id)`: a bar of that node was clicked, or chosen with Enter. */
 export function createTimeline(onNode = () => {}) {
-  const stripes = `residency-stall-${(patterns += 1)}`;
-  const drawing = svg("svg", {
-    class: "residency-drawing",
-    tabindex: 0,
-    role: "application",
-    "aria-roledescription": "timeline",
-    "aria-label": "Timeline. Arrow keys move between bars, plus and minus zoom, Shift with left and right moves the window, 0 shows all, Enter selects the node.",
-  });
+  const drawing = html("canvas", { class: "residency-drawing", tabindex: 0, role: "application", "aria-roledescription": say("timeline"), "aria-label": say("timeline.keys") });
   const tooltip = html("div", { class: "residency-tooltip", role: "tooltip", hidden: true });
   const spoken = html("div", { class: "residency-spoken", "aria-live": "polite" });
   const element = html("div", { class: "residency-timeline" }, drawing, spoken);
-
-  const measuring = document.createElement("canvas").getContext("2d");
-  const measure = (text) => measuring.measureText(text).width;
+  const painter = createPainter(drawing);
 
   let trace = null;
   let view = WHOLE;
@@ -39,114 +24,45 @@ export function createTimeline(onNode = () => {}) {
   let pointer = null; // {x, y} over the drawing
   let drag = null; // {x, view} while the window is being dragged
   let frame = 0;
+  let palette = null;
+  let palette_ms = -Infinity;
 
   const plotWidth = () => Math.max(element.clientWidth - GUTTER_PX - END_PX, 50);
   const schedule = () => {
     frame ||= requestAnimationFrame(draw);
   };
 
-  function fillOf(record, colours, kind) {
-    const key = kind === "node" || kind === "ahead" ? (record.computes?.[0] ?? record.loads?.[0]) : record.component;
-    return colourOf(colours, key);
-  }
+  const laneName = (lane) => (lane.tier === null ? say("lane.nodes") : ["device", "host", "disk"].includes(lane.tier) ? say(`lane.${lane.tier}`) : lane.tier);
 
-  function drawLabel(group, item, text) {
-    const beside = fitText(text, item.width - item.stall_px - 10, measure);
-    const whole = beside === text || item.stall_px === 0 ? beside : fitText(text, item.width - 10, measure);
-    if (!whole) return;
-    const over = whole.length > beside.length; // more of the name fits across the stripes than beside them
-    const x = item.x + (over ? 0 : item.stall_px) + 5;
-    const label = { x: GUTTER_PX + x, y: item.y + item.height / 2 + 4, class: over ? "residency-label is-over" : "residency-label" };
-    group.append(svg("text", label, over ? whole : beside));
-  }
-
-  /** The item cut to the plot: a bar that began before the window keeps its label in sight. */
-  function clipped(item) {
-    const left = Math.max(item.x, 0);
-    const width = Math.max(Math.min(item.x + item.width, layout.width_px) - left, 0);
-    const cut = (stall) => {
-      const from = Math.max(item.x + stall.x, 0);
-      return { x: from, width: Math.min(item.x + stall.x + stall.width, layout.width_px) - from };
-    };
-    const stalls = item.stalls.map(cut).filter((stall) => stall.width > 0);
-    return { ...item, x: left, width, stalls, stall_px: stalls[0]?.x === left ? stalls[0].width : 0 };
-  }
-
-  function drawMark(item, colours) {
-    if (item.x < 0 || item.x > layout.width_px) return svg("g");
-    const [x, y, r] = [GUTTER_PX + item.x, item.y + item.height / 2, 5];
-    const group = svg("g", { class: "residency-mark" });
-    group.append(svg("path", { d: `M${x - r} ${y - r / 2 - 1}H${x + r}L${x} ${y + r}Z`, fill: fillOf(item.records[0], colours, item.kind) }));
-    if (item.records.length > 1) group.append(svg("text", { x: x + r + 2, y: y + 4, class: "residency-tick" }, String(item.records.length)));
-    return group;
-  }
-
-  function drawBar(whole, colours) {
-    const item = clipped(whole);
+  function labelOf(item) {
     const [record] = item.records;
-    const many = item.records.length > 1;
-    const group = svg("g", { class: `residency-bar ${item.kind === "transfer" && !many ? `is-${record.status}` : item.kind === "ahead" || item.kind === "read" ? "is-ahead" : ""}` });
-    if (item.width <= 0) return group;
-    const box = { x: GUTTER_PX + item.x, y: item.y, height: item.height, rx: Math.min(3, item.width / 3) };
-    group.append(svg("rect", { ...box, width: Math.max(item.width - (item.width > 4 ? 1 : 0), 1), fill: many ? "var(--residency-none)" : fillOf(record, colours, item.kind) }));
-    for (const { x, width } of item.stalls) {
-      const most = item.x + item.width - (item.width > 4 ? 1 : 0) - x;
-      const place = { ...box, x: GUTTER_PX + x, rx: Math.min(box.rx, width / 3), width: Math.max(Math.min(width, most), 1) };
-      group.append(svg("rect", { ...place, fill: `url(#${stripes})`, class: "residency-stall" }));
-    }
-    if (item.width >= LABELLED_PX) drawLabel(group, item, record.title && !many ? record.title : describeItem(item, trace).title);
-    return group;
+    return record.title && item.records.length === 1 ? record.title : describeItem(item, trace).title;
   }
 
-  function drawAxis() {
-    const group = svg("g", { "aria-hidden": "true" });
-    for (const { time_s, x } of layout.axis.ticks) {
-      const at = Math.round(GUTTER_PX + x) + 0.5;
-      group.append(svg("line", { x1: at, x2: at, y1: AXIS_PX - 3, y2: layout.height_px - 4, class: "residency-grid" }));
-      const anchor = x > layout.width_px - 20 ? "end" : x < 14 ? "start" : "middle";
-      group.append(svg("text", { x: at, y: 12, "text-anchor": anchor, class: "residency-tick" }, formatTick(time_s, layout.axis.step_s)));
+  function colours() {
+    const now_ms = performance.now();
+    if (now_ms - palette_ms > THEME_MS) {
+      palette_ms = now_ms;
+      const found = paletteOf(element);
+      if (JSON.stringify([...found.colours.values(), found.focus]) !== JSON.stringify(palette && [...palette.colours.values(), palette.focus])) palette = found;
     }
-    return group;
+    return palette;
   }
 
   function draw() {
     frame = 0;
     if (!trace || !element.isConnected || element.clientWidth === 0) return;
-    measuring.font = `${FONT_PX}px ${getComputedStyle(element).fontFamily}`;
     layout = layoutTimeline(trace, view, plotWidth());
-    const colours = colourIndex(trace);
-    const pattern = svg(
-      "pattern",
-      { id: stripes, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
-      svg("rect", { width: 6, height: 6, fill: "var(--residency-stall-dark)" }),
-      svg("rect", { width: 3, height: 6, fill: "var(--residency-stall)" }),
-    );
-    const parts = [svg("defs", {}, pattern), drawAxis()];
-    for (const lane of layout.lanes) {
-      const name = LANE_NAMES[lane.id] ?? lane.tier;
-      const middle = lane.y + lane.label_px + 4;
-      const label = svg("text", { x: LABEL_X, y: middle, class: "residency-lane" }, fitText(name, GUTTER_PX - LABEL_X - 6, measure) || name.slice(0, 8));
-      label.append(svg("title", {}, lane.tier ? `Moved to and evicted from ${tierWords(lane.tier)}` : "Nodes in the order in which they ran"));
-      parts.push(label);
-      for (const item of lane.items) parts.push(item.kind === "eviction" ? drawMark(item, colours) : drawBar(item, colours));
-    }
-    if (layout.now_x !== null && layout.now_x <= layout.width_px + 1) {
-      const x = GUTTER_PX + layout.now_x;
-      parts.push(svg("line", { x1: x, x2: x, y1: AXIS_PX, y2: layout.height_px - 4, class: "residency-now" }));
-    }
+    const indices = colourIndex(trace);
+    const colourOf = (record, kind) => colourName(indices, kind === "node" || kind === "ahead" ? (record.computes?.[0] ?? record.loads?.[0]) : record.component);
     const chosen = focused();
-    if (chosen) {
-      const box = clipped(chosen);
-      const pad = chosen.kind === "eviction" ? 8 : 2;
-      const width = Math.max(box.width, 2) + 2 * pad;
-      parts.push(svg("rect", { x: GUTTER_PX + box.x - pad, y: box.y - 2, width, height: box.height + 4, rx: 4, class: "residency-focus" }));
-    }
-    drawing.setAttribute("width", element.clientWidth);
-    drawing.setAttribute("height", layout.height_px);
+    painter.paint({ layout, palette: colours(), focused: chosen, laneName, labelOf, colourOf });
+    const items = layout.lanes.flatMap((lane) => lane.items);
+    drawing.dataset.bars = String(items.length);
+    drawing.dataset.ahead = String(items.filter(({ kind }) => kind === "ahead" || kind === "read").length);
     drawing.classList.toggle("is-zoomed", view.to_s !== null);
-    drawing.replaceChildren(...parts);
     if (pointer) hover();
-    else if (chosen) showTooltip(chosen, GUTTER_PX + clipped(chosen).x + 12, chosen.y + chosen.height);
+    else if (chosen) showTooltip(chosen, GUTTER_PX + clipped(chosen, layout.width_px).x + 12, chosen.y + chosen.height);
   }
 
   // --- tooltip ---
@@ -160,6 +76,10 @@ export function createTimeline(onNode = () => {}) {
 
   function showTooltip(item, x, y) {
     const { title, lines } = describeItem(item, trace);
+    show(title, lines, x, y);
+  }
+
+  function show(title, lines, x, y) {
     tooltip.replaceChildren(html("strong", {}, title), ...lines.map((line) => html("div", {}, line)));
     tooltip.hidden = false;
     if (!tooltip.isConnected) document.body.append(tooltip); // a bottom panel may be lower than the tooltip is high
@@ -174,7 +94,9 @@ export function createTimeline(onNode = () => {}) {
 
   function hover() {
     const item = drag ? null : itemAt(pointer.x - GUTTER_PX, pointer.y);
+    const lane = pointer.x < GUTTER_PX && layout?.lanes.find(({ y, height }) => pointer.y >= y && pointer.y <= y + height);
     if (item) showTooltip(item, pointer.x, pointer.y);
+    else if (lane) show(laneName(lane), [lane.tier ? say("lane.title", { tier: tierWords(lane.tier) }) : say("lane.nodes title")], pointer.x, pointer.y);
     else tooltip.hidden = true;
   }
 

@@ -1,87 +1,24 @@
 // @ts-check
-// The panel's sentences, one table for all of them: {name} is filled in. Pure.
+// The panel's sentences in the language that ComfyUI shows. What the server says of its own accord (reasons, refusals, the doctor) is English.
 
-/** @type {Record<string, string>} */
-export const WORDS = {
-  "alone.saved": "ComfyUI alone {sure} {alone}: {saved} saved",
-  "alone.lost": "ComfyUI alone {sure} {alone}: {lost} lost",
-  "alone.same": "ComfyUI alone {sure} as long",
-  "alone.unknown": "what ComfyUI alone would take is not known: {why}",
-  "sure.about": "about",
-  "sure.roughly": "roughly",
-  "range": "{low} to {high}",
-  "range.up to": "up to {high}",
-  "unknown.failed": "the prompt did not end well",
-  "unknown.old": "an older version recorded it",
-  "unknown.long": "it has too many nodes to be simulated",
-  "unknown.waiting": "this system does not tell how long nodes waited",
-  "unknown.cache": "this system does not tell what lay in RAM",
-  "unknown.drive": "the drive has not been measured yet",
-  "unknown.link": "the link to the device has not been measured yet",
-  "unknown.model": "a simulation of this run is too far from what it took",
-  "waited.none": "no node waited for weights",
-  "waited": "waited {time} for {what}",
-  "waited.more": "waited {time}, most of it for {what}",
-  "because.drive": "because the drive gives {rate}",
-  "because.link": "because the link to the device gives {rate}",
-  "failed": "{time}, then {outcome}",
-  "how": "Simulated from this run's own bytes, rates and compute times, from the same start. ComfyUI's own reader is taken to be as fast as the read-ahead at best, and at 0.6 of it at worst, as on a host where that was measured.",
-  "stalled.drive": "Most of the {time} were the drive: {bytes} of {what} came at {rate}.",
-  "stalled.link": "Most of the {time} were the link to the device: {bytes} of {what} crossed at {rate}.",
-  "advice": "{way}: {then} {seconds} instead of {instead}.",
-  "then.again": "about",
-  "then.once": "this prompt about",
-  "way.alone": "ComfyUI alone",
-  "way.ram": "with {to} of RAM",
-  "way.vram": "with {to} of VRAM",
-  "way.drive": "with a drive of {to}",
-  "way.mode": "in mode {to}",
-  "ahead.left": "Ends in about {in}.",
-  "ahead.left unknown": "Runs; how long is not known yet: some of its nodes have not run before.",
-  "ahead.next": "Next read: {what}, {bytes}.",
-  "ahead.wait": "It will wait about {time} for weights.",
-  "ahead.runs": "Runs now",
-  "ahead.begins": "Begins in {in}",
-  "ahead.waits": "Will wait {time} for weights",
-  "ahead.ends": "Ends in {in}",
-  "ahead.unknown": "Has not run before: how long it takes is not known",
-  "ahead.reads": "{bytes}, read in {in}",
-  "ahead.late": "There {time} after its node begins",
-  "ahead.early": "There {time} before its node begins",
-  "ahead.many": "{count} to come",
-  "badge.waits": "waits {time}",
-  "badge.waited": "waited {time}",
-  "badge.will wait": "will wait {time}",
-  "badge.reading": "reading {share}",
-  "badge.resident": "resident",
-  "tab.why": "Why",
-  "tab.if": "What if",
-  "tab.prompts": "Last prompts",
-  "prompts.none": "Prompts that have run stand here; choose one to see it again and to compare it with the others.",
-  "prompts.shown": "on show",
-  "prompts.waited": "waited {time}",
-  "prompts.read": "read {bytes}",
-  "if.running": "Computed from this run as soon as it has ended.",
-  "if.none": "Being computed from this run.",
-  "if.unknown": "Other ways cannot be computed: {why}.",
-  "if.again": "When this prompt runs again, {sure} {now} as it is. Simulated from this run:",
-  "if.once": "This prompt from the same start, {sure} {now} as it is. Simulated from this run:",
-  "if.same": "no difference",
-  "if.less": "{by} less",
-  "if.more": "{by} more",
-  "memory.device name": "VRAM",
-  "memory.ram name": "RAM",
-  "memory.device": "{name}: {bytes} of {whole} on the device",
-  "memory.pinned": "{name}: {bytes} of {whole} held in RAM, ready to cross",
-  "memory.cached": "{name}: {bytes} of {whole} in the page cache, which the system takes back when it needs the room",
-  "memory.other": "other programs and results",
-  "memory.free": "free",
-  "memory.said": "{name}: weights {used}, free {free}, of {total}",
-};
+import { EN } from "./words_en.js";
+import { JA } from "./words_ja.js";
+import { ZH } from "./words_zh.js";
 
-/** The sentence `id` with its blanks filled in. @param {string} id @param {Record<string, unknown>} [values] */
+/** @type {Record<string, Record<string, string | string[]>>} */
+export const TABLES = { en: EN, zh: ZH, ja: JA };
+
+let table = EN;
+
+/** From now on. English for a language that has no table. @param {unknown} language ComfyUI's Comfy.Locale */
+export function speak(language) {
+  table = TABLES[String(language)] ?? EN;
+}
+
+/** The sentence `id` with its blanks filled in. Of two forms the first is for a `count` of 1. @param {string} id @param {Record<string, unknown>} [values] */
 export function say(id, values = {}) {
-  const words = WORDS[id];
-  if (words === undefined) throw new Error(`no words for ${id}`);
+  const found = table[id];
+  if (found === undefined) throw new Error(`no words for ${id}`);
+  const words = Array.isArray(found) ? found[values.count === 1 ? 0 : 1] : found;
   return words.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
 }

@@ -58,6 +58,7 @@ T = TypeVar("T")
 # Bounds: a trace stays small however long a loop in the graph runs. 10,000 node records are 1.2 MB of JSON.
 MAX_RECORDS = 10_000
 
+TOLD_AGAIN = 8  # nodes
 OWN = "its node computes with it"  # of bytes that crossed the link while their node ran
 
 _KINDS = {Prefetch: "prefetch", Exchange: "exchange", Cancel: "cancel", Wait: "wait", Evict: "evict"}
@@ -86,6 +87,17 @@ class Reading:
     components: tuple[str, ...]  # names of what has not arrived
     present_bytes: int
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How much of a trace somebody knows: records in each list. The last few nodes are told again, since waiting is told late."""
+
+    components: int = 0
+    nodes: int = 0
+    transfers: int = 0
+    evictions: int = 0
+    decisions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +149,7 @@ class Trace:
         self._times = NodeTimes(MAX_RECORDS)
         self._transfers: list[TransferRecord] = []
         self._open: dict[tuple[str, str], TransferRecord] = {}
+        self._recent: list[TransferRecord] = []  # not open, and changed since somebody asked what is new
         self._moved: dict[tuple[str, Tier], int] = {}  # by those, in all
         self._read: dict[tuple[str, Tier], int] = {}
         self._announced: dict[str, TransferRecord] = {}  # the last one to the device
@@ -278,6 +291,7 @@ class Trace:
         if announced is None:
             return  # by an earlier prompt
         announced.moved_bytes = max(0, announced.moved_bytes - size_bytes)
+        self._changed(announced)
         reason = announced.reason if event.ahead else OWN
         times = max(0.0, event.start_s - self._zero_s), max(0.0, event.end_s - self._zero_s)
         record = TransferRecord(event.component, Tier.DEVICE.value, *times, size_bytes, event.present_bytes, "done", reason)
@@ -326,11 +340,16 @@ class Trace:
         self._moved.pop((event.component, event.tier), None)
         self._read.pop((event.component, event.tier), None)
         record.end_s = self._now_s
+        self._changed(record)
         record.status = "done" if isinstance(event, TransferDone) else "stopped"
         if isinstance(event, TransferStopped):
             record.reason = event.reason
         if event.tier is Tier.HOST:
             self._followed.discard(event.component)
+
+    def _changed(self, record: TransferRecord) -> None:
+        if len(self._recent) < MAX_RECORDS:
+            self._recent.append(record)
 
     def _transfer_moved(self, event: TransferMoved | TransferDone | TransferStopped) -> TransferRecord:
         """The transfer's record, with the bytes counted that have moved since it was last heard of."""
@@ -439,23 +458,46 @@ class Trace:
         }
 
     @_locked
+    def mark(self) -> Mark:
+        """Of all that is in it now."""
+        lists = self._components, self._times.nodes, self._transfers, self._evictions, self._decisions
+        return Mark(*map(len, lists))
+
+    @_locked
+    def since(self, mark: Mark, most_decisions: int = MAX_RECORDS) -> dict[str, Any]:
+        """What is new or has changed since the mark: the trace's head, and of each list [index, records from there on]; `open` holds the
+        transfers before that index that have changed or may, by index."""
+        nodes_from = max(0, mark.nodes - TOLD_AGAIN)
+        decisions_from = max(mark.decisions, len(self._decisions) - most_decisions)
+        transfers = self._transfers
+        recent = {id(record) for record in self._recent} | {id(record) for record in self._open.values()}
+        changed = [index for index, record in enumerate(transfers[: mark.transfers]) if id(record) in recent]
+        self._recent = []
+        return {
+            **self.head(),
+            "components": [mark.components, [self._told(one) for one in list(self._components.values())[mark.components :]]],
+            "nodes": [nodes_from, self._nodes(nodes_from)],
+            "transfers": [mark.transfers, _plain(TransferRecord, transfers[mark.transfers :])],
+            "open": dict(zip(changed, _plain(TransferRecord, [transfers[index] for index in changed]), strict=True)),
+            "evictions": [mark.evictions, self._evictions[mark.evictions :]],
+            "decisions": [decisions_from, self._decisions[decisions_from:]],
+        }
+
+    def _nodes(self, first: int) -> list[dict[str, Any]]:
+        return [{**node, "steps": list(node["steps"])} for node in _plain(NodeRecord, self._times.nodes[first:])]
+
+    def _told(self, one: Component) -> dict[str, Any]:
+        told = {"key": one.key, "name": one.name, "kind": one.kind, "size_bytes": one.size_bytes}
+        return {**told, "policy": _policy(self._policies.get(one.key)), "story": self._stories.get(one.key, "")}
+
+    @_locked
     def as_dict(self) -> dict[str, Any]:
         """The trace as JSON-ready data, version 1; docs/trace.md describes the keys."""
         return {
             **self.head(),
-            "components": [
-                {
-                    "key": c.key,
-                    "name": c.name,
-                    "kind": c.kind,
-                    "size_bytes": c.size_bytes,
-                    "policy": _policy(self._policies.get(c.key)),
-                    "story": self._stories.get(c.key, ""),
-                }
-                for c in self._components.values()
-            ],
+            "components": [self._told(one) for one in self._components.values()],
             "began": self._began.as_dict(),
-            "nodes": [{**node, "steps": list(node["steps"])} for node in _plain(NodeRecord, self._times.nodes)],
+            "nodes": self._nodes(0),
             "transfers": _plain(TransferRecord, self._transfers),
             "evictions": list(self._evictions),
             "decisions": list(self._decisions),

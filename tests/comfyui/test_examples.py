@@ -62,3 +62,44 @@ def test_every_example_lists_the_models_that_the_demo_makes_and_nothing_of_anoth
             value for node in json.loads(text)["nodes"] for value in node.get("widgets_values", ()) if str(value).endswith(".safetensors")
         }
         assert files and all(str(name).startswith("residency_") for name in files), path.name
+
+
+def wired(blueprint: dict[str, Any]) -> dict[str, Any]:
+    """The blueprint's node in a workflow of ComfyUI's own loaders."""
+    instance = {**blueprint["nodes"][0], "id": 10}
+    nodes = [
+        ("UNETLoader", ["MODEL"], [], ["residency_expert_a.safetensors", "default"]),
+        ("UNETLoader", ["MODEL"], [], ["residency_expert_b.safetensors", "default"]),
+        ("CLIPLoader", ["CLIP"], [], ["residency_clip_l.safetensors", "stable_diffusion", "default"]),
+        ("VAELoader", ["VAE"], [], ["residency_tae.safetensors"]),
+        ("CLIPTextEncode", ["CONDITIONING"], [("clip", 3)], ["a pier"]),
+        ("EmptySD3LatentImage", ["LATENT"], [], [64, 64, 1]),
+        ("VAEDecode", ["IMAGE"], [("samples", 10), ("vae", 4)], []),
+        ("SaveImage", [], [("images", 7)], ["blueprint"]),
+    ]
+    ends = [*[(8 + slot, 10, slot, origin) for slot, origin in enumerate((1, 2, 5, 5, 6))]]
+    links = [[link_id, origin, 0, target, slot, "*"] for link_id, target, slot, origin in ends]
+    saved = []
+    for node_id, (kind, outputs, inputs, values) in enumerate(nodes, 1):
+        own = [(len(links) + 20 + slot, origin, node_id, slot) for slot, (_, origin) in enumerate(inputs)]
+        links += [[link_id, origin, 0, target, slot, "*"] for link_id, origin, target, slot in own]
+        given = [{"name": name, "type": "*", "link": link[0]} for (name, _), link in zip(inputs, own, strict=True)]
+        place = {"id": node_id, "type": kind, "pos": [0, 0], "size": [1, 1], "flags": {}, "order": node_id, "mode": 0, "properties": {}}
+        saved.append(
+            {**place, "inputs": given, "outputs": [{"name": one, "type": one, "links": []} for one in outputs], "widgets_values": values}
+        )
+    instance["inputs"] = [{**end, "link": 8 + slot} for slot, end in enumerate(instance["inputs"])]
+    return {**blueprint, "nodes": [*saved, instance], "links": links, "last_node_id": 10, "last_link_id": 99}
+
+
+def test_a_blueprint_is_offered_and_draws_what_its_two_samplers_would(server: Server):
+    """ComfyUI's node library lists what its server does."""
+    folder = Path(__file__).parents[2] / "subgraphs"
+    offered = {one["name"] for one in server.get_json("/global_subgraphs").values() if one["source"] == "custom_node"}
+    assert {path.stem for path in folder.glob("*.json")} == {"two_experts"} <= offered
+    blueprint = json.loads((folder / "two_experts.json").read_text(encoding="utf-8"))
+    prompt = parse_workflow(wired(blueprint)).prompt
+    samplers = [node["inputs"]["model"][0] for node in prompt.values() if node["class_type"] == "ResidencyKSamplerAdvanced"]
+    assert samplers == ["1", "2"]
+    (image,) = server.run(small(prompt, 3)).images
+    assert pixels(image)

@@ -57,12 +57,12 @@ test("merged nodes are counted, and a long list is cut", () => {
 
 test("a component or a kind that the trace does not explain is shown by its own word", () => {
   const words = describeDecision({ time_s: 1, kind: "defragment", component: "gone", tier: "device", size_bytes: 0, reason: "" }, componentNames(trace()));
-  assert.deepEqual(words, { time: "1.00 s", action: "defragment", name: "gone", detail: "device", reason: "" });
+  assert.deepEqual(words, { time: "1.00 s", action: "defragment", name: "gone", detail: "device memory", reason: "" });
 });
 
-test("the figures: no stall is said in words, and a prompt that failed says so", () => {
+test("the figures: no stall is said in words, a figure of nothing is left out, and a prompt that failed says so", () => {
   const values = (parts) => Object.fromEntries(describeSummary(trace(parts)).map(({ id, value }) => [id, value]));
-  assert.deepEqual(values(), { time: "10.0 s", stall: "1.00 s (10 %)", ahead: "8.00 GiB", waste: "0 B / 1.00 GiB" });
+  assert.deepEqual(values(), { time: "10.0 s", stall: "1.00 s (10 %)", ahead: "8.00 GiB", evicted: "1.00 GiB" });
   assert.equal(values({ outcome: "error" }).time, "10.0 s · failed");
   const abandoned = { outcome: "abandoned", outcome_reason: "left to ComfyUI: a bug" };
   assert.equal(values(abandoned).time, "10.0 s · left to ComfyUI");

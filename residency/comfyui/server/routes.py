@@ -16,7 +16,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from aiohttp import web
 from server import PromptServer
 
 from ... import __version__, findings
-from ...record.trace import Trace
+from ...record.trace import Mark, Trace
 from ...record.trace_events import chrome
 from ...settings import user as user_settings
 from ...settings.prompt import DEFAULT, MODES, parse_mode
@@ -44,7 +44,8 @@ from .warmth import add_warmth
 log = logging.getLogger("residency")
 
 EVENT = "residency.update"
-UPDATE_S = 0.25
+UPDATE_S = 0.1
+AHEAD_S = 1.0  # what is to come is up to 200 nodes, and the panel itself moves it along
 # a message may cost this share of the time at most: a trace of 10,000 nodes takes 0.1 s to copy
 UPDATE_SHARE = 0.02
 # the newest ones; GET /residency/trace has them all
@@ -84,8 +85,8 @@ def on_prompt(handler: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 class Announcer:
     """Sends the running trace to the browsers whose panel is open, rarely enough to cost nothing; where none is, nothing is made.
 
-    What happens too soon after a message is sent a moment later: the last word before a long node is not lost. ComfyUI's own event loop
-    keeps the time, a thread of asyncio's copies the trace.
+    Who begins to look gets all of the trace, and from then on what is new. What happens too soon after a message is sent a moment later:
+    the last word before a long node is not lost. ComfyUI's own event loop keeps the time, a thread of asyncio's copies the trace.
     """
 
     def __init__(self, foresee: Callable[[Trace], dict[str, Any] | None]) -> None:
@@ -95,13 +96,15 @@ class Announcer:
         self._next_s = 0.0
         self._waiting = False
         self._watching: frozenset[str] = frozenset()  # ids of ComfyUI's websockets
+        self._told: tuple[str, Mark] = "", Mark()  # of which prompt they know how much
+        self._ahead_of: tuple[str, int, float] = "", 0, 0.0  # prompt, nodes that had begun, and when that was foretold
 
     def watch(self, client_id: str, on: bool, trace: Trace | None) -> None:
         """A browser's panel has been opened, and is told at once of the `trace` that runs; or it has been closed."""
         if on and client_id in PromptServer.instance.sockets:
             self._watching |= {client_id}
             if trace is not None:
-                self._send(trace, ended=False)
+                self._send_whole(trace, client_id)
         else:
             self._watching -= {client_id}
 
@@ -126,20 +129,34 @@ class Announcer:
         self._waiting = False
         self._send(trace, ended=False)
 
+    def _send_whole(self, trace: Trace, client_id: str) -> None:
+        ahead = self._foresee(trace)  # takes the runtime's lock, which comes before this one
+        with self._lock:
+            if trace.outcome is None:
+                data = trace.as_dict()
+                told = {**data, "ahead": ahead, "decisions": data["decisions"][-UPDATE_DECISIONS:]}
+                self._say(trace, True, {"trace": told}, [client_id])
+
     def _send(self, trace: Trace, ended: bool) -> None:
         started_s = time.monotonic()
-        ahead = None if ended else self._foresee(trace)  # takes the runtime's lock, which comes before this one
+        begun = trace.mark().nodes
+        due = self._ahead_of[:2] != (trace.prompt_id, begun) or started_s - self._ahead_of[2] >= AHEAD_S
+        ahead = {} if ended or not due else {"ahead": self._foresee(trace)}
         with self._lock:
             if trace.outcome is not None and not ended:
                 return
-            data = trace.as_dict()
-            data["ahead"] = ahead
-            data["decisions"] = data["decisions"][-UPDATE_DECISIONS:]
-            message = {"prompt_id": trace.prompt_id, "mode": trace.mode.value, "running": not ended, "trace": data}
-            for client_id in self._watchers():
-                PromptServer.instance.send_sync(EVENT, message, client_id)
+            known = self._told[1] if self._told[0] == trace.prompt_id else Mark()
+            self._told = trace.prompt_id, trace.mark()
+            if ahead:
+                self._ahead_of = trace.prompt_id, begun, started_s
+            self._say(trace, not ended, {"new": {**trace.since(known, UPDATE_DECISIONS), **ahead}}, self._watchers())
             cost_s = time.monotonic() - started_s
             self._next_s = started_s + max(UPDATE_S, cost_s / UPDATE_SHARE)
+
+    def _say(self, trace: Trace, running: bool, told: dict[str, Any], clients: Iterable[str]) -> None:
+        message = {"prompt_id": trace.prompt_id, "mode": trace.mode.value, "running": running, **told}
+        for client_id in clients:
+            PromptServer.instance.send_sync(EVENT, message, client_id)
 
 
 def add_routes(host: ComfyHost, announcer: Announcer) -> None:
