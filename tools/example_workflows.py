@@ -148,6 +148,19 @@ def _sampler(sheet: Sheet, column: int, title: str, model: Slot, positive: Slot,
     return sheet.node(column, "ResidencyKSampler", title, seed=7, steps=2, denoise=denoise, **_SAMPLING, **links)
 
 
+def two_stages(sheet: Sheet, column: int, high: Slot, low: Slot, latent: Slot, switch: int, **steps: Any) -> int:
+    """Two samplers in columns beside each other that share the steps: one expert before step `switch`, the other from there on."""
+
+    def stage(number: int, title: str, noise: str, first: int, end: int, **links: Slot) -> int:
+        noises = {"add_noise": noise, "return_with_leftover_noise": noise}
+        return sheet.node(
+            column + number, "ResidencyKSamplerAdvanced", title, start_at_step=first, end_at_step=end, **noises, **links, **steps
+        )
+
+    begun = stage(0, "High noise", "enable", 0, switch, model=high, latent_image=latent)
+    return stage(1, "Low noise", "disable", switch, 10_000, model=low, latent_image=(begun, 0))
+
+
 def single_model() -> Sheet:
     sheet = Sheet("single_model")
     model = _expert(sheet, 0, A, "Diffusion model")
@@ -176,30 +189,7 @@ def low_vram_video() -> Sheet:
     latent = _latent(sheet, frames=4)
     given_up = sheet.node(2, "ResidencyRelease", "Text encoder is done", value=(positive, 0), component=(clip, 0), where="device and host")
     steps = {"noise_seed": 7, "steps": 4, **_SAMPLING, "negative": (negative, 0), "positive": (given_up, 0)}
-    first = sheet.node(
-        2,
-        "ResidencyKSamplerAdvanced",
-        "High noise",
-        add_noise="enable",
-        start_at_step=0,
-        end_at_step=2,
-        return_with_leftover_noise="enable",
-        model=(high, 0),
-        latent_image=(latent, 0),
-        **steps,
-    )
-    second = sheet.node(
-        3,
-        "ResidencyKSamplerAdvanced",
-        "Low noise",
-        add_noise="disable",
-        start_at_step=2,
-        end_at_step=10000,
-        return_with_leftover_noise="disable",
-        model=(low, 0),
-        latent_image=(first, 0),
-        **steps,
-    )
+    second = two_stages(sheet, 2, (high, 0), (low, 0), (latent, 0), 2, **steps)
     sheet.node(3, "ResidencyMode", mode="low-vram")
     tiles = {"tile_size": 128, "overlap": 32, "temporal_size": 64, "temporal_overlap": 8}
     decoded = sheet.node(4, "ResidencyVAEDecodeTiled", samples=(second, 0), vae=(vae, 0), **tiles)

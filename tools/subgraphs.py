@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from example_workflows import ROOT, Sheet
+from example_workflows import ROOT, Sheet, two_stages
 
 INPUT, OUTPUT = -10, -20  # the ids of a subgraph's ends, as ComfyUI's editor has them
 
@@ -111,43 +111,17 @@ def two_experts() -> Blueprint:
     sheet = Blueprint("two_experts", "Residency: two experts", about, ends)
     steps = {"noise_seed": 7, "steps": 20, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple"}
     texts = {"positive": (INPUT, 2), "negative": (INPUT, 3)}
-    first = sheet.node(
-        0,
-        "ResidencyKSamplerAdvanced",
-        "High noise",
-        add_noise="enable",
-        start_at_step=0,
-        end_at_step=10,
-        return_with_leftover_noise="enable",
-        model=(INPUT, 0),
-        latent_image=(INPUT, 4),
-        **steps,
-        **texts,
-    )
-    second = sheet.node(
-        1,
-        "ResidencyKSamplerAdvanced",
-        "Low noise",
-        add_noise="disable",
-        start_at_step=10,
-        end_at_step=10000,
-        return_with_leftover_noise="disable",
-        model=(INPUT, 1),
-        latent_image=(first, 0),
-        **steps,
-        **texts,
-    )
+    second = two_stages(sheet, 0, (INPUT, 0), (INPUT, 1), (INPUT, 4), 10, **steps, **texts)
     sheet.gives("latent", second)
     return sheet
 
 
 def main() -> None:
-    for make in (two_experts,):
-        sheet = make()
-        path = ROOT / "subgraphs" / f"{sheet.name}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(sheet.saved(), indent=1) + "\n", encoding="utf-8")
-        print(path.relative_to(ROOT))
+    sheet = two_experts()
+    path = ROOT / "subgraphs" / f"{sheet.name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(sheet.saved(), indent=1) + "\n", encoding="utf-8")
+    print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":

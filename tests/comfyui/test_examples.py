@@ -77,7 +77,7 @@ def wired(blueprint: dict[str, Any]) -> dict[str, Any]:
         ("VAEDecode", ["IMAGE"], [("samples", 10), ("vae", 4)], []),
         ("SaveImage", [], [("images", 7)], ["blueprint"]),
     ]
-    ends = [*[(8 + slot, 10, slot, origin) for slot, origin in enumerate((1, 2, 5, 5, 6))]]
+    ends = [(8 + slot, 10, slot, origin) for slot, origin in enumerate((1, 2, 5, 5, 6))]
     links = [[link_id, origin, 0, target, slot, "*"] for link_id, target, slot, origin in ends]
     saved = []
     for node_id, (kind, outputs, inputs, values) in enumerate(nodes, 1):
