@@ -54,6 +54,14 @@ def two_experts(prompts: int, sizes: dict[str, int] | None = None, sampler_s: fl
     return Program("two experts", components, (prompt,) * prompts, queued=False)
 
 
+def one_expert(prompts: int) -> Program:
+    """The same with the first of the fp8 experts alone."""
+    whole = two_experts(prompts, FP8_SIZES, FP8_SAMPLER_S)
+    prompt = tuple(step for step in whole.prompts[0] if step.components != ("expert B",))
+    components = {key: component for key, component in whole.components.items() if key != "expert B"}
+    return Program("one expert", components, (prompt,) * prompts, queued=False)
+
+
 def scenarios(machine: Machine = H100) -> Sequence[Scenario]:
     """S1 to S4 and S3b. S5 runs ComfyUI's legacy patcher, which is not modelled: its pageable copies back were never measured."""
     short = replace(machine, device_bytes=24 * GB)
