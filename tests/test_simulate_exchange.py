@@ -118,7 +118,7 @@ def test_the_second_prompt_finds_all_where_the_third_does():
 
 
 # The same card with 8 GiB and 24 GB for one of the experts.
-CLASS_2 = one_expert(6), replace(CLASS_1[1], device_bytes=8 * GIB, host_bytes=213 * GB // 10)
+CLASS_2 = one_expert(6, FP8_SIZES, FP8_SAMPLER_S), replace(CLASS_1[1], device_bytes=8 * GIB, host_bytes=213 * GB // 10)
 
 
 @pytest.mark.parametrize("case", [CLASS_1, CLASS_2])
