@@ -136,6 +136,21 @@ def test_from_the_second_prompt_on_nothing_is_read_where_the_first_goes_by_what_
     assert max(outcome.prompts_s[1:]) < 1.03 * min(told_nothing.prompts_s[1:])
 
 
+@pytest.mark.parametrize("ram_gb", [48, 64, 96])
+def test_nothing_is_read_twice_in_another_workflow_and_back(ram_gb: int):
+    """57.6 GB of weights in 25.8 GB on the device and as much RAM as there is; in the order of use stock reads b again in each second of
+    its prompts, up to 64 GB."""
+    both = two_experts(1)
+    a, b = (tuple(step for step in both.prompts[0] if step.components != (f"expert {other}",)) for other in "BA")
+    program = replace(both, prompts=(a, b, a, b, a))
+    machine = replace(H100_LATER, device_bytes=24 * GIB, host_bytes=ram_gb * GB - 27 * GB // 10, budget_floor_bytes=21 * GB // 10)
+    stock, ours = (run(program, machine, policy).prompts_read_bytes for policy in (STOCK, OURS_EXCHANGING))
+    size_bytes = sum(component.size_bytes for component in both.components.values())
+
+    assert sum(ours) == size_bytes and ours[2:] == (0, 0, 0)
+    assert (sum(stock) > size_bytes) == (ram_gb <= 64)
+
+
 def test_an_encoder_that_fits_neither_tier_leaves_the_others_where_they_are():
     """With 38 GB of RAM its 9.8 GB lie in the page cache alone. Brought to the device whole, as a model that has not been loaded yet, it
     made an expert lose 8 GB that were read again in each prompt: 19.5 s."""
