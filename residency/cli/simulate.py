@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..simulate import H100, LRU, MRU, OURS, STOCK, Machine, Outcome, Policy, Program, bound_s, run
-from ..simulate.scenarios import scenarios
+from ..simulate.scenarios import both_sides, scenarios
 from ..units import written
 from . import baseline, machines, pictures, programs
 from .tables import seconds, table
@@ -67,7 +67,7 @@ def _baseline(options: argparse.Namespace) -> int:
         starts = baseline.start_shares()
         print(json.dumps(starts, indent=1) if options.json else baseline.starts_as_text(starts))
         return 0
-    rows = [baseline.row(scenario) for scenario in scenarios(H100)]
+    rows = [baseline.row(scenario) for scenario in (*scenarios(H100), *both_sides())]
     print(json.dumps([asdict(one) for one in rows], indent=1) if options.json else baseline.as_text(rows))
     return 0
 

@@ -42,6 +42,7 @@ from .device.mover import DeviceMover
 from .device.spread import arranged
 from .device.weight_waits import Asked, WeightWaits
 from .prompt.background import Errands
+from .prompt.decoders import Decoders
 from .prompt.live_graph import DEFAULT_BUDGET, Budget, LiveGraph
 from .prompt.look_ahead import LookAhead
 from .prompt.model_files import dynamic_vram
@@ -500,6 +501,8 @@ class ComfyHost:
         made_with = self._cached.origins.loads_of
         prompt.graph = LiveGraph(prompt.prompt_id, execution_list.dynprompt, within_bytes, models.is_alive, made_with, self.budget)
         self._look_ahead.plan(prompt, execution_list)
+        if budget_bytes is not None:
+            prompt.decoders = Decoders(prompt.nodes, traits, budget_bytes)
         parts = prompt.graph.components
         self.runtime.tell(
             PromptBegins(
@@ -636,6 +639,11 @@ class ComfyHost:
         if prompt is None or prompt.graph is None:
             return
         loads = prompt.graph.loads_of(node_id)
+        if prompt.decoders and value is not None and value.outputs is not None:
+            own = traits(prompt.graph.class_type(node_id))
+            estimated = prompt.decoders.learn(node_id, value.outputs, own.outputs if own else ())
+            prompt.graph.estimated.update(estimated)
+            prompt.changed |= bool(estimated)  # the next node is planned with it
         if loads and value is not None and value.outputs is not None:
             node_traits = traits(prompt.graph.class_type(node_id))
             not_made = self.device.models.learn(loads, value.outputs, node_traits.outputs if node_traits else ())

@@ -45,6 +45,7 @@ class Managed:
     `start_share` makes every node wait for that share of what is being read ahead for it; None leaves waiting to the manager.
     `informed`: the host knows rates and compute times, as after a few runs. `device_prefetch`: its device mover can prefetch. `exchanges`:
     it can exchange as well, so that weights may have one copy over two tiers. `sees_host` false: it does not tell what lies in RAM.
+    `first_share`: of what nodes compute with beside their weights, what the first prompt goes by; 0: nothing is known of it then.
     """
 
     start_share: float | None = None
@@ -54,6 +55,7 @@ class Managed:
     device_prefetch: bool = False
     exchanges: bool = False
     sees_host: bool = True
+    first_share: float = 1.0
 
     @property
     def name(self) -> str:
@@ -142,7 +144,7 @@ class _ManagedPack:
                 # what turns out to be loaded by then is told by what the host observes
                 uses += [Use(len(visits), key, UseKind.COMPUTE, True) for key in step.components]
                 compute_s = step.compute_s if self._policy.informed else 0.0
-                known = compute_s, step.working_set_bytes
+                known = compute_s, int(step.working_set_bytes * (self._policy.first_share if index == 0 else 1.0))
                 visit = Visit(f"p{index + number}", step.node_id, step.class_type, *known, passes_once=step.passes == 1)
                 visits.append(visit)
         return Timeline(tuple(visits), tuple(uses), expected_from)

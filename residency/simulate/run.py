@@ -64,7 +64,7 @@ class NodeTime:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`prompts_s` are seconds per prompt; read bytes are those that came from a drive, by whom."""
+    """`prompts_s` are seconds per prompt; read bytes are those that came from a drive, by whom, and in `prompts_read_bytes` by prompt."""
 
     policy: str
     total_s: float
@@ -75,6 +75,7 @@ class Outcome:
     peak_host_bytes: int
     peak_device_bytes: int
     traces: tuple[Trace, ...] = ()
+    prompts_read_bytes: tuple[int, ...] = ()
 
     @property
     def stall_s(self) -> float:
@@ -90,6 +91,7 @@ def run(program: Program, machine: Machine, policy: Policy, recorder: Recorder |
     scatter = random.Random(program.seed)
     nodes: list[NodeTime] = []
     prompts_s: list[float] = []
+    read_bytes: list[int] = []
     for index, prompt in enumerate(program.prompts):
         begun_s = world.time_s
         if pack:
@@ -100,6 +102,7 @@ def run(program: Program, machine: Machine, policy: Policy, recorder: Recorder |
         if pack:
             pack.prompt_ends(index)
         prompts_s.append(world.time_s - begun_s)
+        read_bytes.append(world.mover.moved_bytes + world.consumer_bytes - sum(read_bytes))
     return Outcome(
         policy.name,
         world.time_s,
@@ -110,6 +113,7 @@ def run(program: Program, machine: Machine, policy: Policy, recorder: Recorder |
         world.host.peak_bytes,
         world.device.peak_bytes,
         tuple(pack.traces()) if pack else (),
+        tuple(read_bytes),
     )
 
 

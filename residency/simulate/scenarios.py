@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 from ..core.component import Component
 from .machine import GB, GIB, H100, H100_LATER, Machine
@@ -41,6 +42,11 @@ class Scenario:
     def measured_s(self) -> float:
         return sum(self.runs_s) / len(self.runs_s)
 
+    @property
+    def pack_measured_s(self) -> float | None:
+        """The median, as docs/benchmarks.md tells it; None where the pack was not measured."""
+        return median(self.pack_runs_s) if self.pack_runs_s else None
+
 
 def two_experts(prompts: int, sizes: dict[str, int] | None = None, sampler_s: float = SAMPLER_S) -> Program:
     """That many prompts with a new text each, queued one after the other has ended."""
@@ -52,6 +58,14 @@ def two_experts(prompts: int, sizes: dict[str, int] | None = None, sampler_s: fl
         Step("7", "VAEDecode", DECODE_S, ("vae",), working_set_bytes=DECODE_WORKING_BYTES),
     )
     return Program("two experts", components, (prompt,) * prompts, queued=False)
+
+
+def one_expert(prompts: int, sizes: dict[str, int] | None = None, sampler_s: float = SAMPLER_S) -> Program:
+    """The same with the first of the experts alone."""
+    whole = two_experts(prompts, sizes, sampler_s)
+    prompt = tuple(step for step in whole.prompts[0] if step.components != ("expert B",))
+    components = {key: component for key, component in whole.components.items() if key != "expert B"}
+    return Program("one expert", components, (prompt,) * prompts, queued=False)
 
 
 def scenarios(machine: Machine = H100) -> Sequence[Scenario]:
@@ -76,3 +90,41 @@ def scarce_memory() -> Scenario:
     machine = replace(H100_LATER, device_bytes=24 * GIB, host_bytes=393 * GB // 10, budget_floor_bytes=21 * GB // 10)
     what = "42 GB of RAM and 24 GiB on the device free, warm, new text"
     return Scenario("S2", what, machine, two_experts(4), (38.38, 33.41), 2, (11.57, 10.99))
+
+
+def both_sides() -> Sequence[Scenario]:
+    """The scenarios of docs/benchmarks.md that are modelled, with what both sides took there: each on H100_LATER, with the best rate of the
+    drive and the link's as its own run has measured them. Not modelled: the legacy patcher (S5), patched weights (S6), and what ComfyUI's
+    cache drops between prompts (S7)."""
+    fp8 = FP8_SIZES, FP8_SAMPLER_S
+    plenty, small = _later(24 * GIB, 1267 * GB // 10), _later(24 * GIB, 1267 * GB // 10, 1.56, 54.8, 8.3)
+    class_1, class_2 = _later(12 * GIB, 32 * GB, 1.42, 53.1, 7.3), _later(8 * GIB, 24 * GB, 1.80, 54.8, 6.5)
+    all_fits, larger = replace(plenty, device_bytes=80 * GB), _later(16 * GIB, 1267 * GB // 10, 2.09, 54.7, 8.1)
+    return (
+        Scenario("S1-later", "cold, 24 GiB free on the device", plenty, two_experts(1), (65.03,), 0, (43.79,)),
+        replace(scarce_memory(), name="S2-later"),
+        Scenario("S3-later", "24 GiB on the device free, RAM ample, warm", plenty, two_experts(3), (11.60, 11.09), 1, (9.73, 9.61)),
+        Scenario("S3b-later", "the same with fp8 experts", small, two_experts(3, *fp8), (10.51, 11.33), 1, (9.89, 9.93)),
+        Scenario("S4-later", "80 GB free on the device, warm", all_fits, two_experts(3), (8.27, 8.22), 1, (8.28, 8.33)),
+        Scenario("S8", "one model that fits, warm", all_fits, one_expert(3), (4.45, 4.49), 1, (4.36, 4.52)),
+        Scenario("S9", "one model larger than 16 GiB, warm", larger, one_expert(4), (7.17, 6.64, 7.17), 1, (5.64, 6.30, 6.24)),
+        Scenario(
+            "C1", "fp8 experts, 12 GiB, 32 GB of RAM, warm", class_1, two_experts(4, *fp8), (25.01, 25.70, 26.20), 1, (13.63, 12.50, 12.69)
+        ),
+        Scenario(
+            "C2", "one fp8 expert, 8 GiB, 24 GB of RAM, warm", class_2, one_expert(5, *fp8), (16.79, 16.17), 1, (9.19, 7.97, 6.94, 6.98)
+        ),
+    )
+
+
+def _later(device_bytes: int, ram_bytes: int, drive: float = 1.48, link: float = 54.2, pageable: float = 6.7) -> Machine:
+    """H100_LATER with so much left free; 2.7 GB of the RAM are the server's own. Rates in GB/s."""
+    return replace(
+        H100_LATER,
+        drives=(replace(H100_LATER.drives[0], read_bytes_per_s=drive * GB),),
+        device_bytes=device_bytes,
+        host_bytes=ram_bytes - 27 * GB // 10,
+        budget_floor_bytes=21 * GB // 10,
+        pinned_bytes_per_s=link * GB,
+        pageable_bytes_per_s=pageable * GB,
+    )

@@ -14,8 +14,8 @@ A request {"prompt", "outputs", "models": models folder, "hosted": {"device_limi
 "other_pick": true if ComfyUI's choice of a node is to be a function with other parameters, "operations": what predicting may take, null
 for the usual} or null} runs the prompt anew, with the pack's host around the executor unless "hosted" is null. Answer: {"done",
 "announced": the order that the host foretold when the prompt began, "asks": nodes that were to ask for lazy inputs, "plans": how often an
-order was foretold, "traces": heads of the host's traces, "results": digests by node of what the nodes made, "unfit": names of the seams
-that do not fit, "error", "failures": of the host}
+order was foretold, "working_sets": bytes by node of the last order, where any are expected, "traces": heads of the host's traces,
+"results": digests by node of what the nodes made, "unfit": names of the seams that do not fit, "error", "failures": of the host}
 """
 
 from __future__ import annotations
@@ -212,6 +212,7 @@ class Driver:
         self.count += 1
         announced: list[list[str]] = []
         wish, plans, asks = request["hosted"], 0, []
+        working_sets: dict[str, int] = {}
         allowed = None if wish is None else wish["operations"]
         host = ComfyHost(budget=DEFAULT_BUDGET if allowed is None else Budget(allowed, 0))
 
@@ -221,7 +222,10 @@ class Driver:
                 own = fact.timeline.visits[: fact.timeline.expected_from]  # behind them stands the prompt once more
                 announced.append([visit.node_id for visit in own if visit.asks is None])
                 asks.extend(visit.node_id for visit in own if visit.asks is not None)
-            plans += isinstance(fact, PromptBegins | OrderChanges)
+            if isinstance(fact, PromptBegins | OrderChanges):
+                plans += 1
+                working_sets.clear()
+                working_sets.update((one.node_id, one.working_set_bytes) for one in fact.timeline.visits if one.working_set_bytes)
 
         pick = ExecutionList.ux_friendly_pick_node
         if wish is not None:
@@ -247,6 +251,7 @@ class Driver:
             "announced": announced,
             "asks": asks,
             "plans": plans,
+            "working_sets": working_sets,
             "traces": [trace.head() for trace in host.runtime.traces],
             "results": self.recorder.results,
             "unfit": [fit.name for fit in host.fits if not fit.fits],

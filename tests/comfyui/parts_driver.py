@@ -97,10 +97,40 @@ def sizes(folder: Path) -> dict[str, Any]:
         "file": path.stat().st_size,
         "distinct": distinct_bytes(component for component, _ in found),
         "learnt": {kind: keys.get(learnt.key_of(value) or "") for kind, value in zip(OUTPUTS, made, strict=True)},
+        "estimates": estimates(made[2]),
         "not_made": sorted(not_made),
         "not_made_without_clip": sorted(Models().learn(piped, [[pipe], [made[0]], [made[2]]], ("PIPE_LINE", "MODEL", "VAE"))),
         "not_made_opaque": sorted(Models().learn(piped, [[object()], [made[0]], [made[2]]], ("PIPE_LINE", "MODEL", "VAE"))),
     }
+
+
+def estimates(vae: Any) -> dict[str, Any]:
+    """Working sets of a prompt's decoders, node by node of its run."""
+    import torch
+
+    from residency.comfyui.prompt.decoders import Decoders
+    from residency.comfyui.prompt.node_classes import traits
+
+    prompt = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd3.safetensors"}},
+        "2": {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 512, "batch_size": 1}},
+        "3": {"class_type": "LatentUpscaleBy", "inputs": {"samples": ["2", 0], "scale_by": 2.0}},
+        "4": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["1", 2]}},
+        "5": {"class_type": "VAEEncode", "inputs": {"pixels": ["4", 0], "vae": ["1", 2]}},
+    }
+
+    def run(device_bytes: int) -> list[dict[str, int]]:
+        decoders = Decoders(prompt, traits, device_bytes)
+        kinds = [traits(prompt[node_id]["class_type"]).outputs for node_id in "1234"]  # type: ignore[union-attr]
+        latents = [{"samples": torch.zeros(1, 16, size, size)} for size in (64, 128, 64)]
+        told = [decoders.learn("1", [[None], [None], [vae]], kinds[0])]
+        told += [decoders.learn(node_id, [[latent]], kinds[1]) for node_id, latent in zip("232", latents, strict=True)]
+        told.append(decoders.learn("4", [[torch.zeros(1)]], kinds[3]))
+        return told
+
+    of_comfyui = [int(vae.memory_used_decode((1, 16, size, size), vae.vae_dtype)) for size in (64, 128)]
+    without = Decoders({node_id: node for node_id, node in prompt.items() if node_id != "4"}, traits, 10**12)
+    return {"whole": run(10**12), "small": run(of_comfyui[0]), "of ComfyUI": of_comfyui, "without": bool(without)}
 
 
 def main() -> None:

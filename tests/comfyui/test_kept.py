@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_story import forget, mode, pixels, two_experts, with_ours
+from comfy_story import drop_pages, forget, mode, pixels, two_experts, with_lora, with_ours
 
+from residency.bench.reads import Reads
 from residency.installation.server_process import Server
 
 A, B = "1", "7"  # the loader nodes of the two experts
@@ -66,8 +68,8 @@ def decided(server: Server, prompt_id: str, kind: str) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def server(start: Callable[..., Server]) -> Server:
-    """A server whose prompts can wait for a queue behind them."""
-    return start(packs=("gate",))
+    """A server whose prompts can wait for a queue behind them, and which tells what weights are patched."""
+    return start(packs=("gate", "rebuilds"))
 
 
 @pytest.fixture
@@ -118,6 +120,57 @@ def test_a_keep_node_holds_its_model_while_another_workflow_runs(server: Server,
     back = server.run(again)  # without the node: nothing asks to keep it from here on
     assert cached(server.get_json(f"/history/{back.prompt_id}")[back.prompt_id]) >= {A}
     assert kept_in(server, server.run(last).prompt_id) == []
+
+
+def test_nothing_is_read_from_the_drive_twice_in_another_workflow_and_back(server: Server, turns: list[dict[str, Any]], models: Path):
+    """Nobody has queued the way back: ComfyUI drops the first model when the other workflow begins, and RAM has it still."""
+    first, other, again, _ = turns
+    sizes = {path.stem: path.stat().st_size for path in models.rglob("*.safetensors")}
+    shared = sizes["residency_clip_l"] + sizes["residency_tae"]
+    forget(server)
+    drop_pages(models)
+    reads, read = Reads(server.process.pid), []
+    for prompt in (first, other, again):
+        server.run(prompt)
+        read.append(reads.since())
+    if None in read or not read[0]:
+        pytest.skip("wants Linux and a file system whose pages can be dropped")
+    assert read[0] == pytest.approx(sizes["residency_expert_a"] + shared, rel=0.1)
+    assert read[1] == pytest.approx(sizes["residency_expert_b"], rel=0.1)
+    assert read[2] == 0
+
+
+def with_strength(prompt: dict[str, Any], name: str, strength: float) -> dict[str, Any]:
+    with_lora(prompt)["11"]["inputs"].update(lora_name=name, strength_model=strength)
+    return prompt
+
+
+def test_another_strength_or_lora_reads_nothing_of_the_base_and_makes_only_what_it_touches_anew(server: Server, models: Path):
+    """With nothing in the page cache. Two settings in turn cost as much: what was made of one is not kept for the next but one."""
+    one, other = models / "loras/residency_lora.safetensors", models / "loras/residency_other_lora.safetensors"
+    other.write_bytes(one.read_bytes())
+    settings = [(one, 1.0), (one, 0.5), (other, 1.0), (one, 1.0), (one, 0.5)]
+    prompts = [with_strength(one_expert(300_000 + seed, A), file.name, strength) for seed, (file, strength) in enumerate(settings)]
+
+    def run(**options: Any) -> tuple[list[int | None], list[list[str]], list[bytes]]:
+        forget(server)
+        server.get_json("/rebuilds")
+        reads, read, made, drawn = Reads(server.process.pid), [], [], []
+        for prompt in prompts:
+            drop_pages(models)
+            drawn.append(pixels(server.run(prompt, **options).images[0]))
+            read.append(reads.since())
+            made.append(server.get_json("/rebuilds"))
+        return read, made, drawn
+
+    read, made, drawn = run()
+    _, made_by_stock, drawn_by_stock = run(extra_data=mode("off"))
+    assert drawn == drawn_by_stock and len(set(drawn)) == len(drawn)
+    assert made == made_by_stock == [["diffusion_model.double_blocks.0.img_attn.proj.weight"]] * len(prompts)
+    if None in read or not read[0]:
+        pytest.skip("wants Linux and a file system whose pages can be dropped")
+    most_bytes = one.stat().st_size + 8192  # in whole pages
+    assert read[1] == read[4] == 0 and 0 < read[2] <= most_bytes and 0 < read[3] <= most_bytes
 
 
 def test_while_memory_is_short_comfyui_decides_alone(start: Callable[..., Server], turns: list[dict[str, Any]]):

@@ -220,6 +220,14 @@ def test_a_device_that_holds_one_model_runs_its_nodes_together_and_makes_the_sam
     assert small["results"] == plain["results"] and len(set(map(small["results"].get, grouped))) == 4
 
 
+def test_where_there_is_a_device_a_first_prompt_goes_by_what_comfyui_reckons_for_its_decoder(real: RealOrder, models: Path) -> None:
+    """What the picture's decoder pushes out without a plan has to be read again in the next prompt."""
+    plain, limited, without = (real.ask_hosted(two_experts(), ["10"], models, wish) for wish in (None, hosted(1 << 30), hosted(None)))
+    assert list(limited["working_sets"]) == ["9"] and 0 < limited["working_sets"]["9"] <= 1 << 29
+    assert without["working_sets"] == {} and limited["failures"] == 0
+    assert limited["results"] == plain["results"] and limited["done"] == plain["done"]
+
+
 @pytest.mark.parametrize("wish", [hosted(None), hosted(1 << 40), hosted(1, reorder=False)])
 def test_where_all_models_fit_or_nobody_asks_comfyuis_order_stands(real: RealOrder, models: Path, wish: dict[str, Any]) -> None:
     prompt, outputs = by_turns()

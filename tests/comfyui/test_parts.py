@@ -57,6 +57,15 @@ def test_the_models_in_a_pipe_are_told_apart_and_one_that_it_lacks_is_not_expect
     assert (sizes["not_made"], sizes["not_made_without_clip"], sizes["not_made_opaque"]) == ([], ["CLIP"], [])
 
 
+def test_before_its_first_run_a_decoder_is_expected_to_take_what_comfyui_reckons_for_the_largest_latent(told: dict[str, Any]):
+    estimates = told["sizes"]["estimates"]
+    small, large = estimates["of ComfyUI"]
+    assert large > small > 0
+    assert estimates["whole"] == [{}, {"4": small}, {"4": large}, {}, {}]
+    assert estimates["small"] == [{}, {"4": small // 2}, {}, {}, {}]  # never more than half of the device
+    assert not estimates["without"]  # one that encodes is none
+
+
 @pytest.fixture(scope="module")
 def piped(comfyui: ComfyUI, told: dict[str, Any], scratch: Path) -> Iterator[Server]:
     (scratch / "models" / "checkpoints").mkdir(parents=True)

@@ -405,8 +405,8 @@ class DeviceMover:
             return
         leaving = {} if placed is None else {other: placed.outside.get(victim, 0) for victim, other in self._victims(placed, patcher)}
         kind = kind_of(patcher, self._around)
-        headroom_bytes = max(HEADROOM_BYTES, min(working_set_bytes, 2 * HEADROOM_BYTES)) + self.contents.spared_bytes
         started_s, cuda = self._clock(), self._cuda
+        headroom_bytes = self._headroom_of_exchange(cuda, working_set_bytes)
         passed_once = placed is not None and placed.left_out
         with self.gate.aside(), self._seeing_unpinned(patcher, kind):
             turn = self.pages.exchange(
@@ -429,6 +429,12 @@ class DeviceMover:
         elif brought_bytes or key in self._unanswered:
             self._unanswered.discard(key)
             self._tell(TransferDone(now_s, key, Tier.DEVICE, brought_bytes, self.contents.present_bytes(key), now_s - started_s))
+
+    def _headroom_of_exchange(self, cuda: Cuda, asked_bytes: int) -> int:
+        """Device memory that an exchange leaves to what its node computes with: what is known to come, so that others leave for it at once
+        and not piece by piece in the middle of a pass; no less than a part of what ComfyUI asks for."""
+        coming_bytes = self._working_set_bytes - cuda.reserved_bytes() + KNOWN_HEADROOM_BYTES if self._working_set_bytes else 0
+        return max(HEADROOM_BYTES, min(asked_bytes, 2 * HEADROOM_BYTES), coming_bytes) + self.contents.spared_bytes
 
     def before_fault(self, buffer: Any, address: int, size_bytes: int) -> None:
         """ComfyUI is about to ask for pages that it computes with: what stands of the model's exchange makes room for them, and copies to

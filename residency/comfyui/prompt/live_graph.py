@@ -114,8 +114,9 @@ DEFAULT_BUDGET = Budget()
 class LiveGraph:
     """The graph of one running prompt: its components once, its timeline as often as the order or the queue changes.
 
-    Made on the executor thread. `expected` holds what is foretold, by prompt and node id, and may be filled at any time. With a
-    `group_within_bytes`, what the device holds, nodes that share models go one after the other where they do not all fit.
+    Made on the executor thread. `expected` holds what is foretold, by prompt and node id, `estimated` what stands in for it; both may be
+    filled at any time. With a `group_within_bytes`, what the device holds, nodes that share models go one after the other where they do
+    not all fit.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class LiveGraph:
         self.components: dict[str, Component] = self._loaders.components  # of the queued prompts as well
         self.node_components: dict[str, frozenset[str]] = {}  # node id -> what it loads or computes with
         self.expected: dict[tuple[str, str], Expected] = {}
+        self.estimated: dict[str, int] = {}  # working sets of this prompt's nodes, where no run has told: bytes by node id
         self.dropped: set[str] = set()  # components that were loaded when this prompt began, and are no longer
         self._is_loaded = is_loaded
         self._dynprompt = dynprompt
@@ -290,7 +292,10 @@ class LiveGraph:
         expected = self.expected.get((prompt_id, node_id), _UNKNOWN) if asks is None else _UNKNOWN
         own = traits(class_type)
         passes_once = own is not None and own.encodes
-        return Visit(prompt_id, node_id, class_type, expected.compute_s, expected.working_set_bytes, asks=asks, passes_once=passes_once)
+        working_set_bytes = expected.working_set_bytes
+        if not working_set_bytes and self.estimated and asks is None and prompt_id in (self.prompt_id, REPETITION):
+            working_set_bytes = self.estimated.get(node_id, 0)
+        return Visit(prompt_id, node_id, class_type, expected.compute_s, working_set_bytes, asks=asks, passes_once=passes_once)
 
     def _uses_at(self, position: int, loads: Iterable[str], computed: Iterable[str]) -> list[Use]:
         uses = [Use(position, key, UseKind.LOAD, self._reads_at is UseKind.LOAD or self._is_language(key)) for key in loads]

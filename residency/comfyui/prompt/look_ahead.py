@@ -187,3 +187,7 @@ class LookAhead:
         else:  # a subgraph was expanded meanwhile, or the prompt was over before anybody asked
             keys = self._teacher.keys(nodes, prompt.graph.node_components)
         self._teacher.learn(trace, keys, cached, prompt.peaks.peaks, self._rates())
+        # before the next one begins: its first node is planned before anybody has had the time to ask
+        expected = self._teacher.foresight(keys).expected
+        with self._lock:
+            self._remember(prompt.workflow, expected)

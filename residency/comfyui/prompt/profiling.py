@@ -60,12 +60,15 @@ class Teacher:
 
     def foretell(self, prompt: Mapping[str, Any], components: Mapping[str, Iterable[str]]) -> Foresight:
         """`components` are the keys that each node loads or computes with; without any there is nothing to foretell it for."""
-        expected: dict[str, Expected] = {}
-        margins_s: dict[str, float] = {}
         self.profiles.retry()
         if not any(components.values()) or self.profiles.is_empty():
-            return Foresight({}, expected, margins_s)
-        keys = self.keys(prompt, components)
+            return Foresight({}, {}, {})
+        return self.foresight(self.keys(prompt, components))
+
+    def foresight(self, keys: Mapping[str, NodeKey]) -> Foresight:
+        """What is known by now of the nodes with these keys."""
+        expected: dict[str, Expected] = {}
+        margins_s: dict[str, float] = {}
         self.profiles.recall(keys.values())
         for node_id, key in keys.items():
             duration, peak = self.profiles.duration(key), self.profiles.peak(key)

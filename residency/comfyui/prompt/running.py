@@ -10,6 +10,7 @@ from ...core.timeline import EMPTY, Timeline
 from ...settings.node_policies import NodeAsk, policies, with_hints
 from ...settings.prompt import Settings
 from ...weights.components import SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES
+from .decoders import Decoders
 from .live_graph import LiveGraph
 from .profiling import Foresight
 from .queued import Ahead
@@ -26,6 +27,7 @@ class RunningPrompt:
         self.settings = chosen
         self.asks = asks
         self.graph: LiveGraph | None = None
+        self.decoders: Decoders | None = None  # where there is a device with memory of its own
         self.timeline: Timeline = EMPTY
         self.first_order: tuple[str, ...] = ()  # the nodes that were to run when it began
         self.stepped = ""  # the last node whose first step was seen
