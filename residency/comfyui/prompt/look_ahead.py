@@ -179,15 +179,16 @@ class LookAhead:
         self.tell_order(prompt)
 
     def _learn(self, prompt: RunningPrompt, trace: Trace, nodes: dict[str, Any], cached: set[str]) -> None:
-        if self._teacher is None or prompt.graph is None:
+        teacher = self._teacher
+        if teacher is None or prompt.graph is None:
             return
         known = prompt.foresights.get(prompt.prompt_id)
         if known is not None and known.keys.keys() == nodes.keys():
             keys = known.keys
         else:  # a subgraph was expanded meanwhile, or the prompt was over before anybody asked
-            keys = self._teacher.keys(nodes, prompt.graph.node_components)
-        self._teacher.learn(trace, keys, cached, prompt.peaks.peaks, self._rates())
+            keys = teacher.keys(nodes, prompt.graph.node_components)
+        teacher.learn(trace, keys, cached, prompt.peaks.peaks, self._rates())
         # before the next one begins: its first node is planned before anybody has had the time to ask
-        expected = self._teacher.foresight(keys).expected
+        expected = teacher.foresight(keys).expected
         with self._lock:
             self._remember(prompt.workflow, expected)
