@@ -9,7 +9,7 @@ from typing import Any
 
 from residency.installation.locate import ComfyUI
 
-STORIES = ("brings", "evicts", "exchanges", "leaves room", "leaves out", "is interrupted", "no host memory", "weights change", "lives")
+STORIES = ("brings", "evicts", "exchanges", "leaves out", "is interrupted", "no host memory", "weights change", "lives")
 FAILURES = ("a copy fails", "an exchange fails")
 CLOSINGS = ("closes", "closes in an exchange", "closes before each", "closes before each exchange")
 

@@ -130,8 +130,6 @@ class Scene:
             self.mover.models.learn([(self.parts[key], None)], [[one]], ["MODEL"])
         self.wrong = self.filled = self.taken_pages = 0
         self.passes_once: set[str] = set()
-        self.working_sets: dict[str, int] = {}  # pages that a model's node is known to compute with beside its weights
-        self.left_pages: list[int] = []  # on the device, node by node, when what is exchanged for its model has left
         self.interrupted = self.pressed = False
 
     def clock(self) -> float:
@@ -161,7 +159,7 @@ class Scene:
         self.runtime.tell(PromptBegins(self.clock(), "p", Timeline.of(visits, uses), self.parts, Mode.BALANCED, limits=limits))
         for index, key in enumerate(order):
             on_node(index)
-            self.mover.expect(self.working_sets.get(key, 0) * self.bench.page_bytes)
+            self.mover.expect(0)
             free_pages = self.bench.free_pages()
             self.runtime.tell(NodeBegins(self.clock(), str(index), sight=Sight(device=self.contents())))
             self.runtime.safe_point()
@@ -184,7 +182,6 @@ class Scene:
             self.mover.gate.wait(parts)
 
         self.mover.before_load([one], 0)
-        self.left_pages.append(self.bench.free_pages())
         filled, wrong = compute(one, before_use, lambda one: self.mover.after_load([one], 0), self.bench.on_device)
         self.filled, self.wrong = self.filled + filled, self.wrong + wrong
 
@@ -278,18 +275,6 @@ def exchanges(bench_of: Any) -> dict[str, Any]:
     scene.prompt("abcabc")
     refused = [event for event in scene.told if type(event).__name__ == "Evicted" and not event.freed_bytes]
     return scene.result(read=scene.filled - first, first=first, refused=len(refused))
-
-
-def leaves_room(bench_of: Any) -> dict[str, Any]:
-    """What a node is known to compute with beside its weights is free when its model is loaded: others leave for it at once. Of a model
-    that would not fit beside that as much comes as without."""
-    scene = Scene(bench_of(40), 3, "abc", host_pages=60, one_copy=True)
-    scene.prompt("abc")
-    first = scene.filled
-    for working_set_pages in (0, 12, 30):
-        scene.working_sets = {"c": working_set_pages}
-        scene.prompt("abc")
-    return scene.result(read=scene.filled - first, left=scene.left_pages)
 
 
 def leaves_out(bench_of: Any) -> dict[str, Any]:
@@ -550,7 +535,6 @@ def main() -> None:
         "brings": brings(bench_of),
         "evicts": evicts(bench_of),
         "exchanges": exchanges(bench_of),
-        "leaves room": leaves_room(bench_of),
         "leaves out": leaves_out(bench_of),
         "is interrupted": is_interrupted(bench_of),
         "a copy fails": a_copy_fails(bench_of, False),

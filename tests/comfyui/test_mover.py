@@ -49,12 +49,6 @@ def test_with_one_copy_over_two_tiers_each_model_is_read_once_and_no_instruction
     assert (told["exchanges"]["first"], told["exchanges"]["read"], told["exchanges"]["refused"]) == (36, 0, 0)
 
 
-def test_what_a_node_is_known_to_compute_with_is_free_when_its_model_is_loaded(told: dict[str, Any]):
-    """Else it is taken in the middle of a pass, piece by piece, and from whatever lies there."""
-    unknown, known, too_large = told["leaves room"]["left"][5::3]
-    assert unknown == too_large < 12 <= known and told["leaves room"]["read"] == 0
-
-
 def test_what_fits_nowhere_is_in_the_end_that_of_the_model_that_is_passed_once(told: dict[str, Any]):
     *_, before, last = told["leaves out"]["read"]
     assert last == before and last[0] > 0 and last[1:] == [0, 0]
