@@ -173,7 +173,8 @@ class LiveGraph:
 
     def look_at_files(self, node_id: str) -> bool:
         """A node is about to run: whether it loads other files than the timeline says. Then the next timeline tells of those."""
-        if first_change(file for component, _ in self.loads_of(node_id) for file in component.files) is None:
+        loads = self.loads_of(node_id)
+        if not loads or first_change(file for component, _ in loads for file in component.files) is None:
             return False
         del self._loads[node_id]
         self._forget_nodes()
@@ -204,6 +205,10 @@ class LiveGraph:
         """Node id -> component keys of a queued prompt; None before a timeline has run on into it."""
         outline = self._outlines.get(prompt_id)
         return None if outline is None else outline.node_components()
+
+    def chooses(self, changed: bool) -> bool:
+        """Whether `choose` may give another node than ComfyUI's own."""
+        return self._grouping is not None or (changed and self._group_within_bytes is not None)
 
     def choose(self, execution_list: Any, node_list: list[str], own: str, changed: bool) -> str:
         """The node of `node_list`, all of them ready, to run next; `own` is ComfyUI's choice. `changed`: nodes may have been added."""
