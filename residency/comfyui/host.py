@@ -717,13 +717,13 @@ class ComfyHost:
             self._failed(function, error)
 
     def _failed(self, function: Callable[..., Any], error: Exception) -> None:
-        """While that error is being handled."""
+        """Log it once, leave the prompt to ComfyUI, and after a few of them every prompt."""
         if isinstance(error, AllowanceError):
             log.warning("residency: the prompt goes on without the pack: %s", error)
             self._abandon(f"left to ComfyUI: {error}", told=True)
             return
         self.failures += 1
-        log.exception("residency: %s failed; ComfyUI goes on without it", function.__name__)
+        log.error("residency: %s failed; ComfyUI goes on without it", function.__name__, exc_info=error)
         self._abandon(f"left to ComfyUI: {function.__name__} failed: {type(error).__name__}: {str(error)[:60]}")
         if self.failures >= MAX_FAILURES:
             log.error("residency: %d failures, taking every hook out; choose a mode again to retry", self.failures)

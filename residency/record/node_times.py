@@ -78,7 +78,7 @@ class NodeTimes:
         """By the pack itself, less what lies before the running node."""
         record = self.running
         if record is not None and end_s > record.start_s:
-            record.own_s += end_s - (since_s if since_s > record.start_s else record.start_s)
+            record.own_s += end_s - max(since_s, record.start_s)
 
     def waited(self, since_s: float, end_s: float, seconds: float | None) -> None:
         """In the node that ran at `since_s`, which may have ended."""

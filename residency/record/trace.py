@@ -342,9 +342,9 @@ class Trace:
             (loads if use.kind is UseKind.LOAD else computes).append(use.component)
             if use.reads:
                 reads.append(use.component)
-        expected_s, needs_bytes = visit.compute_s, visit.working_set_bytes
-        started = NodeRecord(visit.node_id, visit.class_type, self._now_s, None, 0.0, 0.0, 0.0, expected_s, loads, computes, reads, needs_bytes)
-        self._times.start(started)
+        told = NodeRecord(visit.node_id, visit.class_type, self._now_s, loads=loads, computes=computes, reads=reads)
+        told.predicted_s, told.working_set_bytes = visit.compute_s, visit.working_set_bytes
+        self._times.start(told)
 
     def _node_finished(self, event: NodeFinished) -> None:
         if self._times.running is None:

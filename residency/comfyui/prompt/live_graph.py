@@ -242,7 +242,9 @@ class LiveGraph:
         uses: list[Use] = []
         for position, (node_id, asks) in enumerate(turns):
             if asks is None:
-                uses += self._uses_at(position, [key for key, _ in self._keyed.get(node_id, ())], self._computes.get(node_id, ()))
+                loads, computed = self._keyed.get(node_id, ()), self._computes.get(node_id, ())
+                if loads or computed:
+                    uses += self._uses_at(position, [key for key, _ in loads], computed)
         return self._run_on(visits, _read_once(uses), ahead)
 
     def _turns(self, execution_list: Any) -> list[Turn]:
@@ -282,7 +284,7 @@ class LiveGraph:
             uses += [replace(use, reads=False) if self._stays(use) or _is_loaded_by(use, seen) else use for use in later]
             visits += self._visits_of(prompt_id, prompt)
             seen |= {use.component for use in later}
-        if ahead.repetition is None:
+        if ahead.repetition is None or not self.components:  # who loads nothing keeps nothing for the next time
             return Timeline(tuple(visits), tuple(uses))
         prompt_id, prompt, outputs = ahead.repetition
         # whatever is gone by then is read again: that is what keeping it saves
@@ -337,19 +339,19 @@ class LiveGraph:
         self._flowing.update((node_id, self._kept_links(node_id, node)) for node_id, node in nodes_.items())
         self._loads.update(self._loaders.cached(execution_list, {one: node for one, node in nodes_.items() if one not in self._loads}))
         self._loads.update(self._loaders.of({node_id: node for node_id, node in nodes_.items() if node_id not in self._loads}))
-        self._keyed.update((node_id, _keyed(self._loads[node_id])) for node_id in new if node_id in self._loads)
+        self._keyed.update((node_id, _keyed(loads)) for node_id in new if (loads := self._loads.get(node_id)) and loads.components)
         for node_id, node in nodes_.items():
             computed = self._flow.computed_by(node_id)
             if computed:
                 self._computes[node_id] = computed
                 self._computed_with.update(computed)
-            used = frozenset(key for key, _ in self._keyed.get(node_id, ())).union(computed)
+            used = [*computed, *(key for key, _ in self._keyed.get(node_id, ()))]
             if node["class_type"] in PASSING:
                 # a node of ours names what arrives at its own input for that, else what it passes on
                 inputs = self._flow.reaching(node_id)
-                used = frozenset(inputs.get("component") or inputs.get("value", ())) if inputs else used
+                used = [*(inputs.get("component") or inputs.get("value", ()))] if inputs else used
             if used:
-                self.node_components[node_id] = used
+                self.node_components[node_id] = frozenset(used)
         if self._grouping is None:
             # it holds on to what the nodes compute with, which grows
             self._grouping = self._grouped(self._computes, self._computed_with)
