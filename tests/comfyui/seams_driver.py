@@ -193,7 +193,7 @@ def story_choosing() -> dict[str, Any]:
         asked.append(len(node_list))
         raise RuntimeError("a bug of ours")
 
-    host._chooses, host._choose_node = (lambda: True), broken  # type: ignore[method-assign]
+    host._chooses, host._choose_node = (lambda: host._prompt is not None), broken  # type: ignore[method-assign]
     host.install()
     raising = order()
     host.uninstall()
