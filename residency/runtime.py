@@ -157,10 +157,11 @@ class Runtime:
             except Exception as error:
                 failed = error
                 mine = self._start_anew(fact.reason if isinstance(fact, StandsAside) else f"the core failed: {error!r}")
-        self._enact_due(mine)
+        if mine is not None:
+            self._enact_due(mine)
         if failed is not None:
             raise failed
-        return mine.holds
+        return [] if mine is None else mine.holds
 
     def safe_point(self) -> None:
         """Enact what waits for a safe point. On the executor's thread, where the device stands still or a step has ended."""
@@ -228,12 +229,12 @@ class Runtime:
     def spent(self, start_s: float, stalled_s: float, trace: Trace | None) -> None:
         """Add what the host has done since then on the thread that runs the nodes to the pack's own time, less what was stall of it.
 
-        `stalled_s` and `trace` are what they were at the start: the prompt may have begun or ended since.
+        `stalled_s` and `trace` are what they were at the start: the prompt may have begun or ended since. Without the lock: it is told
+        several times a node.
         """
-        with self._lock:
-            trace = self.trace or trace
-            if trace is not None:
-                self._aside("trace", trace.record, Spent(start_s, self.clock(), self.stalled_s - stalled_s), ())
+        trace = self.trace or trace
+        if trace is not None:
+            trace.spent(Spent(start_s, self.clock(), self.stalled_s - stalled_s))
 
     def open(self, movers: Mapping[Tier, Mover]) -> None:
         """Go on with these movers after a close that did not wait."""
@@ -246,7 +247,7 @@ class Runtime:
         for mover in self.movers.values():
             mover.close(wait=wait)
 
-    def _decide(self, fact: Fact) -> _Due:
+    def _decide(self, fact: Fact) -> _Due | None:
         told: list[Instruction] = []
         for event in self.session.take(fact):
             told += self._handle(event)
@@ -254,13 +255,15 @@ class Runtime:
             self._aside("recorder", self.recorder, fact, told)
         return self._due_of(told)
 
-    def _due_of(self, told: Sequence[Instruction]) -> _Due:
-        due = _Due([one for one in told if one.tier not in self._at_safe_points])
+    def _due_of(self, told: Sequence[Instruction]) -> _Due | None:
+        if not told:
+            return None
         self._deferred.extend(one for one in told if one.tier in self._at_safe_points)
-        if due.instructions:
-            self._due.append(due)
-        else:
-            due.done = True
+        now = [one for one in told if one.tier not in self._at_safe_points]
+        if not now:
+            return None
+        due = _Due(now)
+        self._due.append(due)
         return due
 
     def _handle(self, event: Event) -> list[Instruction]:
@@ -280,16 +283,22 @@ class Runtime:
 
     def _write(self, trace: Trace, event: Event, instructions: Sequence[Instruction]) -> None:
         ended = isinstance(event, PromptEnded)
-        trace.mode, trace.mode_reason = self.manager.mode.mode, self.manager.mode.reason
-        trace.copies, trace.copies_reason = self.manager.placement.copies, self.manager.placement.reason
-        self._aside("trace", self._look_at_transfers, trace)
-        self._aside("trace", trace.record, event, instructions)
+        self._aside("trace", self._write_down, trace, event, instructions)
         if ended:
             self._aside("trace", trace.tell_stories, self.manager.story)
         self._aside("on_update", self.on_update, trace, ended)
         if ended:
             self._under_way = {(one.component.key, one.tier): one for one in trace.under_way()}
             self.trace = None
+
+    def _write_down(self, trace: Trace, event: Event, instructions: Sequence[Instruction]) -> None:
+        mode, placement = self.manager.mode, self.manager.placement
+        trace.mode, trace.mode_reason = mode.mode, mode.reason
+        trace.copies, trace.copies_reason = placement.copies, placement.reason
+        try:
+            self._look_at_transfers(trace)
+        finally:
+            trace.record(event, instructions)
 
     def _aside(self, what: str, function: Callable[..., object] | None, *args: object) -> None:
         """Tell who only follows what happens: it may fail, and what has been decided is enacted all the same."""
@@ -301,7 +310,7 @@ class Runtime:
                 log.exception("residency: %s failed: nothing depends on it, and more of the same is only counted", what)
             self.failures[what] += 1
 
-    def _start_anew(self, reason: str) -> _Due:
+    def _start_anew(self, reason: str) -> _Due | None:
         """The core has failed in the middle of a decision: what it says is on its way may be told to nobody, and stay so for ever."""
         trace = self.trace
         under_way = self._under_way.values() if trace is None else trace.under_way()
@@ -345,6 +354,8 @@ class Runtime:
 
     def _look_at_transfers(self, trace: Trace) -> None:
         """A transfer that reads a whole model may outlast its prompt."""
+        if not trace.awaits_answers:
+            return
         for one in trace.under_way():
             mover = self.movers.get(one.tier)
             moved = mover.so_far(one.component.key) if mover is not None else None

@@ -12,10 +12,11 @@ happens) is written here once and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Container, Mapping
+from dataclasses import field, replace
 from enum import Enum
 
+from .core._frozen import dataclass
 from .core.component import Component, Mode, Policy, Tier
 from .core.events import (
     BudgetChanged,
@@ -161,7 +162,7 @@ class Session:
         if legal is not None and self.phase not in legal:
             of = f" of prompt {self.prompt_id}" if self.prompt_id else ""
             raise SessionError(f"{type(fact).__name__} while the session is {self.phase.value}{of}")
-        return list(self._events(fact))
+        return self._events(fact)
 
     def next_node(self) -> str | None:
         """The node that is expected to begin next; None at the end of the prompt."""
@@ -194,38 +195,36 @@ class Session:
         self.timeline, self.position = timeline, position
         self._runs_at = {visit.node_id: number for number, visit in enumerate(timeline.visits) if visit.prompt_id == self.prompt_id}
 
-    def _events(self, fact: Fact) -> Iterator[Event]:
+    def _events(self, fact: Fact) -> list[Event]:
         match fact:
-            case PromptBegins():
-                if self.phase is not Phase.IDLE:  # its host lost it on the way
-                    yield self._end(fact.time_s, Outcome.ABANDONED, "another prompt has begun")
-                self.phase, self.prompt_id = Phase.BETWEEN, fact.prompt_id
-                self._follow(fact.timeline, -1)
-                yield from self._looked(fact.time_s, fact.limits, fact.sight)
-                yield PromptStarted(
-                    fact.time_s, fact.prompt_id, fact.timeline, fact.components, fact.mode, fact.policies, fact.single_reader
-                )
+            case NodeBegins():
+                self.position, self.phase = self.position_of(fact.node_id), Phase.RUNNING
+                return [*self._looked(fact.time_s, fact.limits, fact.sight), NodeStarted(fact.time_s, self.position)]
+            case NodeEnds():
+                self.phase = Phase.BETWEEN
+                return [*self._looked(fact.time_s, fact.limits, fact.sight), NodeFinished(fact.time_s, self.position)]
+            case Looks():
+                return self._looked(fact.time_s, fact.limits, fact.sight)
             case OrderChanges():
                 runs = self.phase is Phase.RUNNING
                 self._follow(fact.timeline, 0 if runs else -1)
-                yield Replanned(fact.time_s, fact.timeline, fact.components, fact.single_reader, 0 if runs else None)
-            case NodeBegins():
-                self.position, self.phase = self.position_of(fact.node_id), Phase.RUNNING
-                yield from self._looked(fact.time_s, fact.limits, fact.sight)
-                yield NodeStarted(fact.time_s, self.position)
-            case Looks():
-                yield from self._looked(fact.time_s, fact.limits, fact.sight)
-            case NodeEnds():
-                self.phase = Phase.BETWEEN
-                yield from self._looked(fact.time_s, fact.limits, fact.sight)
-                yield NodeFinished(fact.time_s, self.position)
+                return [Replanned(fact.time_s, fact.timeline, fact.components, fact.single_reader, 0 if runs else None)]
+            case PromptBegins():
+                lost = self.phase is not Phase.IDLE  # by its host on the way
+                ended = [self._end(fact.time_s, Outcome.ABANDONED, "another prompt has begun")] if lost else []
+                self.phase, self.prompt_id = Phase.BETWEEN, fact.prompt_id
+                self._follow(fact.timeline, -1)
+                started = PromptStarted(
+                    fact.time_s, fact.prompt_id, fact.timeline, fact.components, fact.mode, fact.policies, fact.single_reader
+                )
+                return [*ended, *self._looked(fact.time_s, fact.limits, fact.sight), started]
             case PromptEnds():
-                yield self._end(fact.time_s, fact.outcome)
+                return [self._end(fact.time_s, fact.outcome)]
             case StandsAside():
-                if self.phase is not Phase.IDLE and fact.prompt_id in (None, self.prompt_id):
-                    yield self._end(fact.time_s, Outcome.ABANDONED, fact.reason)
+                mine = self.phase is not Phase.IDLE and fact.prompt_id in (None, self.prompt_id)
+                return [self._end(fact.time_s, Outcome.ABANDONED, fact.reason)] if mine else []
             case _:
-                yield fact
+                return [fact]
 
     def position_of(self, node_id: str) -> int:
         """Where the node's next visit lies: it follows, or the executor has preferred it to others of this prompt. Raises SessionError."""
@@ -239,19 +238,21 @@ class Session:
                 return position
         raise SessionError(f"node {node_id} begins, but what is left of prompt {self.prompt_id} does not hold it")
 
-    def _looked(self, time_s: float, limits: Limits, sight: Sight) -> Iterator[Event]:
+    def _looked(self, time_s: float, limits: Limits, sight: Sight) -> list[Event]:
+        found: list[Event] = []
         known = self._limits
         host = (limits.host_bytes, limits.host_reserve_bytes)
         if limits.host_bytes is not None and host != (known.host_bytes, known.host_reserve_bytes):
             self._limits = replace(self._limits, host_bytes=limits.host_bytes, host_reserve_bytes=limits.host_reserve_bytes)
-            yield BudgetChanged(time_s, Tier.HOST, limits.host_bytes, limits.host_reserve_bytes)
+            found.append(BudgetChanged(time_s, Tier.HOST, limits.host_bytes, limits.host_reserve_bytes))
         if limits.device_bytes is not None and limits.device_bytes != known.device_bytes:
             self._limits = replace(self._limits, device_bytes=limits.device_bytes)
-            yield BudgetChanged(time_s, Tier.DEVICE, limits.device_bytes)
+            found.append(BudgetChanged(time_s, Tier.DEVICE, limits.device_bytes))
         if sight.host is not None:
-            yield sight.host
+            found.append(sight.host)
         if sight.device is not None:
-            yield sight.device
+            found.append(sight.device)
+        return found
 
     def _end(self, time_s: float, outcome: Outcome, reason: str = "") -> PromptEnded:
         ended = PromptEnded(time_s, self.prompt_id, outcome, reason)

@@ -225,7 +225,7 @@ def test_compute_stall_and_other_are_the_wall_time_whatever_is_told(story):
             case "step":
                 trace.record(Stepped(now_s - values[0]), [])
             case "own":
-                trace.record(Spent(now_s - values[0], now_s, values[1]), [])
+                trace.spent(Spent(now_s - values[0], now_s, values[1]))
         summary = trace.summary()
         shares = [summary[key] for key in ("compute_s", "stall_s", "other_s")]
         assert sum(shares) == pytest.approx(trace.duration_s, abs=1e-6) and min(shares) >= -1e-9
@@ -304,12 +304,12 @@ def test_the_prediction_stands_beside_what_it_took():
 def test_what_the_pack_itself_takes_is_told_and_is_neither_compute_nor_stall():
     """Only what lies within a node is taken off what it computes; what was stall meanwhile stays stall."""
     trace = trace_of(reads("a-"), components(a=10))
-    trace.record(Spent(100.0, 101.0), [])
+    trace.spent(Spent(100.0, 101.0))
     trace.record(NodeStarted(101.0, 0), [])
     trace.record(Stalled(101.0, 0.5), [])
-    trace.record(Spent(100.5, 102.0, stalled_s=0.5), [])
+    trace.spent(Spent(100.5, 102.0, stalled_s=0.5))
     trace.record(NodeFinished(105.0, 0), [])
-    trace.record(Spent(105.0, 105.25), [])
+    trace.spent(Spent(105.0, 105.25))
     trace.record(PromptEnded(106.0, "p", Outcome.SUCCESS), [])
     told = trace.as_dict()
     assert told["nodes"][0]["own_s"] == 0.5 and told["nodes"][0]["stall_s"] == 0.5

@@ -345,11 +345,11 @@ class ComfyHost:
         queue = hooks.queue(tell(self._look_ahead.queue_changes))
         return {
             seams.PROMPT: hooks.prompt(tell(self._prompt_begins), door(self._prompt_ends)),
-            seams.PICK: hooks.pick(runs, door(self._choose_node)),
+            seams.PICK: hooks.pick(self._chooses, door(self._choose_node)),
             seams.STAGE: hooks.stage(runs, door(self._node_starts), self._hold),
             seams.UNSTAGE: hooks.unstage(runs, door(self._node_returns)),
             seams.COMPLETE: hooks.complete(runs, door(self._node_completes)),
-            seams.OUTPUTS: hooks.outputs(runs, door(self._node_outputs)),
+            seams.OUTPUTS: hooks.outputs(self._loads_by, door(self._node_outputs)),
             seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, self._load_stalled),
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
             seams.CAST: hooks.cast(self._asks, device.gate.wait, self.waits.given),
@@ -448,10 +448,14 @@ class ComfyHost:
             had = {node_id for event, data in executor.status_messages if event == "execution_cached" for node_id in data["nodes"]}
             self._look_ahead.ran_well(prompt, trace, had)
 
+    def _chooses(self) -> bool:
+        """Whether it may be another node than ComfyUI's. The first one makes the graph: nothing has been used before it."""
+        prompt = self._prompt
+        return prompt is not None and prompt.graph is not None and prompt.graph.chooses(prompt.changed)
+
     def _choose_node(self, execution_list: Any, node_list: list[str], own: str) -> str:
         with self._lock:
             prompt = self._prompt
-            # the first node makes the graph: nothing has been used before it
             if prompt is None or prompt.graph is None:
                 return own
             return prompt.graph.choose(execution_list, node_list, own, prompt.changed)
@@ -634,6 +638,11 @@ class ComfyHost:
                 if session.must_replan(execution_list.blockCount.get(visit.node_id), execution_list.pendingNodes):
                     prompt.changed = True
 
+    def _loads_by(self, node_id: str) -> bool:
+        """Whether a node of the running prompt loads weights."""
+        prompt = self._prompt
+        return prompt is not None and prompt.graph is not None and bool(prompt.graph.loads_of(node_id))
+
     def _node_outputs(self, execution_list: Any, node_id: str, value: Any) -> None:
         prompt = self._prompt
         if prompt is None or prompt.graph is None:
@@ -691,26 +700,31 @@ class ComfyHost:
         return mover.rates() if isinstance(mover, ReadAhead) else {}
 
     def _timed(self, method: Callable[..., Any], *args: Any) -> Any:
-        """Call the method under the guard; its time counts as the pack's own and as no stall."""
+        """Call the method as the guard does; its time counts as the pack's own and as no stall."""
         runtime = self.runtime
-        before = runtime.clock(), runtime.stalled_s, runtime.trace
+        started_s, stalled_s, trace = runtime.clock(), runtime.stalled_s, runtime.trace
         try:
-            return self._guard(method, *args)
+            return method(*args)
+        except Exception as error:
+            self._failed(method, error)
         finally:
-            runtime.spent(*before)
+            runtime.spent(started_s, stalled_s, trace)
 
     def _guard(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
             return function(*args)
-        except AllowanceError as error:
+        except Exception as error:
+            self._failed(function, error)
+
+    def _failed(self, function: Callable[..., Any], error: Exception) -> None:
+        """Log it once, leave the prompt to ComfyUI, and after a few of them every prompt."""
+        if isinstance(error, AllowanceError):
             log.warning("residency: the prompt goes on without the pack: %s", error)
             self._abandon(f"left to ComfyUI: {error}", told=True)
-            return None
-        except Exception as error:
-            self.failures += 1
-            log.exception("residency: %s failed; ComfyUI goes on without it", function.__name__)
-            self._abandon(f"left to ComfyUI: {function.__name__} failed: {type(error).__name__}: {str(error)[:60]}")
-            if self.failures >= MAX_FAILURES:
-                log.error("residency: %d failures, taking every hook out; choose a mode again to retry", self.failures)
-                self.uninstall()
-            return None
+            return
+        self.failures += 1
+        log.error("residency: %s failed; ComfyUI goes on without it", function.__name__, exc_info=error)
+        self._abandon(f"left to ComfyUI: {function.__name__} failed: {type(error).__name__}: {str(error)[:60]}")
+        if self.failures >= MAX_FAILURES:
+            log.error("residency: %d failures, taking every hook out; choose a mode again to retry", self.failures)
+            self.uninstall()

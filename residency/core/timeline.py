@@ -7,13 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from . import _frozen
+
 
 class UseKind(Enum):
     LOAD = "load"  # the loader node that makes the component known to the host
     COMPUTE = "compute"  # a node that computes with it on the device
 
 
-@dataclass(frozen=True, slots=True)
+@_frozen.dataclass(frozen=True, slots=True)
 class Visit:
     """One node in the predicted order of execution.
 
@@ -32,7 +34,7 @@ class Visit:
     passes_once: bool = field(default=False, kw_only=True)
 
 
-@dataclass(frozen=True, slots=True)
+@_frozen.dataclass(frozen=True, slots=True)
 class Use:
     """One interval in which one node needs one component.
 

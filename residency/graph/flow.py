@@ -20,7 +20,7 @@ looks at link types only, so that it also holds for node packs nobody has seen:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .allowance import Allowance
 from .order import Wanted
@@ -172,32 +172,34 @@ class Flow:
         """Sources before targets, without recursion. A link back into a cycle carries nothing."""
         if root in self._carried or root not in self._prompt:
             return
-        if all(source in self._carried for _, source, _ in links(self._prompt[root])):
-            self._settle(root)
+        incoming = [*links(self._prompt[root])]
+        if all(source in self._carried for _, source, _ in incoming):
+            self._settle(root, incoming)
             return
         stack = [(root, False)]
         opened: set[str] = set()
         while stack:
             node_id, ready = stack.pop()
             if ready:
-                self._settle(node_id)
+                self._settle(node_id, [*links(self._prompt[node_id])])
             elif node_id not in self._carried and node_id not in opened and node_id in self._prompt:
                 opened.add(node_id)
                 stack.append((node_id, True))
                 stack.extend((source, False) for _, source, _ in links(self._prompt[node_id]))
 
-    def _settle(self, node_id: str) -> None:
+    def _settle(self, node_id: str, incoming: Sequence[tuple[str, str, int]]) -> None:
         node = self._prompt[node_id]
         class_type = node.get("class_type", "")
         traits = self._traits(class_type) or UNKNOWN
         outputs = self._types_of(node_id) or traits.outputs
         self._outputs[node_id] = outputs
-        slots: tuple[_Carried, ...] = tuple({} for _ in outputs)
-        self._carried[node_id] = slots
-        arrivals, own = self._arrivals(node_id, node, traits), self._loads.get(node_id, ())
+        self._carried[node_id] = ()
+        arrivals, own = self._arrivals(node_id, node, traits, incoming), self._loads.get(node_id, ())
         if not arrivals and not own:
             return
-        arriving = {kind for _, source, slot in links(node) if (kind := self._link_type(source, slot)) is not None}
+        slots: tuple[_Carried, ...] = tuple({} for _ in outputs)
+        self._carried[node_id] = slots
+        arriving = {kind for _, source, slot in incoming if (kind := self._link_type(source, slot)) is not None}
         made = {kind for kind in outputs if _is_result(kind)}
         is_empty = made == {"LATENT"} and arriving <= (_SIZES if "empty" in class_type.lower() else _CODER) | SETTINGS
         nothing_to_code = "CONDITIONING" in made and made <= {"CONDITIONING", "LATENT"} and arriving <= _NOTHING_TO_CODE
@@ -228,13 +230,14 @@ class Flow:
             self._load(key, kind, outputs, slots, computed)
         self._computed[node_id] = tuple(computed)
 
-    def _arrivals(self, node_id: str, node: Node, traits: NodeTraits) -> list[tuple[str, str, str]]:
+    def _arrivals(
+        self, node_id: str, node: Node, traits: NodeTraits, incoming: Sequence[tuple[str, str, int]]
+    ) -> list[tuple[str, str, str]]:
         """(link type, component type, key) for everything that reaches the node; a wildcard link has the component's type."""
         followed = None if self._wanted is None or not traits.lazy else set(self._wanted(node_id, node))
         found: dict[tuple[str, str, str], None] = {}
-        looked_at = 1
-        for name, source, slot in links(node):
-            looked_at += 1
+        looked_at = 1 + len(incoming)
+        for name, source, slot in incoming:
             if name in traits.aside or (followed is not None and name in traits.lazy and name not in followed):
                 continue
             carried = self._carried.get(source, ())

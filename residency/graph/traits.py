@@ -27,7 +27,7 @@ class NodeTraits:
     @property
     def encodes(self) -> bool:
         """Whether it makes nothing but conditioning: such a node goes through its models once."""
-        return bool(self.outputs) and all(output == "CONDITIONING" for output in self.outputs)
+        return bool(self.outputs) and self.outputs.count("CONDITIONING") == len(self.outputs)
 
 
 TraitsOf = Callable[[str], NodeTraits | None]  # class_type -> traits; None for an unknown class

@@ -8,6 +8,8 @@ from typing import Any
 from ..core.component import Tier
 from ..core.events import BudgetChanged, DeviceObserved, Event, HostObserved, RatesMeasured
 
+_TELLING = (HostObserved, DeviceObserved, RatesMeasured, BudgetChanged)
+
 
 @dataclass(frozen=True, slots=True)
 class Contents:
@@ -21,6 +23,8 @@ class Contents:
 
     def after(self, event: Event) -> Contents:
         """With what the event tells of them; most tell nothing."""
+        if not isinstance(event, _TELLING):  # the match below asks class by class, 0.4 us an event
+            return self
         match event:
             case HostObserved():
                 return replace(self, host=event)

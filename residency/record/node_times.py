@@ -76,8 +76,9 @@ class NodeTimes:
 
     def spent(self, since_s: float, end_s: float) -> None:
         """By the pack itself, less what lies before the running node."""
-        if self.running is not None:
-            self.running.own_s += max(0.0, end_s - max(since_s, self.running.start_s))
+        record = self.running
+        if record is not None and end_s > record.start_s:
+            record.own_s += end_s - max(since_s, record.start_s)
 
     def waited(self, since_s: float, end_s: float, seconds: float | None) -> None:
         """In the node that ran at `since_s`, which may have ended."""

@@ -7,6 +7,7 @@ report, the pictures and trace_events.py read.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial, wraps
@@ -115,6 +116,7 @@ def _locked(method: Callable[Concatenate[Trace, P], T]) -> Callable[Concatenate[
     @wraps(method)
     def call(self: Trace, /, *args: P.args, **kwargs: P.kwargs) -> T:
         with self._lock:
+            self._catch_up()
             return method(self, *args, **kwargs)
 
     return call
@@ -161,6 +163,7 @@ class Trace:
         self._followed: set[str] = set()  # in flight while a node read them: what lands later is not waste
         self._read_bytes = self._prefetched_bytes = self._onloaded_bytes = self._wasted_bytes = self._evicted_bytes = 0
         self._wait_s = self._own_s = self._crossing_s = 0.0
+        self._spent: deque[Spent] = deque()  # told, and not counted yet
         self._crossed_bytes = 0
         self._replans = 0
         self._foretold: Foretold | None = None
@@ -171,15 +174,27 @@ class Trace:
             self._moved[one.component.key, one.tier] = one.moved_bytes
             self._read[one.component.key, one.tier] = one.read_bytes
 
-    @_locked
     def record(self, event: Event, instructions: Sequence[Instruction]) -> None:
         """Take one event and what the manager answered."""
-        self._now_s = max(self._now_s, event.time_s - self._zero_s)
-        write = _WRITES.get(type(event))
-        if write is not None:
-            write(self, event)
-        for instruction in instructions:
-            self._decided(instruction)
+        with self._lock:
+            self._catch_up()
+            now_s = event.time_s - self._zero_s
+            if now_s > self._now_s:
+                self._now_s = now_s
+            write = _WRITES.get(type(event))
+            if write is not None:
+                write(self, event)
+            for instruction in instructions:
+                self._decided(instruction)
+
+    def spent(self, event: Spent) -> None:
+        """As `record`, several times a node: what it says is counted before the next event, or as soon as somebody asks."""
+        self._spent.append(event)
+
+    def _catch_up(self) -> None:
+        spent = self._spent
+        while spent:
+            self._was_spent(spent.popleft())
 
     @_locked
     def tell_stories(self, story: Callable[[str], Iterable[Entry]]) -> None:
@@ -225,6 +240,11 @@ class Trace:
         if present_bytes >= size_bytes:
             return None
         return Reading(node.node_id, node.start_s, tuple(one.name for one in found), present_bytes, size_bytes)
+
+    @property
+    def awaits_answers(self) -> bool:
+        """Whether a transfer has not been answered yet."""
+        return bool(self._open)
 
     @_locked
     def under_way(self) -> list[UnderWay]:
@@ -276,10 +296,11 @@ class Trace:
     def _rates_measured(self, event: RatesMeasured) -> None:
         self._began = self._began.after(event)
 
-    def _spent(self, event: Spent) -> None:
-        end_s = event.end_s - event.stalled_s
-        self._own_s += max(0.0, end_s - event.time_s)
-        self._times.spent(event.time_s - self._zero_s, end_s - self._zero_s)
+    def _was_spent(self, event: Spent) -> None:
+        since_s, end_s = event.time_s, event.end_s - event.stalled_s
+        if end_s > since_s:
+            self._own_s += end_s - since_s
+            self._times.spent(since_s - self._zero_s, end_s - self._zero_s)
 
     def _told_of(self, event: Kept | GivenUp, kind: str) -> None:
         self._components.setdefault(event.component.key, event.component)
@@ -314,13 +335,16 @@ class Trace:
 
     def _node_started(self, event: NodeStarted) -> None:
         visit = self._timeline.visits[event.position]
-        uses = self._timeline.at(event.position)
-        loads = [use.component for use in uses if use.kind is UseKind.LOAD]
-        computes = [use.component for use in uses if use.kind is UseKind.COMPUTE]
-        names = visit.node_id, visit.class_type
-        reads = [use.component for use in uses if use.reads]
-        needs_bytes = visit.working_set_bytes
-        self._times.start(NodeRecord(*names, self._now_s, None, 0.0, 0.0, 0.0, visit.compute_s, loads, computes, reads, needs_bytes))
+        loads: list[str] = []
+        computes: list[str] = []
+        reads: list[str] = []
+        for use in self._timeline.at(event.position):
+            (loads if use.kind is UseKind.LOAD else computes).append(use.component)
+            if use.reads:
+                reads.append(use.component)
+        told = NodeRecord(visit.node_id, visit.class_type, self._now_s, loads=loads, computes=computes, reads=reads)
+        told.predicted_s, told.working_set_bytes = visit.compute_s, visit.working_set_bytes
+        self._times.start(told)
 
     def _node_finished(self, event: NodeFinished) -> None:
         if self._times.running is None:
@@ -541,7 +565,7 @@ _WRITES: Mapping[type, Callable[[Trace, Any], object]] = {
     Crossed: Trace._crossed,
     Kept: partial(Trace._told_of, kind="keep"),
     GivenUp: partial(Trace._told_of, kind="give up"),
-    Spent: Trace._spent,
+    Spent: Trace._was_spent,
     Foretold: Trace._was_foretold,
     DeviceObserved: Trace._device_observed,
     RatesMeasured: Trace._rates_measured,

@@ -162,6 +162,8 @@ def wrapped_id(core_id: str) -> str:
     return f"{PREFIX}{core_id}"
 
 
-def core_inputs(class_type: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def core_inputs(class_type: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     """The inputs without the pack's own, which say when weights move and not what they are."""
-    return {name: value for name, value in inputs.items() if not (class_type.startswith(PREFIX) and name in BY_NAME)}
+    if not class_type.startswith(PREFIX):
+        return inputs
+    return {name: value for name, value in inputs.items() if name not in BY_NAME}

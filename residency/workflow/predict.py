@@ -143,7 +143,8 @@ class _Reader:
         core = core_nodes().get(class_type)
         search = self._folder.search(core.folders if core is not None else None)
         inputs = core_inputs(class_type, node["inputs"])
-        inputs |= {name: value for name, value in _inner(inputs) if names_weights(value) or value in self._folder.sizes}
+        inner = {name: value for name, value in _inner(inputs) if names_weights(value) or value in self._folder.sizes}
+        inputs = {**inputs, **inner}
         found = components_of_node(class_type, inputs, types, search.resolve)
         self.named.update(search.named)
         if not runs:

@@ -193,7 +193,7 @@ def story_choosing() -> dict[str, Any]:
         asked.append(len(node_list))
         raise RuntimeError("a bug of ours")
 
-    host._choose_node = broken  # type: ignore[method-assign]
+    host._chooses, host._choose_node = (lambda: host._prompt is not None), broken  # type: ignore[method-assign]
     host.install()
     raising = order()
     host.uninstall()
@@ -203,8 +203,27 @@ def story_choosing() -> dict[str, Any]:
     return answer
 
 
+class NamesWeights:
+    """Loads weights as far as its prompt says, and hands on nothing."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "run", "", True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"vae_name": (["few.safetensors"],)}}
+
+    def run(self, vae_name: str) -> tuple[()]:
+        return ()
+
+
 def story_ahead() -> dict[str, Any]:
     """What the timeline runs on into: the same again, be it the first time or not, the queue as deep as is wished."""
+    import folder_paths  # type: ignore[import-not-found]
+    import torch
+    from comfy.cli_args import args
+    from safetensors.torch import save_file
+
+    import nodes
     from residency.comfyui.host import ComfyHost
     from residency.session import PromptBegins
 
@@ -219,8 +238,14 @@ def story_ahead() -> dict[str, Any]:
 
     host.runtime.recorder = listen
     host.install()
+    folder = Path(args.user_directory)
+    save_file({"weight": torch.zeros(16)}, folder / "few.safetensors")
+    folder_paths.add_model_folder_path("vae", str(folder))
+    nodes.NODE_CLASS_MAPPINGS["NamesWeights"] = NamesWeights
     run_prompt()
-    run_prompt()
+    weights = {"1": {"class_type": "NamesWeights", "inputs": {"vae_name": "few.safetensors"}}}
+    run_prompt(weights, ("1",))
+    run_prompt(weights, ("1",))
     again = {"1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}}}
     again["2"] = {"class_type": "SaveLatent", "inputs": {"samples": ["1", 0], "filename_prefix": "y"}}
     queued += [(name, again, ["2"]) for name in "abcd"]

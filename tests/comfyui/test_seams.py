@@ -61,8 +61,9 @@ def test_another_packs_wrapper_survives_ours_and_ours_wakes_up_below_it(tell: An
 
 
 def test_the_timeline_runs_on_into_what_usually_comes_next_or_into_the_queue_as_deep_as_is_wished(tell: Any):
-    first, the_same_again, three_deep, one_deep = tell("ahead")["told"]
-    assert first == the_same_again == [3, 6, 3]  # a prompt that was never seen may be changed and queued again as well
+    without_weights, first, the_same_again, three_deep, one_deep = tell("ahead")["told"]
+    assert without_weights == [3, 3, None]  # the next time nothing of it is read
+    assert first == the_same_again == [1, 2, 1]  # a prompt that was never seen may be changed and queued again as well
     assert three_deep == [3, 3 + 3 * 2, None] and one_deep == [3, 3 + 2, None]
 
 

@@ -52,6 +52,8 @@ class Link:
 
     def take(self) -> list[Copied]:
         """Those that have ended since the last call; those under way are left for the next."""
+        if not self._bursts:
+            return []
         over = [burst for burst in self._bursts if burst[1].query()]  # type: ignore[no-untyped-call]
         self._bursts = [burst for burst in self._bursts if burst not in over]
         found = []

@@ -140,6 +140,8 @@ class WeightWaits:
         return self._take(0)
 
     def _take(self, steps: int) -> list[Waited | Stepped]:
+        if not steps and not self._over and self._now.since_s is None:
+            return []
         stretch, self._now = self._now, _Stretch()
         stretch.end_s, stretch.steps = self._clock(), steps
         self._over.append(stretch)

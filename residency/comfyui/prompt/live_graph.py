@@ -173,7 +173,8 @@ class LiveGraph:
 
     def look_at_files(self, node_id: str) -> bool:
         """A node is about to run: whether it loads other files than the timeline says. Then the next timeline tells of those."""
-        if first_change(file for component, _ in self.loads_of(node_id) for file in component.files) is None:
+        loads = self.loads_of(node_id)
+        if not loads or first_change(file for component, _ in loads for file in component.files) is None:
             return False
         del self._loads[node_id]
         self._forget_nodes()
@@ -204,6 +205,10 @@ class LiveGraph:
         """Node id -> component keys of a queued prompt; None before a timeline has run on into it."""
         outline = self._outlines.get(prompt_id)
         return None if outline is None else outline.node_components()
+
+    def chooses(self, changed: bool) -> bool:
+        """Whether `choose` may give another node than ComfyUI's own."""
+        return self._grouping is not None or (changed and self._group_within_bytes is not None)
 
     def choose(self, execution_list: Any, node_list: list[str], own: str, changed: bool) -> str:
         """The node of `node_list`, all of them ready, to run next; `own` is ComfyUI's choice. `changed`: nodes may have been added."""
@@ -237,7 +242,9 @@ class LiveGraph:
         uses: list[Use] = []
         for position, (node_id, asks) in enumerate(turns):
             if asks is None:
-                uses += self._uses_at(position, [key for key, _ in self._keyed.get(node_id, ())], self._computes.get(node_id, ()))
+                loads, computed = self._keyed.get(node_id, ()), self._computes.get(node_id, ())
+                if loads or computed:
+                    uses += self._uses_at(position, [key for key, _ in loads], computed)
         return self._run_on(visits, _read_once(uses), ahead)
 
     def _turns(self, execution_list: Any) -> list[Turn]:
@@ -277,7 +284,7 @@ class LiveGraph:
             uses += [replace(use, reads=False) if self._stays(use) or _is_loaded_by(use, seen) else use for use in later]
             visits += self._visits_of(prompt_id, prompt)
             seen |= {use.component for use in later}
-        if ahead.repetition is None:
+        if ahead.repetition is None or not self.components:  # who loads nothing keeps nothing for the next time
             return Timeline(tuple(visits), tuple(uses))
         prompt_id, prompt, outputs = ahead.repetition
         # whatever is gone by then is read again: that is what keeping it saves
@@ -332,19 +339,19 @@ class LiveGraph:
         self._flowing.update((node_id, self._kept_links(node_id, node)) for node_id, node in nodes_.items())
         self._loads.update(self._loaders.cached(execution_list, {one: node for one, node in nodes_.items() if one not in self._loads}))
         self._loads.update(self._loaders.of({node_id: node for node_id, node in nodes_.items() if node_id not in self._loads}))
-        self._keyed.update((node_id, _keyed(self._loads[node_id])) for node_id in new if node_id in self._loads)
+        self._keyed.update((node_id, _keyed(loads)) for node_id in new if (loads := self._loads.get(node_id)) and loads.components)
         for node_id, node in nodes_.items():
             computed = self._flow.computed_by(node_id)
             if computed:
                 self._computes[node_id] = computed
                 self._computed_with.update(computed)
-            used = frozenset(key for key, _ in self._keyed.get(node_id, ())).union(computed)
+            used = [*computed, *(key for key, _ in self._keyed.get(node_id, ()))]
             if node["class_type"] in PASSING:
                 # a node of ours names what arrives at its own input for that, else what it passes on
                 inputs = self._flow.reaching(node_id)
-                used = frozenset(inputs.get("component") or inputs.get("value", ())) if inputs else used
+                used = [*(inputs.get("component") or inputs.get("value", ()))] if inputs else used
             if used:
-                self.node_components[node_id] = used
+                self.node_components[node_id] = frozenset(used)
         if self._grouping is None:
             # it holds on to what the nodes compute with, which grows
             self._grouping = self._grouped(self._computes, self._computed_with)

@@ -55,12 +55,17 @@ class Loaders:
         """Loads of the nodes, by node id: of a cached node with the same inputs, else from their files."""
         found: dict[str, NodeLoads] = {}
         for node_id, node in nodes.items():
-            same = (made for one, made in self._made if one["class_type"] == node["class_type"] and one["inputs"] == node["inputs"])
-            loads = next(same, None) or loads_now(node["class_type"], node["inputs"], self._folders)
+            loads = self._same(node) or loads_now(node["class_type"], node["inputs"], self._folders)
             for warning in loads.warnings:
                 log.warning("residency: node %s (%s): %s; it is left to ComfyUI", node_id, node["class_type"], warning)
             found[node_id] = self._known(node["class_type"], loads)
         return found
+
+    def _same(self, node: Mapping[str, Any]) -> NodeLoads | None:
+        for one, made in self._made:
+            if one["class_type"] == node["class_type"] and one["inputs"] == node["inputs"]:
+                return made
+        return None
 
     def files(self, loads: Iterable[NodeLoads]) -> tuple[FileIdentity, ...]:
         """The files that nodes will read for these loads; for those of a cached result nothing is read."""
@@ -69,6 +74,8 @@ class Loaders:
 
     def _known(self, class_type: str, loads: NodeLoads) -> NodeLoads:
         """Without what a run has shown that the class does not make of its files."""
+        if not loads.components:
+            return loads
         unmade = _not_made.get(class_type, frozenset())
         made = tuple((component, kind) for component, kind in loads.components if kind not in unmade)
         self.components.update((component.key, component) for component, _ in made)

@@ -71,7 +71,7 @@ class LookAhead:
         """Give the prompt the timeline of what is left of it and of what is behind it now."""
         assert prompt.graph is not None
         prompt.ahead = self._ahead(prompt)
-        if prompt.prompt_id not in prompt.foresights:
+        if self._expected and prompt.prompt_id not in prompt.foresights:
             # the profiles' own word comes a moment later, from the errands' thread: the first node would start without
             known = self._expected.get(prompt.workflow, {})
             prompt.graph.expected.update(((prompt.prompt_id, node_id), expected) for node_id, expected in known.items())

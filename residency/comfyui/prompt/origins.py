@@ -78,7 +78,7 @@ class Origins:
 
     def loads_of(self, result: Any, outputs: Any) -> NodeLoads | None:
         """Loads of the node that made the result; None where they are not known."""
-        origin = None if result is None else self.of_result(result, outputs)
+        origin = self.of_result(result, outputs) if result is not None and self._origins else None
         return None if origin is None else origin.loads
 
 

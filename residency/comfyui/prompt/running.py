@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 from ...core.component import Policy
@@ -43,7 +44,11 @@ class RunningPrompt:
         self.peaks = DevicePeaks()
         self.next_budget_s = 0.0
         self._next_queue_s = 0.0
-        self.workflow = _workflow(nodes)
+
+    @cached_property
+    def workflow(self) -> frozenset[str]:
+        """Equal for prompts that run the same nodes with the same weights, whatever their seeds and texts."""
+        return _workflow(self.nodes)
 
     def take(self, timeline: Timeline) -> None:
         """The order of what is left, with the nodes' own hints."""
@@ -84,7 +89,6 @@ class RunningPrompt:
 
 
 def _workflow(nodes: Mapping[str, Any]) -> frozenset[str]:
-    """Equal for prompts that run the same nodes with the same weights, whatever their seeds and texts."""
     weights = SAFETENSORS_SUFFIXES + WHOLE_FILE_SUFFIXES
     found = set()
     for node_id, node in nodes.items():

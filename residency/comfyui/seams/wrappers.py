@@ -34,14 +34,15 @@ def prompt(tell_begin: Tell, tell_end: Tell) -> Wrapper:
     return wrapper
 
 
-def pick(runs: Runs, tell_choice: Tell) -> Wrapper:
-    """Around ux_friendly_pick_node: `tell_choice(execution_list, node_list, own)` gives the node that runs instead of ComfyUI's own."""
+def pick(chooses: Runs, tell_choice: Tell) -> Wrapper:
+    """Around ux_friendly_pick_node: `tell_choice(execution_list, node_list, own)` gives the node that runs instead of ComfyUI's own; not
+    asked unless `chooses()`."""
 
     def wrapper(original: Any) -> Any:
         @functools.wraps(original)
         def ux_friendly_pick_node(execution_list: Any, node_list: Any, *args: Any, **kwargs: Any) -> Any:
             own = original(execution_list, node_list, *args, **kwargs)
-            if len(node_list) < 2 or not runs():
+            if len(node_list) < 2 or not chooses():
                 return own
             chosen = tell_choice(execution_list, node_list, own)
             return chosen if chosen in node_list else own
@@ -100,13 +101,13 @@ def complete(runs: Runs, tell_finish: Tell) -> Wrapper:
     return wrapper
 
 
-def outputs(runs: Runs, tell_outputs: Tell) -> Wrapper:
-    """Around cache_update: `tell_outputs(execution_list, node_id, value)` before the results of a node are kept."""
+def outputs(loads: Callable[[str], bool], tell_outputs: Tell) -> Wrapper:
+    """Around cache_update: `tell_outputs(execution_list, node_id, value)` before the results of a node that `loads(node_id)` are kept."""
 
     def wrapper(original: Any) -> Any:
         @functools.wraps(original)
         def cache_update(execution_list: Any, node_id: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-            if runs():
+            if loads(node_id):
                 tell_outputs(execution_list, node_id, value)
             return original(execution_list, node_id, value, *args, **kwargs)
 

@@ -114,13 +114,13 @@ class Announcer:
 
     def announce(self, trace: Trace, ended: bool) -> None:
         """Called after every event; most calls only look at the clock."""
-        server = PromptServer.instance
         if not self._watching or (self._waiting and not ended):
             return
         delay_s = self._next_s - time.monotonic()
         if ended or delay_s <= 0:
             self._send(trace, ended)
         else:
+            server = PromptServer.instance
             self._waiting = True
             late = partial(server.loop.run_in_executor, None, self._send_late, trace)
             server.loop.call_soon_threadsafe(server.loop.call_later, delay_s, late)

@@ -216,6 +216,9 @@ async def post_faults(request):
                 setattr(thing, name, before)
 
         _mend.append(mend)
+    if _fault == "hook raises: _choose_node":  # without a device the order is ComfyUI's, and nobody is asked
+        host._chooses = lambda: host._prompt is not None
+        _mend.append(lambda: delattr(host, "_chooses"))
     if not _fault:
         for database in _profiles:
             if os.path.isdir(database):
