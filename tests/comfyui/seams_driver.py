@@ -204,7 +204,7 @@ def story_choosing() -> dict[str, Any]:
 
 
 def story_ahead() -> dict[str, Any]:
-    """What the timeline runs on into: the same again, be it the first time or not, the queue as deep as is wished."""
+    """The prompts that the timeline runs on into: the same again, be it the first time or not, the queue as deep as is wished."""
     from residency.comfyui.host import ComfyHost
     from residency.session import PromptBegins
 

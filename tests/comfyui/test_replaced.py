@@ -136,7 +136,7 @@ class Story:
         return prompt | {"99": {"class_type": "ChangeFile", "inputs": inputs | {"take": next(takes), "after": link}}}
 
     def both(self, prompts: list[dict[str, Any]]) -> tuple[list[Any], list[Any], list[str]]:
-        """What comes of them with the pack, what without, and their ids with the pack. The first does not end before all are queued."""
+        """Their outcomes with the pack, those without, and their ids with the pack. The first does not end before all are queued."""
         ours, ids = self._run(prompts)
         begin_anew(self.server, self.originals, self.place)
         stock, _ = self._run(prompts, **mode("off"))
