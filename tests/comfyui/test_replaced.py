@@ -215,7 +215,7 @@ def test_whatever_happens_to_a_file_meanwhile_is_seen(story: Story, how: str):
     ours, stock, ids = story.both([draw(seed, ""), changing, draw(seed, "")])
     assert ours == stock and (stock[0] == stock[2]) == (how == "touched")
     if how != "deleted":
-        assert "residency_expert_a" in story.decided(ids[2], "give up")
+        assert "residency_expert_a" in story.decided(ids[2], "give up"), story.told(ids)
 
 
 def test_a_base_models_file_counts_for_the_lora_that_was_put_on_it(story: Story):
@@ -268,7 +268,7 @@ def test_a_folder_of_a_language_model_is_read_again_when_anything_in_it_was_repl
     _, _, ids = story.both([write(seed), changing, write(seed)])
     told = [story.server.get_json(f"/history/{one}")[one]["outputs"]["3"]["text"] for one in (ids[0], ids[2])]
     assert told[0] != told[1], f"{story.cached(ids[2])} {story.told(ids)}"
-    assert "model.safetensors was replaced since it was loaded" in story.decided(ids[2], "give up").values()
+    assert "model.safetensors was replaced since it was loaded" in story.decided(ids[2], "give up").values(), story.told(ids)
 
 
 def test_what_a_prompt_has_used_is_comfyuis_own_from_then_on(story: Story):
