@@ -1,7 +1,7 @@
 # Needs Python 3.10 or newer and make; everything else goes into .venv.
 PYTHON ?= python3
-# Files of tests that run beside each other, each with servers of its own: those use about one core each.
-JOBS ?= 1
+# Files of tests that run beside each other, each with servers of its own. auto: as many as there are processors and memory for, 4 at most.
+JOBS ?= auto
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
@@ -15,7 +15,7 @@ bench: $(VENV)/.demo ## stock and the pack in turn on a real server; BENCH="--si
 	@$(RUN) -m residency bench $(BENCH)
 
 test: $(VENV)/.dev ## the whole suite; tests that need a ComfyUI or a browser say so when they skip
-	@$(RUN) -m pytest -n $(JOBS) --dist loadfile
+	@$(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev ## style and types
 	@$(RUN) -m ruff check .

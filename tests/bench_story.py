@@ -20,7 +20,7 @@ NODES = [["4", "CLIPTextEncode", 0.0, 1.0], ["6", "KSampler", 1.0, 5.0], ["10", 
 
 
 def copied(onloaded_bytes: int, onload_bytes_per_s: float | None) -> dict[str, Any]:
-    """What the pack tells of one prompt's copies over the link."""
+    """One prompt's copies over the link, as the pack tells them."""
     return {"onloaded_bytes": onloaded_bytes, "onload_bytes_per_s": onload_bytes_per_s}
 
 

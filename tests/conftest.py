@@ -1,4 +1,5 @@
-"""Settings for all tests: properties explore new examples on a developer's machine and repeat the same ones in CI."""
+"""Settings for all tests: properties explore new examples on a developer's machine and repeat the same ones in CI, and files of tests run
+beside each other as the machine allows, the longest first."""
 
 from __future__ import annotations
 
@@ -12,10 +13,37 @@ from hypothesis import settings
 
 from residency.core.events import Event, Instruction
 from residency.core.manager import Manager
+from residency.transfers import memory
+
+MOST_JOBS = 4
+JOB_BYTES = 6 << 30  # of a job's servers, each 0.5 to 1.5 GB, and of what they draw and read
+
+# Files that take more than half a minute on two cores, the longest first: what begins last bounds the end.
+LONGEST = [
+    f"comfyui/test_{name}"
+    for name in (
+        "faults", "convert", "families", "soak", "panel", "mover", "neighbours", "order_real", "fleet", "bench", "server", "demo",
+        "profiles_real", "replaced", "warmth", "nodes", "settings_dialog", "transformers", "event_loop", "examples", "later", "pages",
+        "lock_order", "abandoned",
+    )
+]  # fmt: skip
 
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("developer", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: as many as there are processors for this process, and memory for their servers."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_JOBS, processors, memory.host_memory().total_bytes // JOB_BYTES))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    here = Path(__file__).parent
+    items.sort(key=lambda item: rank.get(item.path.relative_to(here).with_suffix("").as_posix(), len(rank)))
 
 
 @pytest.fixture(scope="session", autouse=True)

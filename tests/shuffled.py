@@ -139,7 +139,7 @@ class World:
         action()
 
     def _executor(self) -> list[tuple[int, Callable[[], object]]]:
-        """What ComfyUI's own thread may do now."""
+        """Events that may come from ComfyUI's own thread now."""
         session = self.runtime.session
         if not self._prompt:
             return [(6, self._prompt_begins)]
@@ -155,7 +155,7 @@ class World:
         return found
 
     def _others(self) -> list[tuple[int, Callable[[], object]]]:
-        """What other threads and other programs may do now."""
+        """Events that may come from other threads and programs now."""
         found: list[tuple[int, Callable[[], object]]] = [
             (1, self._memory_changes), (1, self._cache_is_lost), (1, self._files_change), (1, self._rates), (1, self._panel_looks),
         ]  # fmt: skip

@@ -29,7 +29,7 @@ def mask(start: int, end: int) -> int:
 
 @dataclass(slots=True)
 class Bytes:
-    """What is true of one component's bytes. `cached`: bit n is byte n. `loaded`: from its start, held by the process for itself."""
+    """The true state of one component's bytes. `cached`: bit n is byte n. `loaded`: from its start, held by the process for itself."""
 
     component: Component
     cached: int = 0
@@ -48,7 +48,7 @@ class Bytes:
 
 
 class Place(Protocol):
-    """What a mover needs of the world."""
+    """The part of the world that a mover needs."""
 
     draw: Random
     time_s: float
@@ -61,7 +61,7 @@ class Place(Protocol):
         """Raises OSError now and then."""
 
     def changed_untold(self, key: str) -> None:
-        """What is true of the component is not what was told of it."""
+        """From now on something is true of the component that was not told."""
 
 
 @dataclass(eq=False, slots=True)

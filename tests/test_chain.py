@@ -109,7 +109,7 @@ def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
 
 
 def instead(*args: Any) -> Any:
-    """What a pack does that calls no original."""
+    """A wrapper of a pack that calls no original."""
     return args[-1]
 
 
@@ -208,7 +208,7 @@ def test_who_puts_itself_on_top_for_ever_in_a_way_we_cannot_follow_gets_the_plac
 
 @dataclass(frozen=True)
 class Node:
-    """What a function stands for: who runs when it is called, and what it then calls."""
+    """The meaning of a function: who runs when it is called, and what it then calls."""
 
     who: str  # "comfyui", "ours 1", or the name of a pack's function
     below: Node | None = None

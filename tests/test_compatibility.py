@@ -8,6 +8,8 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 TOOL = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "compatibility.py"))
 
 
@@ -40,6 +42,21 @@ def test_the_row_of_a_comfyui_names_the_files_that_fail():
     ran = [case("test_x", "passed"), case("test_y", "failed", "test_b"), case("test_z", "failed", "test_b"), case("test_s", "skipped")]
     assert TOOL["outcomes"](ran, "all but the browser") == ("all but the browser: 1 passed, 2 failed, 1 skipped", "test_b (2)")
     assert TOOL["outcomes"](ran[:1], "later") == ("later: 1 passed", "none")
+
+
+def test_a_report_of_pytest_is_a_run_and_another_file_is_refused(tmp_path: Path):
+    report = tmp_path / "suite.xml"
+    report.write_text(
+        '<testsuites><testsuite><testcase classname="tests.comfyui.test_x" name="test_a[1]"/>'
+        '<testcase classname="tests.test_y" name="test_b"><failure/></testcase>'
+        '<testcase classname="tests.test_y" name="test_c"><skipped/></testcase></testsuite></testsuites>',
+        encoding="utf-8",
+    )
+    ran = [case("test_a[1]", "passed", "test_x"), case("test_b", "failed", "test_y"), case("test_c", "skipped", "test_y")]
+    assert [tuple(one) for one in TOOL["reported"](report)] == [tuple(one) for one in ran]
+    report.write_text("no report", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"suite\.xml is no report"):
+        list(TOOL["reported"](report))
 
 
 def test_a_row_takes_the_place_of_the_one_for_the_same_versions_and_the_others_stay():

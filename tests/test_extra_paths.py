@@ -39,7 +39,7 @@ def unet(name: str) -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture
 def sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    """What `plan` reads of a prompt: bytes by component name, and what it does not find."""
+    """Bytes that `plan` reads, by component name, and the files that it does not find."""
     (tmp_path / "models").mkdir()
 
     def plan(prompt: dict[str, Any], *options: str) -> tuple[dict[str, int], list[str]]:

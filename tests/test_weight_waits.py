@@ -50,7 +50,7 @@ class Machine:
         return Event(self)
 
     def forward(self, waits, module, read_s, copy_s, compute_s, *, launch_s=0.0, ahead_s=0.0):
-        """What comfy.ops does with one module: read on this thread, announce the copy, let computing wait for it, compute.
+        """One module as comfy.ops treats it: read on this thread, announce the copy, let computing wait for it, compute.
         `ahead_s`: an earlier copy of it arrives only so long from now."""
         asked = waits.asks([module], copies_under_way=ahead_s > 0)
         idle_from_s = max(self.compute.free_s, self.now_s)

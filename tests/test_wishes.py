@@ -194,7 +194,7 @@ def test_bytes_in_the_reserve_stay_but_nothing_is_brought_there():
 
 
 def looks(host: VirtualHost) -> list[tuple[str, str, int]]:
-    """What a host has moved when it looks twice at what does not change."""
+    """Moves of a host that looks twice at what does not change."""
     mark = len(host.log)
     for _ in range(2):
         host.give(HostObserved(host.time_s, dict(host.present)))

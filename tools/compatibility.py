@@ -4,6 +4,8 @@
     python tools/compatibility.py comfyui FOLDER           everything else on that ComfyUI, and whether images are the same with the pack
     python tools/compatibility.py comfyui FOLDER --aimdo FOLDER     the tests of the device on it, with another comfy-aimdo's Python
     python tools/compatibility.py comfyui FOLDER --tests server …   some of the files of tests/comfyui only; the row says which
+    python tools/compatibility.py comfyui FOLDER --report FILE      nothing is run but the images: what pytest's --junit-xml holds of the
+                                                                    whole suite on that ComfyUI
     python tools/compatibility.py later                    what later versions do, emulated: with the pack's guard and without
     python tools/compatibility.py device                   what a GPU has shown: benchmarks/results/aimdo.json
 
@@ -84,10 +86,19 @@ def suite(arguments: Sequence[str], **environment: str) -> Iterator[Case]:
         ran = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False)
         if ran.returncode > 1 or not report.is_file():
             sys.exit(f"pytest ended with status {ran.returncode}")
-        for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314 - our own file
-            names = {child.tag for child in case}
-            outcome = "failed" if names & {"failure", "error"} else "skipped" if "skipped" in names else "passed"
-            yield Case(case.get("classname", "").rpartition(".")[2], case.get("name", ""), outcome)
+        yield from reported(report)
+
+
+def reported(report: Path) -> Iterator[Case]:
+    """What pytest's --junit-xml holds. Raises SystemExit for another file."""
+    try:
+        cases = list(ElementTree.parse(report).iter("testcase"))  # noqa: S314 - our own file
+    except (OSError, ElementTree.ParseError) as error:
+        sys.exit(f"{report} is no report of pytest's --junit-xml: {error}")
+    for case in cases:
+        names = {child.tag for child in case}
+        outcome = "failed" if names & {"failure", "error"} else "skipped" if "skipped" in names else "passed"
+        yield Case(case.get("classname", "").rpartition(".")[2], case.get("name", ""), outcome)
 
 
 def parts(test_id: str) -> list[str]:
@@ -156,8 +167,8 @@ def test_file(name: str) -> str:
     return str(TESTS / f"test_{name}.py")
 
 
-def comfyui(folder: str, aimdo: str | None, names: Sequence[str] | None) -> list[str]:
-    """The row of this ComfyUI, measured now."""
+def comfyui(folder: str, aimdo: str | None, names: Sequence[str] | None, report: Path | None = None) -> list[str]:
+    """The row of this ComfyUI: measured now, with a report its images only."""
     from residency.installation.locate import find_comfyui
 
     environment = {"COMFYUI_PATH": os.path.abspath(folder)}
@@ -168,13 +179,15 @@ def comfyui(folder: str, aimdo: str | None, names: Sequence[str] | None) -> list
     assert found is not None
     asked = "from importlib.metadata import version; print(version('comfy-aimdo'))"
     told = subprocess.run([str(found.python), "-c", asked], capture_output=True, text=True, check=False).stdout.strip()
-    if names is None:
-        asked_for, files = (
-            ("of the device", [test_file(name) for name in OF_THE_DEVICE]) if aimdo else ("all but the browser", [str(TESTS)])
-        )
-    else:
+    if report is not None:
+        asked_for, files = "the whole suite", []
+    elif names is not None:
         asked_for, files = ", ".join(names) or "none", [test_file(name) for name in names]
-    ran = list(suite(["-m", "comfyui and not browser", *files])) if files else []
+    elif aimdo:
+        asked_for, files = "of the device", [test_file(name) for name in OF_THE_DEVICE]
+    else:
+        asked_for, files = "all but the browser", [str(TESTS)]
+    ran = list(reported(report)) if report else list(suite(["-m", "comfyui and not browser", *files])) if files else []
     off, images = beside_stock(found)
     return [found.version, told or "none", *outcomes(ran, asked_for), off, images]
 
@@ -276,6 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own = tables.add_parser("comfyui")
     own.add_argument("folder", metavar="FOLDER")
     own.add_argument("--tests", nargs="*", metavar="NAME", help="test files without test_ and .py; with no name none")
+    own.add_argument("--report", type=Path, metavar="FILE", help="what pytest --junit-xml=FILE wrote of the whole suite on that ComfyUI")
     own.add_argument("--aimdo", metavar="FOLDER", help="comfy-aimdo in place of the one that is installed")
     tables.add_parser("later")
     tables.add_parser("device")
@@ -283,7 +297,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.table == "front-ends":
         text = front_ends(asked.folders)
     elif asked.table == "comfyui":
-        own_row = comfyui(asked.folder, asked.aimdo, asked.tests)
+        if asked.report and (asked.aimdo or asked.tests is not None):
+            parser.error("--report tells what was run: it goes with neither --aimdo nor --tests")
+        own_row = comfyui(asked.folder, asked.aimdo, asked.tests, asked.report)
         text = with_row(read(), own_row)
     elif asked.table == "later":
         from residency.installation.locate import find_comfyui

@@ -24,7 +24,7 @@ RATE_BYTES = 256 << 20
 
 
 def look(comfyui: ComfyUI | None) -> list[Fact]:
-    """Everything that can be told, in the order in which it is shown."""
+    """All facts, in the order in which they are shown."""
     facts = [Fact("pack", "folder", str(PACK)), Fact("pack", "Python here", f"{platform.python_version()} ({sys.executable})")]
     facts += [Fact("pack", "modes", ", ".join(mode.value for mode in Mode))]
     for probe in (memory, _drives(comfyui), lambda: _comfyui(comfyui)):
@@ -33,7 +33,7 @@ def look(comfyui: ComfyUI | None) -> list[Fact]:
 
 
 def ask_server(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str:
-    """What a running server answers to GET /residency/doctor. Raises UsageError when it does not."""
+    """A running server's answer to GET /residency/doctor. Raises UsageError where there is none."""
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/residency/doctor", timeout=timeout_s) as answer:
             return str(answer.read().decode("utf-8"))

@@ -86,7 +86,7 @@ class Reader:
         self._fd = -1
 
     def cached_bytes(self, chunk: Chunk) -> int | None:
-        """What of the chunk is in the page cache. OSError when the file cannot be opened, ends before its extent does, or is another."""
+        """Bytes of the chunk in the page cache. OSError when the file cannot be opened, ends before its extent does, or is another."""
         fd = self.open(chunk)
         try:
             file_bytes = pagecache.file_bytes(fd)
@@ -97,7 +97,7 @@ class Reader:
         return pagecache.cached_in(fd, chunk.start, chunk.size_bytes)
 
     def read_gaps(self, chunk: Chunk) -> int:
-        """Read what of the chunk is not cached. Returns the bytes that were read."""
+        """Returns the bytes read: those of the chunk that were not cached."""
         cached = self.cached_bytes(chunk)
         if cached == chunk.size_bytes:
             return 0  # also what the system has read along with the gap before

@@ -170,7 +170,7 @@ class Lane:
             return None
 
     def _step(self, head: Part) -> Callable[[Reader], None] | None:
-        """What can be done for the head of the queue now."""
+        """The next step of the head of the queue; None while there is none to take."""
         transfer = head.transfer
         if transfer.stop_reason is not None or head.probing or head.closing or not all(drop.done() for drop in transfer.blockers):
             return None

@@ -46,7 +46,7 @@ def places(sizes: Sequence[int]) -> list[int]:
 
 
 def infer(count: int, samples: Sequence[Sample]) -> list[Found]:
-    """What `count` chunks are: each as the samples on both of its sides say, not known where they differ, or say nothing. A chunk whose own
+    """Each of `count` chunks as the samples on both of its sides say, not known where they differ, or say nothing. A chunk whose own
     sample was cached may be cold from there on where the next one was."""
     if not samples:
         return [Found.UNKNOWN] * count

@@ -52,7 +52,7 @@ def holdable_bytes() -> int:
 
 
 def host_memory(root: str = "/") -> HostMemory:
-    """What is available and who says so. `root` is where /proc and /sys are looked for.
+    """Total and available bytes, and the authority that left the least. `root` is where /proc and /sys are looked for.
 
     The last answer again where the system cannot be asked now (no file handle left); OSError when there is none.
     """
@@ -187,7 +187,7 @@ def unescape_mount(field: str) -> str:
 
 
 def _below(own: str, mount_root: str) -> str:
-    """What of the process's cgroup path lies below the mount; "" (the mount itself) when the path lies outside of it."""
+    """The part of the process's cgroup path below the mount; "" (the mount itself) when the path lies outside of it."""
     if ".." in own.split("/"):
         return ""
     if mount_root != "/":

@@ -90,8 +90,8 @@ def forget(server: Server) -> None:
 
 
 def between_prompts(server: Server, extra_data: dict[str, Any] | None = None) -> None:
-    """What ComfyUI's worker has been asked to do between two prompts is done. It looks after each prompt, when the client has heard of its
-    end: so after the second of these it has."""
+    """Returns when ComfyUI's worker has done what it was asked to do between two prompts. It looks after each prompt, when the client has
+    heard of its end: so after the second of these it has."""
     for _ in range(2):
         server.run(without_models(), extra_data)
 

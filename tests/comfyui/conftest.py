@@ -20,7 +20,7 @@ COMFYUI = find_comfyui()
 
 EXPERT_MIB = 12
 # Each takes 0.5 to 1.2 GB, also when it is idle: with a dozen of them less is kept and read ahead in the stories of the others.
-MOST_SERVERS = 4
+MOST_SERVERS = 4 if os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") == "1" else 3
 
 # The models are tiny: a second thread only waits. With six servers on two cores a prompt took 8 s, with one thread each 0.6 s.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

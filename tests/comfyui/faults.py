@@ -35,7 +35,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class FileFault:
-    """What is done to a file in mid-prompt, after the node `after`, when its reading is planned, under way, or over."""
+    """A change of a file in mid-prompt, after the node `after`, when its reading is planned, under way, or over."""
 
     how: str
     what: str

@@ -110,7 +110,7 @@ def random_bytes(size_bytes: int) -> Any:
 
 
 def patcher(draw: random.Random, free: list[int]) -> Any:
-    """What of a dynamic patcher the exchange looks at."""
+    """The parts of a dynamic patcher that the exchange looks at."""
     import torch
 
     class Patcher:

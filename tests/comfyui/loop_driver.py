@@ -26,7 +26,7 @@ LISTS: list[Any] = []  # the executor's list of nodes, of each prompt
 
 
 def later_loops() -> None:
-    """What this ComfyUI's list and prompt have not, and a loop asks of them."""
+    """Methods that a loop asks of the list and the prompt, and this ComfyUI's have not."""
     from comfy_execution.graph import DynamicPrompt, ExecutionList
 
     get_node, begins = DynamicPrompt.get_node, ExecutionList.__init__
@@ -232,7 +232,7 @@ class Stage:
 
 
 def loop(stage: Stage) -> dict[str, Any]:
-    """What the host foretold when the rounds were there, and what came of the prompt."""
+    """The host's forecast once the rounds were there, and the prompt's outcome."""
     from residency.comfyui.host import ComfyHost
     from residency.core.timeline import UseKind
 

@@ -84,7 +84,7 @@ def beside(comfyui: ComfyUI, models: Path, theirs: Path, order: str) -> Iterator
 
 
 def seen(server: Server, name: str) -> Seen:
-    """What prompts with the pack on, off and on again give beside the neighbour."""
+    """Images of prompts with the pack on, off and on again, beside the neighbour."""
     log = server.log.read_text(encoding="utf-8", errors="replace")
     if re.search(rf"IMPORT FAILED\): \S*/{re.escape(name)}\b", log):
         why = re.search(rf"Cannot import \S*/{re.escape(name)} module for custom nodes: (.*)", log)

@@ -33,7 +33,7 @@ def lack(what: str) -> None:
 
 
 def functions() -> list[Any]:
-    """What the pack would wrap, as it stands: looked up without a part of the pack that rests on ComfyUI."""
+    """The functions that the pack would wrap, as they stand: looked up without a part of the pack that rests on ComfyUI."""
     targets = [
         ("execution", "PromptExecutor.execute_async"),
         ("comfy_execution.graph", "ExecutionList.stage_node_execution"),

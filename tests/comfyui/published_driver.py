@@ -30,7 +30,7 @@ def said(weights: dict[str, Any]) -> dict[str, Any]:
 
 
 def values(layout: str, weights: dict[str, Any]) -> Any:
-    """What ComfyUI would compute with."""
+    """The weights that ComfyUI would compute with."""
     import torch
     from comfy.quant_ops import get_layout_class
 

@@ -55,7 +55,7 @@ SEEDS = (1, 2)
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What is drawn, so large that an interrupt finds it at work."""
+    """Pixels and steps of each prompt: large enough that an interrupt finds it at work."""
 
     side: int
     steps: int
@@ -67,7 +67,7 @@ LARGE = Size(512, 4, 4500)  # two experts do not fit into 8 GiB of VRAM
 
 
 class SoakError(AssertionError):
-    """What must hold does not; the message says what."""
+    """Something that must hold does not; the message names it."""
 
 
 # --- prompts ---
@@ -266,7 +266,8 @@ class Soak:
             raise SoakError(else_)
 
     def flat(self) -> None:
-        """What is taken at rest in the last half is no more than in the first, both without what was made once. Raises SoakError."""
+        """Threads, handles and memory at rest are no more in the last half than in the first, both without what was made once. Raises
+        SoakError."""
         settled = self.looks[int(len(self.looks) * SETTLED) :]
         if len(settled) < 4:
             return
@@ -309,7 +310,7 @@ def with_variants(models: Path) -> None:
 
 
 def stock_images(comfyui: ComfyUI, models: Path, size: Size, arguments: Sequence[str]) -> dict[tuple[str, int], set[bytes]]:
-    """What ComfyUI without the pack draws: by kind and seed, one image for each file that may lie there."""
+    """Images of ComfyUI without the pack: by kind and seed, one image for each file that may lie there."""
     images: dict[tuple[str, int], set[bytes]] = {}
     with serve(comfyui, models, arguments, pack=None, others=PACKS) as server:
         for variant in VARIANTS:
@@ -352,7 +353,7 @@ def soak(
 
 
 def curves(run: Soak) -> list[Curve]:
-    """What the looks have told, over the prompts that had run."""
+    """The gauges of all looks, over the prompts that had run."""
 
     def of(name: str, title: str, unit: int = 1) -> Curve:
         return Curve(title, [(one["prompts"], one[name] / unit) for one in run.looks])

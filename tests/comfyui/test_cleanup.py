@@ -35,7 +35,7 @@ def cleaned(seed: int, pages: str) -> dict[str, Any]:
 
 
 def copied_bytes(server: Server) -> int:
-    """What the server has read by calls so far, from the page cache or the drive."""
+    """Bytes that the server has read by calls so far, from the page cache or the drive."""
     counts = Path(f"/proc/{server.process.pid}/io").read_text(encoding="ascii")
     return int(dict(line.split(": ") for line in counts.splitlines())["rchar"])
 

@@ -51,7 +51,7 @@ def server(comfyui: ComfyUI, folder: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def stock(comfyui: ComfyUI, folder: Path) -> Iterator[Callable[[str, int], Outputs]]:
-    """What a ComfyUI without the pack makes of a family's prompt, each made once."""
+    """Images of a ComfyUI without the pack, each family's made once."""
     made: dict[tuple[str, int], Outputs] = {}
     with serve(comfyui, folder, ["--cpu"], pack=None, others=[SMALL_SIZES]) as server:
 

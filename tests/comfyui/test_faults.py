@@ -228,8 +228,13 @@ def limited(comfyui: ComfyUI, place: Path, limit: Path | str, tmp_path_factory: 
         within.write_text(f'#!/bin/sh\necho $$ > {limit.parent}/cgroup.procs\nexec {comfyui.python} "$@"\n', encoding="utf-8")
         within.chmod(0o755)
         comfyui = replace(comfyui, python=within)
-    with serve(comfyui, place, ["--cpu"], others=[PACKS / "faults"]) as server:
-        yield server
+    # a run in the background ignores Ctrl-C, and so would the server that it starts
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with serve(comfyui, place, ["--cpu"], others=[PACKS / "faults"]) as server:
+            yield server
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("what", LIMITS)

@@ -15,7 +15,7 @@ DRIVER = Path(__file__).with_name("loop_driver.py")
 
 
 def told_of(comfyui: ComfyUI, scratch: Path) -> dict[str, Any]:
-    """What loop_driver tells."""
+    """The answer of loop_driver, by story."""
     command = [str(comfyui.python), str(DRIVER), str(comfyui.path), str(scratch)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]

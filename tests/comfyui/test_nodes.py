@@ -45,7 +45,7 @@ def trace_of(server: Server, prompt_id: str) -> dict[str, Any]:
 
 
 def asked(trace: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What was asked for each component, by its name."""
+    """Policy by the component's name."""
     return {component["name"]: component["policy"] for component in trace["components"]}
 
 

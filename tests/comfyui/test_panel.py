@@ -46,7 +46,7 @@ def small_prompt(size: int) -> dict[str, Any]:
 
 
 def spoken_bars(page: Any, keys: int) -> list[str]:
-    """What a screen reader is told on the way along the node lane with the right arrow."""
+    """Texts that a screen reader gets on the way along the node lane with the right arrow."""
     page.locator(".residency-drawing").focus()
     said = []
     for _ in range(keys):

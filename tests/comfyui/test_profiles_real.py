@@ -55,7 +55,7 @@ def compute_s(trace: dict[str, Any], node_id: str) -> float:
 
 
 def known(server: Server) -> dict[str, Any]:
-    """What the file says, read as a second server would."""
+    """The file's content, read as a second server would."""
     profiles = Profiles.open(database(server))
     try:
         summary = profiles.summary()

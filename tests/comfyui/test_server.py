@@ -227,7 +227,7 @@ def test_an_interrupt_stops_the_prompt_and_everything_that_was_announced(server:
 
 
 def moved_bytes(trace: dict[str, Any], name: str) -> int:
-    """What the transfers of a trace have read of the component of that name."""
+    """Bytes that the transfers of a trace have read of the component of that name."""
     keys = {component["key"] for component in trace["components"] if component["name"] == name}
     return sum(transfer["moved_bytes"] for transfer in trace["transfers"] if transfer["component"] in keys)
 

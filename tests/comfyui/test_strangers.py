@@ -76,7 +76,7 @@ def asked(server: Server, method: str, target: str, headers: dict[str, str], bod
 
 @pytest.fixture
 def watched(server: Server) -> Iterator[Server]:
-    """What is in its log while it is asked has no traceback; afterwards all is at its default, and it answers."""
+    """A server: no traceback comes into its log while it is asked; afterwards all is at its default, and it answers."""
     before = len(server.log.read_bytes())
     yield server
     new = server.log.read_bytes()[before:].decode(errors="replace")

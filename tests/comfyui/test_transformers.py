@@ -69,7 +69,7 @@ def writer(
 
 
 def said(server: Server, prompt: dict[str, Any], node: str = "3", **extra: Any) -> tuple[Any, dict[str, Any]]:
-    """What the preview node shows, and the trace."""
+    """The preview node's text, and the trace."""
     run = server.run(prompt, extra or None)
     shown = server.get_json(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"].get(node, {}).get("text")
     return shown, server.get_json(f"/residency/trace?prompt_id={run.prompt_id}")
