@@ -128,6 +128,25 @@ def test_a_prompt_that_waits_is_given_to_a_worker_that_has_become_better():
     story(tell)
 
 
+def test_a_worker_with_nothing_to_do_gets_what_is_at_hand_for_it():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.compute_s = 30.0
+        second.holds.add("b")
+        await second.die()
+        async with fleet(first, second) as it:
+            await it.post("a")
+            await first.begin()
+            await it.look()
+            cold, warm = await it.post("c", "somebody"), await it.post("b", "somebody else")
+            assert ids(first) == {cold, warm}
+            await second.start()
+            await it.look()
+            await it.look()
+            assert (ids(first), ids(second)) == ({cold}, {warm})  # the turn is the other's, who would have to load
+
+    story(tell)
+
+
 def test_a_prompt_is_not_moved_for_a_small_gain():
     async def tell(first: Worker, second: Worker) -> None:
         first.compute_s = 12.0

@@ -53,6 +53,10 @@ class Seat:
         """Whether it may be asked: it is up, and has answered when it was asked last."""
         return self.url is not None and self.silent_since_s is None and not self.ending
 
+    @property
+    def takes_prompts(self) -> bool:
+        return self.answers and not self.drained
+
     def is_now(self, found: Found | None) -> None:
         """Its server has ended, or is another one."""
         self.found, self.state, self.state_at_s, self.silent_since_s, self.ending = found, None, -1e9, None, ""
