@@ -511,6 +511,23 @@ def test_versions_that_differ_are_told_and_a_worker_without_the_pack_is_used():
     story(tell)
 
 
+def test_why_a_worker_does_not_come_up_is_told_until_it_has():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it:
+            await second.die()
+            second.failure = "second: ComfyUI ended with status 1"
+            await it.look()
+            second.failure = ""  # its actor has ended, too, and says nothing until it is begun anew
+            await it.look()
+            told = "a worker has not come up: second: ComfyUI ended with status 1"
+            assert told in it.door.status()["warnings"]
+            await second.start()
+            await it.look()
+            assert told not in it.door.status()["warnings"]
+
+    story(tell)
+
+
 def test_what_one_worker_has_read_is_warm_for_all_of_its_machine_and_counts_once():
     async def tell(first: Worker, second: Worker) -> None:
         first.cached = {"b"}

@@ -44,7 +44,7 @@ class Memory:
         self._on_device = {key: None for key, near in places.items() if near is Place.DEVICE}
 
     def take(self, job: Job) -> None:
-        """The job runs."""
+        """What a run of the job leaves where."""
         for key in job.keys:
             self._sizes[key] = job.sizes[key]
             self._on_device.pop(key, None)

@@ -44,7 +44,7 @@ NOBODY = "residency-door"  # the client of prompts that name none
 
 
 class State(Enum):
-    """Where a prompt is in its life."""
+    """One of the five that the first lines of this module describe."""
 
     PLACING = "placing"
     DOUBTED = "doubted"

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 
 from ..simulate import Machine
 from .forecast import Forecast, Job, Place
-from .policies import policies
+from .policies import OURS, policies
 from .routing import Router, Worker
 from .traffic import Request
 from .virtual_door import Line, VirtualDoor
 
 BOUND = "bound"
-OURS = "residency"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,7 @@ class _Server:
 def simulate(requests: Sequence[Request], machine: Machine, workers: int, seed: int = 0, only: Sequence[str] = ()) -> list[Result]:
     """Every policy (or `only` these), and the bound last."""
     forecast = Forecast(machine)
-    names = [name for name in policies(seed, Router()) if not only or name in only]
+    names = [name for name in (*policies(seed), OURS) if not only or name in only]
     found = [_ours(requests, forecast, workers) if name == OURS else _run(name, seed, requests, forecast, workers) for name in names]
     if not only or BOUND in only:
         found.append(bound(requests, forecast, workers))
@@ -111,7 +110,7 @@ def _run(name: str, seed: int, requests: Sequence[Request], forecast: Forecast, 
     device_bytes, room_bytes = _memory(forecast.machine)
     workers = [Worker(f"worker-{index}", forecast, room_bytes) for index in range(count)]
     router = Router(workers)
-    choose = policies(seed, router)[name]
+    choose = policies(seed)[name]
     servers = [_Server(router, index, device_bytes) for index in range(count)]
     busy: list[tuple[float, int]] = []  # when each prompt ends, and where
     latencies: list[float] = []

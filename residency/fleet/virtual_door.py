@@ -67,7 +67,7 @@ class VirtualDoor:
         self.deciding: list[float] = []
 
     def takes(self, request: Request) -> None:
-        """A prompt comes: it begins where a free worker is the best for it."""
+        """The request begins where a free worker is the best for it."""
         now_s, job = request.time_s, request.job
         self.runs_until(now_s)
         started = time.perf_counter()
