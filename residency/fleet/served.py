@@ -24,7 +24,7 @@ from . import cluster
 from .access import refused
 from .door import Door
 from .ledger import Ledger
-from .plan import Node, Plan
+from .plan import Node, Plan, is_loopback
 from .seats import Answer, Seat
 
 log = logging.getLogger("residency.fleet")
@@ -156,14 +156,18 @@ class Front:
 def make(plan: Plan, stopped: threading.Event) -> None:
     """Start workers and door; returns once all of them answer, or it is `stopped`. Raises UsageError."""
     known = {one["NodeManagerAddress"] for one in ray.nodes() if one["Alive"]}
+    here = ray.util.get_node_ip_address()  # Ray has no loopback among its nodes
+    addresses = {node.name: here if node.address is None or is_loopback(node.address) else node.address for node in plan.nodes}
     for node in plan.nodes:
-        if node.address is not None and node.address not in known:
-            raise UsageError(f"node {node.name}: {node.address} is no node of the Ray cluster; there are {', '.join(sorted(known))}")
+        if plan.cluster is not None and addresses[node.name] not in known:
+            raise UsageError(
+                f"node {node.name}: {addresses[node.name]} is no node of the Ray cluster; there are {', '.join(sorted(known))}"
+            )
     actor: Any = ComfyWorker
     front: Any = Front
     workers = []
     for node, name in _each(plan):
-        resources = {} if node.address is None else {"resources": {f"node:{node.address}": 0.001}}
+        resources = {} if plan.cluster is None else {"resources": {f"node:{addresses[node.name]}": 0.001}}
         workers.append(actor.options(name=name, num_gpus=int(node.gpus), **resources).remote(plan, node, name))
     until_s = time.monotonic() + cluster.START_S
     while not stopped.is_set():
