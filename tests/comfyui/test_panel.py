@@ -226,18 +226,38 @@ def test_when_a_prompt_has_ended_one_sentence_says_what_it_took_and_what_comfyui
     panel.locator(".residency-part.is-cached").first.wait_for(timeout=10_000)
 
 
+# every sentence that has stood on top, in order
+SENTENCES = """() => {
+  window.sentences = [];
+  const line = document.querySelector(".residency-sentence");
+  new MutationObserver(() => window.sentences.push(line.textContent)).observe(line, { childList: true });
+}"""
+
+
 def test_while_a_prompt_runs_what_is_to_come_stands_on_the_same_axis(page: Any, comfy_server: Server) -> None:
     open_panel(page)
-    comfy_server.run(two_experts(seed=72, size=128, steps=2))  # from now on it is known how long its nodes take
+    comfy_server.run(two_experts(seed=72, size=128, steps=2))
+    page.evaluate(SENTENCES)
     running = threading.Thread(target=comfy_server.run, args=[two_experts(seed=73, size=256, steps=20)])
     running.start()
+    by_steps = False
     try:
         drawn(page, "ahead")
-        page.wait_for_function("document.querySelector('.residency-sentence').textContent !== ''")
+        while running.is_alive() and not by_steps:
+            ahead = (comfy_server.get_json("/residency/trace") or {}).get("ahead") or {"nodes": []}
+            by_steps = any(node["running"] and node["unknown"] is None and node["end_s"] > node["start_s"] for node in ahead["nodes"])
     finally:
         running.join()
+    assert by_steps, "its steps tell how long a node takes at a size at which it has not run"
     page.wait_for_function("document.querySelector('.residency').dataset.outcome === 'success'")
     page.wait_for_function("document.querySelector('.residency-drawing').dataset.ahead === '0'")
+    at_another_size = page.evaluate("window.sentences.splice(0)")
+    assert any("has not run at this size before" in told for told in at_another_size), at_another_size
+
+    comfy_server.run(two_experts(seed=74, size=256, steps=20))
+    again = [told for told in page.evaluate("window.sentences") if told.startswith(("Runs", "Ends in"))]
+    assert any(told.startswith("Ends in") for told in again), again
+    assert not any("has not run" in told for told in again), again
 
 
 def test_a_click_on_a_bar_selects_its_node(page: Any, comfy_server: Server) -> None:
@@ -267,8 +287,8 @@ BADGES = "app.graph.getNodeById(2).badges.map((badge) => (typeof badge === 'func
 # what the server would say of a prompt whose second node will wait, and of one whose second node has not
 TOLD = """(waits) => comfyAPI.api.api.dispatchCustomEvent("residency.update", { prompt_id: "told", mode: "auto", running: true, trace: {
   version: 1, prompt_id: "told", mode: "auto", outcome: "running", duration_s: 1, started_unix_s: 0,
-  ahead: { nodes: [{ node_id: "2", class_type: "ImageInvert", start_s: 5, end_s: 9, stall_s: waits, known: true, computes: [], loads: [] }],
-           reads: [], end_s: 9 },
+  ahead: { nodes: [{ node_id: "2", class_type: "ImageInvert", start_s: 5, end_s: 9, stall_s: waits, computes: [], loads: [] }],
+           reads: [], end_s: 9, low_s: 9, high_s: 9 },
 } })"""
 
 
