@@ -30,7 +30,7 @@ export const EN = {
   "notice.off before": "Below is the last prompt that it followed.",
   "notice.off next": "Choose another mode to see what the next prompt does.",
   "empty.head": "No prompt yet",
-  "empty": "Run a workflow: its nodes, the weights that are read ahead for them and the reasons appear here while it runs. Before that, “This workflow” says what it will need.",
+  "empty": "Run a workflow: its nodes, the weights that are read ahead for them and the reasons appear here while it runs. What the open workflow will need stands beside this. “Warm up” reads it into RAM now, so that the first run need not wait for the drive.",
   "details": "Details",
   "why.list": "Decisions, newest last",
   "why.none": "No decisions: there was nothing to read ahead or to evict.",
