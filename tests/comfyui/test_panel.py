@@ -428,7 +428,9 @@ def test_the_list_of_decisions_opens_at_its_top_and_follows_a_running_prompt_by_
 KEYS = {"Residency: show or hide the timeline": "t", "Residency: warm up this workflow": "w", "Residency: release all models": "u"}
 
 
-def test_the_main_commands_have_keys_that_nothing_else_has_and_the_settings_list_them(page: Any, comfy_server: Server, models: Path) -> None:
+def test_the_main_commands_have_keys_that_nothing_else_has_and_the_settings_list_them(
+    page: Any, comfy_server: Server, models: Path
+) -> None:
     forget(comfy_server)
     open_graph(page, two_experts(seed=85))
     assert page.locator(".p-toast-message").count() == 0, "a key that ComfyUI has itself is refused with a toast"
@@ -446,7 +448,8 @@ def test_the_main_commands_have_keys_that_nothing_else_has_and_the_settings_list
     command(page, "Comfy.ShowSettingsDialog")
     page.get_by_text("Keybinding", exact=True).first.click()
     for name, key in KEYS.items():
+        page.get_by_placeholder("Search Keybindings...").fill(name)
         row = page.get_by_role("row").filter(has_text=name)
         row.wait_for(timeout=20_000)
-        page.screenshot(path=f"/tmp/shots/keys-{key}.png")
-        assert row.inner_text().lower().replace("+", " ").split()[-2:] == ["shift", key], row.inner_text()
+        told = row.inner_text().lower().split()
+        assert {"shift", key} <= set(told), told
