@@ -195,9 +195,9 @@ class Runtime:
         finally:
             self._lock.release()
 
-    def foresee(self, trace: Trace) -> dict[str, Any] | None:
+    def foresee(self, trace: Trace, margins_s: Mapping[str, float], left: int | None) -> dict[str, Any] | None:
         """What is still to come of that prompt, on its trace's clock; None where it does not run, or while a fact is being decided. On any
-        thread."""
+        thread. `margins_s`: seconds by node, of those whose same work has run before; `left`: steps that the running node has announced."""
         with self._glance() as free:
             if not free or trace is not self.trace:
                 return None
@@ -206,9 +206,9 @@ class Runtime:
             held = {key: record.held_bytes + record.loaded_bytes for key, record in host.records.items()}
             missing = {one.key: one.size_bytes - held.get(one.key, 0) for one in trace.components()}
             rates = self.contents.rates.read if self.contents.rates is not None else {}
-            now_s, ran_s = trace.now(self.clock())
+            now_s, running = trace.now(self.clock(), left)
             position = session.position if runs else session.position + 1
-            return foreseen(session.timeline, position, trace.prompt_id, now_s, ran_s if runs else None, missing, rates)
+            return foreseen(session.timeline, position, trace.prompt_id, now_s, running if runs else None, missing, rates, margins_s)
 
     def coming(self) -> dict[str, int]:
         """Bytes on their way to host memory by component, in the order in which they come; nothing while a fact is being decided. On any

@@ -1,6 +1,6 @@
 """Takes the pictures of the panel in docs/: a real server, the example's tiny models, a headless Chromium, both themes.
 
-    python tools/screenshots.py [--into docs]      writes panel.png, panel-light.png, panel-running.png
+    python tools/screenshots.py [--into docs]      writes panel, panel-empty and panel-running in both themes
 
 Needs a ComfyUI (found as the README says), playwright and a Chromium (RESIDENCY_CHROMIUM, or on the PATH).
 """
@@ -65,6 +65,13 @@ def page_in(browser: Any, server: Server, theme: str) -> Iterator[Any]:
     page.close()
 
 
+def show_workflow(page: Any, workflow: dict[str, Any]) -> None:
+    """Open it beside the panel."""
+    open_graph(page, workflow)
+    page.evaluate("app.canvas.ds.scale = 0.6; app.canvas.setDirty(true, true)")
+    show_panel(page)
+
+
 def show_panel(page: Any) -> None:
     page.evaluate(_SHOW)
     page.locator(".residency").wait_for()
@@ -77,15 +84,16 @@ def taken(page: Any, path: Path) -> None:
 
 
 def take(into: Path) -> None:
+    workflow = two_experts(seed=10, size=256, steps=4)
     with running() as (server, models), chromium() as browser:
-        server.run(two_experts(seed=1))
+        for theme, suffix in THEMES.items():  # before anything has run: the first look
+            with page_in(browser, server, theme) as page:
+                show_workflow(page, workflow)
+                taken(page, into / f"panel-empty{suffix}.png")
+        server.run(two_experts(seed=1, size=256, steps=4))
         for theme, suffix in THEMES.items():
             with page_in(browser, server, theme) as page:
-                workflow = two_experts(seed=10, size=256, steps=4)
-                open_graph(page, workflow)
-                page.evaluate("app.canvas.ds.scale = 0.6; app.canvas.setDirty(true, true)")
-                show_panel(page)
-                taken(page, into / f"panel-empty{suffix}.png")
+                show_workflow(page, workflow)
                 forget(server)
                 drop_pages(models)
                 run = threading.Thread(target=server.run, args=[workflow])

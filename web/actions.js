@@ -9,6 +9,9 @@ const LOAD = "strategy"; // a loader's widget; a step has none
 export const MODES = { auto: "Residency.ModeAuto", "high-vram": "Residency.ModeHighVram", balanced: "Residency.ModeBalanced", "low-vram": "Residency.ModeLowVram", off: "Residency.ModeOff" };
 export const COMMANDS = { warm: "Residency.WarmUp", release: "Residency.ReleaseAll", pin: "Residency.PinSelection", letGo: "Residency.LetGoSelection", usual: "Residency.PlaceAsUsual" };
 
+// With shift: ComfyUI's own keys have none alone, browsers and text fields keep theirs. U as in unload.
+export const KEYS = { [COMMANDS.warm]: "w", [COMMANDS.release]: "u" };
+
 const STRATEGIES = { pin: "resident", letGo: "release", usual: "auto" };
 
 /** `ask` is the store's; `setMode(mode)` too; `shown(text)` says it in an open panel and is false where none is. */

@@ -12,6 +12,21 @@ export function createDecisions() {
   const omitted = html("div", { class: "residency-omitted" });
   const element = html("section", { class: "residency-why", "aria-label": say("tab.why") }, omitted, list);
   let shown = { prompt_id: null, count: 0, first: "" };
+  let follows = false; // the newest one is kept in sight
+
+  const isAtEnd = () => list.scrollHeight - list.scrollTop - list.clientHeight < 24;
+
+  /** The end of the list, with room behind it so that the first row in sight is a whole one. */
+  function toEnd() {
+    list.style.paddingBottom = "0";
+    const over = list.scrollHeight - list.clientHeight;
+    const tops = [...list.children].map((row) => row.offsetTop - list.firstElementChild.offsetTop);
+    list.style.paddingBottom = `${Math.max(0, (tops.find((top) => top >= over) ?? over) - over)}px`;
+    list.scrollTop = list.scrollHeight;
+  }
+
+  list.addEventListener("scroll", () => (follows &&= isAtEnd()));
+  new ResizeObserver(() => follows && toEnd()).observe(list);
 
   function rowOf(decision, nameOf, colours, asked) {
     const { time, action, name, detail, reason } = describeDecision(decision, nameOf);
@@ -35,7 +50,7 @@ export function createDecisions() {
       const first = JSON.stringify(decisions[0] ?? "");
       const grown = prompt_id === shown.prompt_id && decisions.length >= shown.count && (first === shown.first || shown.count === 0);
       if (grown && decisions.length === shown.count) return;
-      const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 24;
+      follows = grown ? follows || isAtEnd() : trace.outcome === "running";
       const nameOf = componentNames(trace);
       const colours = colourIndex(trace);
       const asked = askedOf(trace);
@@ -47,7 +62,8 @@ export function createDecisions() {
       omitted.textContent = hidden > 0 ? say("why.earlier", { count: hidden }) : "";
       if (decisions.length === 0) list.replaceChildren(html("li", { class: "residency-note" }, say("why.none")));
       shown = { prompt_id, count: decisions.length, first };
-      if (atEnd || !grown) list.scrollTop = list.scrollHeight;
+      if (follows) toEnd();
+      else if (!grown) list.scrollTop = 0;
     },
   };
 }

@@ -103,7 +103,7 @@ function describeEviction(eviction, nameOf) {
 function describeAhead(node, now_s, nameOf) {
   const lines = [node.running ? say("ahead.runs") : say("ahead.begins", { in: formatSeconds(node.start_s - now_s) })];
   if (node.stall_s >= NOTICED_S) lines.push(say("ahead.waits", { time: formatSeconds(node.stall_s) }));
-  lines.push(node.known ? say("ahead.ends", { in: formatSeconds(node.end_s - now_s) }) : say("ahead.unknown"));
+  lines.push(node.unknown ? say(`length.${node.unknown}`) : say("ahead.ends", { in: formatSeconds(node.end_s - now_s) }));
   if (node.computes?.length) lines.push(say("node.computes", { names: listed(node.computes.map(nameOf)) }));
   return { title: `${titleOf(node)} #${node.node_id}`, lines };
 }

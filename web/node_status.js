@@ -20,6 +20,7 @@ export function nodeStatuses(trace, memory) {
   const reading = new Map(trace.transfers.filter((/** @type {any} */ one) => one.tier === "host" && one.end_s === null && one.moved_bytes > 0).map((/** @type {any} */ one) => [one.component, one.present_bytes]));
   const coming = new Map((trace.ahead?.nodes ?? []).map((/** @type {any} */ node) => [String(node.node_id), node]));
   const all = [...trace.nodes, ...coming.values()];
+  let sure = true; // behind a node of unknown length nobody can say how long the next one waits
   for (const [index, node] of all.entries()) {
     const id = String(node.node_id);
     const keys = keysOf(node);
@@ -27,8 +28,9 @@ export function nodeStatuses(trace, memory) {
     const ran = index < trace.nodes.length;
     if (ran && node.stall_s >= SAID_S) found.set(id, { kind: "waits", text: say(node.end_s === null ? "badge.waits" : "badge.waited", { time: short(node.stall_s) }) });
     else if (key && !ran) found.set(id, { kind: "reading", text: say("badge.reading", { share: formatPercent(reading.get(key), sizes.get(key)) }) });
-    else if (!ran && node.known && node.stall_s >= SAID_S) found.set(id, { kind: "waits", text: say("badge.will wait", { time: short(node.stall_s) }) });
+    else if (!ran && sure && node.unknown !== "drive" && node.stall_s >= SAID_S) found.set(id, { kind: "waits", text: say("badge.will wait", { time: short(node.stall_s) }) });
     else if (keys.length && keys.every((one) => whole.has(one))) found.set(id, { kind: "resident", text: say("badge.resident") });
+    sure &&= ran || !node.unknown;
   }
   return found;
 }

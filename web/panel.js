@@ -198,6 +198,7 @@ export function createPanel(store, { onNode, onStatuses = () => {}, actions = nu
     if (trace) {
       if (trace.outcome !== "running") sentence.title = `${waitingWords(trace)}\n${say("how")}`;
       timeline.show(trace);
+      side.suggest("why");
       decisions.show(trace);
       whatIf.show(trace, insight.assessment(trace));
       prompts.show(state.traces, trace);
@@ -215,6 +216,8 @@ export function createPanel(store, { onNode, onStatuses = () => {}, actions = nu
   // A change of tab drops the element without a word from ComfyUI: the next change of state finds it gone.
   const unsubscribe = store.subscribe((state) => (element.isConnected ? show(state) : destroy()));
   show(store.state());
-  store.refresh();
+  store.refresh().then(() => {
+    if (element.isConnected && store.state().trace === null) side.suggest("plan"); // the first look: what would run is all there is to see
+  });
   return { element, destroy, tell: header.tell };
 }

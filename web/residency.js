@@ -2,7 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { createActions } from "./actions.js";
+import { KEYS, createActions } from "./actions.js";
 import { addBadge, redraw, showStatuses, showWait } from "./badge.js";
 import { everyNode } from "./convert_graph.js";
 import { conversions } from "./convert_menu.js";
@@ -59,10 +59,7 @@ function mount(place) {
   place.replaceChildren(panel.element);
 }
 
-function showTimeline() {
-  const { bottomPanel } = app.extensionManager;
-  if (!panel?.element.isConnected) bottomPanel.toggleBottomPanelTab(TAB);
-}
+const toggleTimeline = () => app.extensionManager.bottomPanel.toggleBottomPanelTab(TAB);
 
 function onWait({ detail }) {
   speak(app.extensionManager.setting.get("Comfy.Locale"));
@@ -71,7 +68,7 @@ function onWait({ detail }) {
 
 app.registerExtension({
   name: "residency.panel",
-  commands: [{ id: COMMAND, label: "Residency: show timeline", menubarLabel: "Residency Timeline", icon: "pi pi-chart-bar", function: showTimeline }],
+  commands: [{ id: COMMAND, label: "Residency: show or hide the timeline", menubarLabel: "Residency Timeline", icon: "pi pi-chart-bar", function: toggleTimeline }],
   menuCommands: [{ path: ["View"], commands: [COMMAND] }],
   bottomPanelTabs: [{ id: TAB, title: "Residency", type: "custom", render: mount, destroy: unmount }],
   init() {
@@ -90,3 +87,5 @@ app.registerExtension({
 app.registerExtension({ name: "residency.settings", settings: settings.settings });
 app.registerExtension({ name: "residency.actions", ...actions.extension });
 app.registerExtension({ name: "residency.convert", ...conversions(app) });
+// each on its own: where another pack has taken a key, only that one is missing
+for (const [commandId, key] of Object.entries({ [COMMAND]: "t", ...KEYS })) app.registerExtension({ name: `${commandId}.key`, keybindings: [{ commandId, combo: { key, shift: true } }] });

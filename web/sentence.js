@@ -9,6 +9,7 @@ const SAID_S = 0.1; // a shorter wait is not worth a word
 const HARDLY_S = 0.0005; // as little as the figures show
 const SAME = 0.03; // of the time: a smaller difference is none
 const WORTH = { share: 0.1, seconds: 0.5 }; // of what an advice must save
+const SURE = 0.3; // of the time left: where what is known leaves more open than this, both ends are said
 const FREE = 0.8; // a mode costs nothing: it is advised for this share of what the best change saves
 
 /** Seconds for a sentence: 41 s, 3.4 s, 0.52 s. @param {number} time_s */
@@ -77,15 +78,22 @@ function waitWords(trace) {
   return say(wait.several && wait.most_s < 0.95 * wait.stall_s ? "waited.more" : "waited", { time: short(wait.stall_s), what: wait.name }) + because;
 }
 
+/** "Ends in about 12 s." or, where earlier runs or steps differ, "Ends in 10 to 18 s." @param {any} ahead @param {number} now_s */
+function leftWords(ahead, now_s) {
+  const [low_s, about_s, high_s] = [ahead.low_s, ahead.end_s, ahead.high_s].map((end_s) => Math.max(0, end_s - now_s));
+  if (high_s - low_s <= Math.max(SURE * about_s, SAID_S)) return say("ahead.left", { in: short(about_s) });
+  return say("ahead.left between", { range: range(low_s, high_s, (low, high) => say("range", { low, high })) });
+}
+
 /** While it runs: when it will end, what is read next, how long it will still wait. @param {any} trace */
 export function aheadWords({ ahead, duration_s, ...trace }) {
   if (!ahead || ahead.nodes.length === 0) return "";
-  const known = ahead.nodes.every((/** @type {any} */ node) => node.known);
-  const said = [known ? say("ahead.left", { in: short(Math.max(0, ahead.end_s - duration_s)) }) : say("ahead.left unknown")];
+  const unknown = ahead.nodes.find((/** @type {any} */ node) => node.unknown);
+  const said = [unknown ? say(`left.${unknown.unknown}`, { what: unknown.title ?? unknown.class_type }) : leftWords(ahead, duration_s)];
   const next = ahead.reads.find((/** @type {any} */ read) => read.end_s > duration_s);
   if (next) said.push(say("ahead.next", { what: componentNames(/** @type {any} */ (trace))(next.component), bytes: formatBytes(next.size_bytes) }));
   const wait_s = ahead.nodes.reduce((/** @type {number} */ sum, /** @type {any} */ node) => sum + node.stall_s, 0);
-  if (known && wait_s >= SAID_S) said.push(say("ahead.wait", { time: short(wait_s) }));
+  if (!unknown && wait_s >= SAID_S) said.push(say("ahead.wait", { time: short(wait_s) }));
   return said.join(say("sentence.next"));
 }
 

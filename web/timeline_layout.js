@@ -18,8 +18,8 @@ export const WHOLE = Object.freeze({ from_s: 0, to_s: null });
 export function aheadOf(trace) {
   const now_s = nowOf(trace);
   if (trace.outcome !== "running" || !trace.ahead) return { nodes: [], reads: [], end_s: now_s };
-  const later = (record) => ({ ...record, start_s: Math.max(record.start_s, now_s) });
-  const left = (records) => records.filter(({ end_s }) => end_s > now_s).map(later);
+  const later = (record) => ({ ...record, start_s: Math.max(record.start_s, now_s), end_s: Math.max(record.end_s, now_s) });
+  const left = (records) => records.filter(({ end_s, unknown }) => unknown || end_s > now_s).map(later);
   return { nodes: left(trace.ahead.nodes), reads: left(trace.ahead.reads), end_s: trace.ahead.end_s };
 }
 

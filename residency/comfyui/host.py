@@ -27,6 +27,7 @@ from ..core.events import Crossed, DeviceObserved, NotMeasured, Outcome, Prefetc
 from ..core.timeline import EMPTY, UseKind
 from ..graph import AllowanceError
 from ..record import text as report
+from ..record.trace import Trace
 from ..runtime import Hold, Mover, Runtime
 from ..session import NO_LIMITS, Limits, Looks, NodeBegins, NodeEnds, Phase, PromptBegins, PromptEnds, Sight
 from ..settings import prompt as settings
@@ -268,6 +269,16 @@ class ComfyHost:
     def reserve_bytes(self) -> int:
         """Host memory that reading ahead leaves alone."""
         return self._need.reserve_bytes
+
+    def foresee(self, trace: Trace) -> dict[str, Any] | None:
+        """What is still to come of that prompt, as `runtime.foresee` has it; None also until earlier runs are asked. On any thread."""
+        prompt, session = self._prompt, self.runtime.session
+        foresight = prompt.foresights.get(trace.prompt_id) if prompt is not None else None
+        if foresight is None:
+            return None
+        visits, position = session.timeline.visits, session.position
+        left = self.steps.left(visits[position].node_id) if 0 <= position < len(visits) else None
+        return self.runtime.foresee(trace, foresight.same_margins_s(), left)
 
     def works(self) -> str:
         """How much of the pack works here, in one line, and why not the rest."""

@@ -36,7 +36,7 @@ def load() -> ComfyHost:
 
     host = ComfyHost(queue=routes.queued_prompts)
     record(host)
-    announcer = routes.Announcer(host.runtime.foresee)
+    announcer = routes.Announcer(host.foresee)
     waits = Waits(partial(host.runtime.look, wait=False))
     host.counted["waits"] = lambda: waits.failures
 

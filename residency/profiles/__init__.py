@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ._estimate import Estimate, Quantity
 from ._keys import Level, NodeKey, node_keys
-from ._profiles import Profiles
+from ._profiles import LEAST_S, Profiles, computed_s
 
-__all__ = ["Estimate", "Level", "NodeKey", "Profiles", "Quantity", "database_in", "node_keys"]
+__all__ = ["LEAST_S", "Estimate", "Level", "NodeKey", "Profiles", "Quantity", "computed_s", "database_in", "node_keys"]
 
 
 def database_in(user_directory: str | Path) -> Path:

@@ -273,20 +273,24 @@ def _by_node(trace: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
     return ((node["node_id"], node) for node in trace["nodes"])
 
 
-def _durations(trace: Mapping[str, Any], keys: Mapping[str, NodeKey]) -> Iterator[_Sample]:
-    """Compute seconds by node: a node that went back for a lazy input has several records.
-
-    Nodes below LEAST_S are left out: nothing can be hidden behind them. On the example workflow they are 5 of 11 (EmptyLatent 0.6 ms,
-    loaders 0 beside their stall), and a result from the cache is told apart by `cached` alone: a SaveImage from it takes 0.9 ms.
-    """
-    if trace["dropped_records"]:  # some nodes' times are not all there
-        return
+def computed_s(trace: Mapping[str, Any]) -> dict[str, float]:
+    """Compute seconds by node: one that went back for a lazy input has several records. Empty where some of them were dropped."""
     seconds: dict[str, float] = {}
+    if trace["dropped_records"]:
+        return seconds
     for node_id, node in _by_node(trace):
         if node["end_s"] is not None:
             other_s = node["stall_s"] + node.get("own_s", 0.0) + node.get("unsplit_s", 0.0)
             seconds[node_id] = seconds.get(node_id, 0.0) + max(0.0, node["end_s"] - node["start_s"] - other_s)
-    yield from _of_nodes(Quantity.DURATION, {node_id: spent_s for node_id, spent_s in seconds.items() if spent_s >= LEAST_S}, keys)
+    return seconds
+
+
+def _durations(trace: Mapping[str, Any], keys: Mapping[str, NodeKey]) -> Iterator[_Sample]:
+    """Nodes below LEAST_S are left out: nothing can be hidden behind them. On the example workflow they are 5 of 11 (EmptyLatent 0.6 ms,
+    loaders 0 beside their stall), and a result from the cache is told apart by `cached` alone: a SaveImage from it takes 0.9 ms.
+    """
+    timed = {node_id: spent_s for node_id, spent_s in computed_s(trace).items() if spent_s >= LEAST_S}
+    yield from _of_nodes(Quantity.DURATION, timed, keys)
 
 
 def _of_nodes(quantity: Quantity, values: Mapping[str, float], keys: Mapping[str, NodeKey]) -> Iterator[_Sample]:

@@ -42,6 +42,17 @@ class NodeRecord:
         self.unsplit_s = min(self.unsplit_s, wall_s - self.own_s - self.stall_s)
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The node that runs. Seconds of computing: so far; of each reported step behind the first, which also sets up; since the last one.
+    `left`: the steps that it has announced and not done; None where it does not tell."""
+
+    ran_s: float
+    paces_s: Sequence[float] = ()
+    since_s: float = 0.0
+    left: int | None = None
+
+
 class NodeTimes:
     """All nodes of a prompt, one at a time running. Times are seconds since the prompt's start."""
 

@@ -51,7 +51,7 @@ from ..core.events import (
 )
 from ..core.timeline import Timeline, UseKind
 from .contents import Contents
-from .node_times import NodeRecord, NodeTimes
+from .node_times import NodeRecord, NodeTimes, Running
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -215,10 +215,15 @@ class Trace:
         return self._now_s
 
     @_locked
-    def now(self, time_s: float) -> tuple[float, float]:
-        """That time of the host's clock as seconds of this trace, and what the running node has computed by then."""
-        now_s, running = max(self._now_s, time_s - self._zero_s), self._times.running
-        return now_s, 0.0 if running is None else running.left_s(now_s)
+    def now(self, time_s: float, left: int | None = None) -> tuple[float, Running]:
+        """That time of the host's clock as seconds of this trace, and the running node by then; `left`: the steps that it has announced and
+        not done."""
+        now_s, node = max(self._now_s, time_s - self._zero_s), self._times.running
+        if node is None:
+            return now_s, Running(0.0)
+        ran_s = node.left_s(now_s)
+        since_s = max(0.0, ran_s - sum(took_s - stall_s for took_s, stall_s, _ in node.steps))
+        return now_s, Running(ran_s, [(took_s - stall_s) / steps for took_s, stall_s, steps in node.steps[1:]], since_s, left)
 
     @_locked
     def reads(self, components: Container[str]) -> bool:

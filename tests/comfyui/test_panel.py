@@ -79,12 +79,17 @@ def test_before_the_first_prompt_the_panel_says_what_to_do_and_no_request_fails(
     with opened(browser, fresh.url) as page:
         failed: list[str] = []
         page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+        open_graph(page, two_experts(seed=84))
         panel = open_panel(page)
         panel.get_by_text("No prompt yet").wait_for()
+        panel.locator(".residency-plan li", has_text="residency_expert_b").wait_for()  # what the open workflow needs, unasked
         panel.get_by_text("the default: no other mode has been chosen").wait_for()
         panel.locator(".residency-works", has_text="reads ahead only").wait_for()
         page.wait_for_function("selector => !document.querySelector(selector).disabled", arg=MODE)
         assert [url for url in failed if "residency" in url] == []
+
+        fresh.run(small_prompt(72))
+        panel.get_by_role("tab", name="Why", selected=True).wait_for()
 
 
 def test_nothing_is_sent_to_a_page_whose_panel_is_closed(page: Any, comfy_server: Any) -> None:
@@ -226,18 +231,38 @@ def test_when_a_prompt_has_ended_one_sentence_says_what_it_took_and_what_comfyui
     panel.locator(".residency-part.is-cached").first.wait_for(timeout=10_000)
 
 
+# every sentence that has stood on top, in order
+SENTENCES = """() => {
+  window.sentences = [];
+  const line = document.querySelector(".residency-sentence");
+  new MutationObserver(() => window.sentences.push(line.textContent)).observe(line, { childList: true });
+}"""
+
+
 def test_while_a_prompt_runs_what_is_to_come_stands_on_the_same_axis(page: Any, comfy_server: Server) -> None:
     open_panel(page)
-    comfy_server.run(two_experts(seed=72, size=128, steps=2))  # from now on it is known how long its nodes take
+    comfy_server.run(two_experts(seed=72, size=128, steps=2))
+    page.evaluate(SENTENCES)
     running = threading.Thread(target=comfy_server.run, args=[two_experts(seed=73, size=256, steps=20)])
     running.start()
+    by_steps = False
     try:
         drawn(page, "ahead")
-        page.wait_for_function("document.querySelector('.residency-sentence').textContent !== ''")
+        while running.is_alive() and not by_steps:
+            ahead = (comfy_server.get_json("/residency/trace") or {}).get("ahead") or {"nodes": []}
+            by_steps = any(node["running"] and node["unknown"] is None and node["end_s"] > node["start_s"] for node in ahead["nodes"])
     finally:
         running.join()
+    assert by_steps, "its steps tell how long a node takes at a size at which it has not run"
     page.wait_for_function("document.querySelector('.residency').dataset.outcome === 'success'")
     page.wait_for_function("document.querySelector('.residency-drawing').dataset.ahead === '0'")
+    at_another_size = page.evaluate("window.sentences.splice(0)")
+    assert any("has not run at this size before" in told for told in at_another_size), at_another_size
+
+    comfy_server.run(two_experts(seed=74, size=256, steps=20))
+    again = [told for told in page.evaluate("window.sentences") if told.startswith(("Runs", "Ends in"))]
+    assert any(told.startswith("Ends in") for told in again), again
+    assert not any("has not run" in told for told in again), again
 
 
 def test_a_click_on_a_bar_selects_its_node(page: Any, comfy_server: Server) -> None:
@@ -267,8 +292,8 @@ BADGES = "app.graph.getNodeById(2).badges.map((badge) => (typeof badge === 'func
 # what the server would say of a prompt whose second node will wait, and of one whose second node has not
 TOLD = """(waits) => comfyAPI.api.api.dispatchCustomEvent("residency.update", { prompt_id: "told", mode: "auto", running: true, trace: {
   version: 1, prompt_id: "told", mode: "auto", outcome: "running", duration_s: 1, started_unix_s: 0,
-  ahead: { nodes: [{ node_id: "2", class_type: "ImageInvert", start_s: 5, end_s: 9, stall_s: waits, known: true, computes: [], loads: [] }],
-           reads: [], end_s: 9 },
+  ahead: { nodes: [{ node_id: "2", class_type: "ImageInvert", start_s: 5, end_s: 9, stall_s: waits, computes: [], loads: [] }],
+           reads: [], end_s: 9, low_s: 9, high_s: 9 },
 } })"""
 
 
@@ -369,3 +394,62 @@ def test_the_list_of_decisions_goes_on_where_a_message_carries_only_the_newest(p
     page.evaluate(MANY, 50)
     panel.get_by_text("number 249", exact=True).wait_for()
     assert panel.get_by_text("number 49", exact=True).count() == 0
+
+
+# rows of the list whose top is cut, and how far it is scrolled
+CUT = """() => {
+  const list = document.querySelector(".residency-decisions");
+  const top = list.getBoundingClientRect().top;
+  const boxes = [...list.children].map((row) => row.getBoundingClientRect());
+  return { cut: boxes.filter((box) => box.top < top - 1 && box.bottom > top + 1).length, scrolled: list.scrollTop };
+}"""
+
+
+def test_the_list_of_decisions_opens_at_its_top_and_follows_a_running_prompt_by_whole_rows(page: Any) -> None:
+    panel = open_panel(page)
+    for first in (0, 7):
+        page.evaluate(MANY, first)
+        panel.get_by_text(f"number {first + 199}", exact=True).wait_for()
+        seen = page.evaluate(CUT)
+        assert seen["cut"] == 0 and seen["scrolled"] > 0, seen
+    page.evaluate("() => { document.querySelector('.residency-decisions').parentElement.style.maxHeight = '71px'; }")
+    page.wait_for_function(f"() => {{ const {{ cut, scrolled }} = ({CUT})(); return cut === 0 && scrolled > 0; }}")
+
+    over = """() => {
+      const decisions = Array.from({ length: 50 }, (_, time_s) => ({ time_s, kind: "keep", size_bytes: 0, reason: `over ${time_s}` }));
+      const trace = { version: 1, prompt_id: "over", mode: "auto", outcome: "success", duration_s: 1, started_unix_s: 0, decisions };
+      comfyAPI.api.api.dispatchCustomEvent("residency.update", { prompt_id: "over", mode: "auto", running: false, trace });
+    }"""
+    page.evaluate(over)
+    panel.get_by_text("over 49", exact=True).wait_for()
+    assert page.evaluate(CUT) == {"cut": 0, "scrolled": 0}
+
+
+KEYS = {"Residency: show or hide the timeline": "t", "Residency: warm up this workflow": "w", "Residency: release all models": "u"}
+
+
+def test_the_main_commands_have_keys_that_nothing_else_has_and_the_settings_list_them(
+    page: Any, comfy_server: Server, models: Path
+) -> None:
+    forget(comfy_server)
+    open_graph(page, two_experts(seed=85))
+    assert page.locator(".p-toast-message").count() == 0, "a key that ComfyUI has itself is refused with a toast"
+    page.locator("#graph-canvas").focus()
+    page.keyboard.press("Shift+T")
+    panel = page.locator(".residency")
+    panel.wait_for()
+    page.keyboard.press("Shift+W")
+    panel.locator(".residency-news", has_text="are in RAM").wait_for(timeout=20_000)
+    with page.expect_response("**/free"):
+        page.keyboard.press("Shift+U")
+    page.keyboard.press("Shift+T")
+    panel.wait_for(state="detached")
+
+    command(page, "Comfy.ShowSettingsDialog")
+    page.get_by_text("Keybinding", exact=True).first.click()
+    for name, key in KEYS.items():
+        page.get_by_placeholder("Search Keybindings...").fill(name)
+        row = page.get_by_role("row").filter(has_text=name)
+        row.wait_for(timeout=20_000)
+        told = row.inner_text().lower().split()
+        assert {"shift", key} <= set(told), told

@@ -6,6 +6,7 @@ from typing import Any
 
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.record.ahead import foreseen
+from residency.record.node_times import Running
 
 
 def timeline(*nodes: tuple[str, float]) -> Timeline:
@@ -15,8 +16,17 @@ def timeline(*nodes: tuple[str, float]) -> Timeline:
     return Timeline((*visits, Visit("behind", "9", "Node", 5.0)), uses)
 
 
-def ahead(order: Timeline, position: int = 0, ran_s: float | None = None, **missing: int) -> dict[str, Any]:
-    return foreseen(order, position, "p", 100.0, ran_s, missing, dict.fromkeys(missing, 10.0))
+SURE = dict.fromkeys("012", 0.0)
+
+
+def ahead(order: Timeline, running: Running | None = None, margins_s: dict[str, float] = SURE, **missing: int) -> dict[str, Any]:
+    return foreseen(order, 0, "p", 100.0, running, missing, dict.fromkeys(missing, 10.0), margins_s)
+
+
+def ends(order: Timeline, running: Running | None, margins_s: dict[str, float]) -> tuple[float, float, float]:
+    """Seconds to the earliest, the likeliest and the latest end."""
+    found = ahead(order, running, margins_s)
+    return found["low_s"] - 100.0, found["end_s"] - 100.0, found["high_s"] - 100.0
 
 
 def spans(found: dict[str, Any]) -> list[tuple[float, float, float]]:
@@ -31,7 +41,7 @@ def test_a_node_waits_for_what_is_read_and_what_is_read_behind_it_comes_while_it
 
 
 def test_what_runs_has_less_left_and_what_is_there_is_not_read():
-    assert spans(ahead(timeline(("a", 4.0), ("b", 3.0)), ran_s=1.0)) == [(100.0, 0.0, 103.0), (103.0, 0.0, 106.0)]
+    assert spans(ahead(timeline(("a", 4.0), ("b", 3.0)), Running(1.0))) == [(100.0, 0.0, 103.0), (103.0, 0.0, 106.0)]
 
 
 def test_a_component_is_read_once():
@@ -40,9 +50,29 @@ def test_a_component_is_read_once():
 
 
 def test_what_nobody_knows_has_no_length_and_says_so():
-    found = foreseen(timeline(("a", 0.0), ("b", 3.0)), 0, "p", 0.0, None, {"b": 50}, {})
-    assert [node["known"] for node in found["nodes"]] == [False, False]
-    assert found["end_s"] == 3.0
+    found = foreseen(timeline(("a", 2.0), ("b", 3.0)), 0, "p", 0.0, None, {"b": 50}, {}, {"1": 0.0})
+    assert [node["unknown"] for node in found["nodes"]] == ["new", "drive"]
+    assert found["end_s"] == 3.0, "runs of another size say nothing"
+
+
+def test_the_end_is_told_as_surely_as_the_same_work_has_run_before():
+    order = timeline(("", 4.0), ("", 3.0))
+    assert ends(order, None, {"0": 1.0, "1": 0.5}) == (5.5, 7.0, 8.5)
+    assert ends(order, Running(4.5), {"0": 1.0, "1": 0.5}) == (2.5, 3.0, 4.0)
+    assert [node["unknown"] for node in ahead(order, Running(5.5), {"0": 1.0, "1": 0.5})["nodes"]] == ["longer", None]
+
+
+def test_the_steps_so_far_tell_what_no_earlier_run_can():
+    order = timeline(("", 0.8))
+    assert ends(order, Running(5.0, [1.0, 1.5, 1.0], 0.5, 10), {}) == (9.5, 9.5, 14.5)
+    # one step alone may be an odd one, and a node that does not say how many there are is not asked
+    for running in (Running(5.0, [1.0], 0.5, 10), Running(5.0, [1.0, 1.5, 1.0], 0.5, None)):
+        assert ahead(order, running, {})["nodes"][0]["unknown"] == "new"
+
+
+def test_steps_correct_an_earlier_run_and_do_not_forget_what_it_knows_to_come_behind_them():
+    order = timeline(("", 20.0))
+    assert ends(order, Running(5.0, [1.0, 1.0], 0.0, 3), {"0": 1.0}) == (3.0, 3.0, 15.0)
 
 
 def test_the_prompt_behind_is_another_story():

@@ -13,10 +13,12 @@ test("a node that waits says how long, also when it has run", () => {
 });
 
 test("a node to come says how much of its weights is there, or how long it will wait", () => {
-  const coming = (id, parts) => ({ ...node(id, 5, 9, parts), known: true });
+  const coming = (id, parts) => ({ ...node(id, 5, 9, parts), unknown: null });
   const ahead = { nodes: [coming("4", { computes: ["unet"], stall_s: 2 }), coming("5", { computes: ["te"], stall_s: 2 })], reads: [], end_s: 9 };
   const transfers = [transfer("unet", 0, null, { present_bytes: 5 * GIB })];
   assert.deepEqual(said(trace({ outcome: "running", nodes: [], transfers, ahead })), { 4: "reading 63 %", 5: "will wait 2.0 s" });
+  ahead.nodes[0].unknown = "new"; // what is read behind it comes while it computes, nobody knows for how long
+  assert.deepEqual(said(trace({ outcome: "running", nodes: [], transfers, ahead })), { 4: "reading 63 %" });
 });
 
 test("what lies on the device is resident; a part of it is not", () => {

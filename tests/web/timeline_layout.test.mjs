@@ -112,7 +112,7 @@ test("colours follow the order of the components and come round again", () => {
 
 test("what is to come lies behind now, on the same axis, and what runs now does not reach into it", () => {
   const ahead = {
-    nodes: [{ ...node("2", 1.5, 4), running: true, known: true }, { ...node("3", 4, 8, { stall_s: 1 }), known: true }],
+    nodes: [{ ...node("2", 1.5, 4), running: true }, { ...node("3", 4, 8, { stall_s: 1 }) }],
     reads: [{ component: "unet", start_s: 1, end_s: 5, needed_s: 4, size_bytes: 1 }],
     end_s: 8,
   };
@@ -124,6 +124,9 @@ test("what is to come lies behind now, on the same axis, and what runs now does 
   assert.deepEqual(nodes.items.map(({ kind, x, width }) => [kind, x, width]), [["node", 0, 100], ["node", 100, 100], ["ahead", 200, 200], ["ahead", 400, 400]]);
   assert.deepEqual(nodes.items[3].stalls, [{ x: 0, width: 100 }]);
   assert.deepEqual(host.items.map(({ kind, x, width }) => [kind, x, width]), [["read", 200, 300]]);
+  const new_ = { ...ahead, nodes: [{ ...node("3", 1.5, 1.5), unknown: "new" }], reads: [], end_s: 1.5 };
+  const unknown = layoutTimeline({ ...running, ahead: new_ }, WHOLE, 800);
+  assert.deepEqual(unknown.lanes[0].items.at(-1).records.map(({ node_id }) => node_id), ["3"], "a node of unknown length is there all the same");
   const over = layoutTimeline({ ...running, outcome: "success" }, WHOLE, 800);
   assert.deepEqual([over.end_s, over.lanes.length], [2, 1]);
 });

@@ -189,6 +189,6 @@ class LookAhead:
             keys = teacher.keys(nodes, prompt.graph.node_components)
         teacher.learn(trace, keys, cached, prompt.peaks.peaks, self._rates())
         # before the next one begins: its first node is planned before anybody has had the time to ask
-        expected = teacher.foresight(keys).expected
+        expected = teacher.foresight(nodes, keys).expected
         with self._lock:
             self._remember(prompt.workflow, expected)

@@ -6,7 +6,7 @@ node and the file some milliseconds, so the host calls all of this from its erra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,21 +17,31 @@ import folder_paths
 from PIL import Image
 
 from ...core.component import Component
-from ...core.events import Foretold
-from ...profiles import NodeKey, Profiles, database_in, node_keys
+from ...core.events import Foretold, Outcome
+from ...graph.traits import links
+from ...profiles import LEAST_S, Level, NodeKey, Profiles, computed_s, database_in, node_keys
 from ...record.trace import Trace
 from ...transfers import drive_of
 from .live_graph import Expected
 from .model_files import dynamic_vram
 
+SAME_WORK = (Level.EXACT, Level.SHAPE)
+MOST_BRIEF = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Foresight:
-    """The knowledge of one prompt's nodes: their keys, and by node id the expectation with the margin of its seconds."""
+    """The knowledge of one prompt's nodes: their keys, and by node id the expectation with the margin of its seconds. `same_work`: nodes
+    whose same work has run before; of the others other sizes have, or only the class."""
 
     keys: Mapping[str, NodeKey]
     expected: Mapping[str, Expected]
     margins_s: Mapping[str, float]
+    same_work: frozenset[str] = frozenset()
+
+    def same_margins_s(self) -> dict[str, float]:
+        """Seconds by node of `same_work`; 0 of what was over before it could be timed."""
+        return {node_id: self.margins_s.get(node_id, 0.0) for node_id in self.same_work}
 
     def total(self, node_ids: Iterable[str], now_s: float) -> Foretold | None:
         """The sum over the nodes that will run; None when nothing is known of any. Margins add up: what slows one node slows all."""
@@ -45,6 +55,9 @@ class Foresight:
 class Teacher:
     """The profiles of this user directory, from their first use to `close`. Making one costs nothing; all else belongs to one thread that
     may wait: for the drive, and a second for another program that has locked the file."""
+
+    def __init__(self) -> None:
+        self._brief: set[str] = set()  # the work of nodes that were over before they could be timed, in this session
 
     @cached_property
     def profiles(self) -> Profiles:
@@ -63,12 +76,13 @@ class Teacher:
         self.profiles.retry()
         if not any(components.values()) or self.profiles.is_empty():
             return Foresight({}, {}, {})
-        return self.foresight(self.keys(prompt, components))
+        return self.foresight(prompt, self.keys(prompt, components))
 
-    def foresight(self, keys: Mapping[str, NodeKey]) -> Foresight:
-        """What is known by now of the nodes with these keys."""
+    def foresight(self, prompt: Mapping[str, Any], keys: Mapping[str, NodeKey]) -> Foresight:
+        """What is known by now of the prompt's nodes with these keys."""
         expected: dict[str, Expected] = {}
         margins_s: dict[str, float] = {}
+        same_work: set[str] = set()
         self.profiles.recall(keys.values())
         for node_id, key in keys.items():
             duration, peak = self.profiles.duration(key), self.profiles.peak(key)
@@ -78,7 +92,11 @@ class Teacher:
                 expected[node_id] = Expected(0.0 if duration is None else duration.value, working_set_bytes)
             if duration is not None:
                 margins_s[node_id] = duration.margin
-        return Foresight(keys, expected, margins_s)
+                if duration.source in SAME_WORK:
+                    same_work.add(node_id)
+            elif key.ids[1] in self._brief:
+                same_work.add(node_id)
+        return Foresight(keys, expected, margins_s, frozenset(_with_what_led_to_them(prompt, same_work, margins_s)))
 
     def read_rates(self, components: Iterable[Component], measured: Mapping[str, float]) -> dict[str, float]:
         """Bytes per second by component key, as `measured` by drive in this session, else as earlier sessions did."""
@@ -98,11 +116,17 @@ class Teacher:
         return rates
 
     def learn(
-        self, trace: Trace, keys: Mapping[str, NodeKey], cached: Iterable[str], peaks: Mapping[str, int], rates: Mapping[str, float]
+        self, trace: Trace, keys: Mapping[str, NodeKey], cached: Collection[str], peaks: Mapping[str, int], rates: Mapping[str, float]
     ) -> int:
         """Learn from a prompt that has ended; anything but a success teaches nothing. Returns how many values that were."""
         self.profiles.retry()
-        return self.profiles.observe(trace.as_dict(), keys, cached=frozenset(cached), peaks=dict(peaks), rates=rates)
+        if len(self._brief) > MOST_BRIEF:
+            self._brief.clear()
+        told = trace.as_dict()
+        brief = {node_id for node_id, spent_s in computed_s(told).items() if spent_s < LEAST_S}.difference(cached)
+        if told["outcome"] == Outcome.SUCCESS.value:
+            self._brief.update(keys[node_id].ids[1] for node_id in brief if node_id in keys)
+        return self.profiles.observe(told, keys, cached=frozenset(cached), peaks=dict(peaks), rates=rates)
 
     def failures(self) -> int:
         """Prompts that could not be learned from."""
@@ -115,6 +139,20 @@ class Teacher:
     def _rate(self, drive: str) -> float | None:
         found = self.profiles.rate(drive)
         return None if found is None else found.value
+
+
+def _with_what_led_to_them(prompt: Mapping[str, Any], same_work: Iterable[str], timed: Container[str]) -> set[str]:
+    """The nodes, and those above them of which no time was ever kept: they have run when these did, and were over before they could be
+    timed."""
+    found = set(same_work)
+    waiting = list(found)
+    while waiting:
+        node = prompt.get(waiting.pop())
+        above = {source for _, source, _ in links(node)} if node is not None else set()
+        brief = {source for source in above if source in prompt and source not in timed} - found
+        found |= brief
+        waiting += brief
+    return found
 
 
 def picture_sizes(prompt: Mapping[str, Any]) -> dict[str, tuple[int, int]]:

@@ -27,10 +27,11 @@ class Steps(ProgressHandler):
         self._on_step, self._on_end = on_step, on_end
         self._thread: int | None = None
         self._reported: tuple[str, float] = "", 0.0
+        self._left: tuple[str, int | None] = "", None
 
     def watch(self) -> None:
         """Listen to the running prompt."""
-        self._thread, self._reported = threading.get_ident(), ("", 0.0)
+        self._thread, self._reported, self._left = threading.get_ident(), ("", 0.0), ("", None)
         registry = get_progress_state()
         if NAME not in registry.handlers:
             registry.register_handler(self)
@@ -39,10 +40,22 @@ class Steps(ProgressHandler):
         """Listen no more."""
         self._thread = None
 
+    def left(self, node_id: str) -> int | None:
+        """Steps that the node has announced and not done; None where it has reported none, or has begun to count again: what else it will
+        count is not known then."""
+        told_by, left = self._left
+        return left if told_by == node_id else None
+
     def update_handler(self, node_id: str, value: float, max_value: float, *args: Any, **kwargs: Any) -> None:
         if threading.get_ident() != self._thread:
             return
         (node_before, value_before), self._reported = self._reported, (node_id, value)
+        if node_id != self._left[0]:
+            self._left = node_id, max(0, int(max_value - value))
+        elif value < value_before:
+            self._left = node_id, None
+        elif self._left[1] is not None:
+            self._left = node_id, max(0, int(max_value - value))
         ended = value - value_before if node_id == node_before and value >= value_before else value
         # the first report can come before anything was computed: the working set is known only after one step; and newer versions of
         # ComfyUI report an unchanged value, which is no step

@@ -90,7 +90,7 @@ class Announcer:
     """
 
     def __init__(self, foresee: Callable[[Trace], dict[str, Any] | None]) -> None:
-        """`foresee(trace)`: what is still to come of that prompt; None where it does not run."""
+        """`foresee(trace)`: what is still to come of that prompt; None where it does not run, or nothing is known yet."""
         self._foresee = foresee
         self._lock = threading.Lock()  # one message is made at a time, and none after the last one
         self._next_s = 0.0
@@ -147,7 +147,7 @@ class Announcer:
                 return
             known = self._told[1] if self._told[0] == trace.prompt_id else Mark()
             self._told = trace.prompt_id, trace.mark()
-            if ahead:
+            if ahead.get("ahead"):
                 self._ahead_of = trace.prompt_id, begun, started_s
             self._say(trace, not ended, {"new": {**trace.since(known, UPDATE_DECISIONS), **ahead}}, self._watchers())
             cost_s = time.monotonic() - started_s
@@ -216,7 +216,7 @@ def add_routes(host: ComfyHost, announcer: Announcer) -> None:
             host.runtime.look(wait=False)
             if form:
                 return json.dumps(chrome(trace.as_dict()))
-            return json.dumps({**trace.as_dict(), "ahead": host.runtime.foresee(trace)})
+            return json.dumps({**trace.as_dict(), "ahead": host.foresee(trace)})
 
         headers = {"Content-Disposition": 'attachment; filename="residency-trace.json"'} if form else None
         return web.json_response(text=await asyncio.to_thread(text), headers=headers)
