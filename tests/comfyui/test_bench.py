@@ -122,6 +122,7 @@ def test_a_server_that_does_not_start_ends_its_scenario_at_once_with_its_log(com
     assert "this ComfyUI is broken" in json.loads((tmp_path / "out" / "results.json").read_text())["scenarios"]["S8"]["error"]
 
 
+@pytest.mark.timeout(900)  # six servers, one after the other
 def test_a_family_is_switched_from_and_back_to_and_stock_with_its_own_options_stands_beside_it(comfyui: ComfyUI, tmp_path: Path):
     few = ["--family", "qwen_image", "--parts", "text,switch", "--rounds", "1", "--repeats", "1", "--warm-ups", "0", "--no-references"]
     ran = bench(comfyui, tmp_path, *few, "--best-flags", "--sides", "stock,high-ram,pack")

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+import folder_paths
 from aiohttp import web
 from server import PromptServer
 
@@ -106,7 +107,8 @@ def _full(database, *args, **kwargs):
     ours = _fault.startswith("profiles") and "residency" in str(database)
     if ours and str(database) not in _profiles:
         _profiles.add(str(database))
-        _without(database)
+        if _fault != "profiles: corrupt":  # the same file as ever, and not another in its place, which another server may have put there
+            _without(database)
         if _fault == "profiles: a folder":
             os.mkdir(database)
         elif _fault == "profiles: locked":
@@ -219,6 +221,10 @@ async def post_faults(request):
     if _fault == "hook raises: _choose_node":  # without a device the order is ComfyUI's, and nobody is asked
         host._chooses = lambda: host._prompt is not None
         _mend.append(lambda: delattr(host, "_chooses"))
+    if _fault == "profiles: corrupt":
+        file = _module("profiles").database_in(folder_paths.get_user_directory())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
     if not _fault:
         for database in _profiles:
             if os.path.isdir(database):
