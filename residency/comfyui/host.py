@@ -360,7 +360,7 @@ class ComfyHost:
             seams.STAGE: hooks.stage(runs, door(self._node_starts), self._hold),
             seams.UNSTAGE: hooks.unstage(runs, door(self._node_returns)),
             seams.COMPLETE: hooks.complete(runs, door(self._node_completes)),
-            seams.OUTPUTS: hooks.outputs(self._loads_by, door(self._node_outputs)),
+            seams.OUTPUTS: hooks.outputs(self._teaches, door(self._node_outputs)),
             seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, self._load_stalled),
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
             seams.CAST: hooks.cast(self._asks, device.gate.wait, self.waits.given),
@@ -649,10 +649,10 @@ class ComfyHost:
                 if session.must_replan(execution_list.blockCount.get(visit.node_id), execution_list.pendingNodes):
                     prompt.changed = True
 
-    def _loads_by(self, node_id: str) -> bool:
-        """Whether a node of the running prompt loads weights."""
+    def _teaches(self, node_id: str) -> bool:
+        """Whether a node of the running prompt makes something to learn from: loaded weights, or what is to be decoded."""
         prompt = self._prompt
-        return prompt is not None and prompt.graph is not None and bool(prompt.graph.loads_of(node_id))
+        return prompt is not None and prompt.graph is not None and (bool(prompt.decoders) or bool(prompt.graph.loads_of(node_id)))
 
     def _node_outputs(self, execution_list: Any, node_id: str, value: Any) -> None:
         prompt = self._prompt

@@ -101,13 +101,13 @@ def complete(runs: Runs, tell_finish: Tell) -> Wrapper:
     return wrapper
 
 
-def outputs(loads: Callable[[str], bool], tell_outputs: Tell) -> Wrapper:
-    """Around cache_update: `tell_outputs(execution_list, node_id, value)` before the results of a node that `loads(node_id)` are kept."""
+def outputs(teaches: Callable[[str], bool], tell_outputs: Tell) -> Wrapper:
+    """Around cache_update: `tell_outputs(execution_list, node_id, value)` before the results of a node that `teaches(node_id)` are kept."""
 
     def wrapper(original: Any) -> Any:
         @functools.wraps(original)
         def cache_update(execution_list: Any, node_id: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-            if loads(node_id):
+            if teaches(node_id):
                 tell_outputs(execution_list, node_id, value)
             return original(execution_list, node_id, value, *args, **kwargs)
 
