@@ -19,9 +19,9 @@ export function paletteOf(element) {
   return { colours: found, focus: style.getPropertyValue("--p-primary-color").trim() || "#60a5fa", family: style.fontFamily };
 }
 
-/** The item cut to the plot: a bar that began before the window keeps its label in sight. */
+/** The item cut to the plot: a bar that began before the window keeps its label in sight. Its stalls count from the plot's left edge, too. */
 export function clipped(item, width_px) {
-  if (item.x >= 0 && item.x + item.width <= width_px) return item;
+  if (item.stalls.length === 0 && item.x >= 0 && item.x + item.width <= width_px) return item;
   const left = Math.max(item.x, 0);
   const width = Math.max(Math.min(item.x + item.width, width_px) - left, 0);
   const cut = (stall) => {
