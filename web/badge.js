@@ -1,7 +1,8 @@
 // Badges: a memory setting that differs from the workflow's; what a node waits for; and, while a panel is open, how its weights are.
 //
 // The front end asks a badge for its text whenever it draws the node. The canvas is drawn again on request. Vue draws a node again when
-// something reactive that the badge has read changes, or its node says that its badges have changed; which of the two depends on the version.
+// something reactive that the badge has read changes: which node runs, and how far it is. Between prompts nothing of that changes: a badge
+// says there what it said last. (1.49.6 and 1.58.1 draw nothing anew for a node that says that its badges have changed.)
 
 const SILENT = { memory_mode: "workflow", strategy: "auto" };
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_story import drop_pages, forget, two_experts
+from comfy_story import drop_pages, forget, two_experts, with_ours
 from front_end import NEEDS_A_BROWSER, command, load, open_graph, opened
 
 from residency.installation.server_process import Server
@@ -326,6 +326,21 @@ def test_the_node_that_waits_says_what_is_read_in_each_renderer(editor: Any, com
             editor.wait_for_function(shown, arg=told, timeout=10_000)
         else:
             editor.wait_for_function(f"told => JSON.stringify({BADGES}) === JSON.stringify(told ? [told] : [])", arg=told)
+
+
+def test_badges_of_settings_and_of_what_is_to_come_show_in_each_renderer(editor: Any, comfy_server: Server) -> None:
+    """In Vue with the next message about progress: nothing else makes it ask a badge again."""
+    open_graph(editor, with_ours(two_experts(seed=86)))
+    open_panel(editor)
+    editor.evaluate("() => { app.graph.getNodeById(2).widgets.find(({ name }) => name === 'strategy').value = 'release'; }")
+    editor.evaluate(TOLD, 2)
+    editor.evaluate("() => comfyAPI.api.api.dispatchCustomEvent('progress', { value: 1, max: 9, prompt_id: 'told', node: '1' })")
+    if editor.evaluate("LiteGraph.vueNodesMode === true"):
+        leaves = """[...document.querySelectorAll("[data-node-id='2'] *")].filter((one) => !one.children.length)"""
+        badges = f"{leaves}.map((one) => one.textContent.trim())"
+    else:
+        badges = BADGES
+    editor.wait_for_function(f"['release', 'will wait 2.0 s'].every((told) => {badges}.includes(told))", timeout=10_000)
 
 
 def test_the_doctors_text_is_in_the_panel_and_goes_on_the_clipboard(page: Any, comfy_server: Server) -> None:
