@@ -41,6 +41,8 @@ function where(one) {
   return held > 0.05 * one.size_bytes ? say("plan.partly", { share: formatPercent(held, one.size_bytes) }) : say("plan.on drive");
 }
 
+const TOLD_S = 0.1; // less is no least time worth a word
+
 /** {verdict, time, rows: [{name, size, where}]}. @param {any} estimate @param {any} memory the answer of GET /residency/memory */
 export function planOf(estimate, memory) {
   const parts = /** @type {any[]} */ (Object.values(estimate.components));
@@ -53,7 +55,8 @@ export function planOf(estimate, memory) {
   const fit = limit_bytes === null ? "shared" : most_bytes > limit_bytes ? "over" : all_bytes > limit_bytes ? "tight" : "fits";
   const limit = formatBytes(limit_bytes ?? memory?.ram.available_bytes);
   const verdict = say(`plan.${fit}`, { bytes: formatBytes(all_bytes), most: formatBytes(most_bytes), limit });
-  const time = say(estimate.compute_unknown_nodes ? "plan.time partly" : "plan.time", { time: short(estimate.total_s), wait: short(estimate.stall_s) });
+  const known = !estimate.compute_unknown_nodes ? "plan.time" : estimate.total_s < TOLD_S ? "plan.time unknown" : "plan.time partly";
+  const time = say(known, { time: short(estimate.total_s), wait: short(estimate.stall_s) });
   const rows = [...parts].sort((a, b) => b.size_bytes - a.size_bytes).map((one) => ({ name: one.name, size: formatBytes(one.size_bytes), where: where(one) }));
   return { verdict, time, rows };
 }

@@ -161,6 +161,7 @@ export const EN = {
   "plan.shared": "It needs {bytes} of weights, up to {most} at once; {limit} of RAM are free for them.",
   "plan.time": "About {time}, of it {wait} waiting for weights.",
   "plan.time partly": "At least {time}, of it {wait} waiting for weights: how long some nodes compute is not known yet.",
+  "plan.time unknown": "How long it takes is not known yet: nodes have to run once.",
   "plan.missing": ["{count} file is missing; what stands below is the rest.", "{count} files are missing; what stands below is the rest."],
   "plan.get": "get it from {host}",
   "plan.goes": "into models/{folder}",

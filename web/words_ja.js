@@ -155,6 +155,7 @@ export const JA = {
   "plan.shared": "重みは {bytes}、同時に最大 {most} 必要です。使える RAM は {limit} です。",
   "plan.time": "約 {time}、うち重み待ち {wait}。",
   "plan.time partly": "{time} 以上、うち重み待ち {wait}：計算時間がまだわからないノードがあります。",
+  "plan.time unknown": "所要時間はまだわかりません：ノードを一度実行する必要があります。",
   "plan.missing": "ファイルが {count} 個足りません。以下は残りについてです。",
   "plan.get": "{host} から入手",
   "plan.goes": "models/{folder} に置きます",

@@ -155,6 +155,7 @@ export const ZH = {
   "plan.shared": "需要 {bytes} 权重，同时最多 {most}；可用内存 {limit}。",
   "plan.time": "约 {time}，其中等待权重 {wait}。",
   "plan.time partly": "至少 {time}，其中等待权重 {wait}：部分节点的计算时间尚不清楚。",
+  "plan.time unknown": "需要多久尚不清楚：节点需先运行一次。",
   "plan.missing": "缺少 {count} 个文件；以下是其余部分。",
   "plan.get": "从 {host} 获取",
   "plan.goes": "放入 models/{folder}",

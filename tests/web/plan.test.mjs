@@ -37,6 +37,8 @@ test("rows say where each lies, the largest first; an unknown time is a least ti
   const { rows, time } = planOf(estimate(parts, [["a"]], { compute_unknown_nodes: 2 }), memory(12 * GB));
   assert.deepEqual(rows.map(({ where }) => where), ["50 % in RAM", "on the device", "in RAM", "on the drive"]);
   assert.match(time, /^At least 41 s/);
+  const nothing = planOf(estimate(parts, [["a"]], { compute_unknown_nodes: 2, total_s: 0, stall_s: 0 }), memory(12 * GB));
+  assert.equal(nothing.time, "How long it takes is not known yet: nodes have to run once.");
 });
 
 test("warming up tells how far it is until it has ended, and why it was refused", async () => {
