@@ -7,6 +7,7 @@ until the node's own peak is known, and never for more than a part of the device
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -58,7 +59,7 @@ class Decoders:
 
     def _see(self, shape: Iterable[Any]) -> None:
         found = tuple(shape)
-        if all(isinstance(length, int) for length in found) and _count(found) > _count(self._shape):
+        if found and all(isinstance(length, int) for length in found) and math.prod(found) > math.prod(self._shape or (0,)):
             self._shape = found
 
     def _estimate(self, source: str) -> int:
@@ -67,12 +68,9 @@ class Decoders:
             return 0
         try:
             return min(self._most_bytes, int(vae.memory_used_decode(self._shape, vae.vae_dtype)))
-        except Exception:  # of latents that this decoder does not decode
+        except (
+            IndexError,
+            TypeError,
+            ValueError,
+        ):  # latents of another shape than this decoder's; anything else is the host's guard's to tell
             return 0
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    found = 1 if shape else 0
-    for length in shape:
-        found *= length
-    return found
