@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from story import MB, components
 
-from residency.core.component import Mode, Tier
+from residency.core.component import Mode, Policy, Tier
 from residency.core.device_placement import SPARE_BYTES, Copies, Placement
 from residency.core.device_tier import DeviceTier, View
 from residency.core.events import (
@@ -17,8 +18,10 @@ from residency.core.events import (
     Evict,
     Evicted,
     Exchange,
+    NodeFinished,
     NodeStarted,
     Prefetch,
+    PrefetchAsked,
     PromptStarted,
     ReleaseAsked,
     TransferDone,
@@ -204,6 +207,46 @@ def test_what_was_released_on_its_way_leaves_when_its_mover_has_stopped():
     assert said(manager.handle(TransferStopped(3.0, "b", Tier.DEVICE, 3 * MB, 3 * MB, 0.1, "asked"))) == [("Evict", "b", 12)]
     manager.handle(Evicted(4.0, "b", Tier.DEVICE, 3 * MB, "asked"))
     assert manager.device.held == {"a": 12 * MB}
+
+
+@pytest.mark.parametrize(
+    ("policy", "released", "comes"),
+    [(Policy(), False, ["a"]), (Policy(), True, []), (Policy(Mode.LOW_VRAM), False, []), (Policy(Mode.BALANCED), False, ["a"])],
+)
+def test_what_somebody_wanted_out_does_not_come_back_for_what_nobody_has_queued(policy, released, comes):
+    once = computing("abab")
+    for expected_from, may_come in ((2, comes), (None, ["a"])):
+        manager = Manager(99 * MB, 40 * MB)
+        timeline = Timeline(once.visits, once.uses, expected_from)
+        manager.handle(PromptStarted(0.0, "p", timeline, components(a=12, b=12), Mode.HIGH_VRAM, {"a": policy}))
+        manager.handle(DeviceObserved(0.0, {"a": 12 * MB}, 28 * MB))
+        manager.handle(NodeStarted(1.0, 0))
+        told = manager.handle(NodeFinished(2.0, 0))
+        if released:
+            told += manager.handle(ReleaseAsked(2.0, "a", False, "node 7 releases it"))
+        for one in told:
+            if isinstance(one, Evict) and one.tier is Tier.DEVICE:
+                manager.handle(Evicted(2.5, "a", Tier.DEVICE, 12 * MB, "asked"))
+        manager.handle(NodeStarted(3.0, 1))
+        told = manager.handle(DeviceObserved(3.0, {"b": 12 * MB}, 28 * MB))
+        assert [one.component.key for one in told if isinstance(one, Prefetch)] == may_come
+
+
+def test_what_was_released_comes_back_once_it_was_used_or_asked_for():
+    once = computing("abab")
+    asked = [
+        [NodeStarted(3.0, 0), NodeFinished(4.0, 0), NodeStarted(5.0, 1)],
+        [PrefetchAsked(3.0, "a", "a node asks"), NodeStarted(5.0, 1)],
+    ]
+    for events in asked:
+        manager = Manager(99 * MB)
+        manager.handle(PromptStarted(0.0, "p", Timeline(once.visits, once.uses, 2), components(a=12, b=12), Mode.HIGH_VRAM))
+        manager.handle(DeviceObserved(0.0, {}, 40 * MB))
+        manager.handle(ReleaseAsked(2.0, "a", False, "node 7 releases it"))
+        for event in events:
+            manager.handle(event)
+        told = manager.handle(DeviceObserved(6.0, {"b": 12 * MB}, 28 * MB))
+        assert [one.component.key for one in told if isinstance(one, Prefetch)] == ["a"]
 
 
 def test_what_was_told_to_leave_makes_room_once_though_its_mover_has_not_answered():

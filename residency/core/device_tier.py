@@ -262,14 +262,16 @@ class DeviceTier:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The prompt as the device tier sees it. `running`: components of the node at `position`; `comes_bytes`: what can cross the link
-    while it runs; infinite where nobody knows how long it runs, or how fast the link is."""
+    """The prompt as the device tier sees it. `running`: components of the node at `position`; `may_return(key)`: whether it may come for
+    what usually comes next, though nobody has queued that; `comes_bytes`: what can cross the link while the node runs; infinite where
+    nobody knows how long it runs, or how fast the link is."""
 
     timeline: Timeline
     position: int
     components: Mapping[str, Component]
     running: frozenset[str]
     may_prefetch: Callable[[str], bool] = lambda key: True
+    may_return: Callable[[str], bool] = lambda key: True
     may_evict: Callable[[str], bool] = lambda key: True
     priority: Callable[[str], int] = lambda key: 0
     comes_bytes: float = NEVER
@@ -299,18 +301,21 @@ class View:
 
 def _next_uses(view: View) -> Iterator[tuple[str, int]]:
     """Components in the order in which the next visits compute with them, each once. What usually comes next counts as well: bringing it
-    back from host memory costs nothing that anybody waits for."""
+    back from host memory costs nothing that anybody waits for; what somebody wanted out of the device stays out until it is used."""
     seen = set(view.running)
+    expected_from = view.timeline.expected_from
     visits = 0
     for position in range(view.position + 1, len(view.timeline.visits)):
         uses = [use for use in view.timeline.at(position) if use.kind is UseKind.COMPUTE]
         visits += bool(uses)
         if visits > LOOK_AHEAD:
             return
+        nobody_asked = expected_from is not None and position >= expected_from
         for use in uses:
-            if use.component not in seen and use.component in view.components:
-                seen.add(use.component)
-                yield use.component, position
+            key = use.component
+            if key not in seen and key in view.components and not (nobody_asked and not view.may_return(key)):
+                seen.add(key)
+                yield key, position
 
 
 def _ahead(count: int) -> str:

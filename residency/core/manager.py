@@ -55,6 +55,7 @@ class Manager:
         self._observed = False  # the host looks at what its page cache holds, nothing has to be asked again
         self.kept: dict[str, Component] = {}  # what the last prompt that knew them asked to keep when it has ended
         self._releases: list[ReleaseAsked] = []  # of components in use: they leave when their node has ended
+        self._released: set[str] = set()  # by a node, and not used since
         self._handlers: dict[type[Any], Callable[[Any], list[Instruction]]] = {
             PromptStarted: self._prompt_started,
             Replanned: self._replanned,
@@ -160,6 +161,8 @@ class Manager:
             host.begin(place)
         self._running = self._soon if expected and self._soon else frozenset([use.component for use in uses])
         self._soon = frozenset()
+        if self._released:
+            self._released -= self._running
         is_planned = host.pass_by(self._running)
         if self._placements.off:
             return []
@@ -310,6 +313,7 @@ class Manager:
     def _prefetch_asked(self, event: PrefetchAsked) -> list[Instruction]:
         if event.component not in self._host.components or self._placements.off:
             return []
+        self._released.discard(event.component)
         self._host.ask(event.component, event.reason)
         return self._replan()
 
@@ -327,6 +331,7 @@ class Manager:
         return [instruction for one in asked if one.component in self._host.components for instruction in self._release(one)]
 
     def _release(self, event: ReleaseAsked) -> list[Instruction]:
+        self._released.add(event.component)
         instructions = self._device.release(self._host.components[event.component], event.reason)
         return instructions + self._host.release(event.component, event.reason) if event.host else instructions
 
@@ -380,6 +385,7 @@ class Manager:
             self._host.components,
             running,
             may_prefetch=self._may_come_to_device,
+            may_return=self._may_return_to_device,
             may_evict=self._may_leave_device,
             priority=self._priority,
             comes_bytes=comes_bytes,
@@ -388,6 +394,10 @@ class Manager:
     def _may_come_to_device(self, key: str) -> bool:
         policy = self._placements.policies.get(key)
         return self._placements.of(key) is not None and (policy is None or policy.prefetch)
+
+    def _may_return_to_device(self, key: str) -> bool:
+        given_back = self._placements.of(key) is Strategy.RELEASE and not self._placements.is_auto(key)
+        return not given_back and key not in self._released
 
     def _may_leave_device(self, key: str) -> bool:
         # what was asked for and not found by auto: the user wants it kept, and ComfyUI decides when there is no room

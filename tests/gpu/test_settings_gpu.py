@@ -156,11 +156,11 @@ def test_a_policy_overrules_the_mode_for_its_model_alone(device: Device, stock: 
 
     device.settings(mode="high-vram")
     assert device.draw(asking("low-vram", 1)) == stock
-    assert until(lambda: A not in device.bytes_of() and B in device.bytes_of(), seconds=5), device.memory()
+    assert until(lambda: A not in device.bytes_of() and B in device.bytes_of(), seconds=5), (device.bytes_of(), device.decided())
     forget(device.server)
     device.settings(mode="low-vram")
     assert device.draw(asking("high-vram", 1)) == stock
-    assert until(lambda: A in device.bytes_of() and B not in device.bytes_of(), seconds=5), device.memory()
+    assert until(lambda: A in device.bytes_of() and B not in device.bytes_of(), seconds=5), (device.bytes_of(), device.decided())
 
 
 def test_release_gives_a_model_back_in_mid_prompt(device: Device, stock: list[bytes]):
@@ -169,7 +169,7 @@ def test_release_gives_a_model_back_in_mid_prompt(device: Device, stock: list[by
     prompt["8"]["inputs"]["latent_image"] = ["20", 0]
     device.settings(mode="high-vram")
     assert device.draw(prompt) == stock
-    assert A not in device.bytes_of() and B in device.bytes_of(), device.memory()
+    assert A not in device.bytes_of() and B in device.bytes_of(), (device.bytes_of(), device.decided())
     assert any(name == A and "node 20 releases it" in reason for _, name, reason in device.decided())
 
 
