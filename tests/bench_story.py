@@ -41,6 +41,7 @@ def scenario(*runs: dict[str, Any], cold: bool = False, device_free_bytes: int |
     """The raw part of one scenario on two experts of 20 GB, drive 2 GB/s, link 40 GB/s."""
     return {
         "what": "two experts",
+        "ways": {run["side"]: "this checkout" for run in runs},
         "machine": MACHINE | CUDA,
         "drive": DRIVE,
         **RUN,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
-import json
 import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bench_story import ran, results, scenario
+
+from residency.bench.results import PACK, STOCK, write
 
 TOOL = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "compatibility.py"))
 
@@ -67,17 +69,16 @@ def test_a_row_takes_the_place_of_the_one_for_the_same_versions_and_the_others_s
     assert TOOL["rows_of"](document, "later") == []
 
 
-def test_what_a_gpu_has_shown_comes_from_its_file_and_what_nobody_has_measured_is_no_row(tmp_path: Path):
-    rows = [
-        {"aimdo": "0.6.0", "scenario": "C5", "stock_s": 10.61, "pack_s": 10.28, "identical": True, "device": "H100"},
-        {"aimdo": "0.4.13", "scenario": "C5", "stock_s": 12.87, "pack_s": 11.07, "identical": True, "device": "H100"},
-    ]
-    measured = tmp_path / "aimdo.json"
+def test_what_a_gpu_has_shown_comes_from_the_benchs_results_and_what_nobody_has_measured_is_no_row(tmp_path: Path):
+    measured, bench = tmp_path / "aimdo.json", tmp_path / "results.json"
     assert len(TOOL["device"](measured).splitlines()) == 2
-    measured.write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    for version, stock_s, pack_s in (("0.6.0", 9.0, 9.0), ("0.4.13", 12.9, 11.1), ("0.6.0", 10.6, 10.3)):
+        both = scenario(ran(STOCK, stock_s), ran(PACK, pack_s))
+        write(results(C5=both, S1=scenario(ran(PACK, 1.0))), bench)
+        TOOL["keep"](measured, version, [bench])
     assert TOOL["device"](measured).splitlines()[2:] == [
-        "| 0.4.13 | C5 | 12.87 s | 11.07 s | 1.16 | identical | H100 |",
-        "| 0.6.0 | C5 | 10.61 s | 10.28 s | 1.03 | identical | H100 |",
+        "| 0.4.13 | C5 | 12.90 s (1) | 11.10 s (1) | 1.16 | identical | H100 |",
+        "| 0.6.0 | C5 | 10.60 s (1) | 10.30 s (1) | 1.03 | identical | H100 |",
     ]
 
 

@@ -8,6 +8,7 @@
                                                                     whole suite on that ComfyUI
     python tools/compatibility.py later                    what later versions do, emulated: with the pack's guard and without
     python tools/compatibility.py device                   what a GPU has shown: benchmarks/results/aimdo.json
+    python tools/compatibility.py device --aimdo VERSION FILE...   the same, with what `residency bench` has measured under that comfy-aimdo
 
 FOLDER of a front end: `pip install --no-deps --target FOLDER comfyui-frontend-package==VERSION`, which needs playwright and a Chromium as
 well; of comfy-aimdo the same with its name; of a ComfyUI: where its main.py is.
@@ -272,14 +273,43 @@ def passed(outcome: dict[str, str], names: Iterable[str]) -> str:
 
 
 def device(measured: Path) -> str:
-    """Stock against the pack with each comfy-aimdo, as `measured` holds them; a row that nobody has measured is not there."""
+    """Stock against the pack with each comfy-aimdo, as `measured` holds them: medians, and of how many prompts; a row that nobody has
+    measured is not there."""
     found = json.loads(measured.read_text(encoding="utf-8"))["rows"] if measured.is_file() else []
     rows = []
     for one in sorted(found, key=lambda one: (numbers(one["aimdo"]), one["scenario"])):
-        times = [f"{one[side]:.2f} s" for side in ("stock_s", "pack_s")]
+        times = [f"{one[side + '_s']:.2f} s ({one['runs'][side]})" for side in ("stock", "pack")]
         same = "identical" if one["identical"] else "differ"
         rows.append([one["aimdo"], one["scenario"], *times, f"{one['stock_s'] / one['pack_s']:.2f}", same, one["device"]])
     return table(DEVICE_HEAD, rows)
+
+
+def keep(measured: Path, version: str, results: Sequence[Path]) -> None:
+    """Put the scenarios of which both sides were run into `measured`, in place of that version's earlier rows of them."""
+    from residency.bench.results import read as read_results
+
+    told = read_results(results)["scenarios"]
+    rows = json.loads(measured.read_text(encoding="utf-8"))["rows"] if measured.is_file() else []
+    for name, raw in told.items():
+        summary = raw["summary"]
+        stock_s, pack_s = summary["stock_s"], summary["pack_s"]
+        if stock_s is None or pack_s is None:
+            continue
+        rows = [row for row in rows if (row["aimdo"], row["scenario"]) != (version, name)]
+        times = {"stock_s": round(stock_s, 2), "pack_s": round(pack_s, 2)}
+        runs = {side: summary["runs"][side] for side in ("stock", "pack")}
+        rows.append(
+            {
+                "aimdo": version,
+                "scenario": name,
+                **times,
+                "runs": runs,
+                "identical": summary["identical"],
+                "device": raw["machine"]["device"],
+            }
+        )
+    rows.sort(key=lambda row: (numbers(row["aimdo"]), row["scenario"]))
+    measured.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -292,7 +322,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own.add_argument("--report", type=Path, metavar="FILE", help="what pytest --junit-xml=FILE wrote of the whole suite on that ComfyUI")
     own.add_argument("--aimdo", metavar="FOLDER", help="comfy-aimdo in place of the one that is installed")
     tables.add_parser("later")
-    tables.add_parser("device")
+    shown = tables.add_parser("device")
+    shown.add_argument("--aimdo", metavar="VERSION", help="the comfy-aimdo under which the results were measured")
+    shown.add_argument("results", nargs="*", type=Path, metavar="FILE", help="results.json of the bench")
     asked = parser.parse_args(arguments)
     if asked.table == "front-ends":
         text = front_ends(asked.folders)
@@ -306,6 +338,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         text = later(find_comfyui() or sys.exit("no ComfyUI was found; set COMFYUI_PATH"))
     else:
+        if asked.results:
+            keep(MEASURED, asked.aimdo or parser.error("--aimdo has to name the version under which these were measured"), asked.results)
         text = device(MEASURED)
     DOCUMENT.write_text(replaced(read(), asked.table, text), encoding="utf-8")
     print(text)

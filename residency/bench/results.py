@@ -23,6 +23,7 @@ STOCK, PACK, BEFORE = "stock", "pack", "before"
 SIDES = (STOCK, PACK)  # what a scenario's figures are made of; others stand beside them
 
 Data = dict[str, Any]
+_SAME = ("precision", "family", "queue", "limits", "arguments", "temperature")  # of a scenario, where two runs of it may stand side by side
 Node = tuple[str, str, float, float]  # id, class, start and end in seconds
 
 
@@ -66,12 +67,27 @@ def to_resume(path: Path, size: str, machine: Mapping[str, Any]) -> Data:
 
 
 def _joined(before: Data, one: Data) -> Data:
-    """A scenario that both have is taken from the second, with what it has of its run; nobody misses what only one of them has skipped."""
+    """A scenario that both have is taken from the second, with what it has of its run, and beside it the sides that only the first one has
+    measured, where both are of one machine since its last start; nobody misses what only one of them has skipped."""
     kept, skipped = before.get("scenarios", {}), before.get("skipped", {})
-    come = {name: {**{key: one[key] for key in OWN}, **raw} for name, raw in one["scenarios"].items()}
+    come = {name: _beside(kept.get(name), {**{key: one[key] for key in OWN}, **raw}) for name, raw in one["scenarios"].items()}
     left = {name: why for name, why in skipped.items() if name not in come}
     left |= {name: why for name, why in one["skipped"].items() if name in come or name not in kept}
     return {**one, "scenarios": {**kept, **come}, "skipped": left}
+
+
+def _beside(before: Data | None, raw: Data) -> Data:
+    if (
+        before is None
+        or any(before.get(key) != raw.get(key) for key in _SAME)
+        or before["machine"].get("boot") != raw["machine"].get("boot")
+    ):
+        return raw
+    others = [run for run in before["runs"] if run["side"] not in raw["ways"]]
+    if not others:
+        return raw
+    ways = {side: way for side, way in before["ways"].items() if side not in raw["ways"]}
+    return {**raw, "runs": [*others, *raw["runs"]], "ways": {**ways, **raw["ways"]}, "command": f"{before['command']}; {raw['command']}"}
 
 
 def write(results: Data, path: Path, indent: int | None = 1) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench_story import GB, ran, results, scenario
@@ -91,6 +92,19 @@ def test_files_are_merged_and_the_last_one_that_has_a_scenario_tells_it(tmp_path
         book.write(one, tmp_path / f"{name}.json")
     merged = book.read([tmp_path / "early.json", tmp_path / "late.json"])["scenarios"]
     assert (merged["S1"]["summary"]["stock_s"], merged["S1"]["summary"]["compute_s"]) == (70.0, 9.0)
+
+
+def test_sides_that_were_run_one_after_the_other_on_one_machine_stand_side_by_side(tmp_path: Path):
+    def told(name: str, boot: str, *runs: dict[str, Any]) -> Path:
+        one = scenario(*runs)
+        book.write(results(S4={**one, "machine": {**one["machine"], "boot": boot}}), tmp_path / name)
+        return tmp_path / name
+
+    stock, pack = told("stock.json", "b", ran(STOCK, 9.0)), told("pack.json", "b", ran(PACK, 6.0))
+    elsewhere, again = told("elsewhere.json", "c", ran(PACK, 6.0)), told("again.json", "b", ran(PACK, 5.0))
+    for files, stock_s, pack_s in (([stock, pack], 9.0, 6.0), ([stock, elsewhere], None, 6.0), ([stock, pack, again], 9.0, 5.0)):
+        summary = book.read(files)["scenarios"]["S4"]["summary"]
+        assert (summary["stock_s"], summary["pack_s"]) == (stock_s, pack_s)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"version": 99, "scenarios": {}}', "[]"])
