@@ -38,6 +38,7 @@ from residency.core.events import (
     Event,
     Evict,
     Evicted,
+    Instruction,
     NodeFinished,
     NodeStarted,
     Outcome,
@@ -85,8 +86,9 @@ class Drive:
         self.manager = Manager()
         self.now_s = 0.0
         self.event_s: list[float] = []
-        self._each_event = each_event
+        self._handle = self._timed if each_event else self.manager.handle
         self._queue: deque[Prefetch] = deque()
+        self._queued: set[str] = set()  # whose prefetch is in the queue: one at a time
         self._present: dict[str, int] = {}
         self._lands_s = 0.0
         self.give(BudgetChanged(0.0, Tier.HOST, limit_bytes))
@@ -94,18 +96,16 @@ class Drive:
 
     def give(self, event: Event) -> None:
         """Hand the event over, and the answers to evictions and cancels; prefetches wait in the queue."""
-        todo = deque([event])
-        while todo:
-            if self._each_event:
-                begun_s = time.thread_time()
-                instructions = self.manager.handle(todo.popleft())
-                self.event_s.append(time.thread_time() - begun_s)
-            else:
-                instructions = self.manager.handle(todo.popleft())
+        instructions = self._handle(event)
+        if not instructions:
+            return
+        todo: deque[Event] = deque()
+        while True:
             for instruction in instructions:
                 key = instruction.component.key
                 if isinstance(instruction, Prefetch):
                     self._queue.append(instruction)
+                    self._queued.add(key)
                     if len(self._queue) == 1:
                         self._begin()
                 elif isinstance(instruction, Evict):
@@ -113,12 +113,22 @@ class Drive:
                     todo.append(Evicted(self.now_s, key, instruction.tier, instruction.size_bytes, instruction.reason))
                 elif isinstance(instruction, Cancel):
                     self._queue = deque(one for one in self._queue if one.component.key != key)
+                    self._queued.discard(key)
                     todo.append(TransferStopped(self.now_s, key, Tier.HOST, 0, self._present.get(key, 0), 0.0, instruction.reason))
+            if not todo:
+                return
+            instructions = self._handle(todo.popleft())
+
+    def _timed(self, event: Event) -> list[Instruction]:
+        begun_s = time.thread_time()
+        instructions = self.manager.handle(event)
+        self.event_s.append(time.thread_time() - begun_s)
+        return instructions
 
     def node(self, position: int, key: str) -> None:
         """One node: it starts, waits for what is being read for it, and computes."""
         self.give(NodeStarted(self.now_s, position))
-        while any(one.component.key == key for one in self._queue):
+        while key in self._queued:
             self.now_s = max(self.now_s, self._lands_s)
             self._land()
         end_s = self.now_s + COMPUTE_S
@@ -135,6 +145,7 @@ class Drive:
     def _land(self) -> None:
         done = self._queue.popleft()
         key, size_bytes = done.component.key, done.size_bytes
+        self._queued.discard(key)
         moved_bytes, self._present[key] = size_bytes - self._present.get(key, 0), size_bytes
         if self._queue:
             self._begin()

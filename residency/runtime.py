@@ -38,7 +38,7 @@ from .core.events import (
 )
 from .core.manager import Manager
 from .record.ahead import foreseen
-from .record.contents import Contents
+from .record.contents import TELLING, Contents
 from .record.trace import Trace, UnderWay
 from .session import Fact, Phase, Session, SessionError, StandsAside
 
@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 KEPT_TRACES = 20
 GLANCE_S = 0.1  # deciding takes a millisecond
+
+_ANSWERS = (TransferDone, TransferStopped)  # `A | B` is made anew each time it is asked
 
 
 class Mover(Protocol):
@@ -165,7 +167,7 @@ class Runtime:
 
     def safe_point(self) -> None:
         """Enact what waits for a safe point. On the executor's thread, where the device stands still or a step has ended."""
-        while True:
+        while self._deferred:
             with self._lock:
                 if not self._deferred:
                     return
@@ -190,7 +192,8 @@ class Runtime:
             return
         try:
             if self.trace is not None:
-                self._aside("trace", self._look_at_transfers, self.trace)
+                if self.trace.awaits_answers:
+                    self._aside("trace", self._look_at_transfers, self.trace)
                 self._aside("on_update", self.on_update, self.trace, False)
         finally:
             self._lock.release()
@@ -253,11 +256,9 @@ class Runtime:
             told += self._handle(event)
         if self.recorder is not None:
             self._aside("recorder", self.recorder, fact, told)
-        return self._due_of(told)
+        return self._due_of(told) if told else None
 
     def _due_of(self, told: Sequence[Instruction]) -> _Due | None:
-        if not told:
-            return None
         self._deferred.extend(one for one in told if one.tier in self._at_safe_points)
         now = [one for one in told if one.tier not in self._at_safe_points]
         if not now:
@@ -268,14 +269,15 @@ class Runtime:
 
     def _handle(self, event: Event) -> list[Instruction]:
         instructions = self.manager.handle(event)
-        self.contents = self.contents.after(event)
+        if type(event) in TELLING:
+            self.contents = self.contents.after(event)
         if isinstance(event, PromptStarted):
             self._futures = {key: future for key, future in self._futures.items() if not future.done()}
             self.trace = Trace(event, self._unix_clock(), self._under_way.values(), self.contents)
             self.traces = (*self.traces, self.trace)[-KEPT_TRACES:]
         elif isinstance(event, Stalled):
             self.stalled_s += event.seconds
-        elif isinstance(event, TransferDone | TransferStopped):
+        elif isinstance(event, _ANSWERS):
             self._under_way.pop((event.component, event.tier), None)
         if self.trace is not None:
             self._write(self.trace, event, instructions)
@@ -296,7 +298,8 @@ class Runtime:
         trace.mode, trace.mode_reason = mode.mode, mode.reason
         trace.copies, trace.copies_reason = placement.copies, placement.reason
         try:
-            self._look_at_transfers(trace)
+            if trace.awaits_answers:
+                self._look_at_transfers(trace)
         finally:
             trace.record(event, instructions)
 
@@ -354,8 +357,6 @@ class Runtime:
 
     def _look_at_transfers(self, trace: Trace) -> None:
         """A transfer that reads a whole model may outlast its prompt."""
-        if not trace.awaits_answers:
-            return
         for one in trace.under_way():
             mover = self.movers.get(one.tier)
             moved = mover.so_far(one.component.key) if mover is not None else None

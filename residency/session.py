@@ -40,6 +40,8 @@ class Phase(Enum):
     BETWEEN = "between"
     RUNNING = "running"
 
+    __hash__ = object.__hash__  # members are singletons; Enum hashes their names, in Python
+
 
 class SessionError(Exception):
     """A fact that cannot be true now: the host and the session disagree. Names the fact, the phase and the prompt."""
@@ -228,10 +230,11 @@ class Session:
 
     def position_of(self, node_id: str) -> int:
         """Where the node's next visit lies: it follows, or the executor has preferred it to others of this prompt. Raises SessionError."""
-        if self.next_node() == node_id:
-            return self.position + 1
-        for position in range(self.position + 1, len(self.timeline.visits)):
-            visit = self.timeline.visits[position]
+        visits, following = self.timeline.visits, self.position + 1
+        if following < len(visits) and visits[following].node_id == node_id and visits[following].prompt_id == self.prompt_id:
+            return following
+        for position in range(following, len(visits)):
+            visit = visits[position]
             if visit.prompt_id != self.prompt_id:
                 break
             if visit.node_id == node_id:
@@ -240,6 +243,8 @@ class Session:
 
     def _looked(self, time_s: float, limits: Limits, sight: Sight) -> list[Event]:
         found: list[Event] = []
+        if limits is NO_LIMITS and sight is NOTHING_SEEN:  # most nodes of a prompt come within milliseconds of one another
+            return found
         known = self._limits
         host = (limits.host_bytes, limits.host_reserve_bytes)
         if limits.host_bytes is not None and host != (known.host_bytes, known.host_reserve_bytes):

@@ -10,6 +10,7 @@ import re
 from reprlib import Repr
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+LAST_UNIT = len(UNITS) - 1
 
 SHOWN_CHARACTERS = 60
 _repr = Repr()
@@ -23,11 +24,13 @@ MAX_BYTES = 10**18  # beyond an exabyte somebody has slipped
 def size(size_bytes: float) -> str:
     """Bytes in binary units, three significant digits: 0 B, 1.50 KiB, 23.4 MiB, 300 MiB."""
     value, unit = float(size_bytes), 0
-    while abs(value) >= 1023.5 and unit < len(UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    if unit == 0 or abs(value) >= 99.95:
+    least = abs(value)
+    while least >= 1023.5 and unit < LAST_UNIT:
+        least, unit = least / 1024, unit + 1
+    value /= 1024**unit
+    if unit == 0 or least >= 99.95:
         return f"{value:.0f} {UNITS[unit]}"
-    return f"{value:.1f} {UNITS[unit]}" if abs(value) >= 9.995 else f"{value:.2f} {UNITS[unit]}"
+    return f"{value:.1f} {UNITS[unit]}" if least >= 9.995 else f"{value:.2f} {UNITS[unit]}"
 
 
 def shown(value: object) -> str:

@@ -117,7 +117,7 @@ def test_the_kept_order_and_a_sorted_one_give_the_same_plan(order, size_mb, posi
     ranking = Ranking()
     for at in range(-1, position + 1):  # ranks as they were at earlier positions, then as they are
         for key in held:
-            ranking.put(key, rank(key, timeline, at, parts, {}))
+            ranking.put(rank(key, timeline, at, parts, {}))
     kept = ranking.first_to_leave()
     state = tier(limit_mb, held)
     assert plan(timeline, position, parts, state, leave_order=kept) == plan(timeline, position, parts, state)

@@ -75,13 +75,13 @@ def test_the_schedule_is_near_the_optimum():
 
 
 def nearest_leaves_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Rank, "__lt__", lambda self, other: self.nearness > other.nearness)
+    monkeypatch.setattr(Rank, "__lt__", lambda self, other: (-self.nearness, self.key) < (-other.nearness, other.key))
     monkeypatch.setattr(Rank, "yields_to", lambda self, priority, read_at: True)
 
 
 def whole_components_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     take = host_plan._Draft._take
-    monkeypatch.setattr(host_plan._Draft, "_take", lambda self, size_bytes, reason: take(self, self._left, reason))
+    monkeypatch.setattr(host_plan._Draft, "_take", lambda self, victim, size_bytes, reason: take(self, victim, self._left, reason))
 
 
 def nothing_leaves_for_what_is_read_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def nothing_leaves_for_what_is_read_next(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def nothing_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_plan._Draft, "_bring", lambda self, key, record, at, reason: False)
+    monkeypatch.setattr(host_plan._Draft, "_bring", lambda self, key, record, missing, at, reason: False)
 
 
 def what_is_needed_sooner_leaves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,13 +23,13 @@ import comfy.model_management as model_management
 
 from .. import findings
 from ..core.component import Mode, Tier
-from ..core.events import Crossed, DeviceObserved, NotMeasured, Outcome, PrefetchAsked, ReleaseAsked, Stalled, Stepped, Waited
+from ..core.events import Crossed, DeviceObserved, HostObserved, NotMeasured, Outcome, PrefetchAsked, ReleaseAsked, Stalled, Stepped, Waited
 from ..core.timeline import EMPTY, UseKind
 from ..graph import AllowanceError
 from ..record import text as report
 from ..record.trace import Trace
 from ..runtime import Hold, Mover, Runtime
-from ..session import NO_LIMITS, Limits, Looks, NodeBegins, NodeEnds, Phase, PromptBegins, PromptEnds, Sight
+from ..session import NO_LIMITS, NOTHING_SEEN, Limits, Looks, NodeBegins, NodeEnds, Phase, PromptBegins, PromptEnds, Sight
 from ..settings import prompt as settings
 from ..settings.node_inputs import DEVICE, DEVICE_AND_HOST
 from ..settings.user import UserSettings
@@ -390,7 +390,7 @@ class ComfyHost:
         """The components that the running node reads as a loader."""
         session = self.runtime.session
         uses = session.timeline.at(session.position) if session.phase is Phase.RUNNING else ()
-        return {use.component for use in uses if use.kind is UseKind.LOAD and use.reads}
+        return {use.component for use in uses if use.kind is UseKind.LOAD and use.reads} if uses else set()
 
     def _asks(self, modules: Any) -> Asked | None:
         return self.waits.asks(modules, copies_under_way=self.device.gate.under_way())
@@ -492,7 +492,7 @@ class ComfyHost:
             # before the device is looked at: the room on it is what the node leaves
             self.device.expect(visit.working_set_bytes)
             started_s = self.runtime.clock()
-            sight = Sight(self._in_host.look(prompt.graph.components), self._device_contents(prompt))
+            sight = _sight(self._in_host.look(prompt.graph.components), self._device_contents(prompt))
             holds = self.runtime.tell(NodeBegins(started_s, node_id, self._limits(prompt, now_s), sight))
             self.runtime.safe_point()
             self.device.carry_on(waits=visit.class_type in self._stepping or self._is_in_tail(prompt))
@@ -553,8 +553,9 @@ class ComfyHost:
 
     def _tell_loading(self, graph: LiveGraph) -> None:
         """A loader that reads its files waits for their bytes, and unpacks them: that no reading ahead saves."""
-        loads, trace, now_s = self._loads(), self.runtime.trace, self.runtime.clock()
+        loads, trace = self._loads(), self.runtime.trace
         if loads and trace is not None:
+            now_s = self.runtime.clock()
             size_bytes = sum(graph.components[key].size_bytes for key in loads if key in graph.components)
             self.runtime.look()  # how far its reader has come is in the trace then
             behind_reader = trace.reads(loads)
@@ -623,7 +624,7 @@ class ComfyHost:
                 prompt.peaks.node_finishes(session.timeline.visits[session.position].node_id, now_s)
                 used = session.timeline.at(session.position) if prompt.graph is not None else ()
                 seen = self._in_host.look(prompt.graph.components, changed=True) if used and prompt.graph is not None else None
-                self.runtime.tell(NodeEnds(now_s, sight=Sight(seen)))
+                self.runtime.tell(NodeEnds(now_s, sight=_sight(seen)))
                 self.runtime.safe_point()
 
     def _node_completes(self) -> None:
@@ -739,3 +740,8 @@ class ComfyHost:
         if self.failures >= MAX_FAILURES:
             log.error("residency: %d failures, taking every hook out; choose a mode again to retry", self.failures)
             self.uninstall()
+
+
+def _sight(host: HostObserved | None, device: DeviceObserved | None = None) -> Sight:
+    """Most nodes of a prompt come too soon for another look at host memory, and some machines have no device to look at."""
+    return NOTHING_SEEN if host is None and device is None else Sight(host, device)

@@ -18,21 +18,20 @@ ASKED = Policy()
 
 
 class Rank(NamedTuple):
-    """Smaller leaves sooner: what nobody keeps, the lower priority, the farther next read, the cheaper one to read back."""
+    """Smaller leaves sooner: what nobody keeps, the lower priority, the farther next read, the cheaper one to read back.
+
+    `key` is the component's: with it in the rank, holding two against one another is one comparison of tuples and not one inside another.
+    """
 
     keep: bool
     priority: int
     nearness: float  # minus the position of the next read; minus infinity when there is none
     size_bytes: int
-
-    @property
-    def next_read(self) -> float:
-        """Position of the next read, NEVER when there is none."""
-        return -self.nearness
+    key: str
 
     def asked_for(self) -> Rank:
         """Of what the user wants next: whatever its priority it leaves for nothing else, or it would be asked for again."""
-        return self._replace(keep=True, nearness=1.0)
+        return self._replace(keep=True, nearness=1)
 
     def yields_to(self, priority: int, read_at: float) -> bool:
         """Whether these bytes may make room for ones of that priority that are read at `read_at`."""
@@ -47,31 +46,32 @@ def rank(key: str, timeline: Timeline, position: int, components: Mapping[str, C
     missed_at = timeline.missed_at(key, position)
     nearness = -NEVER if missed_at is None else -missed_at
     component = components.get(key)
-    return Rank(policy.keep, policy.priority, nearness, 0 if component is None else component.size_bytes)
+    return Rank(policy.keep, policy.priority, nearness, 0 if component is None else component.size_bytes, key)
 
 
 class Ranking:
     """Components by rank. `put` whenever a rank may have changed: a bisection, and one shift in a list of what is held."""
 
     def __init__(self) -> None:
-        self._order: list[tuple[Rank, str]] = []
+        self._order: list[Rank] = []
         self._ranks: dict[str, Rank] = {}
 
-    def put(self, key: str, new: Rank) -> None:
-        """`new` holds from now on, whether the component was held before or not."""
-        old, order = self._ranks.get(key), self._order
+    def put(self, new: Rank) -> None:
+        """`new` holds from now on, whether its component was held before or not."""
+        key, order = new.key, self._order
+        old = self._ranks.get(key)
         if old == new:
             return
         if old is not None:
-            del order[bisect_left(order, (old, key))]
+            del order[bisect_left(order, old)]
         self._ranks[key] = new
-        insort(order, (new, key))
+        insort(order, new)
 
     def drop(self, key: str) -> None:
         """Nothing happens where the component is not held."""
         old = self._ranks.pop(key, None)
         if old is not None:
-            del self._order[bisect_left(self._order, (old, key))]
+            del self._order[bisect_left(self._order, old)]
 
     def clear(self) -> None:
         self._order.clear()
@@ -84,6 +84,6 @@ class Ranking:
         """Its rank; None when it is not held."""
         return self._ranks.get(key)
 
-    def first_to_leave(self) -> Sequence[tuple[Rank, str]]:
-        """(rank, component key), who leaves first in front: a view that changes with the ranking."""
+    def first_to_leave(self) -> Sequence[Rank]:
+        """Who leaves first in front: a view that changes with the ranking."""
         return self._order

@@ -38,7 +38,7 @@ def plan(
     *,
     running: bool = False,
     terms: Terms = NO_TERMS,
-    leave_order: Sequence[tuple[Rank, str]] | None = None,
+    leave_order: Sequence[Rank] | None = None,
     complete_reads: int = 0,
 ) -> Plan:
     """Plan the host tier at `position`: the visit that runs now (`running`), or the last one that has; -1 before the first.
@@ -49,7 +49,7 @@ def plan(
     """
     if leave_order is None:
         held = [key for key, record in host.records.items() if record.held_bytes]
-        leave_order = sorted((rank(key, timeline, position, components, terms.policies), key) for key in held)
+        leave_order = sorted(rank(key, timeline, position, components, terms.policies) for key in held)
     first = max(complete_reads, timeline.first_read_number(position if running else position + 1))
     by_order_alone = not (terms.policies or host.asked or host.surplus) and terms.reserve_bytes >= 0
     if by_order_alone and _room(host) == 0:  # the usual case where weights do not fit
@@ -89,10 +89,10 @@ def _first_missing(timeline: Timeline, first: int, components: Mapping[str, Comp
     return len(reads), None
 
 
-def stays(leave_order: Sequence[tuple[Rank, str]], busy: Collection[str], read_at: int) -> bool:
+def stays(leave_order: Sequence[Rank], busy: Collection[str], read_at: int) -> bool:
     """Whether all of the tier is read no later than that: what comes first of those that may leave says it of them all."""
-    for found, key in leave_order:
-        if key not in busy:
+    for found in leave_order:
+        if found.key not in busy:
             return not found.yields_to(0, read_at)
     return True
 
@@ -114,7 +114,7 @@ class _Draft:
         host: TierView,
         busy: Collection[str],
         terms: Terms,
-        leave_order: Iterator[tuple[Rank, str]],
+        leave_order: Iterator[Rank],
         *,
         running: bool,
     ) -> None:
@@ -135,26 +135,25 @@ class _Draft:
         self.prefetches: list[tuple[int, Move]] = []
         self.whole_until: int | None = None
         self._leave_order = leave_order
-        self._victim: tuple[Rank, str] | None = None
+        self._victim: Rank | None = None
         self._left = -1  # bytes of the victim that have not been taken; -1: nobody has been looked for
 
     def _next_victim(self) -> None:
         busy, brought = self.busy, self._brought
         for found in self._leave_order:
-            key = found[1]
+            key = found.key
             record = None if key in busy or key in brought else self.records.get(key)
             if record is not None and record.held_bytes and not record.coming_bytes and key in self.components:
                 self._victim, self._left = found, record.held_bytes
                 return
         self._victim, self._left = None, 0
 
-    def _take(self, size_bytes: int, reason: str) -> None:
+    def _take(self, victim: Rank, size_bytes: int, reason: str) -> None:
         """Give back that many of the victim's bytes."""
-        assert self._victim is not None
-        found, key = self._victim
+        key = victim.key
         taken = self.evictions.get(key)
         if taken is None:
-            self.evictions[key] = (size_bytes, f"{reason}; {_describe(found)}")
+            self.evictions[key] = (size_bytes, f"{reason}; {_describe(victim)}")
         else:
             self.evictions[key] = (taken[0] + size_bytes, taken[1])
         self.free += size_bytes
@@ -180,19 +179,21 @@ class _Draft:
         self._next_victim()
         terms = self.terms
         flights = sorted(
-            (rank(key, self.timeline, self.position, self.components, terms.policies), key)
+            rank(key, self.timeline, self.position, self.components, terms.policies)
             for key, record in self.host.coming.items()
             if record.state is State.ANNOUNCED and key not in self.busy
         )
         while self.free < 0 and (flights or self._victim):
             reason = f"memory is short: {in_words(-self.free)} over the limit"
-            if flights and (self._victim is None or flights[0] < self._victim):
-                found, key = flights.pop(0)
+            victim = self._victim
+            if victim is None or (flights and flights[0] < victim):
+                found = flights.pop(0)
+                key = found.key
                 coming_bytes = self.records[key].coming_bytes
                 self.cancels.append(Move(key, coming_bytes, f"{reason}; {_describe(found)}"))
                 self.free += coming_bytes
             else:
-                self._take(min(self._left, -self.free), reason)
+                self._take(victim, min(self._left, -self.free), reason)
         self.free -= terms.reserve_bytes
 
     def fill(self, first: int, running: int | None) -> int:
@@ -204,7 +205,9 @@ class _Draft:
             for key, at, reason, priority in self._ahead_of_order():
                 if running is not None and priority < NEVER:
                     left_to_node |= self._leave_to_running(running, priority, done)
-                if not self._bring(key, record_of(key, NOTHING), at, reason):
+                record = record_of(key, NOTHING)
+                missing = components[key].size_bytes - record.held_bytes - record.loaded_bytes
+                if missing > 0 and not record.coming_bytes and not self._bring(key, record, missing, at, reason):
                     return first
                 done.add(key)
         complete, visit_at, passed_over = -1, running, False
@@ -234,7 +237,7 @@ class _Draft:
                 passed_over = True
                 continue
             # of what is on its way the rest comes first when it has landed
-            if record.coming_bytes or not self._bring(key, record, at, None):
+            if record.coming_bytes or not self._bring(key, record, missing, at, None):
                 self.whole_until = None if passed_over or terms.passes else at  # windows are parts of what is missing
                 break
         else:
@@ -260,7 +263,7 @@ class _Draft:
 
     def _leave_to_node(self, key: str, missing: int, at: int) -> None:
         """The node that runs reads the rest itself: its room is made, or the kernel would choose who leaves."""
-        self._make_room(missing, key, at, at)
+        self._make_room(missing, key, at, is_read_now=True)
         self.free -= min(missing, max(0, self.free))
         self._drive_is_taken |= key in self.terms.alone
 
@@ -271,7 +274,10 @@ class _Draft:
             record = self.records.get(use.component, NOTHING)
             if record.loaded_bytes and use.component in self.components and self._may_come(use.component):
                 reason = f"{self.timeline.visits[use.position].class_type} is expected to read it again"
-                if not self._bring(use.component, record, use.position, reason):
+                missing = self.components[use.component].size_bytes - record.held_bytes - record.loaded_bytes
+                if missing <= 0 or record.coming_bytes or use.component in self._brought:
+                    continue
+                if not self._bring(use.component, record, missing, use.position, reason):
                     return
 
     def _leave_room_for_copies(self, running: int | None, at: int) -> None:
@@ -300,61 +306,58 @@ class _Draft:
     def _may_come(self, key: str) -> bool:
         return self.records.get(key, NOTHING).may_come and self.terms.may_prefetch(key)
 
-    def _bring(self, key: str, record: ComponentState, at: int, reason: str | None) -> bool:
-        """Announce what is missing of the component, as far as room can be made. False: nothing behind it may be announced."""
-        if record.coming_bytes or key in self._brought:
-            return True
+    def _bring(self, key: str, record: ComponentState, missing: int, at: int, reason: str | None) -> bool:
+        """Announce what is missing of the component, of which nothing is on its way, as far as room can be made. False: nothing behind it
+        may be announced."""
         if key in self.evictions:
             return False  # its rest comes first when it has left
-        held_bytes = record.held_bytes
-        missing = self.components[key].size_bytes - record.loaded_bytes - held_bytes
-        if missing <= 0:
-            return True
+        held_bytes, ahead = record.held_bytes, at - self.position
         least = 1
         if self.terms.passes:  # what is fetched meanwhile leaves, what is announced is counted until it has landed
-            is_used = self.running and at == self.position
+            is_used = self.running and not ahead
             least = min(missing, WINDOW_BYTES // LEAST_WINDOW) if is_used else 1
             missing = min(missing, max(0, WINDOW_BYTES - held_bytes) if is_used else WINDOW_BYTES)
         if missing > self.free:
-            self._make_room(missing, key, at, None if at > self.position else at)
-        size = min(missing, self.free)
+            self._make_room(missing, key, at, is_read_now=ahead <= 0)
+        free = self.free
+        size = min(free, missing)
         if size < least:
             return False
         if reason is None:
             visit = self.timeline.visits[at]
-            reason = f"read by {visit.class_type} {visit.node_id}, {_nodes_ahead(at - self.position)}"
+            reason = f"read by {visit.class_type} {visit.node_id}, {_nodes_ahead(ahead)}"
         if size < missing:
             reason += f"; {in_words(missing - size)} of it do not fit the budget"
         self.prefetches.append((at, Move(key, held_bytes + size, reason)))
-        self.free -= size
+        self.free = free - size
         self._brought.add(key)
-        if self._victim is not None and self._victim[1] == key:
+        if self._victim is not None and self._victim.key == key:
             self._next_victim()
         return size == missing
 
-    def _make_room(self, wanted: int, key: str, at: int, now: int | None) -> None:
-        """Give back the last bytes of what may leave for this component; `now`: it is read by the node that runs."""
+    def _make_room(self, wanted: int, key: str, at: int, *, is_read_now: bool) -> None:
+        """Give back the last bytes of what may leave for this component, which is read at `at`."""
         if self._surplus:
             self._drop_surplus(wanted)
         if self._left < 0:
             self._next_victim()
-        if self._victim is None:
+        found = self._victim
+        if found is None:
             return
         policy = self.terms.policies.get(key)
         priority = 0 if policy is None else policy.priority
         patience: float | None = None
-        if self.free < 0 and self.free + self._unneeded_bytes() < 0:
+        free = self.free
+        if free < 0 and free + self._unneeded_bytes() < 0:
             return  # nothing could come into the room
-        while wanted > self.free and self._victim is not None:
-            found, other = self._victim
-            if other == key or not found.yields_to(priority, at):
+        while found is not None and wanted > free:
+            if found.key == key or not found.yields_to(priority, at):
                 return
-            free = self.free
             never = found.nearness == -NEVER
-            if not never and -free > wanted // MOST_LOST:
+            if free < 0 and not never and -free > wanted // MOST_LOST:
                 return  # too much would have to be read again beside what makes the room
             size = min(self._left, wanted - free)
-            if now is None and not never and key not in self.busy and self._better_victim_is_busy(found):
+            if not (is_read_now or never or key in self.busy) and self._better_victim_is_busy(found):
                 # it is read again, and what runs now would rather leave: take only what the drive can bring by then
                 if patience is None:
                     patience = self.terms.before_free(key) - self._queued_bytes() - max(0, free)
@@ -362,7 +365,8 @@ class _Draft:
                 if size <= 0:
                     return
                 patience -= size
-            self._take(size, f"makes room for {self.components[key].name}")
+            self._take(found, size, f"makes room for {self.components[key].name}")
+            found, free = self._victim, self.free
 
     def _unneeded_bytes(self) -> int:
         """Bytes that could leave and that nothing reads any more."""
@@ -395,7 +399,7 @@ class _Draft:
                 if record.held_bytes or record.coming_bytes:
                     least = min(least, rank(key, self.timeline, ends_at, self.components, self.terms.policies))
             self._busy_rank = least
-        return self._busy_rank < found
+        return self._busy_rank[:-1] < found[:-1]
 
 
 NOTHING = ComponentState("")  # of what the tier has never heard of
@@ -405,11 +409,11 @@ def _read_at(found: tuple[int, Move]) -> int:
     return found[0]
 
 
-WORTH_MOST = Rank(True, 0, 1.0, 0)
+WORTH_MOST = Rank(True, 0, 1, 0, "")
 
 
 def _describe(found: Rank) -> str:
-    return "nothing reads it any more" if found.next_read == NEVER else f"its next read is at visit {found.next_read:.0f}"
+    return "nothing reads it any more" if found.nearness == -NEVER else f"its next read is at visit {-found.nearness}"
 
 
 def _nodes_ahead(count: int) -> str:

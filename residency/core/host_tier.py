@@ -125,7 +125,7 @@ class HostTier:
         no part of the rest: counted as such, it would stand for what has not been read yet."""
         self._answered.add(record.key)
         component = self.components.get(record.key)
-        if component is None:
+        if component is None or (not record.loaded_bytes and 0 <= present_bytes <= component.size_bytes):
             return present_bytes
         taken_bytes = max(0, record.loaded_bytes - record.behind_bytes) if record.coming_bytes else 0
         return max(0, min(present_bytes - taken_bytes, component.size_bytes - record.loaded_bytes))
@@ -394,7 +394,7 @@ class HostTier:
         if found is None or -found.nearness <= self.place.position:
             found = rank(key, self.place.timeline, self.place.position, self.components, self.terms.policies)
             self._ranks[key] = found
-        self._ranking.put(key, found if record.asked is None else found.asked_for())
+        self._ranking.put(found if record.asked is None else found.asked_for())
 
     def _missing_again(self, key: str) -> None:
         after = self.place.position - 1 if self.place.running else self.place.position

@@ -6,7 +6,7 @@ tiers. After each event that could change the answer it asks the planner what sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from .component import Component, Mode, Strategy, Tier
@@ -36,9 +36,14 @@ from .events import (
 )
 from .host_tier import HostTier, Place
 from .strategies import Placements, ResolvedMode
-from .timeline import UseKind
+from .timeline import Use, UseKind
 
 GIVEN_UP = "the user gave it up"
+NONE: frozenset[str] = frozenset()
+
+
+def _used_by(uses: Sequence[Use]) -> frozenset[str]:
+    return frozenset([use.component for use in uses]) if uses else NONE
 
 
 class Manager:
@@ -136,16 +141,16 @@ class Manager:
         self._begin(event)
         if event.running is not None:
             self._host.begin(Place(event.timeline, event.running, True, event.running, event.time_s), self._placements.policies)
-            self._running = frozenset([use.component for use in event.timeline.at(event.running)])
-            self._soon = frozenset()
+            self._running = _used_by(event.timeline.at(event.running))
+            self._soon = NONE
         stopped = self._host.cancel_unread(event.timeline, -1, "the new order no longer reads it")
         if not self._placements.off:
             stopped += self._host.cancel_overtaken("the new order reads another one first")
         return stopped + self._replan()
 
     def _begin(self, event: PromptStarted | Replanned) -> None:
-        self._running = frozenset()
-        self._soon = frozenset([use.component for use in event.timeline.at(0)])
+        self._running = NONE
+        self._soon = _used_by(event.timeline.at(0))
         self._used.update(self._device.state.held)
         self._host.terms.alone = event.single_reader
         self._host.terms.may_prefetch = self._may_prefetch
@@ -159,8 +164,8 @@ class Manager:
         place.visit, place.begun_s = position, event.time_s
         if not expected:  # the executor chose another node: all that was passed over counts as passed
             host.begin(place)
-        self._running = self._soon if expected and self._soon else frozenset([use.component for use in uses])
-        self._soon = frozenset()
+        self._running = self._soon if expected and self._soon else _used_by(uses)
+        self._soon = NONE
         if self._released:
             self._released -= self._running
         is_planned = host.pass_by(self._running)
@@ -185,7 +190,7 @@ class Manager:
     def _node_finished(self, event: NodeFinished) -> list[Instruction]:
         host, place, position = self._host, self._host.place, event.position
         timeline = place.timeline
-        self._running = frozenset()
+        self._running = NONE
         place.running = False
         place.visit, place.begun_s = position + 1, event.time_s
         if self._placements.off:
@@ -210,7 +215,7 @@ class Manager:
         if self._releases:
             instructions += self._release_what_was_in_use()
         # what the next node uses is as good as in use: it starts at once
-        self._soon = frozenset([use.component for use in timeline.at(position + 1)])
+        self._soon = _used_by(timeline.at(position + 1))
         return instructions + self._replan()
 
     def _released_after(self, position: int) -> list[Instruction]:
@@ -232,7 +237,7 @@ class Manager:
 
     def _prompt_ended(self, event: PromptEnded) -> list[Instruction]:
         host = self._host
-        self._running = self._soon = frozenset()
+        self._running = self._soon = NONE
         host.place.running = False
         if event.outcome is Outcome.ABANDONED:
             self._releases.clear()

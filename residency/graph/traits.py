@@ -35,9 +35,12 @@ TraitsOf = Callable[[str], NodeTraits | None]  # class_type -> traits; None for 
 UNKNOWN = NodeTraits()
 
 
+_NUMBER = (int, float)  # `int | float` is made anew each time it is asked
+
+
 def is_link(value: object) -> bool:
     """ComfyUI's own rule (comfy_execution/graph_utils.py): a list of a node id and a slot number."""
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int | float)
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], _NUMBER)
 
 
 def links(node: Node) -> Iterator[tuple[str, str, int]]:

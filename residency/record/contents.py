@@ -8,7 +8,7 @@ from typing import Any
 from ..core.component import Tier
 from ..core.events import BudgetChanged, DeviceObserved, Event, HostObserved, RatesMeasured
 
-_TELLING = (HostObserved, DeviceObserved, RatesMeasured, BudgetChanged)
+TELLING = frozenset({HostObserved, DeviceObserved, RatesMeasured, BudgetChanged})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,7 @@ class Contents:
     device_limit: tuple[int, int] | None = None
 
     def after(self, event: Event) -> Contents:
-        """With what the event tells of them; most tell nothing."""
-        if not isinstance(event, _TELLING):  # the match below asks class by class, 0.4 us an event
-            return self
+        """With what the event tells of them. Not asked of what is not TELLING: the match below asks class by class, 0.4 us an event."""
         match event:
             case HostObserved():
                 return replace(self, host=event)

@@ -37,6 +37,8 @@ class NodeRecord:
         """It has ended: nothing in it has taken longer than all of it. Waiting that overlaps the pack's own work goes first."""
         assert self.end_s is not None
         wall_s = self.end_s - self.start_s
+        if self.own_s + self.stall_s + self.unsplit_s <= wall_s:
+            return
         self.own_s = min(self.own_s, wall_s)
         self.stall_s = min(self.stall_s, wall_s - self.own_s)
         self.unsplit_s = min(self.unsplit_s, wall_s - self.own_s - self.stall_s)

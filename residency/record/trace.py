@@ -177,7 +177,8 @@ class Trace:
     def record(self, event: Event, instructions: Sequence[Instruction]) -> None:
         """Take one event and what the manager answered."""
         with self._lock:
-            self._catch_up()
+            if self._spent:
+                self._catch_up()
             now_s = event.time_s - self._zero_s
             if now_s > self._now_s:
                 self._now_s = now_s
@@ -305,7 +306,8 @@ class Trace:
         since_s, end_s = event.time_s, event.end_s - event.stalled_s
         if end_s > since_s:
             self._own_s += end_s - since_s
-            self._times.spent(since_s - self._zero_s, end_s - self._zero_s)
+            if self._times.running is not None:
+                self._times.spent(since_s - self._zero_s, end_s - self._zero_s)
 
     def _told_of(self, event: Kept | GivenUp, kind: str) -> None:
         self._components.setdefault(event.component.key, event.component)
@@ -339,16 +341,13 @@ class Trace:
             self._dropped_records += 1
 
     def _node_started(self, event: NodeStarted) -> None:
-        visit = self._timeline.visits[event.position]
-        loads: list[str] = []
-        computes: list[str] = []
-        reads: list[str] = []
-        for use in self._timeline.at(event.position):
-            (loads if use.kind is UseKind.LOAD else computes).append(use.component)
-            if use.reads:
-                reads.append(use.component)
-        told = NodeRecord(visit.node_id, visit.class_type, self._now_s, loads=loads, computes=computes, reads=reads)
+        visit, uses = self._timeline.visits[event.position], self._timeline.at(event.position)
+        told = NodeRecord(visit.node_id, visit.class_type, self._now_s)
         told.predicted_s, told.working_set_bytes = visit.compute_s, visit.working_set_bytes
+        if uses:
+            told.loads = [use.component for use in uses if use.kind is UseKind.LOAD]
+            told.computes = [use.component for use in uses if use.kind is not UseKind.LOAD]
+            told.reads = [use.component for use in uses if use.reads]
         self._times.start(told)
 
     def _node_finished(self, event: NodeFinished) -> None:

@@ -220,14 +220,16 @@ class DeviceMover:
         self._working_set_bytes = working_set_bytes
         self.headroom_bytes = KNOWN_HEADROOM_BYTES if working_set_bytes else HEADROOM_BYTES
         with self._busy:
-            self._placed = {key: one for key, one in self._placed.items() if key in self._unanswered}
+            if self._placed:
+                self._placed = {key: one for key, one in self._placed.items() if key in self._unanswered}
             self._turns.clear()
-        self._end_of_passes()
+        if self._watched or self.gate.watches:
+            self._end_of_passes()
 
     @property
     def is_ahead(self) -> bool:
         """Whether copies for later nodes are announced that have not been made."""
-        return any(pending.ahead for pending in self._pending.values())
+        return bool(self._pending) and any(pending.ahead for pending in self._pending.values())
 
     def carry_on(self, *, waits: bool) -> None:
         """A node starts: what was announced for later ones follows its own weights; where it `waits`, between two of the node's steps, or
@@ -236,7 +238,7 @@ class DeviceMover:
         self._follow()
 
     def _follow(self) -> None:
-        if not self._waits and all(pending.ahead for pending in self._pending.values()):
+        if self._pending and not self._waits and all(pending.ahead for pending in self._pending.values()):
             self._advance(None)
 
     def prompt_ends(self) -> None:

@@ -85,7 +85,8 @@ class WeightWaits:
     def begin(self) -> None:
         """A node begins on this thread."""
         self._thread = threading.get_ident()
-        self._now = _Stretch()
+        if self._now.since_s is not None:  # else nothing was asked for since
+            self._now = _Stretch()
 
     def forget(self) -> None:
         """No node of ours runs any more."""
