@@ -15,7 +15,7 @@ from residency.core.events import (
     TransferDone,
     Waited,
 )
-from residency.record.text import text, waiting
+from residency.record.text import patching, text, waiting
 from residency.record.trace import Trace
 
 
@@ -47,6 +47,19 @@ def test_the_sentence_about_waiting_names_the_node_its_weights_and_its_steps():
         trace.record(Stepped(step + 2.0), [])
     trace.record(NodeFinished(4.0, 1), [])
     assert waiting(trace.as_dict()) == "Waited 1.50 s for weights, of it 1.00 s in Node 1 (b), in 2 of 3 steps."
+
+
+def test_what_patching_took_is_the_first_step_beyond_the_others_of_a_node_with_a_lora():
+    def told(first: list[object], *, kind: str = "LORA", others: int = 3) -> str | None:
+        node = {"node_id": "6", "class_type": "KSampler", "computes": ["m", "l"], "steps": [first, *[[0.5, 0.0, 1]] * others]}
+        parts = [{"key": "m", "name": "model", "kind": "MODEL"}, {"key": "l", "name": "style", "kind": kind}]
+        return patching({"components": parts, "nodes": [node, {**node, "node_id": "7", "computes": ["m"]}]})
+
+    by_so_much = "by so much longer its first step computed than each of the others."
+    assert told([1.3, 0.0, 1]) == f"Patching weights took at most 0.80 s in KSampler 6 (style): {by_so_much}"
+    assert told([1.3, 0.5, 1]) == f"Patching weights took at most 0.30 s in KSampler 6 (style): {by_so_much}"  # waiting is no patching
+    assert told([1.3, 0.0, 2]) == f"Patching weights took at most 0.30 s in KSampler 6 (style): {by_so_much}"  # two steps in one report
+    assert told([0.52, 0.0, 1]) is told([1.3, 0.0, 1], kind="VAE") is told([1.3, 0.0, 1], others=1) is None
 
 
 def test_where_a_system_does_not_tell_waiting_from_unpacking_that_is_said():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from ..units import size
 
 NOTICED_S = 0.01  # a shorter stall is only the measuring
+PATCHES = "LORA"  # the kind of components that change another one's weights
+WORTH_TELLING_S = 0.05  # of a first step that took longer
 
 
 def line(trace: dict[str, Any]) -> str:
@@ -49,6 +52,23 @@ def waiting(trace: dict[str, Any]) -> str:
     return f"Waited {sum(node['stall_s'] for node in nodes):.2f} s for weights, of it {most['stall_s']:.2f} s in {longest}{known}"
 
 
+def patching(trace: dict[str, Any]) -> str | None:
+    """One sentence: by how much the first steps of nodes with LoRAs computed longer than the others. Patching weights is in that, and a
+    sampler's setting up, so it is the most that patching took. None where no node tells: without LoRAs, or of too few steps."""
+    kinds = {component["key"]: component for component in trace["components"]}
+    told: list[str] = []
+    for node in trace["nodes"]:
+        patches = [kinds[key]["name"] for key in node["computes"] if kinds.get(key, {}).get("kind") == PATCHES]
+        paces_s = [(took_s - stall_s) / together for took_s, stall_s, together in node.get("steps", ())]
+        if patches and len(paces_s) >= 3:
+            longer_s = node["steps"][0][2] * (paces_s[0] - median(paces_s[1:]))
+            if longer_s >= WORTH_TELLING_S:
+                told.append(f"{longer_s:.2f} s in {node['class_type']} {node['node_id']} ({', '.join(patches)})")
+    if not told:
+        return None
+    return f"Patching weights took at most {', '.join(told)}: by so much longer its first step computed than each of the others."
+
+
 def prediction(trace: dict[str, Any]) -> str | None:
     """One line: what earlier runs said of the compute, and how far off that was; None when they said nothing."""
     summary = trace["summary"]
@@ -65,7 +85,7 @@ def prediction(trace: dict[str, Any]) -> str | None:
 def text(trace: dict[str, Any]) -> str:
     """The line, how each component was placed and who asked for it, the nodes that waited longest, every decision with its reason."""
     names = {component["key"]: component["name"] for component in trace["components"]}
-    lines = [line(trace), waiting(trace), *([told] if (told := prediction(trace)) else [])]
+    lines = [line(trace), waiting(trace), *filter(None, (patching(trace), prediction(trace)))]
     if trace.get("outcome_reason"):  # traces of older versions have none
         lines.append(trace["outcome_reason"])
     known = [component for component in trace["components"] if "policy" in component]  # traces of older versions have none
