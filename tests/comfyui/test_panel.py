@@ -419,16 +419,17 @@ CUT = """() => {
   return { cut: boxes.filter((box) => box.top < top - 1 && box.bottom > top + 1).length, scrolled: list.scrollTop };
 }"""
 
+WHOLE_ROWS = f"() => {{ const {{ cut, scrolled }} = ({CUT})(); return cut === 0 && scrolled > 0; }}"
+
 
 def test_the_list_of_decisions_opens_at_its_top_and_follows_a_running_prompt_by_whole_rows(page: Any) -> None:
     panel = open_panel(page)
     for first in (0, 7):
         page.evaluate(MANY, first)
         panel.get_by_text(f"number {first + 199}", exact=True).wait_for()
-        seen = page.evaluate(CUT)
-        assert seen["cut"] == 0 and seen["scrolled"] > 0, seen
+        page.wait_for_function(WHOLE_ROWS)
     page.evaluate("() => { document.querySelector('.residency-decisions').parentElement.style.maxHeight = '71px'; }")
-    page.wait_for_function(f"() => {{ const {{ cut, scrolled }} = ({CUT})(); return cut === 0 && scrolled > 0; }}")
+    page.wait_for_function(WHOLE_ROWS)
 
     over = """() => {
       const decisions = Array.from({ length: 50 }, (_, time_s) => ({ time_s, kind: "keep", size_bytes: 0, reason: `over ${time_s}` }));
