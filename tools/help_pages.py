@@ -51,7 +51,7 @@ def page(core_id: str, node: CoreNode, kind: Family, language: str = "en") -> st
     lines = [
         f"# {core_id} (Residency)",
         "",
-        say["intro"].format(core_id=core_id) + say["sentences"] + (_loads(node, words) if loads else _computes(node, words)),
+        say["intro"].format(core_id=core_id) + (_loads(node, words) if loads else _computes(node, words)),
         "",
         f"## {say['added']}",
         "",
