@@ -18,6 +18,8 @@ export const EN = {
   "works.part": "works in part",
   "works.off": "off",
   "works.title": "{words}. Click: what works here, and why not the rest",
+  "chip": "Residency: {works}",
+  "chip.title": "{words}. Click shows or hides the panel",
   "prompt.on show": "Prompt on show",
   "prompt.running": "This prompt (running)",
   "prompt.last": "Last prompt",

@@ -17,6 +17,8 @@ export const JA = {
   "works.part": "一部有効",
   "works.off": "オフ",
   "works.title": "{words}。クリックすると、ここで何が働き、残りがなぜ働かないかを表示します",
+  "chip": "Residency：{works}",
+  "chip.title": "{words}。クリックでパネルの表示を切り替えます",
   "prompt.on show": "表示中のプロンプト",
   "prompt.running": "このプロンプト（実行中）",
   "prompt.last": "直前のプロンプト",

@@ -17,6 +17,8 @@ export const ZH = {
   "works.part": "部分可用",
   "works.off": "关闭",
   "works.title": "{words}。点击查看这里哪些可用，其余为何不可用",
+  "chip": "Residency：{works}",
+  "chip.title": "{words}。点击显示或隐藏面板",
   "prompt.on show": "显示的任务",
   "prompt.running": "此任务（运行中）",
   "prompt.last": "上一个任务",

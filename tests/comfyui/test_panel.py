@@ -92,6 +92,21 @@ def test_before_the_first_prompt_the_panel_says_what_to_do_and_no_request_fails(
         panel.get_by_role("tab", name="Why", selected=True).wait_for()
 
 
+def test_a_chip_in_the_top_bar_says_what_works_and_opens_the_panel(page: Any) -> None:
+    chip = page.locator(".residency-top")
+    chip.get_by_text("Residency: reads ahead only").wait_for(timeout=20_000)
+    assert "computes on the CPU" in chip.get_attribute("aria-label")
+    chip.click()
+    page.wait_for_function("selector => !document.querySelector(selector)?.disabled", arg=MODE)
+    page.locator(MODE).select_option("off")
+    chip.get_by_text("Residency: off").wait_for()
+    assert "is-off" in chip.get_attribute("class")
+    page.locator(MODE).select_option("auto")
+    chip.get_by_text("Residency: reads ahead only").wait_for()
+    chip.click()
+    page.locator(".residency").wait_for(state="detached")
+
+
 def test_nothing_is_sent_to_a_page_whose_panel_is_closed(page: Any, comfy_server: Any) -> None:
     page.evaluate("""() => {
       window.sent = { updates: 0, ended: 0 };
