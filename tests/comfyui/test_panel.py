@@ -456,6 +456,29 @@ def test_the_list_of_decisions_opens_at_its_top_and_follows_a_running_prompt_by_
     assert page.evaluate(CUT) == {"cut": 0, "scrolled": 0}
 
 
+RUNS_ON = """(count) => comfyAPI.api.api.dispatchCustomEvent("residency.update", { prompt_id: "long", mode: "auto", running: true, trace: {
+  version: 1, prompt_id: "long", mode: "auto", outcome: "running", duration_s: count, started_unix_s: 0,
+  nodes: Array.from({ length: count }, (_, index) => ({
+    node_id: String(index), class_type: "KSampler", start_s: index, end_s: index + 1, stall_s: 0 })),
+} })"""
+
+
+def test_the_picture_of_a_running_prompt_can_be_held_still_and_goes_on(page: Any) -> None:
+    panel = open_panel(page)
+    page.evaluate(RUNS_ON, 2)
+    drawn(page, at_least=2)
+    button = panel.locator(".residency-pause")
+    button.click()
+    page.evaluate(RUNS_ON, 5)
+    page.wait_for_timeout(700)  # some ticks of the clock, too
+    assert page.locator(".residency-drawing").get_attribute("data-bars") == "2"
+    assert button.get_attribute("aria-pressed") == "true"
+    page.locator(".residency-drawing").focus()
+    page.keyboard.press("p")
+    drawn(page, at_least=5)
+    assert button.get_attribute("aria-pressed") == "false"
+
+
 KEYS = {"Residency: show or hide the timeline": "t", "Residency: warm up this workflow": "w", "Residency: release all models": "u"}
 
 
