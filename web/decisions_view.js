@@ -30,6 +30,7 @@ export function createDecisions() {
 
   function follow() {
     frame = 0;
+    if (!follows) return; // another prompt is on show since
     list.scrollTop = list.scrollHeight;
     clearTimeout(settling);
     settling = setTimeout(settle, SETTLED_MS);
