@@ -1,7 +1,7 @@
 """What users get from the Registry, as a table: folders of the archive, their files and sizes.
 
-    comfy node validate && comfy node pack      checks the pack, and makes node.zip of what git tracks, less .comfyignore
-    python tools/archive.py node.zip            prints the table of docs/archive.md
+comfy node validate && comfy node pack      checks the pack, and makes node.zip of what git tracks, less .comfyignore
+python tools/archive.py node.zip            prints the table of docs/archive.md
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def table(archive: zipfile.ZipFile) -> str:
     rows = [_row("all", files, "")]
     for folder, held in sorted(folders.items()):
         names = sorted(PurePosixPath(info.filename).name for info in held)
-        rows.append(_row("the pack's folder" if folder == "." else f"`{folder}`", held, ", ".join(names) if len(names) <= LISTED else "one a node and language"))
+        told = ", ".join(names) if len(names) <= LISTED else "one a node and language"
+        rows.append(_row("the pack's folder" if folder == "." else f"`{folder}`", held, told))
     return "\n".join(["| folder | files | KiB | KiB packed | names |", "| --- | ---: | ---: | ---: | --- |", *rows])
 
 

@@ -45,8 +45,7 @@ def page(core_id: str, node: CoreNode, kind: Family, language: str = "en") -> st
     loads = kind is Family.LOADER
     it = say["loader" if loads else "step"]
     rows = [
-        say["row"].format(name=name, label=labels[name][0], text=text.format(it=it))
-        for name, text in words["rows"][kind.value].items()
+        say["row"].format(name=name, label=labels[name][0], text=text.format(it=it)) for name, text in words["rows"][kind.value].items()
     ]
     lines = [
         f"# {core_id} (Residency)",

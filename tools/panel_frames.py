@@ -1,13 +1,13 @@
-"""What the panel costs: a page while a run of 2,000 events streams in, ten messages a second, and the server while prompts run; open and closed.
+"""What the panel costs, open and closed: a page while a run of 2,000 events streams in, ten messages a second; a server while prompts run.
 
     python tools/panel_frames.py            prints milliseconds between frames, and what of them the page's thread computes
     python tools/panel_frames.py --server   prints milliseconds of processor time that a prompt takes in the server
 
-The server is real. The streamed run is made up: its messages are handed to the front end as the websocket would. Chromium paints in software
-here, on the cores that also run the server. The time between frames is what a user of this machine sees, beside all else that it does; a frame's
-processor time is that of the page's main thread (scripts, styles, layout, painting; ComfyUI's part too), from Chromium's own trace.
-The server's prompts are one chain of 200 nodes that do little, each run anew, the panel closed and open in turn. Prints the machine's load
-before and after. Needs what tools/screenshots.py needs.
+The server is real. The streamed run is made up: its messages are handed to the front end as the websocket would. Chromium paints in
+software here, on the cores that also run the server. The time between frames is what a user of this machine sees, beside all else that it
+does; a frame's processor time is that of the page's main thread (scripts, styles, layout, painting; ComfyUI's part too), from Chromium's
+own trace. The server's prompts are one chain of 200 nodes that do little, each run anew, the panel closed and open in turn. Prints the
+machine's load before and after. Needs what tools/screenshots.py needs.
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ def processor_s(pid: int) -> float:
 def cost(server: Any, page: Any) -> list[str]:
     """What a prompt takes in the server, the panel closed and open in turn; PROMPTS together, because the system counts in 10 ms."""
     took: dict[str, list[float]] = {"closed": [], "open": []}
+    wall: dict[str, list[float]] = {"closed": [], "open": []}
     shown = False
     seed = 0
     for _ in range(ROUNDS):
@@ -138,11 +139,13 @@ def cost(server: Any, page: Any) -> list[str]:
                 page.evaluate("window.app.extensionManager.bottomPanel.toggleBottomPanelTab('residency')")
                 page.wait_for_timeout(1500)  # the server has been told
                 shown = not shown
-            before_s = processor_s(server.process.pid)
+            started_s, before_s = time.perf_counter(), processor_s(server.process.pid)
             for _ in range(PROMPTS):
                 server.run(chain(seed := seed + 1))
             samples.append((processor_s(server.process.pid) - before_s) * 1000 / PROMPTS)
+            wall[name].append((time.perf_counter() - started_s) * 1000 / PROMPTS)
     lines = [told(f"{name}: processor time of a prompt, ms", samples) for name, samples in took.items()]
+    lines += [told(f"{name}: a prompt, ms", samples) for name, samples in wall.items()]
     differences = [opened - closed for closed, opened in zip(took["closed"], took["open"], strict=True)]
     return [*lines, f"open less closed, median of {ROUNDS} pairs: {statistics.median(differences):.1f} ms a prompt of {NODES + 1} nodes"]
 

@@ -1,7 +1,7 @@
 """A trace as lanes on one time axis: what computed, what was read meanwhile, what was evicted; and as a page of HTML. `png` draws the same.
 
-Lanes: nodes (one box each; striped where it stood still for weights), to the device where anything moved there, to RAM (one box per transfer,
-in the colour of its component; transfers that overlap get rows of their own), evictions. Words and colours are the panel's.
+Lanes: nodes (one box each; striped where it stood still for weights), to the device where anything moved there, to RAM (one box per
+transfer, in the colour of its component; transfers that overlap get rows of their own), evictions. Words and colours are the panel's.
 """
 
 from __future__ import annotations
