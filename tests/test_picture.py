@@ -51,7 +51,7 @@ def opened(data: bytes) -> Image.Image:
 def test_lanes_hold_every_record_in_the_colour_of_its_component() -> None:
     compute, disk, evictions = lanes_of(TRACE)
     assert [box.label for box in compute.boxes] == ["CLIPLoader", "CLIPTextEncode", "KSampler", "KSampler", "SaveImage"]
-    assert [box.hatched_s for box in compute.boxes] == [0.4, 0.0, 0.3, 0.0, 0.0]
+    assert [box.striped_s for box in compute.boxes] == [0.4, 0.0, 0.3, 0.0, 0.0]
     assert compute.boxes[0].colour == compute.boxes[1].colour == evictions.marks[0][1]
     assert [box.colour for box in disk.boxes] == [compute.boxes[2].colour, compute.boxes[3].colour]
     assert len({box.colour for box in compute.boxes}) == 4
@@ -99,7 +99,7 @@ def test_a_node_is_hatched_where_it_waited() -> None:
     sampler = TRACE["nodes"][2] | {"stall_s": 0.5, "steps": [[0.5, 0.25, 1], [0.5, 0.0, 1], [0.5, 0.125, 1]]}
     (box,) = lanes_of({**TRACE, "nodes": [sampler]})[0].boxes
     assert [pytest.approx(wait) for wait in box.waits] == [(0.9, 0.25), (1.9, 0.125), (2.4, 0.1)]
-    assert box.hatched_s == 0.25
+    assert box.striped_s == 0.25
 
 
 def test_the_picture_is_a_png_of_the_asked_width_with_the_stall_and_component_colours_in_it() -> None:

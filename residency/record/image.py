@@ -36,7 +36,7 @@ class Box:
     waits: tuple[tuple[float, float], ...] = ()
 
     @property
-    def hatched_s(self) -> float:
+    def striped_s(self) -> float:
         """Of its stall what lies at its start: the label goes behind it."""
         return self.waits[0][1] if self.waits and self.waits[0][0] == self.start_s else 0.0
 

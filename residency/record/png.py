@@ -104,10 +104,10 @@ class Canvas:
         self.draw.rectangle((left, top, max(right, left + 1), top + BOX_PX), fill=box.colour, outline="white")
         for wait_s, waited_s in box.waits:
             self._stripe(self.x(wait_s), top, self.x(wait_s + waited_s))
-        solid = self.x(box.start_s + box.hatched_s)
+        solid = self.x(box.start_s + box.striped_s)
         if self._label(solid, right, top, box.label, text_colour(box.colour)):
             return
-        if box.hatched_s and (text := _cut(box.label, solid - left)):  # the hatched part may have room instead
+        if box.striped_s and (text := _cut(box.label, solid - left)):  # the striped part may have room instead
             middle, half = (left + solid) / 2, font(13).getlength(_writable(text)) / 2 + 3
             self.draw.rectangle((middle - half, top + 8, middle + half, top + BOX_PX - 8), fill="white")
             self.write(middle, top + BOX_PX / 2, text, 13)
