@@ -95,7 +95,7 @@ def test_what_has_not_ended_reaches_to_the_end() -> None:
     assert lanes_of(TRACE)[0].boxes[-1].end_s == TRACE["duration_s"]
 
 
-def test_a_node_is_hatched_where_it_waited() -> None:
+def test_a_node_is_striped_where_it_waited() -> None:
     sampler = TRACE["nodes"][2] | {"stall_s": 0.5, "steps": [[0.5, 0.25, 1], [0.5, 0.0, 1], [0.5, 0.125, 1]]}
     (box,) = lanes_of({**TRACE, "nodes": [sampler]})[0].boxes
     assert [pytest.approx(wait) for wait in box.waits] == [(0.9, 0.25), (1.9, 0.125), (2.4, 0.1)]

@@ -185,13 +185,13 @@ def _section(index: int, title: str, trace: Trace, span_s: float) -> str:
         f'<text x="{left + second * scale:.1f}" y="{top + 15}" font-size="12" text-anchor="middle">{second:g} s</text>'
         for second in ticks(span_s)
     )
-    hatch = (
+    stripes = (
         f'<defs><pattern id="stall{index}" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
         f'<rect width="6" height="6" fill="{STALL_DARK}"/><rect width="3" height="6" fill="{STALL}"/></pattern></defs>'
     )
     heading = f"{title}  ·  {headline(trace)}" if title else headline(trace)
     return (
-        f'<h2>{escape(heading)}</h2><svg viewBox="0 0 {width + 20} {top + 22}">{hatch}{axis}{"".join(parts)}</svg>'
+        f'<h2>{escape(heading)}</h2><svg viewBox="0 0 {width + 20} {top + 22}">{stripes}{axis}{"".join(parts)}</svg>'
         f"<p>Striped: the node waits for weights.</p>{_table(trace)}"
     )
 
