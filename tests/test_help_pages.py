@@ -60,6 +60,39 @@ def test_every_node_has_a_page_that_names_each_of_its_own_inputs():
         assert all(f"`{mode.value}`" in page for mode in Mode) or node_id != MODE_NODE
 
 
+def named(page: Path) -> tuple[list[str], list[str]]:
+    """What a page must have in every language: its headings' levels, and the inputs, values and files that it names, in order."""
+    text = page.read_text(encoding="utf-8")
+    return [line.partition(" ")[0] for line in text.splitlines() if line.startswith("#")], re.findall("`([^`]+)`", text)
+
+
+@pytest.mark.parametrize("language", LANGUAGES[1:])
+def test_every_page_is_there_in_every_language_and_names_the_same(language: str):
+    docs = ROOT / "web" / "docs"
+    pages = sorted(docs.glob("*.md"))
+    assert len(pages) > len(OWN)
+    assert {page.parent.name for page in docs.rglob(f"{language}.md")} == {page.stem for page in pages}
+    for page in pages:
+        other = TOOL["page_path"](page.stem, language)
+        assert named(other) == named(page), other
+        assert not re.search("[a-z]{3,} [a-z]{3,} [a-z]{3,} [a-z]{3,}", other.read_text(encoding="utf-8")), f"{other} is in English"
+
+
+@pytest.mark.parametrize("language", LANGUAGES[1:])
+def test_the_table_of_the_pages_says_in_every_language_what_it_says_in_english(language: str):
+    words = TOOL["WORDS"]
+    assert shape(words[language]) == shape(words["en"])
+
+    def left_open(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: left_open(inner) for key, inner in value.items()}
+        return set(re.findall(r"{(\w+)}", str(value)))
+
+    own, english = left_open(words[language]), left_open(words["en"])
+    assert own["page"].pop("row") == english["page"].pop("row") | {"label"}, "the input's name in that language beside its own"
+    assert own == english
+
+
 @pytest.mark.parametrize("file", ["nodeDefs", "settings", "commands", "main"])
 def test_every_language_says_everything(file: str):
     english = shape(words("en", file))

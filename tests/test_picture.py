@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import re
 import xml.etree.ElementTree as ElementTree
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from residency.record.image import headline, html, lanes_of
+from residency.record.image import COLOURS, LANES, PLAIN, STALL, STALL_DARK, headline, html, lanes_of
 from residency.record.png import png
+from residency.record.trace_events import chrome
 
+WEB = Path(__file__).parents[1] / "web"
 DONE = {"status": "done", "reason": ""}
 TRACE: dict[str, Any] = {
     "version": 1, "prompt_id": "p", "mode": "auto", "outcome": "success", "started_unix_s": 0.0, "duration_s": 4.2,
@@ -47,10 +51,21 @@ def opened(data: bytes) -> Image.Image:
 def test_lanes_hold_every_record_in_the_colour_of_its_component() -> None:
     compute, disk, evictions = lanes_of(TRACE)
     assert [box.label for box in compute.boxes] == ["CLIPLoader", "CLIPTextEncode", "KSampler", "KSampler", "SaveImage"]
-    assert [box.hatched_s for box in compute.boxes] == [0.4, 0.0, 0.3, 0.0, 0.0]
+    assert [box.striped_s for box in compute.boxes] == [0.4, 0.0, 0.3, 0.0, 0.0]
     assert compute.boxes[0].colour == compute.boxes[1].colour == evictions.marks[0][1]
     assert [box.colour for box in disk.boxes] == [compute.boxes[2].colour, compute.boxes[3].colour]
     assert len({box.colour for box in compute.boxes}) == 4
+
+
+def test_pictures_have_the_words_and_colours_of_the_panel() -> None:
+    css = (WEB / "residency.css").read_text(encoding="utf-8")
+    told = dict(re.findall(r"--residency-([\w-]+): (#\w{6});", css))
+    assert tuple(told[str(index)] for index in range(len(COLOURS))) == COLOURS and str(len(COLOURS)) not in told
+    assert (told["none"], told["stall"], told["stall-dark"]) == (PLAIN, STALL, STALL_DARK)
+    words = (WEB / "words_en.js").read_text(encoding="utf-8")
+    assert LANES.items() <= dict(re.findall(r'"lane\.(\w+)": "([^"]+)"', words)).items()
+    named = [event["args"]["name"] for event in chrome(TRACE)["traceEvents"] if event["name"] == "thread_name"]
+    assert sorted(named) == sorted(LANES.values())
 
 
 def test_a_transfer_that_has_moved_nothing_yet_is_not_drawn() -> None:
@@ -72,7 +87,7 @@ def test_what_waited_for_room_on_the_device_to_its_end_is_not_drawn() -> None:
     trace = deepcopy(TRACE)
     waits = {**trace["transfers"][0], "tier": "device", "moved_bytes": 0, "end_s": None}
     trace["transfers"] += [waits, {**waits, "moved_bytes": 5, "start_s": 2.0}]
-    device = next(lane for lane in lanes_of(trace) if lane.title == "host → device")
+    device = next(lane for lane in lanes_of(trace) if lane.title == "To VRAM")
     assert [(box.row, box.start_s) for box in device.boxes] == [(0, 2.0)]
 
 
@@ -80,11 +95,11 @@ def test_what_has_not_ended_reaches_to_the_end() -> None:
     assert lanes_of(TRACE)[0].boxes[-1].end_s == TRACE["duration_s"]
 
 
-def test_a_node_is_hatched_where_it_waited() -> None:
+def test_a_node_is_striped_where_it_waited() -> None:
     sampler = TRACE["nodes"][2] | {"stall_s": 0.5, "steps": [[0.5, 0.25, 1], [0.5, 0.0, 1], [0.5, 0.125, 1]]}
     (box,) = lanes_of({**TRACE, "nodes": [sampler]})[0].boxes
     assert [pytest.approx(wait) for wait in box.waits] == [(0.9, 0.25), (1.9, 0.125), (2.4, 0.1)]
-    assert box.hatched_s == 0.25
+    assert box.striped_s == 0.25
 
 
 def test_the_picture_is_a_png_of_the_asked_width_with_the_stall_and_component_colours_in_it() -> None:

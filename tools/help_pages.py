@@ -1,15 +1,17 @@
 """Writes what ComfyUI shows about the wrapped nodes: their help pages, and the words for their added inputs in every language.
 
-    python tools/help_pages.py            writes web/docs/Residency<CoreId>.md and the wrapped nodes' part of locales/*/nodeDefs.json
+    python tools/help_pages.py            writes web/docs/Residency<CoreId>.md, …/zh.md and …/ja.md, and the wrapped nodes' part of
+                                          locales/*/nodeDefs.json
     python tools/help_pages.py --check    only says which of them are not up to date; status 1 when there are any
 
 The nodes come from residency/workflow/core_nodes.json and the rule in residency/settings/node_inputs.py, the words from
-tools/help_words.json; pages of the other nodes are written by hand.
+tools/help_words.json; pages of the other nodes are written by hand in each language, and a test compares what they name.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +25,9 @@ from residency.workflow.core_nodes import GGUF_LOADERS, LANGUAGE_NODES, CoreNode
 
 LANGUAGES = ("en", "zh", "ja")
 
-WORDS = json.loads((ROOT / "tools" / "help_words.json").read_text(encoding="utf-8"))
+Words = dict[str, Any]
+
+WORDS: Words = json.loads((ROOT / "tools" / "help_words.json").read_text(encoding="utf-8"))
 
 
 def wrapped() -> Iterator[tuple[str, CoreNode, Family]]:
@@ -34,48 +38,62 @@ def wrapped() -> Iterator[tuple[str, CoreNode, Family]]:
             yield core_id, node, kind
 
 
-def page(core_id: str, node: CoreNode, kind: Family) -> str:
+def page(core_id: str, node: CoreNode, kind: Family, language: str = "en") -> str:
     """The help page of one wrapped node, in Markdown."""
-    it = "this model" if kind is Family.LOADER else "this step"
+    words = WORDS[language]
+    say, labels = words["page"], WORDS["inputs"][language]
+    loads = kind is Family.LOADER
+    it = say["loader" if loads else "step"]
+    rows = [
+        say["row"].format(name=name, label=labels[name][0], text=text.format(it=it)) for name, text in words["rows"][kind.value].items()
+    ]
     lines = [
         f"# {core_id} (Residency)",
         "",
-        f"Does what ComfyUI's own **{core_id}** does, with the same inputs, outputs and results, and adds settings about memory. "
-        + (_loads(node) if kind is Family.LOADER else _computes(node)),
+        say["intro"].format(core_id=core_id) + (_loads(node, words) if loads else _computes(node, words)),
         "",
-        "## The added inputs",
+        f"## {say['added']}",
         "",
-        *(f"- `{name}`: {text.format(it=it)}" for name, text in WORDS["rows"][kind.value].items()),
+        *rows,
         "",
-        WORDS["notes"],
+        words["notes"],
         "",
-        "## Example",
+        f"## {say['example']}",
         "",
-        WORDS["examples"][_example(node, kind)],
+        words["examples"][_example(node, kind)],
         "",
-        "## To this node and back",
+        f"## {say['back']}",
         "",
-        WORDS["convert"].format(core_id=core_id),
+        words["convert"].format(core_id=core_id),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _loads(node: CoreNode) -> str:
-    carried = [WORDS["carried"].get(kind, f"a model of the type {kind}") for kind in node.traits.outputs]
+def _loads(node: CoreNode, words: Words) -> str:
+    say = words["page"]
+    carried = [words["carried"].get(kind) or say["other"].format(kind=kind) for kind in node.traits.outputs]
     folders = sorted(set(node.folders.values()))
-    where = " and ".join(f"`models/{folder}`" for folder in folders)
-    if folders in (["loras"], ["hypernetworks"]):
-        return f"It reads a file from {where} and applies it to the model that comes in."
-    return f"It loads {_listed(carried)} from {where}."
+    where = say["list"][1].join(f"`models/{folder}`" for folder in folders)
+    sentence = say["applies" if folders in (["loras"], ["hypernetworks"]) else "loads"]
+    return _spaced(sentence.format(what=_listed(carried, say), where=where))
 
 
-def _computes(node: CoreNode) -> str:
-    used = [WORDS["carried"][kind].split(" ", 1)[1] for kind in dict.fromkeys(node.sockets.values()) if kind in WORDS["carried"]]
-    return f"It computes with the {_listed(used)} connected to it." if used else "It computes with the diffusion model of its guider."
+def _computes(node: CoreNode, words: Words) -> str:
+    carried = words["carried"]
+    used = [carried[kind].removeprefix("a ").removeprefix("an ") for kind in dict.fromkeys(node.sockets.values()) if kind in carried]
+    say = words["page"]
+    return _spaced(say["computes"].format(what=_listed(used, say))) if used else say["guided"]
 
 
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def _listed(words: list[str], say: dict[str, Any]) -> str:
+    comma, last = say["list"]
+    return words[0] if len(words) == 1 else f"{comma.join(words[:-1])}{last}{words[-1]}"
+
+
+def _spaced(text: str) -> str:
+    """With a space between Chinese or Japanese letters and Latin ones, as the rest of the page has them."""
+    text = re.sub(r"(?<=[\u3040-\u9fff])(?=[A-Za-z`])", " ", text)
+    return re.sub(r"(?<=[A-Za-z`])(?=[\u3040-\u9fff])", " ", text)
 
 
 def _example(node: CoreNode, kind: Family) -> str:
@@ -86,7 +104,7 @@ def _example(node: CoreNode, kind: Family) -> str:
         return "patch"
     if len(outputs) > 1:
         return "checkpoint"
-    return outputs[0] if outputs[0] in WORDS["examples"] else "other"
+    return outputs[0] if outputs[0] in WORDS["en"]["examples"] else "other"
 
 
 def node_defs(language: str, before: dict[str, Any]) -> dict[str, Any]:
@@ -101,9 +119,18 @@ def node_defs(language: str, before: dict[str, Any]) -> dict[str, Any]:
     return {**own, **added}
 
 
+def page_path(node_id: str, language: str) -> Path:
+    """Where ComfyUI's front end looks for it: docs/ID/LANGUAGE.md, then docs/ID.md, which is the English one."""
+    docs = ROOT / "web" / "docs"
+    return docs / f"{node_id}.md" if language == "en" else docs / node_id / f"{language}.md"
+
+
 def files() -> dict[Path, str]:
     """Path -> the text that it should have."""
-    found = {ROOT / "web" / "docs" / f"{wrapped_id(core_id)}.md": page(core_id, node, kind) for core_id, node, kind in wrapped()}
+    found = {}
+    for core_id, node, kind in wrapped():
+        for language in LANGUAGES:
+            found[page_path(wrapped_id(core_id), language)] = page(core_id, node, kind, language)
     for language in LANGUAGES:
         path = ROOT / "locales" / language / "nodeDefs.json"
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -115,7 +142,8 @@ def stale() -> list[Path]:
     """Files that are not as they should be; pages of nodes that are wrapped no more among them."""
     wanted = files()
     by_hand = {PREFIX + name for name in ("Mode", "Policy", "Keep", "Release", "Prefetch", "Report")}.union(LANGUAGE_NODES)
-    pages = [path for path in (ROOT / "web" / "docs").glob("*.md") if path.stem not in by_hand]
+    docs = ROOT / "web" / "docs"
+    pages = [path for path in docs.rglob("*.md") if (path.stem if path.parent == docs else path.parent.name) not in by_hand]
     left_over = [path for path in pages if path not in wanted]
     return left_over + [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
 

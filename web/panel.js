@@ -131,10 +131,10 @@ function createHeader(store, { actions, openDoctor }) {
   };
 }
 
-function legend() {
+function legend(pause) {
   const entry = (name) => html("span", {}, html("i", { class: `residency-key is-${name}`, "aria-hidden": "true" }), say(`legend.${name}`));
   const hint = html("span", { class: "residency-hint" }, say("legend.hint"));
-  return html("div", { class: "residency-legend" }, ...["weights", "none", "stall", "stopped", "evicted", "ahead"].map(entry), hint);
+  return html("div", { class: "residency-legend" }, ...["weights", "none", "stall", "stopped", "evicted", "ahead"].map(entry), pause, hint);
 }
 
 /** A line that is there only while it says something; a screen reader hears it once. */
@@ -173,7 +173,7 @@ export function createPanel(store, { onNode, onStatuses = () => {}, actions = nu
     ],
     say("details"),
   );
-  const main = html("div", { class: "residency-main" }, empty, timeline.element, legend());
+  const main = html("div", { class: "residency-main" }, empty, timeline.element, legend(timeline.pause));
   const body = html("div", { class: "residency-body" }, main, side.element);
   const element = html("section", { class: "residency", "aria-label": say("panel.name") }, header.element, notice, why, memory.element, body);
 

@@ -56,7 +56,7 @@ export function createPrompts(select) {
       const held = list.contains(document.activeElement) ? [...list.querySelectorAll("button")].indexOf(/** @type {any} */ (document.activeElement)) : -1;
       list.replaceChildren(
         ...rows.map((row) => {
-          const cells = [row.at, row.took, row.waited, row.read, row.mode, row.than].map((text) => html("span", {}, text));
+          const cells = [row.at, row.took, row.than, [row.waited, row.read].filter(Boolean).join(" · "), row.mode].map((text) => html("span", {}, text));
           return html("li", {}, html("button", { type: "button", "aria-pressed": String(row.shown), onclick: () => select(row.prompt_id) }, ...cells));
         }),
       );

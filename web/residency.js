@@ -7,17 +7,26 @@ import { addBadge, redraw, showStatuses, showWait } from "./badge.js";
 import { everyNode } from "./convert_graph.js";
 import { conversions } from "./convert_menu.js";
 import { waitStatus } from "./node_status.js";
-import { createPanel } from "./panel.js";
+import { createPanel, worksOf } from "./panel.js";
 import { createSettings } from "./settings.js";
 import { createStore } from "./store.js";
 import { selectNode, titleOf } from "./titles.js";
+import { createTopChip } from "./top_chip.js";
 import { say, speak } from "./words.js";
 
 const TAB = "residency";
 const COMMAND = "Residency.ShowTimeline";
 
 const refused = (detail) => app.extensionManager.toast.add({ severity: "error", summary: say("settings.refused"), detail, life: 10_000 });
-const store = createStore(api, { onMode: (mode) => settings.showMode(mode), titleOf: (node) => titleOf(app, LiteGraph.registered_node_types, node) });
+const chip = createTopChip(
+  (button) => app.registerExtension({ name: "residency.chip", actionBarButtons: [button] }),
+  () => toggleTimeline(),
+);
+const store = createStore(api, {
+  onMode: (mode) => settings.showMode(mode),
+  onStatus: (status) => chip.show(worksOf(status)),
+  titleOf: (node) => titleOf(app, LiteGraph.registered_node_types, node),
+});
 const settings = createSettings(api, () => app.extensionManager.setting, refused, () => store.refresh());
 let panel = null;
 
@@ -76,9 +85,10 @@ app.registerExtension({
     store.start(); // before the websocket opens: an event nobody has registered for is dropped
     api.addEventListener("residency.wait", onWait);
   },
-  setup() {
+  async setup() {
     speak(app.extensionManager.setting.get("Comfy.Locale"));
-    return settings.start();
+    await settings.start();
+    store.look(); // for the chip
   },
   // what Vue follows while a prompt runs: which node does, and how far it is
   nodeCreated: (node) => addBadge(node, () => [app.runningNodeId, app.progress]),

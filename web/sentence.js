@@ -21,7 +21,8 @@ export function short(time_s) {
 /** @param {number} low_s @param {number} high_s @param {(low: string, high: string) => string} between */
 function range(low_s, high_s, between) {
   const [low, high] = [short(low_s), short(high_s)];
-  return low === high ? low : between(low.replace(/ s$/, high.endsWith(" s") ? "" : " s"), high);
+  const alike = /^[\d.]+ s$/.test(high); // else the unit of the one is not that of the other: 22 s to 1 min 45 s
+  return low === high ? low : between(alike ? low.replace(/ s$/, "") : low, high);
 }
 
 /** "; ComfyUI alone about 65 s: 24 s saved". @param {any} trace @param {any} assessment */

@@ -29,7 +29,7 @@ const wait = (pause_ms) => new Promise((resolve) => setTimeout(resolve, pause_ms
  * The panel's state and everything that changes it. `state()` is the current one; `subscribe(listener)` calls back after
  * every change and returns how to stop; the rest are what the user and the server can do.
  */
-export function createStore(api, { onMode = () => {}, titleOf, visible = () => globalThis.document?.visibilityState !== "hidden" } = {}) {
+export function createStore(api, { onMode = () => {}, onStatus = () => {}, titleOf, visible = () => globalThis.document?.visibilityState !== "hidden" } = {}) {
   let state = EMPTY;
   let live = null; // the last prompt's trace, kept while an earlier one is on show
   let lived_ms = 0; // when `live` came, on the browser's clock
@@ -41,6 +41,7 @@ export function createStore(api, { onMode = () => {}, titleOf, visible = () => g
 
   function change(part) {
     state = { ...state, ...part };
+    if (part.status) onStatus(part.status);
     for (const listener of listeners) listener(state);
   }
 
@@ -78,6 +79,12 @@ export function createStore(api, { onMode = () => {}, titleOf, visible = () => g
       change({ traces: traces ?? [] });
       if (state.selected === null) await loadTrace(null);
     }, "error.status");
+  }
+
+  /** What works and in which mode; where the server does not answer, what was known stays. */
+  async function look() {
+    const status = await ask("status").catch(() => null);
+    if (status) change({ status });
   }
 
   async function select(prompt_id) {
@@ -203,5 +210,5 @@ export function createStore(api, { onMode = () => {}, titleOf, visible = () => g
     };
   };
 
-  return { state: () => state, subscribe, start, refresh, select, setMode, download, ask, onVisible };
+  return { state: () => state, subscribe, start, look, refresh, select, setMode, download, ask, onVisible };
 }

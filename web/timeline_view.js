@@ -15,9 +15,12 @@ export function createTimeline(onNode = () => {}) {
   const tooltip = html("div", { class: "residency-tooltip", role: "tooltip", hidden: true });
   const spoken = html("div", { class: "residency-spoken", "aria-live": "polite" });
   const element = html("div", { class: "residency-timeline" }, drawing, spoken);
+  const pause = html("button", { type: "button", class: "residency-pause", title: say("pause.title"), "aria-pressed": "false", hidden: true, onclick: () => hold(!held) }, say("pause"));
   const painter = createPainter(drawing);
 
   let trace = null;
+  let held = false; // the picture stands still, also while its prompt runs on
+  let behind = null; // what came of the prompt meanwhile
   let view = WHOLE;
   let layout = null;
   let focus = null; // {lane, index} of the bar that the keyboard is on
@@ -195,6 +198,17 @@ export function createTimeline(onNode = () => {}) {
     schedule();
   }
 
+  function hold(on) {
+    if (on && pause.hidden) return;
+    held = on;
+    pause.setAttribute("aria-pressed", String(held));
+    pause.textContent = say(held ? "pause.over" : "pause");
+    if (!held && behind) trace = behind;
+    behind = null;
+    pause.hidden = !held && trace?.outcome !== "running";
+    schedule();
+  }
+
   const middle = () => (layout.window_s.from_s + layout.window_s.to_s) / 2;
   const keys = {
     ArrowRight: (event) => (event.shiftKey ? panBy(layout.width_px / 8) : moveFocus(0, 1)),
@@ -205,6 +219,7 @@ export function createTimeline(onNode = () => {}) {
     "=": () => look(zoom(view, layout.end_s, 0.7, middle())),
     "-": () => look(zoom(view, layout.end_s, 1 / 0.7, middle())),
     0: () => look(WHOLE),
+    p: () => hold(!held),
     Enter: () => choose(focused()),
     Escape: () => {
       focus = null;
@@ -233,14 +248,22 @@ export function createTimeline(onNode = () => {}) {
 
   return {
     element,
+    /** The button that holds the picture still; there while a prompt runs. */
+    pause,
     /** Shows a trace; the window stays where it is while the prompt stays the same. */
     show(next) {
+      if (held && next?.prompt_id === trace?.prompt_id) {
+        behind = next;
+        return;
+      }
+      if (held) hold(false);
       if (next?.prompt_id !== trace?.prompt_id) {
         view = WHOLE;
         focus = null;
         tooltip.hidden = true;
       }
       trace = next;
+      pause.hidden = trace?.outcome !== "running";
       schedule();
     },
     destroy() {

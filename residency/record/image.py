@@ -1,7 +1,7 @@
 """A trace as lanes on one time axis: what computed, what was read meanwhile, what was evicted; and as a page of HTML. `png` draws the same.
 
-Lanes: compute (one box per node; the part in which it stood still for weights is hatched), disk → host (one box per transfer, in the
-colour of its component; transfers that overlap get rows of their own), host → device where there are any, evictions.
+Lanes: nodes (one box each; striped where it stood still for weights), to the device where anything moved there, to RAM (one box per
+transfer, in the colour of its component; transfers that overlap get rows of their own), evictions. Words and colours are the panel's.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Any
 
 from ..units import size
 
-# Okabe and Ito's colours, told apart by colour-blind readers: https://jfly.uni-koeln.de/color/
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6d31", "#7b5cb5")
-PLAIN = "#b8bec6"
+# web/residency.css; white text on them reaches 4.5:1
+COLOURS = ("#1e71cf", "#208150", "#954ed3", "#cb337f", "#197c8b", "#63791e", "#6363d8", "#b143b1")
+PLAIN = "#717171"
+STALL, STALL_DARK = "#f0a020", "#8a4b00"
+LANES = {"nodes": "Nodes", "device": "To VRAM", "host": "To RAM", "disk": "To drive"}  # web/words_en.js
 INK = "#24292f"
 
 Trace = Mapping[str, Any]
@@ -34,7 +36,7 @@ class Box:
     waits: tuple[tuple[float, float], ...] = ()
 
     @property
-    def hatched_s(self) -> float:
+    def striped_s(self) -> float:
         """Of its stall what lies at its start: the label goes behind it."""
         return self.waits[0][1] if self.waits and self.waits[0][0] == self.start_s else 0.0
 
@@ -71,17 +73,17 @@ def lanes_of(trace: Trace) -> list[Lane]:
         colour = colours.get(used[0], PLAIN) if used else PLAIN
         nodes.append(Box(0, start_s, end_s, colour, node["class_type"], hover, tuple(_waits(node, end_s))))
 
-    lanes = [Lane("compute", tuple(nodes))]
-    for tier, title in (("host", "disk → host"), ("device", "host → device")):
+    lanes = [Lane(LANES["nodes"], tuple(nodes))]
+    for tier in ("device", "host"):
         moved = [transfer for transfer in trace["transfers"] if transfer["tier"] == tier]
         if moved or tier == "host":
-            lanes.append(Lane(title, tuple(_transfers(moved, end, name, colours))))
+            lanes.append(Lane(LANES[tier], tuple(_transfers(moved, end, name, colours))))
     if trace["evictions"]:
         marks = tuple(
             (eviction["time_s"], colours.get(eviction["component"], PLAIN), _eviction(name(eviction["component"]), eviction))
             for eviction in trace["evictions"]
         )
-        lanes.append(Lane("evictions", (), marks))
+        lanes.append(Lane("Evicted", (), marks))
     return lanes
 
 
@@ -126,7 +128,7 @@ def headline(trace: Trace) -> str:
     if trace["mode"] != "off":
         parts += [f"stall {summary['stall_s']:.2f} s", f"read ahead {size(summary['prefetched_bytes'])}"]
     if summary.get("wasted_bytes"):
-        parts.append(f"in vain {size(summary['wasted_bytes'])}")
+        parts.append(f"not used {size(summary['wasted_bytes'])}")
     if trace["outcome"] not in ("success", "running"):
         parts.append(trace.get("outcome_reason") or trace["outcome"])
     return "  ·  ".join(parts)
@@ -183,14 +185,14 @@ def _section(index: int, title: str, trace: Trace, span_s: float) -> str:
         f'<text x="{left + second * scale:.1f}" y="{top + 15}" font-size="12" text-anchor="middle">{second:g} s</text>'
         for second in ticks(span_s)
     )
-    hatch = (
+    stripes = (
         f'<defs><pattern id="stall{index}" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-        '<rect width="4" height="6" fill="#fff" fill-opacity=".85"/></pattern></defs>'
+        f'<rect width="6" height="6" fill="{STALL_DARK}"/><rect width="3" height="6" fill="{STALL}"/></pattern></defs>'
     )
     heading = f"{title}  ·  {headline(trace)}" if title else headline(trace)
     return (
-        f'<h2>{escape(heading)}</h2><svg viewBox="0 0 {width + 20} {top + 22}">{hatch}{axis}{"".join(parts)}</svg>'
-        f"<p>Hatched: the node stands still for weights.</p>{_table(trace)}"
+        f'<h2>{escape(heading)}</h2><svg viewBox="0 0 {width + 20} {top + 22}">{stripes}{axis}{"".join(parts)}</svg>'
+        f"<p>Striped: the node waits for weights.</p>{_table(trace)}"
     )
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from PIL import Image, ImageDraw, ImageFont
 
 from ..units import size
-from .image import COLOURS, INK, Box, Lane, Trace, headline, lanes_of, text_colour, ticks
+from .image import COLOURS, INK, STALL, STALL_DARK, Box, Lane, Trace, headline, lanes_of, text_colour, ticks
 
 # Pillow's own font has neither arrows nor letters with accents: the systems' fonts first, by the names under which they are found.
 FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "arial.ttf", "Arial.ttf")
@@ -96,18 +96,18 @@ class Canvas:
     def axis(self, top: int) -> None:
         for second in ticks(self.span_s):
             self.write(self.x(second), top + 4, f"{second:g}", 13)
-        told = "seconds from the start of the prompt; hatched: the node stands still for weights"
+        told = "seconds from the start of the prompt; striped: the node waits for weights"
         self.write((LEFT_PX + self.x(self.span_s)) / 2, top + 28, told, 13)
 
     def _box(self, top: int, box: Box) -> None:
         left, right = self.x(box.start_s), self.x(max(box.end_s, box.start_s))
         self.draw.rectangle((left, top, max(right, left + 1), top + BOX_PX), fill=box.colour, outline="white")
         for wait_s, waited_s in box.waits:
-            self._hatch(self.x(wait_s), top, self.x(wait_s + waited_s), box.colour)
-        solid = self.x(box.start_s + box.hatched_s)
+            self._stripe(self.x(wait_s), top, self.x(wait_s + waited_s))
+        solid = self.x(box.start_s + box.striped_s)
         if self._label(solid, right, top, box.label, text_colour(box.colour)):
             return
-        if box.hatched_s and (text := _cut(box.label, solid - left)):  # the hatched part may have room instead
+        if box.striped_s and (text := _cut(box.label, solid - left)):  # the striped part may have room instead
             middle, half = (left + solid) / 2, font(13).getlength(_writable(text)) / 2 + 3
             self.draw.rectangle((middle - half, top + 8, middle + half, top + BOX_PX - 8), fill="white")
             self.write(middle, top + BOX_PX / 2, text, 13)
@@ -117,14 +117,13 @@ class Canvas:
             self.write((left + right) / 2, top + BOX_PX / 2, text, 13, colour)
         return bool(text)
 
-    def _hatch(self, left: float, top: int, right: float, colour: str) -> None:
-        """A white patch with lines in `colour`, drawn apart and put in place: Pillow has no clipping."""
+    def _stripe(self, left: float, top: int, right: float) -> None:
+        """A dark patch with bright lines, drawn apart and put in place: Pillow has no clipping."""
         width = max(round(right - left), 1)
-        patch = Image.new("RGB", (width, BOX_PX + 1), "white")
+        patch = Image.new("RGB", (width, BOX_PX + 1), STALL_DARK)
         draw = ImageDraw.Draw(patch)
         for x in range(-BOX_PX, width, HATCH_PX):
-            draw.line((x, BOX_PX, x + BOX_PX, 0), fill=colour, width=2)
-        draw.rectangle((0, 0, width - 1, BOX_PX), outline=colour)
+            draw.line((x, BOX_PX, x + BOX_PX, 0), fill=STALL, width=4)
         self.image.paste(patch, (round(left), top))
 
 

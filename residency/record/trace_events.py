@@ -14,7 +14,7 @@ def chrome(trace: dict[str, Any]) -> dict[str, Any]:
     """
     names = {component["key"]: component["name"] for component in trace["components"]}
     lanes = {"nodes": 0, Tier.HOST.value: 1, Tier.DEVICE.value: 2, Tier.DISK.value: 3}
-    titles = {"nodes": "compute", Tier.HOST.value: "disk → host", Tier.DEVICE.value: "host → device", Tier.DISK.value: "disk"}
+    titles = {"nodes": "Nodes", Tier.HOST.value: "To RAM", Tier.DEVICE.value: "To VRAM", Tier.DISK.value: "To drive"}  # the panel's
     events: list[dict[str, Any]] = [
         {"name": "thread_name", "ph": "M", "pid": 1, "tid": tid, "args": {"name": titles[lane]}} for lane, tid in lanes.items()
     ]

@@ -92,6 +92,21 @@ def test_before_the_first_prompt_the_panel_says_what_to_do_and_no_request_fails(
         panel.get_by_role("tab", name="Why", selected=True).wait_for()
 
 
+def test_a_chip_in_the_top_bar_says_what_works_and_opens_the_panel(page: Any) -> None:
+    chip = page.locator(".residency-top")
+    chip.get_by_text("Residency: reads ahead only").wait_for(timeout=20_000)
+    assert "computes on the CPU" in chip.get_attribute("aria-label")
+    chip.click()
+    page.wait_for_function("selector => !document.querySelector(selector)?.disabled", arg=MODE)
+    page.locator(MODE).select_option("off")
+    chip.get_by_text("Residency: off").wait_for()
+    assert "is-off" in chip.get_attribute("class")
+    page.locator(MODE).select_option("auto")
+    chip.get_by_text("Residency: reads ahead only").wait_for()
+    chip.click()
+    page.locator(".residency").wait_for(state="detached")
+
+
 def test_nothing_is_sent_to_a_page_whose_panel_is_closed(page: Any, comfy_server: Any) -> None:
     page.evaluate("""() => {
       window.sent = { updates: 0, ended: 0 };
@@ -419,16 +434,17 @@ CUT = """() => {
   return { cut: boxes.filter((box) => box.top < top - 1 && box.bottom > top + 1).length, scrolled: list.scrollTop };
 }"""
 
+WHOLE_ROWS = f"() => {{ const {{ cut, scrolled }} = ({CUT})(); return cut === 0 && scrolled > 0; }}"
+
 
 def test_the_list_of_decisions_opens_at_its_top_and_follows_a_running_prompt_by_whole_rows(page: Any) -> None:
     panel = open_panel(page)
     for first in (0, 7):
         page.evaluate(MANY, first)
         panel.get_by_text(f"number {first + 199}", exact=True).wait_for()
-        seen = page.evaluate(CUT)
-        assert seen["cut"] == 0 and seen["scrolled"] > 0, seen
+        page.wait_for_function(WHOLE_ROWS)
     page.evaluate("() => { document.querySelector('.residency-decisions').parentElement.style.maxHeight = '71px'; }")
-    page.wait_for_function(f"() => {{ const {{ cut, scrolled }} = ({CUT})(); return cut === 0 && scrolled > 0; }}")
+    page.wait_for_function(WHOLE_ROWS)
 
     over = """() => {
       const decisions = Array.from({ length: 50 }, (_, time_s) => ({ time_s, kind: "keep", size_bytes: 0, reason: `over ${time_s}` }));
@@ -438,6 +454,29 @@ def test_the_list_of_decisions_opens_at_its_top_and_follows_a_running_prompt_by_
     page.evaluate(over)
     panel.get_by_text("over 49", exact=True).wait_for()
     assert page.evaluate(CUT) == {"cut": 0, "scrolled": 0}
+
+
+RUNS_ON = """(count) => comfyAPI.api.api.dispatchCustomEvent("residency.update", { prompt_id: "long", mode: "auto", running: true, trace: {
+  version: 1, prompt_id: "long", mode: "auto", outcome: "running", duration_s: count, started_unix_s: 0,
+  nodes: Array.from({ length: count }, (_, index) => ({
+    node_id: String(index), class_type: "KSampler", start_s: index, end_s: index + 1, stall_s: 0 })),
+} })"""
+
+
+def test_the_picture_of_a_running_prompt_can_be_held_still_and_goes_on(page: Any) -> None:
+    panel = open_panel(page)
+    page.evaluate(RUNS_ON, 2)
+    drawn(page, at_least=2)
+    button = panel.locator(".residency-pause")
+    button.click()
+    page.evaluate(RUNS_ON, 5)
+    page.wait_for_timeout(700)  # some ticks of the clock, too
+    assert page.locator(".residency-drawing").get_attribute("data-bars") == "2"
+    assert button.get_attribute("aria-pressed") == "true"
+    page.locator(".residency-drawing").focus()
+    page.keyboard.press("p")
+    drawn(page, at_least=5)
+    assert button.get_attribute("aria-pressed") == "false"
 
 
 KEYS = {"Residency: show or hide the timeline": "t", "Residency: warm up this workflow": "w", "Residency: release all models": "u"}

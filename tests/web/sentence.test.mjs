@@ -38,6 +38,7 @@ test("while it runs: how long it takes is said as surely as it is known, and whe
   const ahead = (parts, unknown = null) => sentenceOf(trace({ outcome: "running", duration_s: 2, ahead: { nodes: [{ ...next, unknown }], reads: [], end_s: 12, low_s: 11, high_s: 13, ...parts } }), null);
   assert.equal(ahead({}), "Ends in about 10 s.");
   assert.equal(ahead({ low_s: 8, high_s: 20 }), "Ends in 6.0 to 18 s.");
+  assert.equal(ahead({ low_s: 24, high_s: 107 }), "Ends in 22 s to 1 min 45 s.");
   assert.equal(ahead({}, "new"), "Runs; when it ends is not known yet: high noise has not run at this size before.");
   assert.equal(ahead({}, "longer"), "Runs; when it ends is not known: high noise takes longer than it did before.");
   assert.equal(ahead({}, "drive"), "Runs; when it ends is not known yet: the drive that high noise is read from has not been measured.");
