@@ -1,6 +1,6 @@
 """What deciding costs: the manager alone, driven through prompts of 100 to 100,000 uses.
 
-    python benchmarks/core.py [--json]
+    python benchmarks/core.py [--json | --bytecodes]
 
 CPU time of manager and driver, the least of several runs: a busy machine counts less. `plan_ms_1000`: the first plan of a 1,000-node
 prompt, timeline included. `replan_ms_1000`: the dearest single event of its run, in runs of their own, since asking for CPU time takes a
@@ -29,6 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bytecodes import counted, shown
 from graph_shapes import SHAPES, Prompt, image, loads, node, outputs
 
 from residency.core.component import Component, Mode, Tier
@@ -257,7 +258,11 @@ def measure() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--bytecodes", action="store_true", help="count what 2,000 uses take where half fits, by file, and measure no time")
     options = parser.parse_args()
+    if options.bytecodes:
+        print(shown(counted(lambda: once(2_000, 0.5)), 2_000, "use"))
+        return
     result = measure()
     if options.json:
         print(json.dumps(result, indent=1))

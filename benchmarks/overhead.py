@@ -1,6 +1,6 @@
 """What the pack costs when there is nothing to gain: milliseconds per node and prompt on graphs of trivial nodes, as ratios to stock.
 
-    python benchmarks/overhead.py [--json]
+    python benchmarks/overhead.py [--json | --bytecodes]
 
 Runs ComfyUI's own PromptExecutor in one process of ComfyUI's Python, hooks out and in alternately, and prints medians of the CPU time of
 the thread that runs the nodes, and of the ratio of two runs that follow one another: a busy machine counts less. Nodes take
@@ -18,10 +18,13 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-REPO = Path(__file__).resolve().parents[1]
+from bytecodes import REPO, counted, shown
+
 REPEATS = {100: 31, 1000: 9}
 TEMPLATE = "templates-1_click_multiple_character_angles-v1.0.json"
 SAMPLER_S = 1.0
@@ -77,8 +80,8 @@ def stand_ins(prompt: dict[str, Any], types_of: Any) -> tuple[dict[str, type], l
     return made, outputs
 
 
-def measure(root: str, scratch: str) -> dict[str, Any]:
-    """In ComfyUI's process: every figure of the table."""
+def measure(root: str, scratch: str, *, only_bytecodes: bool) -> dict[str, Any]:
+    """In ComfyUI's process: every figure of the table, or what the pack adds in bytecodes."""
     import asyncio
     import logging
     import os
@@ -125,6 +128,8 @@ def measure(root: str, scratch: str) -> dict[str, Any]:
         assert executor.success
         return time.thread_time() - started_s
 
+    if only_bytecodes:
+        return {"bytecodes": [added_bytecodes(host, Silent, run, cached=cached) for cached in (False, True)]}
     rows = []
     for count, repeats in REPEATS.items():
         for cached in (False, True):
@@ -193,13 +198,38 @@ def measure(root: str, scratch: str) -> dict[str, Any]:
     return {"startup": startup, "rows": rows, "template": template, "threads_when_idle": threads}
 
 
+def added_bytecodes(host: Any, server: Any, run: Any, *, cached: bool, count: int = 100) -> str:
+    """A prompt of so many nodes with the hooks in, less the same without."""
+    import execution
+
+    from residency.comfyui import host as comfyui_host
+    from residency.comfyui.device import host_contents
+
+    # looked at anew so many seconds later, which is more often in a run that is counted
+    comfyui_host.BUDGET_REFRESH_S = host_contents.REFRESH_S = float("inf")
+    found: dict[bool, Counter[str]] = {}
+    for on in (False, True):
+        if on:
+            host.install()
+        else:
+            host.uninstall()
+        arguments = {"cache_type": execution.CacheType.CLASSIC, "cache_args": {"ram": 0.0, "ram_inactive": 0.0, "lru": 0}}
+        executor = execution.PromptExecutor(server(), **arguments)
+        for seed in range(3):
+            run(executor, count, 0 if cached else seed)
+        found[on] = counted(partial(run, executor, count, 0 if cached else 3))
+    found[True].subtract(found[False])
+    return shown(found[True], count, "node, all cached" if cached else "node, all run")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--bytecodes", action="store_true", help="count what the pack adds to 100 nodes, by file, and measure no time")
     parser.add_argument("--inside", nargs=2, metavar=("COMFYUI", "SCRATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        print("ANSWER " + json.dumps(measure(*options.inside)))
+        print("ANSWER " + json.dumps(measure(*options.inside, only_bytecodes=options.bytecodes)))
         return 0
     sys.path.insert(0, str(REPO))
     from residency.installation.locate import HOW_TO_GET_ONE, find_comfyui
@@ -209,13 +239,16 @@ def main() -> int:
         print(HOW_TO_GET_ONE, file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as scratch:
-        command = [str(comfyui.python), __file__, "--inside", str(comfyui.path), scratch]
+        command = [str(comfyui.python), __file__, "--inside", str(comfyui.path), scratch, *["--bytecodes"] * options.bytecodes]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
     if not answers:
         print(done.stderr[-3000:], file=sys.stderr)
         return 1
     answer = json.loads(answers[-1].removeprefix("ANSWER ")) | {"comfyui": comfyui.version}
+    if options.bytecodes:
+        print("\n".join(answer["bytecodes"]))
+        return 0
     if options.json:
         print(json.dumps(answer, indent=1))
         return 0

@@ -288,7 +288,8 @@ class Runtime:
         self._aside("trace", self._write_down, trace, event, instructions)
         if ended:
             self._aside("trace", trace.tell_stories, self.manager.story)
-        self._aside("on_update", self.on_update, trace, ended)
+        if self.on_update is not None:
+            self._aside("on_update", self.on_update, trace, ended)
         if ended:
             self._under_way = {(one.component.key, one.tier): one for one in trace.under_way()}
             self.trace = None

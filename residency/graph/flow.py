@@ -194,7 +194,14 @@ class Flow:
         outputs = self._types_of(node_id) or traits.outputs
         self._outputs[node_id] = outputs
         self._carried[node_id] = ()
-        arrivals, own = self._arrivals(node_id, node, traits, incoming), self._loads.get(node_id, ())
+        own, carried = self._loads.get(node_id, ()), self._carried
+        for _, source, _ in incoming:
+            if carried.get(source):
+                arrivals = self._arrivals(node_id, node, traits, incoming)
+                break
+        else:  # most nodes of most prompts have nothing to do with weights
+            arrivals = []
+            self._spend(1 + len(incoming))
         if not arrivals and not own:
             return
         slots: tuple[_Carried, ...] = tuple({} for _ in outputs)

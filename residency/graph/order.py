@@ -147,17 +147,21 @@ class _Schedule:
             self._block(source, target)
 
     def resume(self, pending: Iterable[str], block_count: Mapping[str, int], blocking: Mapping[str, Iterable[str]]) -> None:
+        index, walked = self._index, 0
         for node_id in pending:
             self._enter(node_id, self._node_of(node_id) or {})
-        for node_id in self._index:
-            targets = [target for target in blocking.get(node_id, ()) if target in self._index]
-            self._spend(1 + len(targets))
-            for target in targets:
-                self._block(node_id, target)
+        for node_id in index:
+            walked += 1
+            for target in blocking.get(node_id, ()):
+                if target in index:
+                    walked += 1
+                    self._block(node_id, target)
+        self._spend(walked)
         self._outside = {node_id for node_id, count in self._blockers.items() if block_count.get(node_id, 0) > count}
 
     def run(self) -> list[Turn]:
         turns: list[Turn] = []
+        blockers = self._blockers
         self._held = [node_id for node_id in self._outside if not self._blockers[node_id]]
         self._queue_touched()
         while True:
@@ -177,8 +181,8 @@ class _Schedule:
                 self._candidates.ran(chosen, self._is_candidate)
             self._spend(1 + len(self._feeds[chosen]))
             for target in self._feeds[chosen]:
-                self._blockers[target] -= 1
-                if not self._blockers[target]:
+                blockers[target] -= 1
+                if not blockers[target]:
                     if target in self._outside:
                         self._held.append(target)
                     self._push(target)
@@ -222,7 +226,8 @@ class _Schedule:
 
     def _queue_touched(self) -> None:
         for node_id in self._touched:
-            self._push(node_id)
+            if not self._blockers[node_id]:
+                self._push(node_id)
         self._touched.clear()
 
     def _push(self, node_id: str) -> None:
@@ -257,7 +262,9 @@ class _Schedule:
     def _ask(self, node_id: str) -> int | None:
         """Follow the lazy inputs that the node is expected to want: how many nodes it waits for then; None if it does not ask."""
         lazy = self._traits[node_id].lazy
-        node = self._node_of(node_id) if self._wanted is not None and lazy and node_id not in self._asked else None
+        if not lazy:
+            return None
+        node = self._node_of(node_id) if self._wanted is not None and node_id not in self._asked else None
         if node is None or self._wanted is None:
             return None
         self._asked.add(node_id)
