@@ -13,6 +13,7 @@ from totals import recorded
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
+GOES_ON = "failed; ComfyUI goes on"
 LEFT = "is left to ComfyUI, reading it ahead failed:"
 
 
@@ -73,9 +74,31 @@ MEMORY = (
     Fault("memory: none", "no memory is available", ""),
     Fault("memory: unknown", "the system does not say how much memory is available", ""),
 )
-HOOKS = ("_prompt_begins", "_choose_node", "_node_starts", "_node_outputs", "_node_completes", "_prompt_ends", "_spared", "_dropped")
+# what the core is told of in a prompt, in its order; what follows from the first failure is ComfyUI's own
+TOLD = {
+    "PromptStarted": "a prompt begins",
+    "HostObserved": "what host memory holds is told",
+    "NodeStarted": "a node starts",
+    "Stalled": "a node has waited",
+    "Stepped": "a step has ended",
+    "NodeFinished": "a node ends",
+    "PrefetchAsked": "a node asks for a model",
+    "ReleaseAsked": "a node releases a model",
+    "PromptEnded": "a prompt ends",
+}
+ASKED = ("PrefetchAsked", "ReleaseAsked")
+ASKS = ("_chooses", "_teaches")
+HOOKS = (
+    *("_prompt_begins", "_choose_node", "_node_starts", "_node_outputs", "_node_completes", "_prompt_ends", "_spared", "_dropped"),
+    *("_load_stalled", *ASKS),
+)
 OURS = (
-    *(Fault(f"hook raises: {name}", f"the hook {name.strip('_')} raises", "_breaks failed; ComfyUI goes on", True) for name in HOOKS),
+    *(
+        Fault(
+            f"hook raises: {name}", f"the hook {name.strip('_')} raises", f"{'_in_prompt' if name in ASKS else '_breaks'} {GOES_ON}", True
+        )
+        for name in HOOKS
+    ),
     Fault("core fails", "the deciding core raises", "failed; ComfyUI goes on without it", True),
     Fault("panel fails", "what tells the panel raises at each event", "on_update failed: nothing depends on it", True),
     Fault("recording fails", "what records the facts raises at each event", "recorder failed: nothing depends on it", True),
@@ -93,6 +116,10 @@ OURS = (
     Fault("hook raises: _limits", "asking how much memory is available raises", "failed; ComfyUI goes on without it", True),
     Fault(
         "errand raises: _look", "what looks at queue and profiles on a thread of its own raises", "_breaks failed; ComfyUI goes on", True
+    ),
+    *(
+        Fault(f"core fails at: {name}", f"the deciding core raises when {what}", "failed; ComfyUI goes on without it", True)
+        for name, what in TOLD.items()
     ),
     Fault("profiles: disk full", "the drive of the profiles is full", "profiles are kept for this session only"),
     Fault("profiles: corrupt", "the file of the profiles is corrupt", "profiles begin anew"),
