@@ -94,9 +94,8 @@ def foreseen(server: Server, **prompt: int) -> list[dict[str, Any]]:
     known = server.get_json("/residency/status")["last_prompt_id"]
     thread.start()
     while thread.is_alive():
-        trace = server.get_json("/residency/trace")
-        runs = trace["nodes"][-1] if trace["nodes"] and trace["prompt_id"] != known else {"node_id": ""}
-        if trace["outcome"] == "running" and trace["ahead"] and runs["node_id"] == "6":
+        trace = server.get_json("/residency/trace") or {"prompt_id": known}
+        if trace["prompt_id"] != known and trace["nodes"] and trace["nodes"][-1]["node_id"] == "6" and trace["ahead"]:
             found.append(trace["ahead"])
     thread.join()
     return found
