@@ -229,8 +229,7 @@ were before.
 """
 
 FOUND_FAULTS = (
-    "what only asks whether there is a choice, or anything to learn, raised into ComfyUI: out of the choice it ended the worker, and no "
-    "prompt ran any more",
+    "what only asks whether there is anything to choose or to learn raised into ComfyUI, and a choice so ended its worker for good",
     "a core that failed while a wait was told ended the node, at a load and where a node is held",
     "a core that failed at what our own nodes ask for ended them",
     "each request that asked a drive that hangs took one of asyncio's few threads, until no route answered that needs one",
