@@ -2,7 +2,7 @@
 
     python tests/fuzz.py                        # once through all of it
     python tests/fuzz.py --inputs 10000         # with one seed after another, until so many inputs were tried
-    python tests/fuzz.py --inputs 10000 --record
+    python tests/fuzz.py --minutes 10 --record  # until so much time is over
 
 The routes are asked on a real server, where a ComfyUI is found. `--record` writes the totals where docs/reliability.md takes them from.
 """
@@ -57,6 +57,7 @@ def once(seed: int) -> subprocess.CompletedProcess[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--inputs", type=int, default=1, help="until so many inputs were tried")
+    parser.add_argument("--minutes", type=float, default=0.0, help="and so much time is over")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--record", action="store_true", help="write the totals where docs/reliability.md takes them from")
     chosen = parser.parse_args(arguments)
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(ran.stdout[-6000:], ran.stderr[-2000:], sep="\n")
             print(f"seed {seed} fails; to see it again: python tests/fuzz.py --first-seed {seed}")
             return 1
-        if inputs >= chosen.inputs:
+        if inputs >= chosen.inputs and time.monotonic() - started_s >= 60 * chosen.minutes:
             break
     seeds = seed - chosen.first_seed + 1
     print(f"{inputs:,} inputs to {properties} properties with {seeds} seeds held, {time.monotonic() - started_s:.0f} s")

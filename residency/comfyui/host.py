@@ -90,6 +90,7 @@ class ComfyHost:
             cuda,
             lambda: self.runtime.manager.placement,
             look=partial(self._guard, self._look_in_pass),
+            guard=self._guard,
         )
         self._in_host = HostContents(self.device.contents, self.runtime.clock)
         self.waits = WeightWaits(self.runtime.clock, cuda)
@@ -307,7 +308,7 @@ class ComfyHost:
         the executor's thread does for a node meanwhile falls into the void. `told`: a prompt without a trace gets one that says why."""
         prompt, self._prompt = self._prompt, None
         if told and prompt is not None and self.runtime.trace is None:
-            self.runtime.tell(PromptBegins(self.runtime.clock(), prompt.prompt_id, EMPTY, {}, prompt.settings.mode))
+            self._guard(self.runtime.tell, PromptBegins(self.runtime.clock(), prompt.prompt_id, EMPTY, {}, prompt.settings.mode))
         self.waits.forget()
         if prompt is not None or self.runtime.trace is not None:
             self.steps.forget()
@@ -317,6 +318,9 @@ class ComfyHost:
 
     def release(self, node_id: str, value: Any, where: str | None) -> None:
         """Give up what is behind `value`. `where` None: as the prompt says. Does nothing while the pack is off."""
+        self._guard(self._release, node_id, value, where)
+
+    def _release(self, node_id: str, value: Any, where: str | None) -> None:
         prompt = self._prompt
         if prompt is not None:
             asked = where or prompt.value(node_id, "where", DEVICE)
@@ -326,6 +330,9 @@ class ComfyHost:
 
     def prefetch(self, node_id: str, value: Any) -> None:
         """Ask for what is behind `value` now. Does nothing while the pack is off."""
+        self._guard(self._prefetch, node_id, value)
+
+    def _prefetch(self, node_id: str, value: Any) -> None:
         if self._prompt is not None:
             for key in self._components_behind(node_id, value):
                 self.runtime.tell(PrefetchAsked(self.runtime.clock(), key, f"node {node_id} asks for it"))
@@ -356,12 +363,12 @@ class ComfyHost:
         queue = hooks.queue(tell(self._look_ahead.queue_changes))
         return {
             seams.PROMPT: hooks.prompt(tell(self._prompt_begins), door(self._prompt_ends)),
-            seams.PICK: hooks.pick(self._chooses, door(self._choose_node)),
+            seams.PICK: hooks.pick(tell(self._chooses), door(self._choose_node)),
             seams.STAGE: hooks.stage(runs, door(self._node_starts), self._hold),
             seams.UNSTAGE: hooks.unstage(runs, door(self._node_returns)),
             seams.COMPLETE: hooks.complete(runs, door(self._node_completes)),
-            seams.OUTPUTS: hooks.outputs(self._teaches, door(self._node_outputs)),
-            seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, self._load_stalled),
+            seams.OUTPUTS: hooks.outputs(tell(self._teaches), door(self._node_outputs)),
+            seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, tell(self._load_stalled)),
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
             seams.CAST: hooks.cast(self._asks, device.gate.wait, self.waits.given),
             seams.FAULT: hooks.fault(device.before_fault),
@@ -374,12 +381,19 @@ class ComfyHost:
         }
 
     async def _hold(self, holds: list[Hold]) -> None:
-        """Hold the staged node until its files are there; an interrupt lets go at once, and ComfyUI stops at the node."""
+        """Hold the staged node until its files are there; an interrupt lets go at once, and ComfyUI stops at the node. A hold that cannot
+        be asked is over."""
         started_s = self.runtime.clock()
         # asked again and again, not awaited: the transfer may outlive this event loop, and cancelling the wait must not cancel it
-        while not all(hold.over() for hold in holds) and not model_management.processing_interrupted():
+        while self._guard(self._holds, holds) and not model_management.processing_interrupted():
             await asyncio.sleep(HOLD_POLL_S)
-        self._stalled(self.runtime.clock() - started_s, waited=True)
+        self._guard(self._held, self.runtime.clock() - started_s)
+
+    def _holds(self, holds: list[Hold]) -> bool:
+        return not all(hold.over() for hold in holds)
+
+    def _held(self, seconds: float) -> None:
+        self._stalled(seconds, waited=True)
         self._work_begins()
 
     def _work_begins(self) -> None:

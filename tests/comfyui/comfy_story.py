@@ -75,6 +75,16 @@ def with_ours(prompt: dict[str, Any], memory_mode: str = "workflow") -> dict[str
     }
 
 
+def asking(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The same prompt, in which the pack's own nodes ask for b, keep the VAE, and release a."""
+    prompt["20"] = {"class_type": "ResidencyPrefetch", "inputs": {"value": ["7", 0]}}
+    prompt["21"] = {"class_type": "ResidencyKeep", "inputs": {"value": ["3", 0]}}
+    prompt["22"] = {"class_type": "ResidencyRelease", "inputs": {"value": ["6", 0], "component": ["1", 0]}}
+    prompt["8"]["inputs"] |= {"model": ["20", 0], "latent_image": ["22", 0]}
+    prompt["9"]["inputs"]["vae"] = ["21", 0]
+    return prompt
+
+
 def without_models() -> dict[str, Any]:
     """A prompt that nothing of is cached: ComfyUI drops every model that is loaded for another one."""
     return {

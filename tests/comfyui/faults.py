@@ -13,6 +13,7 @@ from totals import recorded
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
+GOES_ON = "failed; ComfyUI goes on"
 LEFT = "is left to ComfyUI, reading it ahead failed:"
 
 
@@ -73,9 +74,31 @@ MEMORY = (
     Fault("memory: none", "no memory is available", ""),
     Fault("memory: unknown", "the system does not say how much memory is available", ""),
 )
-HOOKS = ("_prompt_begins", "_choose_node", "_node_starts", "_node_outputs", "_node_completes", "_prompt_ends", "_spared", "_dropped")
+# what the core is told of in a prompt, in its order; what follows from the first failure is ComfyUI's own
+TOLD = {
+    "PromptStarted": "a prompt begins",
+    "HostObserved": "what host memory holds is told",
+    "NodeStarted": "a node starts",
+    "Stalled": "a node has waited",
+    "Stepped": "a step has ended",
+    "NodeFinished": "a node ends",
+    "PrefetchAsked": "a node asks for a model",
+    "ReleaseAsked": "a node releases a model",
+    "PromptEnded": "a prompt ends",
+}
+ASKED = ("PrefetchAsked", "ReleaseAsked")
+ASKS = ("_chooses", "_teaches")
+HOOKS = (
+    *("_prompt_begins", "_choose_node", "_node_starts", "_node_outputs", "_node_completes", "_prompt_ends", "_spared", "_dropped"),
+    *("_load_stalled", *ASKS),
+)
 OURS = (
-    *(Fault(f"hook raises: {name}", f"the hook {name.strip('_')} raises", "_breaks failed; ComfyUI goes on", True) for name in HOOKS),
+    *(
+        Fault(
+            f"hook raises: {name}", f"the hook {name.strip('_')} raises", f"{'_in_prompt' if name in ASKS else '_breaks'} {GOES_ON}", True
+        )
+        for name in HOOKS
+    ),
     Fault("core fails", "the deciding core raises", "failed; ComfyUI goes on without it", True),
     Fault("panel fails", "what tells the panel raises at each event", "on_update failed: nothing depends on it", True),
     Fault("recording fails", "what records the facts raises at each event", "recorder failed: nothing depends on it", True),
@@ -93,6 +116,10 @@ OURS = (
     Fault("hook raises: _limits", "asking how much memory is available raises", "failed; ComfyUI goes on without it", True),
     Fault(
         "errand raises: _look", "what looks at queue and profiles on a thread of its own raises", "_breaks failed; ComfyUI goes on", True
+    ),
+    *(
+        Fault(f"core fails at: {name}", f"the deciding core raises when {what}", "failed; ComfyUI goes on without it", True)
+        for name, what in TOLD.items()
     ),
     Fault("profiles: disk full", "the drive of the profiles is full", "profiles are kept for this session only"),
     Fault("profiles: corrupt", "the file of the profiles is corrupt", "profiles begin anew"),
@@ -142,6 +169,10 @@ def page() -> str:
         fuzz=told_fuzz(known.get("fuzz", {})),
         soak=told_soak(known.get("soak", {}), "On the CPU", "soak.svg"),
         soak_gpu=told_soak(known.get("soak on a GPU", {}), "On a GPU", "soak-gpu.svg"),
+        count_faults=len(FOUND_FAULTS),
+        found_faults="\n".join(f"- {one}" for one in FOUND_FAULTS),
+        count_shuffled=len(FOUND_SHUFFLED),
+        count_fuzz=len(FOUND_FUZZ),
         found_shuffled="\n".join(f"- {one}" for one in FOUND_SHUFFLED),
         found_fuzz="\n".join(f"- {one}" for one in FOUND_FUZZ),
     )
@@ -157,6 +188,10 @@ of the pack nor an open model file is left. This page is written by `python test
 
 {table}
 
+The last look at what was not yet in this table has found {count_faults}, and the code has been mended:
+
+{found_faults}
+
 ## In any order
 
 The tests of a server try one fault at a time. `python tests/shuffled.py --steps 1000000` has them at any instant and in any order: the
@@ -169,17 +204,17 @@ answered, no node waits, and another look at what does not change moves nothing.
 again.
 {shuffled}
 
-It has found, and the code has been mended:
+It has found {count_shuffled}, and the code has been mended:
 
 {found_shuffled}
 
 ## From anybody
 
-Workflow files, headers of weights, settings, sizes, prompts and requests are drawn by hypothesis: `python tests/fuzz.py --inputs 10000`.
-Each is taken, or refused in one sentence.
+Workflow files, headers of weights, settings, sizes, prompts and requests are drawn by hypothesis: `python tests/fuzz.py --inputs 10000`, or
+`--minutes 60` for longer. The routes are asked on a real server, where there is one. Each is taken, or refused in one sentence.
 {fuzz}
 
-It has found, and the code has been mended:
+It has found {count_fuzz}, and the code has been mended:
 
 {found_fuzz}
 
@@ -193,6 +228,12 @@ were before.
 {soak_gpu}
 """
 
+FOUND_FAULTS = (
+    "what only asks whether there is anything to choose or to learn raised into ComfyUI, and a choice so ended its worker for good",
+    "a core that failed while a wait was told ended the node, at a load and where a node is held",
+    "a core that failed at what our own nodes ask for ended them",
+    "each request that asked a drive that hangs took one of asyncio's few threads, until no route answered that needs one",
+)
 FOUND_SHUFFLED = (
     "a release that waited for its node outlived an interrupted prompt, and the next prompt took the pack out",
     "what was both asked for and expected was announced twice",

@@ -554,6 +554,7 @@ def unchanged_steps(guarded: bool) -> dict[str, Any]:
     from residency.comfyui.prompt.steps import Steps
 
     told: list[str] = []
+    left: list[int | None] = []
     progress.reset_progress_state("p", DynamicPrompt({"1": {"class_type": "KSampler", "inputs": {}}}))
     steps = Steps(told.append, bool)
     steps.watch()
@@ -562,8 +563,12 @@ def unchanged_steps(guarded: bool) -> dict[str, Any]:
         if not guarded:
             steps._reported = "", 0.0
         registry.update_progress("1", value, 4, None)
+        left.append(steps.left("1"))
+    nobody = steps.left("2")
+    steps.watch()
+    left.append(steps.left("1"))
     steps.forget()
-    return {"steps": len(told)}
+    return {"steps": len(told), "left": left, "nobody": nobody}
 
 
 def overridden(guarded: bool) -> dict[str, Any]:

@@ -126,6 +126,25 @@ def pinned_under_a_limit(store_of: Any, most_slabs: int) -> list[int]:
     return taken
 
 
+def left_free() -> list[int]:
+    """GiB of 64 that copies of weights leave free: by ComfyUI's own headroom of none, 1, 8 and 50 GiB."""
+    import comfy.memory_management as memory_management
+
+    from residency.comfyui.device.memory_usage import spare_bytes
+    from residency.transfers import memory
+
+    asked, before = memory.host_memory, memory_management.RAM_CACHE_HEADROOM
+    found = []
+    try:
+        memory.host_memory = lambda root="/": memory.HostMemory(1 << 37, 64 << 30, "MemAvailable")
+        for headroom_gib in (0, 1, 8, 50):
+            memory_management.RAM_CACHE_HEADROOM = headroom_gib << 30
+            found.append(64 - (spare_bytes() >> 30))
+    finally:
+        memory.host_memory, memory_management.RAM_CACHE_HEADROOM = asked, before
+    return found
+
+
 def devices() -> dict[str, list[Any]]:
     """Of devices as torch tells of them: what is left undone, whether copies are made, whether the device's memory is counted."""
     import comfy.model_management as model_management
@@ -170,6 +189,7 @@ def main() -> None:
         "scarce": scarce,
         "pinned": pinned_under_a_limit(PageStore, 3),
         "devices": devices(),
+        "left free": left_free(),
     }
     print("ANSWER " + json.dumps(answer))
 

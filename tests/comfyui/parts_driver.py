@@ -107,9 +107,12 @@ def sizes(folder: Path) -> dict[str, Any]:
 def estimates(vae: Any) -> dict[str, Any]:
     """Working sets of a prompt's decoders, node by node of its run."""
     import torch
+    from comfy_execution.graph import DynamicPrompt
 
     from residency.comfyui.prompt.decoders import Decoders
+    from residency.comfyui.prompt.live_graph import Expected, LiveGraph
     from residency.comfyui.prompt.node_classes import traits
+    from residency.comfyui.prompt.queued import REPETITION
 
     prompt = {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd3.safetensors"}},
@@ -128,9 +131,37 @@ def estimates(vae: Any) -> dict[str, Any]:
         told.append(decoders.learn("4", [[torch.zeros(1)]], kinds[3]))
         return told
 
+    odd = Decoders(prompt, traits, 10**12)
+    told_of_odd = [
+        odd.learn(node_id, [[value]], (kind,))
+        for node_id, kind, value in (
+            ("1", "VAE", vae),
+            ("2", "LATENT", {"samples": torch.zeros(8)}),  # of one dimension
+            ("2", "LATENT", {"samples": None}),
+            ("2", "LATENT", {}),
+            ("2", "LATENT", torch.zeros(1)),
+            ("2", "LATENT", {"samples": torch.zeros(1, 16, 64, 64)}),
+        )
+    ]
+    graph = LiveGraph("p", DynamicPrompt(prompt))
+    graph.estimated = {"4": 5}
+
+    def stands_in(prompt_id: str, asks: int | None = None) -> int:
+        return graph._visit(prompt_id, "4", "VAEDecode", asks).working_set_bytes
+
+    standing_in = [stands_in("p"), stands_in(REPETITION), stands_in("queued"), stands_in("p", asks=1)]
+    graph.expected["p", "4"] = Expected(1.0, 3)
+    standing_in.append(stands_in("p"))
     of_comfyui = [int(vae.memory_used_decode((1, 16, size, size), vae.vae_dtype)) for size in (64, 128)]
     without = Decoders({node_id: node for node_id, node in prompt.items() if node_id != "4"}, traits, 10**12)
-    return {"whole": run(10**12), "small": run(of_comfyui[0]), "of ComfyUI": of_comfyui, "without": bool(without)}
+    return {
+        "whole": run(10**12),
+        "small": run(of_comfyui[0]),
+        "of ComfyUI": of_comfyui,
+        "without": bool(without),
+        "odd": told_of_odd,
+        "standing in": standing_in,
+    }
 
 
 def main() -> None:

@@ -203,6 +203,54 @@ def story_choosing() -> dict[str, Any]:
     return answer
 
 
+ASKED_BY_THE_EXECUTOR = (
+    "_prompt_begins", "_chooses", "_choose_node", "_node_starts", "_holds", "_held", "_teaches", "_node_outputs", "_node_completes",
+    "_prompt_ends",
+)  # fmt: skip
+
+
+def story_raising() -> dict[str, Any]:
+    """Each method that the executor reaches raises, in turn, and the core at the stall of a node that was held: the prompt runs."""
+    from concurrent.futures import Future
+
+    from residency.comfyui.host import ComfyHost
+    from residency.core.events import Stalled
+    from residency.runtime import Hold
+
+    latents = {name: {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}} for name in "ab"}
+    saves = {f"save {name}": {"class_type": "SaveLatent", "inputs": {"samples": [name, 0], "filename_prefix": name}} for name in "ab"}
+    over: Future[None] = Future()
+    over.set_result(None)
+    told: dict[str, Any] = {}
+
+    def story(name: str) -> None:
+        host, raised = ComfyHost(), []
+        starts, handle = host._node_starts, host.runtime.manager.handle
+
+        def broken(*arguments: Any) -> Any:
+            raised.append(name)
+            raise RuntimeError("a bug of ours")
+
+        def held(*arguments: Any) -> list[Hold]:
+            starts(*arguments)
+            return [Hold(over, 1, int)]
+
+        host._chooses, host._teaches = (lambda: host._prompt is not None), (lambda node_id: host._prompt is not None)  # type: ignore[method-assign]
+        host._node_starts = held  # type: ignore[method-assign]
+        if name == "Stalled":
+            host.runtime.manager.handle = lambda event: broken() if isinstance(event, Stalled) else handle(event)  # type: ignore[method-assign]
+        else:
+            setattr(host, name, broken)
+        host.install()
+        ran = run_prompt(latents | saves, tuple(saves))
+        host.uninstall()
+        told[name] = [ran, bool(raised), host.failures == len(raised)]
+
+    for name in (*ASKED_BY_THE_EXECUTOR, "Stalled"):
+        story(name)
+    return told
+
+
 class NamesWeights:
     """Loads weights as far as its prompt says, and hands on nothing."""
 

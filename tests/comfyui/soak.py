@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comfy_story import drop_pages, forget, mode, pixels, two_experts, with_controlnet, with_lora, with_ours
+from comfy_story import asking, drop_pages, forget, mode, pixels, two_experts, with_controlnet, with_lora, with_ours
 from curves import Curve, draw
 from totals import record
 
@@ -77,16 +77,6 @@ def expert_b(prompt: dict[str, Any]) -> dict[str, Any]:
     """Expert b alone."""
     del prompt["1"], prompt["6"]
     prompt["8"]["inputs"] |= {"latent_image": ["5", 0], "denoise": 1.0}
-    return prompt
-
-
-def asking(prompt: dict[str, Any]) -> dict[str, Any]:
-    """The pack's own nodes ask for b, keep the VAE, and release a."""
-    prompt["20"] = {"class_type": "ResidencyPrefetch", "inputs": {"value": ["7", 0]}}
-    prompt["21"] = {"class_type": "ResidencyKeep", "inputs": {"value": ["3", 0]}}
-    prompt["22"] = {"class_type": "ResidencyRelease", "inputs": {"value": ["6", 0], "component": ["1", 0]}}
-    prompt["8"]["inputs"] |= {"model": ["20", 0], "latent_image": ["22", 0]}
-    prompt["9"]["inputs"]["vae"] = ["21", 0]
     return prompt
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,27 @@ def test_off_and_on_again_while_a_drive_hangs_begins_with_threads_of_its_own(ser
     assert until(lambda: threads(server) == [])
 
 
+def test_whoever_asks_a_drive_that_hangs_takes_no_thread_from_other_routes(server: Server, models: Path):
+    """Panels and fleets ask again and again, and do not wait for ever."""
+
+    def impatient(path: str) -> None:
+        with suppress(OSError):
+            urllib.request.urlopen(f"{server.url}{path}", timeout=1).read()
+
+    with reading_hangs(server, models, seed=56):
+        asking = [threading.Thread(target=impatient, args=(path,)) for path in ("/residency/memory", "/residency/state") * 30]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join()
+        everything_answers(server)
+        assert server.get_json("/residency/trace")["outcome"] == "success"
+        code, text = said(server, "/residency/memory", None)
+        assert code == 503 and "has not come within" in json.loads(text)["error"]
+    assert until(lambda: said(server, "/residency/memory", None)[0] == 200)
+    assert server.get_json("/residency/state")["components"]
+
+
 def test_no_route_needs_a_lock_under_which_movers_work(server: Server):
     server.run(two_experts(seed=45))
     server.post("/hang", {"locks": True})
@@ -133,7 +155,7 @@ def test_the_server_ends_while_a_drive_hangs(comfyui: ComfyUI, models: Path):
         server.post = lambda path, body: b""  # type: ignore[method-assign, assignment]
 
 
-def said(server: Server, path: str, body: bytes, content_type: str = "application/json") -> tuple[int, str]:
+def said(server: Server, path: str, body: bytes | None, content_type: str = "application/json") -> tuple[int, str]:
     """Status and text of the answer to a body as it stands."""
     request = urllib.request.Request(server.url + path, body, {"Content-Type": content_type})
     try:

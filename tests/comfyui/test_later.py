@@ -158,6 +158,8 @@ def test_pages_that_are_written_back_otherwise_end_the_exchange_before_anything_
 def test_a_value_of_progress_that_is_told_again_is_no_step(tell: Any):
     guarded, unguarded = tell("unchanged_steps")
     assert guarded["steps"] == 5 and unguarded["steps"] == 9
+    # who counts anew may do so again: nobody knows what is left then, nor of a node that has told nothing, nor in the next prompt
+    assert guarded["left"] == [3, 3, 3, 2, 2, 1, *[None] * 4] and guarded["nobody"] is None
 
 
 def test_a_node_that_a_loop_has_overridden_loads_what_it_says_now(tell: Any):

@@ -41,6 +41,11 @@ def test_no_more_is_pinned_than_the_system_lets_be_with_what_comfyui_has_pinned(
     assert seen["pinned"] == [3, 2]
 
 
+def test_copies_leave_comfyuis_own_headroom_and_what_it_pins_beside_it(seen: dict[str, Any]):
+    """Behind each node ComfyUI gives up pins until its headroom is available: 1 GiB above it they stay."""
+    assert seen["left free"] == [4, 4, 9, 51]
+
+
 def test_a_device_that_shares_the_hosts_memory_or_is_reached_otherwise_gets_no_copies_and_says_so(seen: dict[str, Any]):
     assert seen["devices"] == {
         "cpu None": [[], False, False],

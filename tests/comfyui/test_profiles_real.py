@@ -87,6 +87,31 @@ def test_another_resolution_is_another_key_and_leaves_the_first_alone(taught: Se
     assert node(back, "6")["predicted_s"] == pytest.approx(compute_s(small, "6"), rel=1e-6)
 
 
+def foreseen(server: Server, **prompt: int) -> list[dict[str, Any]]:
+    """What was still to come of two_experts(**prompt), asked again and again while its first sampler ran."""
+    thread = threading.Thread(target=lambda: ran(server, **prompt))
+    found: list[dict[str, Any]] = []
+    known = server.get_json("/residency/status")["last_prompt_id"]
+    thread.start()
+    while thread.is_alive():
+        trace = server.get_json("/residency/trace") or {"prompt_id": known}
+        if trace["prompt_id"] != known and trace["nodes"] and trace["nodes"][-1]["node_id"] == "6" and trace["ahead"]:
+            found.append(trace["ahead"])
+    thread.join()
+    return found
+
+
+def test_the_end_is_told_only_of_work_that_has_run_before_or_by_the_steps_so_far(taught: Server):
+    first = foreseen(taught, seed=60, steps=60, size=256)
+    unknown = [{node["node_id"]: node["unknown"] for node in ahead["nodes"]} for ahead in first]
+    assert all(one["8"] == "new" for one in unknown)  # the other size's runs say nothing
+    assert unknown[-1]["6"] is None, unknown  # its own steps do
+    again = foreseen(taught, seed=61, steps=60, size=256)
+    # also of nodes that were over before they could be timed: they were so the first time
+    assert all(node["unknown"] is None for node in again[0]["nodes"]), again[0]
+    assert again[0]["low_s"] <= again[0]["end_s"] <= again[0]["high_s"]
+
+
 def test_another_picture_of_the_same_size_is_the_same_work(taught: Server):
     def resized(name: str, side: int) -> None:
         folder = taught.log.parent / "input"

@@ -71,6 +71,12 @@ def test_when_our_own_code_raises_every_prompt_runs_and_the_hooks_leave(tell: An
     assert tell("failing") == {"ran": [True] * 4, "failures": 3, "installed": False, "restored": True}
 
 
+def test_whatever_the_executor_asks_of_us_may_raise_and_the_prompt_runs(tell: Any):
+    """Out of `pick` it would end ComfyUI's worker, and no prompt would run any more."""
+    answer = tell("raising")
+    assert len(answer) > 10 and answer == {name: [True, True, True] for name in answer}
+
+
 def test_a_choice_of_ours_that_raises_or_is_not_ready_leaves_comfyuis_own(tell: Any):
     answer = tell("choosing")
     assert answer["raising"] == answer["nowhere"] == answer["stock"] == ["a", "save a", "b", "save b"]

@@ -81,13 +81,18 @@ class _Pending:
     retry_bytes: int = 0  # room at which it is worth another look: each one goes through every module of the model
 
 
+def _calls(function: Callable[..., object], *arguments: Any) -> object:
+    return function(*arguments)
+
+
 class DeviceMover:
     """Enacts Prefetch, Exchange, Cancel and Evict on the device tier. On the executor's thread; `close` may come from another one.
 
     `cuda` None: ComfyUI computes on a device whose memory nothing is copied to. `plan()`: where the running prompt's weights lie.
     `spare()`: bytes of host memory that copies may still take. `look()`: host memory is about to be taken in the middle of a pass; what
-    the pass has fetched may leave the page cache before. `headroom_bytes`: device memory that copies leave while the node runs.
-    `_busy` is held while device memory is worked on, and by `close`.
+    the pass has fetched may leave the page cache before. `guard(function, *arguments)` calls it, and answers for what it raises: nothing
+    but a missing copy may stop a pass. `headroom_bytes`: device memory that copies leave while the node runs. `_busy` is held while device
+    memory is worked on, and by `close`.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class DeviceMover:
         plan: Callable[[], Placement],
         spare: Callable[[], int] = spare_bytes,
         look: Callable[[], object] = bool,
+        guard: Callable[..., object] = _calls,
     ) -> None:
         self.models = Models()
         self.snapshots = Snapshots()
@@ -110,7 +116,7 @@ class DeviceMover:
         self._placed: dict[str, Exchange] = {}  # of the node that runs: they hold for each of its loads
         self._unanswered: set[str] = set()  # of those
         self._turns: list[Turn] = []  # of the node that runs
-        self._look = look
+        self._look, self._guard = look, guard
         self._streams: Streams | None = None
         self.gate = Gate()
         self.proofs = Proofs()
@@ -456,7 +462,7 @@ class DeviceMover:
                 turn.go_on(address, size_bytes)
                 turn.bring(address, size_bytes)
             self._turns.append(turn)
-        self._tell_left(turn)
+        self._guard(self._tell_left, turn)
 
     def _tell_left(self, turn: Turn) -> None:
         now_s, reason = self._clock(), "written back: host memory is too short for copies in both"

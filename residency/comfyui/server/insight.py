@@ -21,6 +21,8 @@ from ...transfers.pagecache import cached_around
 from ...units import shown
 from ..device.memory_usage import device_memory_bytes
 from ..host import ComfyHost
+from .apart import Apart, HangsError
+from .requests import error_answer
 
 
 class Assessor:
@@ -47,7 +49,7 @@ class Assessor:
             return found
 
 
-def add_insight(routes: web.RouteTableDef, host: ComfyHost) -> None:
+def add_insight(routes: web.RouteTableDef, host: ComfyHost, apart: Apart) -> None:
     """Register the routes."""
     assessor = Assessor(host)
 
@@ -61,7 +63,10 @@ def add_insight(routes: web.RouteTableDef, host: ComfyHost) -> None:
 
     @routes.get("/residency/memory")
     async def get_memory(request: web.Request) -> web.Response:
-        return web.json_response(await asyncio.to_thread(memory_now, host))
+        try:
+            return web.json_response(await apart.ask(memory_now, host))
+        except HangsError as error:
+            return error_answer(503, str(error))
 
 
 def memory_now(host: ComfyHost) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from ..host import ComfyHost
 from ..prompt.background import Errands
 from ..prompt.queued import whole_nodes
 from . import doctor
+from .apart import Apart, HangsError
 from .idle import IdleRelease
 from .insight import add_insight
 from .requests import BadRequestError, body, error_answer
@@ -163,8 +164,9 @@ def add_routes(host: ComfyHost, announcer: Announcer) -> None:
     """Register the routes; ComfyUI adds its table of routes to the application after the packs are loaded."""
     routes = PromptServer.instance.routes
 
-    add_insight(routes, host)
-    add_warmth(routes, host)
+    apart = Apart()
+    add_insight(routes, host, apart)
+    add_warmth(routes, host, apart)
 
     @routes.get("/residency/status")
     async def get_status(request: web.Request) -> web.Response:
@@ -234,7 +236,10 @@ def add_routes(host: ComfyHost, announcer: Announcer) -> None:
 
     @routes.get("/residency/doctor")
     async def get_doctor(request: web.Request) -> web.Response:
-        return web.Response(text=findings.text(await asyncio.to_thread(doctor.look, host)) + "\n")
+        try:
+            return web.Response(text=findings.text(await apart.ask(doctor.look, host)) + "\n")
+        except HangsError as error:
+            return error_answer(503, str(error))
 
     @routes.get("/residency/traces")
     async def get_traces(request: web.Request) -> web.Response:

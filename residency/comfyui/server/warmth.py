@@ -1,12 +1,11 @@
 """What a fleet asks of a worker: what is warm here, what a prompt would take, and that its weights be read now.
 
 GET /residency/state, GET /residency/ready, POST /residency/estimate, POST /residency/warm. Weights are named by content
-(weights/content.py); no path comes in or goes out. Whatever looks at files runs on a thread of asyncio's.
+(weights/content.py); no path comes in or goes out. Whatever looks at files runs apart: where a drive does not answer, the answer is 503.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,6 +33,7 @@ from ..host import ComfyHost
 from ..prompt.outlined import Outlined, outlined
 from ..prompt.profiling import Teacher
 from ..prompt.queued import whole_nodes
+from .apart import Apart, HangsError
 from .requests import BadRequestError, body, error_answer
 from .warmer import RefusedError
 
@@ -236,13 +236,13 @@ class Warmth:
         return warmer.as_dict()
 
 
-def add_warmth(routes: web.RouteTableDef, host: ComfyHost) -> None:
+def add_warmth(routes: web.RouteTableDef, host: ComfyHost, apart: Apart) -> None:
     """Register the routes."""
     warmth = Warmth(host)
 
     @routes.get("/residency/state")
     async def get_state(request: web.Request) -> web.Response:
-        return web.json_response(await asyncio.to_thread(warmth.state))
+        return await _answered(apart, lambda asked: warmth.state(), None)
 
     @routes.get("/residency/ready")
     async def get_ready(request: web.Request) -> web.Response:
@@ -253,22 +253,27 @@ def add_warmth(routes: web.RouteTableDef, host: ComfyHost) -> None:
 
     @routes.post("/residency/estimate")
     async def post_estimate(request: web.Request) -> web.Response:
-        return await _answered(request, warmth.estimate, _prompt)
+        return await _answered(apart, warmth.estimate, request, _prompt)
 
     @routes.post("/residency/warm")
     async def post_warm(request: web.Request) -> web.Response:
-        return await _answered(request, warmth.warm, _warm_request)
+        return await _answered(apart, warmth.warm, request, _warm_request)
 
 
-async def _answered(request: web.Request, answer: Callable[[Any], Any], read: Callable[[Any], Any]) -> web.Response:
+async def _answered(
+    apart: Apart, answer: Callable[[Any], Any], request: web.Request | None, read: Callable[[Any], Any] = lambda asked: asked
+) -> web.Response:
     try:
-        return web.json_response(await asyncio.to_thread(answer, read(await body(request))))
+        asked = None if request is None else read(await body(request))
+        return web.json_response(await apart.ask(answer, asked))
     except BadRequestError as error:
         return error_answer(400, str(error))
     except AllowanceError as error:
         return error_answer(400, f"{error}; split the prompt into smaller ones")
     except RefusedError as error:
         return error_answer(409, str(error))
+    except HangsError as error:
+        return error_answer(503, str(error))
 
 
 def _prompt(asked: Any) -> Mapping[str, Any]:

@@ -151,7 +151,7 @@ def _broken_at(host, fault):
         return _module("transfers._system").current, name
     if kind == "memory":
         return _module("transfers.memory"), "_asked"
-    if kind == "core fails":
+    if kind in ("core fails", "core fails at"):
         return host.runtime.manager, "handle"
     if kind == "panel fails":
         return host.runtime, "on_update"
@@ -175,6 +175,18 @@ def _later(function, then):
     return call
 
 
+def _in_prompt(*args):
+    """These are asked whether or not a prompt runs under the pack, and look for that first."""
+    return _host()._prompt is not None and _breaks()
+
+
+def _at(event, function):
+    def call(told):
+        return (_breaks if type(told).__name__ == event else function)(told)
+
+    return call
+
+
 def _little(available_bytes):
     memory = _module("transfers._interface").HostMemory
     return lambda root: memory(1 << 33, available_bytes, "memory.max")
@@ -182,6 +194,10 @@ def _little(available_bytes):
 
 def _broken(fault, function):
     """What is in the function's place."""
+    if fault.endswith(("_chooses", "_teaches")):
+        return _in_prompt
+    if fault.startswith("core fails at"):
+        return _at(fault.partition(": ")[2], function)
     if fault.startswith("system") or fault == "memory: unknown":
         then = _refuses
     elif fault.startswith("memory"):

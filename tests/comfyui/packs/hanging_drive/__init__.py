@@ -17,11 +17,12 @@ NODE_CLASS_MAPPINGS = {}
 _over = threading.Event()
 _over.set()
 _name = ""
+_HELD = ("residency", "answers of residency", "asyncio")  # the pack's own threads, and those on which its routes look at files
 
 
 def _held(function, path_of):
     def call(target, *args, **kwargs):
-        if not _over.is_set() and threading.current_thread().name.startswith("residency") and _name in path_of(target):
+        if not _over.is_set() and threading.current_thread().name.startswith(_HELD) and _name in path_of(target):
             _over.wait()
         return function(target, *args, **kwargs)
 
