@@ -128,6 +128,25 @@ def test_a_prompt_that_waits_is_given_to_a_worker_that_has_become_better():
     story(tell)
 
 
+def test_a_worker_with_nothing_to_do_gets_what_is_at_hand_for_it():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.compute_s = 30.0
+        second.holds.add("b")
+        await second.die()
+        async with fleet(first, second) as it:
+            await it.post("a")
+            await first.begin()
+            await it.look()
+            cold, warm = await it.post("c", "somebody"), await it.post("b", "somebody else")
+            assert ids(first) == {cold, warm}
+            await second.start()
+            await it.look()
+            await it.look()
+            assert (ids(first), ids(second)) == ({cold}, {warm})  # the turn is the other's, who would have to load
+
+    story(tell)
+
+
 def test_a_prompt_is_not_moved_for_a_small_gain():
     async def tell(first: Worker, second: Worker) -> None:
         first.compute_s = 12.0
@@ -488,6 +507,23 @@ def test_versions_that_differ_are_told_and_a_worker_without_the_pack_is_used():
                 await worker.end()
             await it.look()
             assert await it.post("b") in ids(second)  # it has had this model last; of equals the first would get it
+
+    story(tell)
+
+
+def test_why_a_worker_does_not_come_up_is_told_until_it_has():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it:
+            await second.die()
+            second.failure = "second: ComfyUI ended with status 1"
+            await it.look()
+            second.failure = ""  # its actor has ended, too, and says nothing until it is begun anew
+            await it.look()
+            told = "a worker has not come up: second: ComfyUI ended with status 1"
+            assert told in it.door.status()["warnings"]
+            await second.start()
+            await it.look()
+            assert told not in it.door.status()["warnings"]
 
     story(tell)
 

@@ -195,6 +195,13 @@ def test_who_was_away_has_saved_up_nothing():
     assert turns.of("b", 5.0) == 45.0
 
 
+def test_what_was_had_while_nobody_waited_is_not_held_against_anybody():
+    turns = Turns()
+    turns.begins(turns.of("a", 20.0))
+    turns.rest()
+    assert turns.of("a", 5.0) == turns.of("b", 5.0)
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 10), st.booleans()), max_size=40))
 def test_nobody_overtakes_himself(prompts: list[tuple[str, float, bool]]):
     turns = Turns()

@@ -46,6 +46,12 @@ class Chooser:
         assert score is not None
         return Decision(index, score, f"{name}; {score.told()}", ())
 
+    def at(self, index: int, known: Known, me: Queued, others: Sequence[Queued]) -> Decision | None:
+        """For this worker alone, among others; None where it does not take the prompt."""
+        self.outlook.update(known, me, others)
+        score = self.outlook.router.score(index, known.job, self._clock())
+        return None if score is None else Decision(index, score, f"{score.told()}; it has nothing to do", ())
+
     def is_worth_moving(self, known: Known, worker: int, decision: Decision) -> bool:
         """Whether the prompt, which waits at this worker, is much better off as just decided."""
         if decision.index == worker:

@@ -111,7 +111,7 @@ class Outlook:
         for index, worker in enumerate(self.router.workers):
             seat = self.seats[index]
             mine = [one for one in others if one.worker == index]
-            worker.takes_prompts = seat.answers and not seat.drained and index not in without
+            worker.takes_prompts = seat.takes_prompts and index not in without
             worker.lacks = seat.lacking(known.job.wants, now_s)
             worker.tells = seat.state is not None
             memory, forecast = self._memory(seat.state, shared[worker.machine])

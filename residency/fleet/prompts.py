@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -26,6 +27,7 @@ from ..units import shown
 from .ahead import Queued
 from .asking import Seats
 from .choosing import Chooser
+from .dispatch import dispatch
 from .ledger import Ledger
 from .messages import Lines, named
 from .outlook import Known, by_names, seconds_of
@@ -42,7 +44,7 @@ NOBODY = "residency-door"  # the client of prompts that name none
 
 
 class State(Enum):
-    """Where a prompt is in its life."""
+    """One of the five that the first lines of this module describe."""
 
     PLACING = "placing"
     DOUBTED = "doubted"
@@ -70,6 +72,7 @@ class Placed:
     cancelled: bool = False
     fixed: bool = False  # its client has said when it is to run
     taken_s: float = 0.0
+    overtaken: float = 0.0  # see `ahead.Queued`
     told: bool = False  # its client knows that it is begun once more
 
     @property
@@ -205,7 +208,9 @@ class Prompts:
             left_s = max(0.0, placed.expected_s * self._outlook.router.workers[placed.worker].margin - (now_s - placed.begun_s))
         seconds = known.compute_s or self._outlook.seconds
         waited_s = now_s - placed.taken_s
-        return Queued(placed.prompt_id, placed.worker, placed.client_id, known.job, number, seconds, waited_s, left_s, placed.fixed)
+        return Queued(
+            placed.prompt_id, placed.worker, placed.client_id, known.job, number, seconds, waited_s, left_s, placed.fixed, placed.overtaken
+        )
 
     def _others(self, placed: Placed) -> list[Queued]:
         """All that have a worker."""
@@ -253,6 +258,9 @@ class Prompts:
         if not self._chooser.moves or not waiting:
             return
         await self._outlook.listen()
+        for index in self._free():
+            async with self._deciding:
+                await self._give_work(index)
         for placed in waiting[:RETHOUGHT]:
             async with self._deciding:
                 if placed.state is not State.WAITING or placed.cancelled:
@@ -266,6 +274,33 @@ class Prompts:
         for index in range(len(self._seats)):
             async with self._deciding:
                 await self._bring_forward(index)
+
+    def _free(self) -> set[int]:
+        """Workers that have nothing to do and could."""
+        busy = {one.worker for one in self._placed.values() if one.state is not State.LOST}
+        return {index for index in range(len(self._seats)) if self._seats[index].takes_prompts and index not in busy}
+
+    async def _give_work(self, index: int) -> None:
+        """Move here what this worker, which has nothing to do, should begin of all that waits behind something elsewhere."""
+        free, running = self._free(), [self._queued(one) for one in self._placed.values() if one.state is State.RUNNING]
+        begins = {one.worker for one in running}
+        waiting = [self._queued(one) for one in self._placed.values() if one.state is State.WAITING and not one.cancelled]
+        waiting = sorted((one for one in waiting if one.worker in begins), key=lambda one: one.number)
+        if index not in free or not waiting:
+            return
+
+        def cost_s(one: Queued) -> float:
+            decision = self._chooser.at(index, self._placed[one.name].known, one, running)
+            return math.inf if decision is None else decision.score.total_s - decision.score.compute_s
+
+        def decide(one: Queued, behind: Sequence[Queued]) -> Decision:
+            return self._chooser.decide(self._placed[one.name].known, one, [*running, *behind])
+
+        for one, at in dispatch(index, waiting, free, cost_s, decide):
+            placed = self._placed[one.name]
+            decision = self._chooser.at(at, placed.known, one, self._others(placed))
+            if decision is not None and self._chooser.is_worth_moving(placed.known, placed.worker, decision):
+                await self._move(placed, decision)
 
     async def _bring_forward(self, index: int) -> None:
         """What should run next on this worker is made the first of its queue."""
@@ -316,6 +351,12 @@ class Prompts:
             placed.state, placed.begun_s, placed.cancelled = State.RUNNING, self._clock(), False
             placed.runs += 1
             self._turns.begins(placed.number)
+            waiting = [one for one in self._placed.values() if one.state not in (State.RUNNING, State.LOST)]
+            for one in waiting:
+                if one.number < placed.number:
+                    one.overtaken += 1 / len(self._seats)
+            if not waiting:
+                self._turns.rest()
             self._ledger.takes(placed.prompt_id, placed.body, self._seats[placed.worker].name, placed.life, placed.runs)
             self._changed = True
 

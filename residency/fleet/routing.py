@@ -293,6 +293,11 @@ class Turns:
         self._next[client] = number + max(0.0, expected_s)
         return number
 
+    def rest(self) -> None:
+        """Nobody waits: what anybody has had until now was at nobody's expense."""
+        self._now = max(self._now, *self._next.values()) if self._next else self._now
+        self._next.clear()
+
     def begins(self, number: float) -> None:
         """A prompt has begun: who comes now is not before it."""
         if number > self._now:

@@ -90,7 +90,7 @@ class Fleet:
         return next(one["reason"] for one in self.status()["decisions"] if one["prompt_id"] == prompt_id)
 
     def own_histories(self) -> list[dict[str, Any]]:
-        """What each worker has run, by its own word."""
+        """Prompts by worker, by its own word."""
         told = []
         for one in self.status()["workers"]:
             with urllib.request.urlopen(f"{one['url']}/history", timeout=60) as answer:
