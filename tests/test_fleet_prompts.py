@@ -164,6 +164,35 @@ def test_a_prompt_is_not_moved_for_a_small_gain():
     story(tell)
 
 
+def test_nobody_waits_long_for_a_worker_that_hangs_while_another_is_free():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.compute_s = 4.0
+        async with fleet(first, second) as it:
+            hangs, waits = await it.post("a"), await it.post("a")
+            await first.begin()
+            await it.look()
+            await it.look(4.0)
+            assert first.begun == [hangs] and ids(first) == {waits}  # 4 s of waiting, 10 s of loading elsewhere
+            for _ in range(15):  # nothing happens
+                await it.look(1.0)
+            assert (ids(first), ids(second), first.endings) == (set(), {waits}, 0)
+            assert "moved from first while it waited" in it.reason(waits)
+
+    story(tell)
+
+
+def test_who_comes_while_a_worker_hangs_is_sent_to_a_free_one():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it:
+            await it.post("a")
+            await first.begin()
+            await it.look()
+            await it.look(30.0)
+            assert await it.post("a") in ids(second)
+
+    story(tell)
+
+
 def test_prompts_of_one_model_are_brought_together_in_a_queue():
     async def tell(first: Worker, second: Worker) -> None:
         await second.die()

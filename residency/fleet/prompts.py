@@ -38,6 +38,7 @@ log = logging.getLogger("residency.fleet")
 
 MOST_RUNS = 2
 NUMBER_STEP = 1e-3
+LATE_S = 1.0  # between two looks at what waits behind a prompt that is late
 RETHOUGHT = 32  # prompts that wait, at one look: the next ones first
 SHOWN_ERRORS = 20  # predictions against truth
 NOBODY = "residency-door"  # the client of prompts that name none
@@ -95,6 +96,7 @@ class Prompts:
         self._deciding = asyncio.Lock()
         self.progressed_s = [-1e9] * len(seats)  # when what runs there has moved on last
         self._changed = False
+        self._rethought_s = -1e9
 
     def __len__(self) -> int:
         return len(self._placed)
@@ -205,7 +207,7 @@ class Prompts:
         number = placed.number if "number" in placed.body else self._turns.next(placed.client_id)
         left_s = None
         if placed.begun_s is not None:
-            left_s = max(0.0, placed.expected_s * self._outlook.router.workers[placed.worker].margin - (now_s - placed.begun_s))
+            left_s = self._outlook.router.workers[placed.worker].left_s(placed.expected_s, now_s - placed.begun_s)
         seconds = known.compute_s or self._outlook.seconds
         waited_s = now_s - placed.taken_s
         return Queued(
@@ -250,10 +252,12 @@ class Prompts:
     # --- while it waits ---
 
     async def rethink(self) -> None:
-        """Give a prompt that waits to another worker where that has become clearly better."""
-        if not self._changed:
+        """Give a prompt that waits to another worker where that has become clearly better: when something has happened, and while a prompt
+        is late."""
+        now_s = self._clock()
+        if not self._changed and (now_s < self._rethought_s + LATE_S or not self._waits_for_late()):
             return
-        self._changed = False
+        self._changed, self._rethought_s = False, now_s
         waiting = sorted((one for one in self._placed.values() if one.state is State.WAITING), key=lambda one: one.number)
         if not self._chooser.moves or not waiting:
             return
@@ -274,6 +278,15 @@ class Prompts:
         for index in range(len(self._seats)):
             async with self._deciding:
                 await self._bring_forward(index)
+
+    def _waits_for_late(self) -> bool:
+        """Whether a prompt waits behind one that should have ended: that wait grows, and nothing else need happen."""
+        running = {one.worker for one in self._placed.values() if self._is_late(one)}
+        return any(one.state is State.WAITING and one.worker in running for one in self._placed.values())
+
+    def _is_late(self, placed: Placed) -> bool:
+        margin = self._outlook.router.workers[placed.worker].margin
+        return placed.begun_s is not None and self._clock() - placed.begun_s > placed.expected_s * margin
 
     def _free(self) -> set[int]:
         """Workers that have nothing to do and could."""
