@@ -17,7 +17,7 @@ AGE_SHARE = 0.2  # of a second that a prompt has waited longer: worth so many se
 GAIN_S = 1.0  # of loading that is saved: less is not worth putting anybody off
 MOST_OVERTAKEN = 25.0  # times per worker of the fleet
 ROUNDING = 1e-9
-GROUPED = 64  # prompts that wait and are looked at for the next
+GROUPED = 64  # prompts of a queue that are looked at for the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def ahead(queue: Iterable[Queued], memory: Memory, forecast: Forecast | None, ma
     seconds = 0.0
     left = sorted(queue, key=lambda one: (one.left_s is None, one.number))
     while left:
-        one = left[0] if left[0].left_s is not None else pick(left, lambda one: _stall_s(one.job, memory, forecast))
+        one = left[0] if left[0].left_s is not None else pick(left[:GROUPED], lambda one: _stall_s(one.job, memory, forecast))
         if one.name == until:
             break
         if one.left_s is not None:
@@ -92,7 +92,7 @@ def pick(left: Sequence[Queued], cost_s: Callable[[Queued], float]) -> Queued:
     best, best_s = left[0], cost_s(left[0]) - AGE_SHARE * left[0].waited_s
     clients = set()
     most_waited_s = max(one.waited_s for one in left)
-    for one in left[:GROUPED]:
+    for one in left:
         if one.client not in clients:
             clients.add(one.client)
             one_s = cost_s(one) - AGE_SHARE * one.waited_s

@@ -18,7 +18,7 @@ import math
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -26,12 +26,12 @@ from typing import Any
 from ..units import shown
 from .ahead import Queued
 from .asking import Seats
-from .choosing import Chooser
-from .dispatch import dispatch
+from .choosing import Chooser, is_much_less
+from .dispatch import dispatch, looked_at
 from .ledger import Ledger
 from .messages import Lines, named
 from .outlook import Known, by_names, seconds_of
-from .routing import Decision, NoWorkerError, Turns
+from .routing import Decision, NoWorkerError, Score, Turns
 from .seats import Answer, LostError, lacks, refusal
 
 log = logging.getLogger("residency.fleet")
@@ -74,12 +74,19 @@ class Placed:
     fixed: bool = False  # its client has said when it is to run
     taken_s: float = 0.0
     overtaken: float = 0.0  # see `ahead.Queued`
+    turn: float | None = None  # its number when it came, where it was brought forward since
     told: bool = False  # its client knows that it is begun once more
 
     @property
     def number(self) -> float:
+        """By which its worker has it in the queue."""
         number = self.body.get("number")
         return float(number) if isinstance(number, int | float) else 0.0
+
+    @property
+    def own_turn(self) -> float:
+        """By which it is fair that it runs."""
+        return self.number if self.turn is None else self.turn
 
 
 class Prompts:
@@ -97,6 +104,7 @@ class Prompts:
         self.progressed_s = [-1e9] * len(seats)  # when what runs there has moved on last
         self._changed = False
         self._rethought_s = -1e9
+        self._begun: set[int] = set()  # workers that have begun a prompt since
 
     def __len__(self) -> int:
         return len(self._placed)
@@ -204,7 +212,7 @@ class Prompts:
 
     def _queued(self, placed: Placed) -> Queued:
         now_s, known = self._clock(), placed.known
-        number = placed.number if "number" in placed.body else self._turns.next(placed.client_id)
+        number = placed.own_turn if "number" in placed.body else self._turns.next(placed.client_id)
         left_s = None
         if placed.begun_s is not None:
             left_s = self._outlook.router.workers[placed.worker].left_s(placed.expected_s, now_s - placed.begun_s)
@@ -262,9 +270,10 @@ class Prompts:
         if not self._chooser.moves or not waiting:
             return
         await self._outlook.listen()
-        for index in self._free():
+        for index in self._free() | self._begun:
             async with self._deciding:
-                await self._give_work(index)
+                await self._choose_next(index)
+        self._begun.clear()
         for placed in waiting[:RETHOUGHT]:
             async with self._deciding:
                 if placed.state is not State.WAITING or placed.cancelled:
@@ -293,27 +302,42 @@ class Prompts:
         busy = {one.worker for one in self._placed.values() if one.state is not State.LOST}
         return {index for index in range(len(self._seats)) if self._seats[index].takes_prompts and index not in busy}
 
-    async def _give_work(self, index: int) -> None:
-        """Move here what this worker, which has nothing to do, should begin of all that waits behind something elsewhere."""
-        free, running = self._free(), [self._queued(one) for one in self._placed.values() if one.state is State.RUNNING]
-        begins = {one.worker for one in running}
+    async def _choose_next(self, index: int) -> None:
+        """Move here what this worker should begin next of all that waits behind something elsewhere; its own order is another matter."""
+        running = [self._queued(one) for one in self._placed.values() if one.state is State.RUNNING]
+        begins = {index, *(one.worker for one in running)}
         waiting = [self._queued(one) for one in self._placed.values() if one.state is State.WAITING and not one.cancelled]
-        waiting = sorted((one for one in waiting if one.worker in begins), key=lambda one: one.number)
-        if index not in free or not waiting:
+        waiting = [one for one in waiting if one.worker in begins]
+        busy = {one.worker for one in self._placed.values() if one.state not in (State.LOST, State.RUNNING, State.WAITING)}
+        if index in busy or not self._seats[index].takes_prompts or all(one.worker == index for one in waiting):
             return
+        found: dict[str, list[Score | None]] = {}
+
+        def scores(one: Queued) -> list[Score | None]:
+            """As the next here, and where it is."""
+            if one.name not in found:
+                there = [other for other in waiting if other.worker == one.worker != index and other is not one]
+                found[one.name] = self._chooser.scores((index, one.worker), self._placed[one.name].known, one, [*running, *there])
+            return found[one.name]
 
         def cost_s(one: Queued) -> float:
-            decision = self._chooser.at(index, self._placed[one.name].known, one, running)
-            return math.inf if decision is None else decision.score.total_s - decision.score.compute_s
+            here = scores(one)[0]
+            return math.inf if here is None else here.total_s - here.compute_s - here.wait_s
 
-        def decide(one: Queued, behind: Sequence[Queued]) -> Decision:
-            return self._chooser.decide(self._placed[one.name].known, one, [*running, *behind])
+        def stays_s(one: Queued) -> tuple[float, float]:
+            here, there = scores(one)
+            if here is None or there is None:
+                return math.inf, 0.0
+            return there.wait_s - here.wait_s, there.total_s - there.compute_s - there.wait_s
 
-        for one, at in dispatch(index, waiting, free, cost_s, decide):
-            placed = self._placed[one.name]
-            decision = self._chooser.at(at, placed.known, one, self._others(placed))
-            if decision is not None and self._chooser.is_worth_moving(placed.known, placed.worker, decision):
-                await self._move(placed, decision)
+        one = dispatch(index, looked_at(index, waiting), cost_s, stays_s)
+        if one is None or one.worker == index:
+            return
+        here, there = scores(one)
+        if here is not None and is_much_less(here, there):
+            own = [other.number for other in self.of_worker(index) if other.state is State.WAITING]
+            decision = Decision(index, here, f"{here.told()}; it is the next there", () if there is None else (there,))
+            await self._move(self._placed[one.name], decision, min(own, default=math.inf))
 
     async def _bring_forward(self, index: int) -> None:
         """What should run next on this worker is made the first of its queue."""
@@ -324,15 +348,22 @@ class Prompts:
             return
         placed = self._placed[order[0]]
         if await self._takes_out(placed):
-            placed.body["number"] = waiting[0].number - NUMBER_STEP
+            self._is_before(placed, waiting[0].number)
             answer = await self._sends(placed, index)
             if answer is None or answer.status != 200:
                 placed.state = State.LOST
 
-    async def _move(self, placed: Placed, decision: Decision) -> None:
+    @staticmethod
+    def _is_before(placed: Placed, number: float) -> None:
+        placed.turn = placed.own_turn
+        placed.body["number"] = min(placed.number, number - NUMBER_STEP)
+
+    async def _move(self, placed: Placed, decision: Decision, number: float = math.inf) -> None:
+        """Into another worker's queue, before the prompt of this number."""
         before = self._seats[placed.worker].name
         if not await self._takes_out(placed):
             return
+        self._is_before(placed, number)
         answer = await self._send(placed, decision)
         if answer is None or answer.status != 200:
             placed.state = State.LOST
@@ -363,10 +394,11 @@ class Prompts:
         if placed.state is not State.RUNNING:
             placed.state, placed.begun_s, placed.cancelled = State.RUNNING, self._clock(), False
             placed.runs += 1
-            self._turns.begins(placed.number)
+            self._turns.begins(placed.own_turn)
+            self._begun.add(placed.worker)
             waiting = [one for one in self._placed.values() if one.state not in (State.RUNNING, State.LOST)]
             for one in waiting:
-                if one.number < placed.number:
+                if one.own_turn < placed.own_turn:
                     one.overtaken += 1 / len(self._seats)
             if not waiting:
                 self._turns.rest()

@@ -151,6 +151,15 @@ class Router:
         worker.places.pop(key, None)
         self._holders.get(key, set()).discard(index)
 
+    def lies(self, index: int, places: dict[str, Place], held: dict[str, int], held_bytes: int) -> None:
+        """All that the worker holds, at once."""
+        worker = self.workers[index]
+        for key in worker.held.keys() - held.keys():
+            self._holders[key].discard(index)
+        for key in held.keys() - worker.held.keys():
+            self._holders.setdefault(key, set()).add(index)
+        worker.places, worker.held, worker.held_bytes = places, held, held_bytes
+
     def score(self, index: int, job: Job, now_s: float) -> Score | None:
         """Of one worker; None where it does not take the prompt."""
         look = _Look(self, job, now_s)

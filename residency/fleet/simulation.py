@@ -21,7 +21,7 @@ from .forecast import Forecast, Job, Place
 from .policies import OURS, policies
 from .routing import Router, Worker
 from .traffic import Request
-from .virtual_door import Line, VirtualDoor
+from .virtual_door import Held, Line, VirtualDoor
 
 BOUND = "bound"
 
@@ -47,35 +47,18 @@ class Result:
 class _Server:
     """One worker's own clock and memory, beside what the fleet knows of it."""
 
-    def __init__(self, router: Router, index: int, device_bytes: int) -> None:
-        self.worker = router.workers[index]
-        self._index = index
+    def __init__(self, worker: Worker, device_bytes: int) -> None:
+        self.worker = worker
         self.free_s = 0.0
         self.ends: deque[tuple[float, float, float]] = deque()  # start, end, expected seconds of what is queued or runs
         self.backlog_s = 0.0
-        self._router = router
-        self._device_bytes = device_bytes
-        self._device: dict[str, int] = {}
-        self._on_device_bytes = 0
+        self._held = Held(device_bytes, worker.room_bytes)
+        worker.places, worker.held = self._held.places, self._held.held
 
     def keep(self, job: Job) -> None:
         """The prompt's weights are the last that were used."""
-        worker, router = self.worker, self._router
-        for key in job.keys:
-            size_bytes = job.sizes[key]
-            router.holds(self._index, key, size_bytes)
-            worker.places[key] = Place.DEVICE
-            self._on_device_bytes += size_bytes - self._device.pop(key, 0)
-            self._device[key] = size_bytes
-        while self._on_device_bytes > self._device_bytes and self._device:
-            key = next(iter(self._device))
-            self._on_device_bytes -= self._device.pop(key)
-            worker.places[key] = Place.PINNED
-        while worker.held_bytes > worker.room_bytes and worker.held:
-            key = next(iter(worker.held))
-            router.loses(self._index, key)
-            self._on_device_bytes -= self._device.pop(key, 0)
-        worker.last_model = job.model
+        self._held.keep(job)
+        self.worker.last_model = job.model
 
     def settle(self, now_s: float) -> None:
         """Forget what has ended by now; say when the rest is expected to."""
@@ -109,9 +92,8 @@ def _memory(machine: Machine) -> tuple[int, int]:
 def _run(name: str, seed: int, requests: Sequence[Request], forecast: Forecast, count: int) -> Result:
     device_bytes, room_bytes = _memory(forecast.machine)
     workers = [Worker(f"worker-{index}", forecast, room_bytes) for index in range(count)]
-    router = Router(workers)
     choose = policies(seed)[name]
-    servers = [_Server(router, index, device_bytes) for index in range(count)]
+    servers = [_Server(worker, device_bytes) for worker in workers]
     busy: list[tuple[float, int]] = []  # when each prompt ends, and where
     latencies: list[float] = []
     deciding: list[float] = []
@@ -145,7 +127,7 @@ def _run(name: str, seed: int, requests: Sequence[Request], forecast: Forecast, 
 def _ours(requests: Sequence[Request], forecast: Forecast, count: int) -> Result:
     device_bytes, room_bytes = _memory(forecast.machine)
     router = Router([Worker(f"worker-{index}", forecast, room_bytes) for index in range(count)])
-    door = VirtualDoor(router, [Line(_Server(router, index, device_bytes).keep) for index in range(count)])
+    door = VirtualDoor(router, [Line(Held(device_bytes, room_bytes)) for index in range(count)])
     for request in requests:
         door.takes(request)
     door.runs_until(math.inf)
