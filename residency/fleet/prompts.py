@@ -104,7 +104,6 @@ class Prompts:
         self.progressed_s = [-1e9] * len(seats)  # when what runs there has moved on last
         self._changed = False
         self._rethought_s = -1e9
-        self._begun: set[int] = set()  # workers that have begun a prompt since
 
     def __len__(self) -> int:
         return len(self._placed)
@@ -270,10 +269,9 @@ class Prompts:
         if not self._chooser.moves or not waiting:
             return
         await self._outlook.listen()
-        for index in self._free() | self._begun:
+        for index in self._free():
             async with self._deciding:
-                await self._choose_next(index)
-        self._begun.clear()
+                await self._give_work(index)
         for placed in waiting[:RETHOUGHT]:
             async with self._deciding:
                 if placed.state is not State.WAITING or placed.cancelled:
@@ -302,42 +300,38 @@ class Prompts:
         busy = {one.worker for one in self._placed.values() if one.state is not State.LOST}
         return {index for index in range(len(self._seats)) if self._seats[index].takes_prompts and index not in busy}
 
-    async def _choose_next(self, index: int) -> None:
-        """Move here what this worker should begin next of all that waits behind something elsewhere; its own order is another matter."""
+    async def _give_work(self, index: int) -> None:
+        """Move here what this worker, which has nothing to do, should begin of all that waits behind something elsewhere."""
         running = [self._queued(one) for one in self._placed.values() if one.state is State.RUNNING]
-        begins = {index, *(one.worker for one in running)}
+        begins = {one.worker for one in running}
         waiting = [self._queued(one) for one in self._placed.values() if one.state is State.WAITING and not one.cancelled]
         waiting = [one for one in waiting if one.worker in begins]
-        busy = {one.worker for one in self._placed.values() if one.state not in (State.LOST, State.RUNNING, State.WAITING)}
-        if index in busy or not self._seats[index].takes_prompts or all(one.worker == index for one in waiting):
+        if index not in self._free() or not waiting:
             return
         found: dict[str, list[Score | None]] = {}
 
         def scores(one: Queued) -> list[Score | None]:
-            """As the next here, and where it is."""
+            """Here, and where it is."""
             if one.name not in found:
-                there = [other for other in waiting if other.worker == one.worker != index and other is not one]
-                found[one.name] = self._chooser.scores((index, one.worker), self._placed[one.name].known, one, [*running, *there])
+                others = [*running, *(other for other in waiting if other.worker == one.worker and other is not one)]
+                found[one.name] = self._chooser.scores((index, one.worker), self._placed[one.name].known, one, others)
             return found[one.name]
 
         def cost_s(one: Queued) -> float:
             here = scores(one)[0]
-            return math.inf if here is None else here.total_s - here.compute_s - here.wait_s
+            return math.inf if here is None else here.total_s - here.compute_s
 
         def stays_s(one: Queued) -> tuple[float, float]:
-            here, there = scores(one)
-            if here is None or there is None:
-                return math.inf, 0.0
-            return there.wait_s - here.wait_s, there.total_s - there.compute_s - there.wait_s
+            there = scores(one)[1]
+            return (math.inf, 0.0) if there is None else (there.wait_s, there.total_s - there.compute_s - there.wait_s)
 
         one = dispatch(index, looked_at(index, waiting), cost_s, stays_s)
-        if one is None or one.worker == index:
+        if one is None:
             return
         here, there = scores(one)
         if here is not None and is_much_less(here, there):
-            own = [other.number for other in self.of_worker(index) if other.state is State.WAITING]
-            decision = Decision(index, here, f"{here.told()}; it is the next there", () if there is None else (there,))
-            await self._move(self._placed[one.name], decision, min(own, default=math.inf))
+            decision = Decision(index, here, f"{here.told()}; it has nothing to do", () if there is None else (there,))
+            await self._move(self._placed[one.name], decision)
 
     async def _bring_forward(self, index: int) -> None:
         """What should run next on this worker is made the first of its queue."""
@@ -348,22 +342,16 @@ class Prompts:
             return
         placed = self._placed[order[0]]
         if await self._takes_out(placed):
-            self._is_before(placed, waiting[0].number)
+            placed.turn = placed.own_turn
+            placed.body["number"] = waiting[0].number - NUMBER_STEP
             answer = await self._sends(placed, index)
             if answer is None or answer.status != 200:
                 placed.state = State.LOST
 
-    @staticmethod
-    def _is_before(placed: Placed, number: float) -> None:
-        placed.turn = placed.own_turn
-        placed.body["number"] = min(placed.number, number - NUMBER_STEP)
-
-    async def _move(self, placed: Placed, decision: Decision, number: float = math.inf) -> None:
-        """Into another worker's queue, before the prompt of this number."""
+    async def _move(self, placed: Placed, decision: Decision) -> None:
         before = self._seats[placed.worker].name
         if not await self._takes_out(placed):
             return
-        self._is_before(placed, number)
         answer = await self._send(placed, decision)
         if answer is None or answer.status != 200:
             placed.state = State.LOST
@@ -395,7 +383,6 @@ class Prompts:
             placed.state, placed.begun_s, placed.cancelled = State.RUNNING, self._clock(), False
             placed.runs += 1
             self._turns.begins(placed.own_turn)
-            self._begun.add(placed.worker)
             waiting = [one for one in self._placed.values() if one.state not in (State.RUNNING, State.LOST)]
             for one in waiting:
                 if one.own_turn < placed.own_turn:
