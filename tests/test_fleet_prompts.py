@@ -277,6 +277,24 @@ def test_a_client_is_told_once_however_many_workers_refuse_it_meanwhile():
     story(tell)
 
 
+def test_what_only_workers_that_are_not_there_can_run_waits_for_them():
+    async def tell(first: Worker, second: Worker) -> None:
+        second.lacks = {"a"}
+        async with fleet(first, second) as it:
+            prompt_id = await it.post("a")
+            await first.begin()
+            await it.look()
+            await first.die()
+            for _ in range(3):
+                await it.look()
+            assert not second.pending and it.door.status()["lost"] == [prompt_id]
+            await first.start()
+            await it.look()
+            assert ids(first) == {prompt_id}
+
+    story(tell)
+
+
 def test_a_start_that_the_client_has_heard_is_known_before_the_next_look():
     async def tell(first: Worker, second: Worker) -> None:
         async with fleet(first, second) as it, it.door.messages("client") as (listener, _):

@@ -429,7 +429,9 @@ class Prompts:
             except NoWorkerError:
                 placed.state = State.LOST  # tried again at the next look
                 return
-            if answer.status != 200:
+            if answer.status != 200 and lacks(answer) and any(not self._seats[index].answers for index in range(len(self._seats))):
+                placed.state = State.LOST  # who is not there now may have what these lack
+            elif answer.status != 200:
                 self._give_up(
                     placed, f"{placed.lost_with} was lost, and the others refuse it: {answer.body[:500].decode(errors='replace')}"
                 )
