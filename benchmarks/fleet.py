@@ -1,15 +1,17 @@
 """Fleets of several sizes under every way of choosing a worker: the table and the picture of docs/fleet.md.
 
-    python benchmarks/fleet.py [--requests N] [--seed N] [--write]
+    python benchmarks/fleet.py [--requests N] [--seed N] [--others N,N] [--write]
 
 Machine-independent but for the milliseconds of deciding: a virtual clock. Workers have 24 GB of VRAM, 64 GB of RAM and a drive of
-1.5 GB/s; the trace is the generated one of `residency fleet simulate`. `--write` puts both into docs/.
+1.5 GB/s; the trace is the generated one of `residency fleet simulate`. `--others` are seeds of
+which small fleets alone are run. `--write` puts all of it into docs/.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -22,7 +24,9 @@ from residency.simulate import GB
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SIZES = ((2, 5), (8, 20), (32, 60), (100, 150), (300, 300), (1000, 500))  # workers, base models
 OURS = "residency"
-BEGIN, END = "<!-- benchmarks/fleet.py -->\n", "<!-- end -->\n"
+SMALL = SIZES[:3]
+SMALL_REQUESTS = 8_000
+BEGIN, SMALL_BEGIN, END = "<!-- benchmarks/fleet.py -->\n", "<!-- benchmarks/fleet.py, others -->\n", "<!-- end -->\n"
 COLOURS = {OURS: "#2f7d4f", BOUND: "#b8b8b8"}
 OTHERS = ("#3f6fb0", "#c2843a", "#8a5fa8", "#b04a4a", "#4a9a9a", "#77773a")
 WIDTH, BAR, GAP, LEFT, MOST_S = 760, 11, 22, 150, 600.0
@@ -56,6 +60,33 @@ def table(found: dict[tuple[int, int], list[Result]], requests: int, seed: int) 
     return "\n".join(lines) + "\n"
 
 
+def others(seeds: Sequence[int]) -> str:
+    """Markdown: by how many times the 95th percentile of the best other policy is longer than ours, where fleets are small."""
+    worker = machine(24 * GB, 64 * GB, 1.5 * GB, 25 * GB)
+    lines = [f"| workers | {' | '.join(f'seed {seed}' for seed in seeds)} |", f"| ---: |{' ---: |' * len(seeds)}"]
+    for workers, models in SMALL:
+        row = []
+        for seed in seeds:
+            traffic = Traffic(requests=SMALL_REQUESTS, workers=workers, models=models, seed=seed)
+            seconds = {one.policy: one.p95_s for one in simulate(generate(traffic), worker, workers, seed) if one.policy != BOUND}
+            ours_s = seconds.pop(OURS)
+            row.append(f"{min(seconds.values()) / ours_s:.2f}")
+            print(f"{workers} workers, seed {seed}: {row[-1]}", file=sys.stderr, flush=True)
+        lines.append(f"| {workers} | {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def ratios(found: dict[tuple[int, int], list[Result]]) -> str:
+    """Markdown: the same of every size, and of the bound in ours' place."""
+    lines = ["| workers | the next one | ÷ ours | ÷ bound: no policy in the order of arrival has more |", "| ---: | --- | ---: | ---: |"]
+    for (workers, _), results in found.items():
+        seconds = {one.policy: one.p95_s for one in results}
+        ours_s, bound_s = seconds.pop(OURS), seconds.pop(BOUND)
+        best = min(seconds, key=seconds.__getitem__)
+        lines.append(f"| {workers:,} | `{best}` | {seconds[best] / ours_s:.2f} | {seconds[best] / bound_s:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
 def picture(found: dict[tuple[int, int], list[Result]]) -> str:
     """The 95th percentile of every policy as bars; what is longer than MOST_S seconds is cut off and its value written."""
     parts, y = [], 30
@@ -81,15 +112,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--others", default="", help="seeds of which small fleets are run, like 3,4,5")
     parser.add_argument("--write", action="store_true", help="into docs/fleet.md and docs/fleet.svg")
     options = parser.parse_args()
     found = measure(options.requests, options.seed)
-    told = table(found, options.requests, options.seed)
-    print(told)
+    told = {BEGIN: ratios(found) + "\n" + table(found, options.requests, options.seed)}
+    if options.others:
+        told[SMALL_BEGIN] = others([int(seed) for seed in options.others.split(",")])
+    print("\n".join(told.values()))
     if options.write:
         page = (DOCS / "fleet.md").read_text(encoding="utf-8")
-        before, _, rest = page.partition(BEGIN)
-        (DOCS / "fleet.md").write_text(before + BEGIN + told + END + rest.partition(END)[2], encoding="utf-8")
+        for begin, text in told.items():
+            before, _, rest = page.partition(begin)
+            page = before + begin + text + END + rest.partition(END)[2]
+        (DOCS / "fleet.md").write_text(page, encoding="utf-8")
         (DOCS / "fleet.svg").write_text(picture(found), encoding="utf-8")
 
 

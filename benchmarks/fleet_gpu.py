@@ -35,7 +35,6 @@ from residency.bench.scenarios import Limits, Size
 from residency.comfyui.sample_models.tiny import expert_shape
 from residency.fleet.door import Door
 from residency.fleet.policies import policies
-from residency.fleet.routing import Router
 from residency.fleet.seats import Found, Seat
 from residency.fleet.simulation import at
 from residency.fleet.traffic import Family, Traffic, generate
@@ -111,7 +110,7 @@ class Fleet:
         self._servers = servers
         self.way = way
         seats = [Seat(f"worker-{n}", _finder(server), machine="host") for n, server in enumerate(servers)]
-        choose = None if way == OURS else (way, policies(0, Router())[way])
+        choose = None if way == OURS else (way, policies(0)[way])
         self.door = Door(seats, Path("nowhere"), choose=choose)
 
     async def run(self, prompts: Sequence[tuple[float, str, dict[str, Any]]], until_s: float) -> tuple[Figures, dict[int, str]]:
@@ -262,7 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models-directory", type=Path, required=True, metavar="DIR", help="where the models are, or are written to")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="one a GPU (default: %(default)s)")
-    parser.add_argument("--ways", nargs="+", choices=[*policies(0, Router())], default=list(WAYS), help="default: %(default)s")
+    parser.add_argument("--ways", nargs="+", choices=[*policies(0), OURS], default=list(WAYS), help="default: %(default)s")
     parser.add_argument("--prompts", type=int, default=40, metavar="N")
     parser.add_argument("--steps", type=int, default=8, metavar="N")
     parser.add_argument("--side", type=int, default=1024, metavar="PIXELS")

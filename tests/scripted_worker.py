@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from residency.fleet.seats import Found, LostError, Seat
+from residency.fleet.seats import EndedError, Found, LostError, Seat
 
 MODEL_BYTES = 10_000_000_000
 RAM = {"total_bytes": 64_000_000_000, "available_bytes": 60_000_000_000, "reserve_bytes": 4_000_000_000, "limit_bytes": None}
@@ -39,6 +39,7 @@ class Worker:
         self.before_a_deletion: Callable[[], Awaitable[None]] | None = None
         self.before_an_answer: Callable[[], Awaitable[None]] | None = None  # of GET /queue, when what it says is known
         self.untraced = False  # nobody can tell whether it lives
+        self.failure = ""  # what its actor says where it has no server
         self.endings = 0
         self._runner: web.AppRunner | None = None
 
@@ -109,6 +110,8 @@ class Worker:
     async def _find(self) -> Found | None:
         if self.untraced:
             raise LostError("its actor does not answer")
+        if self.url is None and self.failure:
+            raise EndedError(self.failure)
         return Found(self.life, self.url) if self.url is not None else None
 
     async def _end(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.fleet.ahead import PATIENCE_S, Memory, Queued, ahead
+from residency.fleet.ahead import AGE_SHARE, MOST_OVERTAKEN, Memory, Queued, ahead, pick
 from residency.fleet.forecast import Forecast, Job, Place
 from residency.simulate import GB, Step, of_rates
 
@@ -37,9 +39,19 @@ def test_prompts_of_the_model_at_hand_go_first():
     assert seconds == 4 * 2.0 + LOADING_S  # b is loaded once; in the clients' turns it would be thrice a load
 
 
-def test_who_has_waited_long_is_overtaken_by_nobody():
-    order, _ = ahead(queue("bababa", waited_s=PATIENCE_S - 3), memory("a"), FORECAST, 1.0)
-    assert names(order)[:3] == ["1a", "3a", "0b"]
+def test_who_has_waited_longer_than_loading_is_worth_is_not_overtaken():
+    def first(longer_s: float) -> str:
+        return pick(
+            [replace(queue("b")[0], waited_s=longer_s), queue("ba")[1]], lambda one: LOADING_S if one.job.model == "b" else 0.0
+        ).name
+
+    assert first((LOADING_S - 1.5) / AGE_SHARE) == "1a"
+    assert first((LOADING_S - 0.5) / AGE_SHARE) == "0b"
+
+
+def test_who_was_overtaken_often_is_overtaken_by_nobody():
+    often = [replace(one, overtaken=MOST_OVERTAKEN if one.name == "2b" else 0.0) for one in queue("baba")]
+    assert names(ahead(often, memory("a"), FORECAST, 1.0)[0]) == ["1a", "0b", "2b", "3a"]
 
 
 def test_nobody_overtakes_his_own_earlier_prompt_nor_one_with_a_place():
@@ -79,5 +91,5 @@ def test_everybody_runs_once_and_each_clients_prompts_in_their_order(prompts: li
     for client in "xyz":
         own = [int(one.name) for one in order if one.client == client]
         assert own == sorted(own)
-    if waiting and (waiting[0].fixed or waiting[0].waited_s > PATIENCE_S):
+    if waiting and waiting[0].fixed:
         assert order[0] is waiting[0]

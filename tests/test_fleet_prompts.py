@@ -128,6 +128,25 @@ def test_a_prompt_that_waits_is_given_to_a_worker_that_has_become_better():
     story(tell)
 
 
+def test_a_worker_with_nothing_to_do_gets_what_is_at_hand_for_it():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.compute_s = 30.0
+        second.holds.add("b")
+        await second.die()
+        async with fleet(first, second) as it:
+            await it.post("a")
+            await first.begin()
+            await it.look()
+            cold, warm = await it.post("c", "somebody"), await it.post("b", "somebody else")
+            assert ids(first) == {cold, warm}
+            await second.start()
+            await it.look()
+            await it.look()
+            assert (ids(first), ids(second)) == ({cold}, {warm})  # the turn is the other's, who would have to load
+
+    story(tell)
+
+
 def test_a_prompt_is_not_moved_for_a_small_gain():
     async def tell(first: Worker, second: Worker) -> None:
         first.compute_s = 12.0
@@ -141,6 +160,35 @@ def test_a_prompt_is_not_moved_for_a_small_gain():
             for _ in range(3):
                 await it.look()
             assert ids(first) == {waits} and not second.pending  # 12 s of waiting against 10 s of loading
+
+    story(tell)
+
+
+def test_nobody_waits_long_for_a_worker_that_hangs_while_another_is_free():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.compute_s = 4.0
+        async with fleet(first, second) as it:
+            hangs, waits = await it.post("a"), await it.post("a")
+            await first.begin()
+            await it.look()
+            await it.look(4.0)
+            assert first.begun == [hangs] and ids(first) == {waits}  # 4 s of waiting, 10 s of loading elsewhere
+            for _ in range(15):  # nothing happens
+                await it.look(1.0)
+            assert (ids(first), ids(second), first.endings) == (set(), {waits}, 0)
+            assert "moved from first while it waited" in it.reason(waits)
+
+    story(tell)
+
+
+def test_who_comes_while_a_worker_hangs_is_sent_to_a_free_one():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it:
+            await it.post("a")
+            await first.begin()
+            await it.look()
+            await it.look(30.0)
+            assert await it.post("a") in ids(second)
 
     story(tell)
 
@@ -225,6 +273,24 @@ def test_a_client_is_told_once_however_many_workers_refuse_it_meanwhile():
                 assert said.count("residency.moved") == 1
         finally:
             await third.die()
+
+    story(tell)
+
+
+def test_what_only_workers_that_are_not_there_can_run_waits_for_them():
+    async def tell(first: Worker, second: Worker) -> None:
+        second.lacks = {"a"}
+        async with fleet(first, second) as it:
+            prompt_id = await it.post("a")
+            await first.begin()
+            await it.look()
+            await first.die()
+            for _ in range(3):
+                await it.look()
+            assert not second.pending and it.door.status()["lost"] == [prompt_id]
+            await first.start()
+            await it.look()
+            assert ids(first) == {prompt_id}
 
     story(tell)
 
@@ -488,6 +554,23 @@ def test_versions_that_differ_are_told_and_a_worker_without_the_pack_is_used():
                 await worker.end()
             await it.look()
             assert await it.post("b") in ids(second)  # it has had this model last; of equals the first would get it
+
+    story(tell)
+
+
+def test_why_a_worker_does_not_come_up_is_told_until_it_has():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it:
+            await second.die()
+            second.failure = "second: ComfyUI ended with status 1"
+            await it.look()
+            second.failure = ""  # its actor has ended, too, and says nothing until it is begun anew
+            await it.look()
+            told = "a worker has not come up: second: ComfyUI ended with status 1"
+            assert told in it.door.status()["warnings"]
+            await second.start()
+            await it.look()
+            assert told not in it.door.status()["warnings"]
 
     story(tell)
 

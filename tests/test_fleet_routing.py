@@ -195,6 +195,13 @@ def test_who_was_away_has_saved_up_nothing():
     assert turns.of("b", 5.0) == 45.0
 
 
+def test_what_was_had_while_nobody_waited_is_not_held_against_anybody():
+    turns = Turns()
+    turns.begins(turns.of("a", 20.0))
+    turns.rest()
+    assert turns.of("a", 5.0) == turns.of("b", 5.0)
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 10), st.booleans()), max_size=40))
 def test_nobody_overtakes_himself(prompts: list[tuple[str, float, bool]]):
     turns = Turns()
@@ -205,3 +212,19 @@ def test_nobody_overtakes_himself(prompts: list[tuple[str, float, bool]]):
         last[client] = number
         if begins:
             turns.begins(number)
+
+
+def test_a_prompt_that_is_late_is_expected_to_take_ever_longer():
+    worker = Worker("a", FORECAST, 64 * GB)
+    left_s = [worker.left_s(10.0, ran_s) for ran_s in (0.0, 5.0, 10.0, 15.0, 60.0)]
+    assert left_s[:2] == [10.0, 5.0]
+    assert 0.0 < left_s[2] < left_s[3] < left_s[4] and left_s[4] >= 50.0
+
+
+def test_who_predicts_well_is_believed_to_be_nearly_done():
+    exact, loose = Worker("a", FORECAST, 64 * GB), Worker("b", FORECAST, 64 * GB)
+    for times in (0.5, 1.5) * 20:
+        exact.took(10.0, 10.0)
+        loose.took(10.0, 10.0 * times)
+    assert exact.left_s(10.0, 10.0) < 0.1
+    assert loose.left_s(10.0, 10.0 * loose.margin) > 3.0

@@ -21,7 +21,7 @@ MACHINE = machine(24 * GB, 64 * GB, 1.5e9, 25e9)
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, Result]:
-    traffic = Traffic(requests=800, workers=12, models=30)
+    traffic = Traffic(requests=2000, workers=12, models=30)
     return {one.policy: one for one in simulate(generate(traffic), MACHINE, 12)}
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ..fleet import cluster
-from ..fleet.plan import LOOPBACK, OURS, POLICIES, PORT, Node, Plan, is_loopback, read_plan
+from ..fleet.plan import LOOPBACK, POLICIES, PORT, Node, Plan, is_loopback, read_plan
+from ..fleet.policies import OURS
 from ..fleet.seats import HANG_S
 from ..fleet.simulation import Result, simulate
 from ..fleet.traffic import Request, Traffic, generate, read_trace

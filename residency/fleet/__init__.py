@@ -5,6 +5,7 @@
     traffic      requests: generated with the shape of production traces, or read from a file
     policies     the other ways of choosing a worker
     simulation   all of them over one trace on a virtual clock
+    virtual_door ours there, by the door's own code
 
     door         ComfyUI's API in front of all of them; knows nothing of Ray
     access       who may ask
@@ -15,6 +16,7 @@
     ledger       what a door that is started anew must know
     outlook      what is known of the workers, in the router's words
     ahead        what a worker's queue will do, pure
+    dispatch     what a worker that is free begins, pure
     seats        one server behind the door; `asking` asks them
 
     plan         a fleet as it was asked for, by options or a file

@@ -1,19 +1,22 @@
 """What a worker's queue will do: in which order its prompts run, for how long, and what lies where by then. Pure.
 
-Clients take turns. A prompt whose weights are at hand goes before one that would have to load, as long as that one has not waited for
-PATIENCE_S, and never before an earlier one of its own client or one that was given a place by its client: so prompts of one model are run
-together, and nobody is put off for long.
+Clients take turns. A prompt whose weights are at hand goes before one that would have to load; each second that the other has waited
+longer counts AGE_SHARE of one of loading. So prompts of one model run together. Nobody is put off for ever: a prompt that was overtaken
+MOST_OVERTAKEN times per worker is overtaken no more. A limit in seconds would not do: once all have waited for so long, all run in turn,
+each of them loads, and the queue grows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .forecast import Forecast, Job, Place
 
-PATIENCE_S = 30.0
+AGE_SHARE = 0.2  # of a second that a prompt has waited longer: worth so many seconds of loading
 GAIN_S = 1.0  # of loading that is saved: less is not worth putting anybody off
+MOST_OVERTAKEN = 25.0  # times per worker of the fleet
+ROUNDING = 1e-9
 GROUPED = 64  # prompts of a queue that are looked at for the next
 
 
@@ -30,6 +33,7 @@ class Queued:
     waited_s: float = 0.0
     left_s: float | None = None
     fixed: bool = False
+    overtaken: float = 0.0  # how often one of a later turn has begun while it waited, per worker of the fleet
 
 
 class Memory:
@@ -40,7 +44,7 @@ class Memory:
         self._on_device = {key: None for key, near in places.items() if near is Place.DEVICE}
 
     def take(self, job: Job) -> None:
-        """The job runs."""
+        """What a run of the job leaves where."""
         for key in job.keys:
             self._sizes[key] = job.sizes[key]
             self._on_device.pop(key, None)
@@ -64,7 +68,7 @@ def ahead(queue: Iterable[Queued], memory: Memory, forecast: Forecast | None, ma
     seconds = 0.0
     left = sorted(queue, key=lambda one: (one.left_s is None, one.number))
     while left:
-        one = left[0] if left[0].left_s is not None else _next(left, memory, forecast, seconds)
+        one = left[0] if left[0].left_s is not None else pick(left[:GROUPED], lambda one: _stall_s(one.job, memory, forecast))
         if one.name == until:
             break
         if one.left_s is not None:
@@ -77,23 +81,26 @@ def ahead(queue: Iterable[Queued], memory: Memory, forecast: Forecast | None, ma
     return order, seconds
 
 
-def _next(left: Sequence[Queued], memory: Memory, forecast: Forecast | None, seconds: float) -> Queued:
-    head = left[0]
-    most_s = _stall_s(head.job, memory, forecast)
-    if most_s < GAIN_S or head.fixed or head.waited_s + seconds > PATIENCE_S:
-        return head
-    best, best_s = head, most_s
-    clients, models = {head.client}, {head.job.keys}
-    for one in left[1:GROUPED]:
-        if one.fixed:
+def is_put_off_no_more(overtaken: float) -> bool:
+    """Whether a prompt was overtaken as often as it may be."""
+    return overtaken >= MOST_OVERTAKEN - ROUNDING
+
+
+def pick(left: Sequence[Queued], cost_s: Callable[[Queued], float]) -> Queued:
+    """The first of these that costs the least by more than GAIN_S; nobody goes before an earlier prompt of its own client, nor before one
+    whose client has said when it is to run."""
+    best, best_s = left[0], cost_s(left[0]) - AGE_SHARE * left[0].waited_s
+    clients = set()
+    most_waited_s = max(one.waited_s for one in left)
+    for one in left:
+        if one.client not in clients:
+            clients.add(one.client)
+            one_s = cost_s(one) - AGE_SHARE * one.waited_s
+            if one_s < best_s - GAIN_S and not one.fixed:
+                best, best_s = one, one_s
+        if one.fixed or is_put_off_no_more(one.overtaken) or best_s - GAIN_S <= -AGE_SHARE * most_waited_s:
             break
-        if one.client not in clients and one.job.keys not in models:
-            models.add(one.job.keys)
-            stall_s = _stall_s(one.job, memory, forecast)
-            if stall_s < best_s:
-                best, best_s = one, stall_s
-        clients.add(one.client)
-    return best if most_s - best_s >= GAIN_S else head
+    return best
 
 
 def _stall_s(job: Job, memory: Memory, forecast: Forecast | None) -> float:

@@ -40,7 +40,7 @@ class Seats:
         return self._seats[index]
 
     def named(self, name: str) -> int | None:
-        """Its index."""
+        """Its index; None where nobody has the name."""
         return next((index for index, seat in enumerate(self._seats) if seat.name == name), None)
 
     async def ask(

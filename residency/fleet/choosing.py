@@ -46,12 +46,15 @@ class Chooser:
         assert score is not None
         return Decision(index, score, f"{name}; {score.told()}", ())
 
+    def scores(self, indices: Sequence[int], known: Known, me: Queued, others: Sequence[Queued]) -> list[Score | None]:
+        """Of these workers alone, among others; None of one that does not take the prompt."""
+        self.outlook.update(known, me, others, only=indices)
+        now_s = self._clock()
+        return [self.outlook.router.score(index, known.job, now_s) for index in indices]
+
     def is_worth_moving(self, known: Known, worker: int, decision: Decision) -> bool:
         """Whether the prompt, which waits at this worker, is much better off as just decided."""
-        if decision.index == worker:
-            return False
-        here: Score | None = self.outlook.router.score(worker, known.job, self._clock())
-        return here is None or here.total_s - decision.score.total_s >= max(MOVE_S, MOVE_SHARE * here.total_s)
+        return decision.index != worker and is_much_less(decision.score, self.outlook.router.score(worker, known.job, self._clock()))
 
     def expected_s(self, known: Known, decision: Decision) -> float:
         """Seconds of the prompt there, without what experience adds."""
@@ -68,3 +71,8 @@ class Chooser:
         while len(self.decisions) > DECIDED:
             self.decisions.popitem(last=False)
         log.info("prompt %s -> %s", prompt_id, reason)
+
+
+def is_much_less(score: Score, than: Score | None) -> bool:
+    """Whether moving a prompt is worth it; None: it cannot stay."""
+    return than is None or than.total_s - score.total_s >= max(MOVE_S, MOVE_SHARE * than.total_s)

@@ -25,10 +25,9 @@ from ..installation.locate import PACK, ComfyUI
 from ..transfers.memory import SERVERS_VARIABLE
 from ..transfers.turns import TURNS_VARIABLE
 from ..units import UsageError
-from .plan import LOOPBACK, OURS, Node, Plan, is_loopback
-from .policies import Choose, policies
-from .routing import Router
-from .seats import Found, LostError
+from .plan import LOOPBACK, Node, Plan, is_loopback
+from .policies import OURS, Choose, policies
+from .seats import EndedError, Found, LostError
 
 HOW_TO_GET_RAY = "Ray is not installed: pip install 'residency[fleet]' (or pip install 'ray[serve]>=2.60' aiohttp)"
 NAMESPACE = "residency"
@@ -100,8 +99,11 @@ def up(plan: Plan, scratch: Path, ready: Callable[[str], object]) -> None:
         try:
             ray.init(**common, **(own if plan.cluster is None else {"address": plan.cluster}))
         except (ConnectionError, RuntimeError, ValueError) as error:
+            way_out = "; a cluster with token authentication wants RAY_AUTH_MODE=token and its token here, too"
             where = "on this machine" if plan.cluster is None else f"at {plan.cluster}"
-            raise UsageError(f"Ray cannot be reached {where}: {' '.join(str(error).split())[:500]}") from error
+            raise UsageError(
+                f"Ray cannot be reached {where}: {' '.join(str(error).split())[:500]}{way_out if plan.cluster else ''}"
+            ) from error
         for number in signals:  # Ray has its own by now, which end this process at once
             signal.signal(number, lambda *_: stopped.set())
         make(plan, stopped)
@@ -201,16 +203,17 @@ def _started_s(pid: int) -> float | None:
         return None
 
 
-def finder(ask: Callable[[], Any], gone: type[Exception]) -> Callable[[], Awaitable[Found | None]]:
-    """Where a worker's server is, asked of its actor; `gone`: what is raised where the actor is dead, or is being started anew."""
+def finder(ask: Callable[[], Any], gone: type[Exception], why: Callable[[Exception], str]) -> Callable[[], Awaitable[Found]]:
+    """Where a worker's server is, asked of its actor; `gone`: what is raised where the actor is dead, or is being started anew, and `why`
+    tells what it says of that."""
 
-    async def find() -> Found | None:
+    async def find() -> Found:
         try:
             life, url = await asyncio.wait_for(ask(), FIND_S)
         except asyncio.TimeoutError as error:  # it may be busy: nobody can tell
             raise LostError("its actor does not answer") from error
-        except gone:
-            return None
+        except gone as error:
+            raise EndedError(why(error)) from error
         return Found(life, url)
 
     return find
@@ -218,4 +221,4 @@ def finder(ask: Callable[[], Any], gone: type[Exception]) -> Callable[[], Awaita
 
 def chooser(policy: str) -> tuple[str, Choose] | None:
     """The other ways of choosing, for whoever compares; None: ours."""
-    return None if policy == OURS else (policy, policies(0, Router())[policy])
+    return None if policy == OURS else (policy, policies(0)[policy])

@@ -307,6 +307,8 @@ class Door:
                 warnings.append(f"workers differ in their {what}: {', '.join(found)}")
         if self.failures:
             warnings.append(f"looking at the workers has failed {self.failures} times; the door's log says why")
+        failures = [self.seats[index].failure for index in range(len(self.seats))]
+        warnings += [f"a worker has not come up: {failure}" for failure in failures if failure]
         warnings += [f"{one['name']} runs without the pack" for one in workers if one["answers"] and not one["pack"]]
         decisions = list(self.chooser.decisions.values())[-SHOWN_DECISIONS:]
         lost, contained = self.prompts.lost(), {"watch": self.failures} if self.failures else {}

@@ -104,14 +104,24 @@ class Outlook:
         for index, state in zip(old, await asyncio.gather(*map(self._state, old)), strict=True):
             self.seats[index].state, self.seats[index].state_at_s = state, now_s
 
-    def update(self, known: Known, me: Queued, others: Sequence[Queued], without: frozenset[int] = frozenset()) -> None:
-        """Bring the router up to this moment, for one prompt among others."""
+    def update(
+        self,
+        known: Known,
+        me: Queued,
+        others: Sequence[Queued],
+        without: frozenset[int] = frozenset(),
+        only: Sequence[int] | None = None,
+    ) -> None:
+        """Bring the router (of it `only` these workers) up to this moment, for one prompt among others."""
         now_s = self.clock()
         shared = self._shared(known, others)
-        for index, worker in enumerate(self.router.workers):
-            seat = self.seats[index]
-            mine = [one for one in others if one.worker == index]
-            worker.takes_prompts = seat.answers and not seat.drained and index not in without
+        queues: dict[int, list[Queued]] = {}
+        for one in others:
+            queues.setdefault(one.worker, []).append(one)
+        for index in range(len(self.seats)) if only is None else only:
+            seat, worker = self.seats[index], self.router.workers[index]
+            mine = queues.get(index, [])
+            worker.takes_prompts = seat.takes_prompts and index not in without
             worker.lacks = seat.lacking(known.job.wants, now_s)
             worker.tells = seat.state is not None
             memory, forecast = self._memory(seat.state, shared[worker.machine])

@@ -10,12 +10,10 @@ from typing import Any
 
 from ..installation.locate import ComfyUI, find_python, is_comfyui
 from ..units import UsageError, shown
-from .policies import policies
-from .routing import Router
+from .policies import OURS, policies
 from .seats import HANG_S
 
-OURS = "residency"
-POLICIES = tuple(sorted(policies(0, Router()), key=lambda name: name != OURS))
+POLICIES = (OURS, *policies(0))
 PORT = 8200
 LOOPBACK = "127.0.0.1"
 MOST_WORKERS = 1000

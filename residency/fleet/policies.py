@@ -1,4 +1,4 @@
-"""The ways of choosing a worker that are compared: what queues in front of ComfyUI do today, and ours.
+"""The ways of choosing a worker that ours is compared with: what queues in front of ComfyUI do today.
 
 Each sees what it would see in earnest: round-robin nothing, least queue the lengths, the others what each worker has loaded.
 """
@@ -9,8 +9,9 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from .forecast import Job
-from .routing import Router, Worker
+from .routing import Worker
 
+OURS = "residency"  # by name; it is no function of a prompt alone (`choosing`, `dispatch`)
 Choose = Callable[[Job, Sequence[Worker], float], int]
 """(job, workers, now in seconds) -> index of the worker."""
 
@@ -99,19 +100,8 @@ def multiplexing(seed: int) -> Choose:
     return choose
 
 
-def residency(router: Router) -> Choose:
-    """Ours."""
-
-    def choose(job: Job, workers: Sequence[Worker], now_s: float) -> int:
-        index = router.decide(job, now_s).index
-        router.demand.asked(job.keys, now_s)
-        return index
-
-    return choose
-
-
-def policies(seed: int, router: Router) -> Mapping[str, Choose]:
-    """Fresh ones for one run, by name."""
+def policies(seed: int) -> Mapping[str, Choose]:
+    """Of others, fresh for one run, by name."""
     return {
         "random": uniform(seed),
         "round_robin": round_robin(),
@@ -119,5 +109,4 @@ def policies(seed: int, router: Router) -> Mapping[str, Choose]:
         "one_model": one_model(),
         "cached_60": cached_share(),
         "multiplexing": multiplexing(seed),
-        "residency": residency(router),
     }

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections import deque
@@ -25,24 +26,26 @@ from typing import Any
 from ..units import shown
 from .ahead import Queued
 from .asking import Seats
-from .choosing import Chooser
+from .choosing import Chooser, is_much_less
+from .dispatch import dispatch, looked_at
 from .ledger import Ledger
 from .messages import Lines, named
 from .outlook import Known, by_names, seconds_of
-from .routing import Decision, NoWorkerError, Turns
+from .routing import Decision, NoWorkerError, Score, Turns
 from .seats import Answer, LostError, lacks, refusal
 
 log = logging.getLogger("residency.fleet")
 
 MOST_RUNS = 2
 NUMBER_STEP = 1e-3
+LATE_S = 1.0  # between two looks at what waits behind a prompt that is late
 RETHOUGHT = 32  # prompts that wait, at one look: the next ones first
 SHOWN_ERRORS = 20  # predictions against truth
 NOBODY = "residency-door"  # the client of prompts that name none
 
 
 class State(Enum):
-    """Where a prompt is in its life."""
+    """One of the five that the first lines of this module describe."""
 
     PLACING = "placing"
     DOUBTED = "doubted"
@@ -70,12 +73,20 @@ class Placed:
     cancelled: bool = False
     fixed: bool = False  # its client has said when it is to run
     taken_s: float = 0.0
+    overtaken: float = 0.0  # see `ahead.Queued`
+    turn: float | None = None  # its number when it came, where it was brought forward since
     told: bool = False  # its client knows that it is begun once more
 
     @property
     def number(self) -> float:
+        """By which its worker has it in the queue."""
         number = self.body.get("number")
         return float(number) if isinstance(number, int | float) else 0.0
+
+    @property
+    def own_turn(self) -> float:
+        """By which it is fair that it runs."""
+        return self.number if self.turn is None else self.turn
 
 
 class Prompts:
@@ -92,6 +103,7 @@ class Prompts:
         self._deciding = asyncio.Lock()
         self.progressed_s = [-1e9] * len(seats)  # when what runs there has moved on last
         self._changed = False
+        self._rethought_s = -1e9
 
     def __len__(self) -> int:
         return len(self._placed)
@@ -199,13 +211,15 @@ class Prompts:
 
     def _queued(self, placed: Placed) -> Queued:
         now_s, known = self._clock(), placed.known
-        number = placed.number if "number" in placed.body else self._turns.next(placed.client_id)
+        number = placed.own_turn if "number" in placed.body else self._turns.next(placed.client_id)
         left_s = None
         if placed.begun_s is not None:
-            left_s = max(0.0, placed.expected_s * self._outlook.router.workers[placed.worker].margin - (now_s - placed.begun_s))
+            left_s = self._outlook.router.workers[placed.worker].left_s(placed.expected_s, now_s - placed.begun_s)
         seconds = known.compute_s or self._outlook.seconds
         waited_s = now_s - placed.taken_s
-        return Queued(placed.prompt_id, placed.worker, placed.client_id, known.job, number, seconds, waited_s, left_s, placed.fixed)
+        return Queued(
+            placed.prompt_id, placed.worker, placed.client_id, known.job, number, seconds, waited_s, left_s, placed.fixed, placed.overtaken
+        )
 
     def _others(self, placed: Placed) -> list[Queued]:
         """All that have a worker."""
@@ -245,14 +259,19 @@ class Prompts:
     # --- while it waits ---
 
     async def rethink(self) -> None:
-        """Give a prompt that waits to another worker where that has become clearly better."""
-        if not self._changed:
+        """Give a prompt that waits to another worker where that has become clearly better: when something has happened, and while a prompt
+        is late."""
+        now_s = self._clock()
+        if not self._changed and (now_s < self._rethought_s + LATE_S or not self._waits_for_late()):
             return
-        self._changed = False
+        self._changed, self._rethought_s = False, now_s
         waiting = sorted((one for one in self._placed.values() if one.state is State.WAITING), key=lambda one: one.number)
         if not self._chooser.moves or not waiting:
             return
         await self._outlook.listen()
+        for index in self._free():
+            async with self._deciding:
+                await self._give_work(index)
         for placed in waiting[:RETHOUGHT]:
             async with self._deciding:
                 if placed.state is not State.WAITING or placed.cancelled:
@@ -267,6 +286,53 @@ class Prompts:
             async with self._deciding:
                 await self._bring_forward(index)
 
+    def _waits_for_late(self) -> bool:
+        """Whether a prompt waits behind one that should have ended: that wait grows, and nothing else need happen."""
+        running = {one.worker for one in self._placed.values() if self._is_late(one)}
+        return any(one.state is State.WAITING and one.worker in running for one in self._placed.values())
+
+    def _is_late(self, placed: Placed) -> bool:
+        margin = self._outlook.router.workers[placed.worker].margin
+        return placed.begun_s is not None and self._clock() - placed.begun_s > placed.expected_s * margin
+
+    def _free(self) -> set[int]:
+        """Workers that have nothing to do and could."""
+        busy = {one.worker for one in self._placed.values() if one.state is not State.LOST}
+        return {index for index in range(len(self._seats)) if self._seats[index].takes_prompts and index not in busy}
+
+    async def _give_work(self, index: int) -> None:
+        """Move here what this worker, which has nothing to do, should begin of all that waits behind something elsewhere."""
+        running = [self._queued(one) for one in self._placed.values() if one.state is State.RUNNING]
+        begins = {one.worker for one in running}
+        waiting = [self._queued(one) for one in self._placed.values() if one.state is State.WAITING and not one.cancelled]
+        waiting = [one for one in waiting if one.worker in begins]
+        if index not in self._free() or not waiting:
+            return
+        found: dict[str, list[Score | None]] = {}
+
+        def scores(one: Queued) -> list[Score | None]:
+            """Here, and where it is."""
+            if one.name not in found:
+                others = [*running, *(other for other in waiting if other.worker == one.worker and other is not one)]
+                found[one.name] = self._chooser.scores((index, one.worker), self._placed[one.name].known, one, others)
+            return found[one.name]
+
+        def cost_s(one: Queued) -> float:
+            here = scores(one)[0]
+            return math.inf if here is None else here.total_s - here.compute_s
+
+        def stays_s(one: Queued) -> tuple[float, float]:
+            there = scores(one)[1]
+            return (math.inf, 0.0) if there is None else (there.wait_s, there.total_s - there.compute_s - there.wait_s)
+
+        one = dispatch(index, looked_at(index, waiting), cost_s, stays_s)
+        if one is None:
+            return
+        here, there = scores(one)
+        if here is not None and is_much_less(here, there):
+            decision = Decision(index, here, f"{here.told()}; it has nothing to do", () if there is None else (there,))
+            await self._move(self._placed[one.name], decision)
+
     async def _bring_forward(self, index: int) -> None:
         """What should run next on this worker is made the first of its queue."""
         mine = [one for one in self.of_worker(index) if one.state in (State.WAITING, State.RUNNING)]
@@ -276,6 +342,7 @@ class Prompts:
             return
         placed = self._placed[order[0]]
         if await self._takes_out(placed):
+            placed.turn = placed.own_turn
             placed.body["number"] = waiting[0].number - NUMBER_STEP
             answer = await self._sends(placed, index)
             if answer is None or answer.status != 200:
@@ -315,7 +382,13 @@ class Prompts:
         if placed.state is not State.RUNNING:
             placed.state, placed.begun_s, placed.cancelled = State.RUNNING, self._clock(), False
             placed.runs += 1
-            self._turns.begins(placed.number)
+            self._turns.begins(placed.own_turn)
+            waiting = [one for one in self._placed.values() if one.state not in (State.RUNNING, State.LOST)]
+            for one in waiting:
+                if one.own_turn < placed.own_turn:
+                    one.overtaken += 1 / len(self._seats)
+            if not waiting:
+                self._turns.rest()
             self._ledger.takes(placed.prompt_id, placed.body, self._seats[placed.worker].name, placed.life, placed.runs)
             self._changed = True
 
@@ -356,7 +429,9 @@ class Prompts:
             except NoWorkerError:
                 placed.state = State.LOST  # tried again at the next look
                 return
-            if answer.status != 200:
+            if answer.status != 200 and lacks(answer) and any(not self._seats[index].answers for index in range(len(self._seats))):
+                placed.state = State.LOST  # who is not there now may have what these lack
+            elif answer.status != 200:
                 self._give_up(
                     placed, f"{placed.lost_with} was lost, and the others refuse it: {answer.body[:500].decode(errors='replace')}"
                 )

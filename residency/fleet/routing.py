@@ -25,6 +25,7 @@ HALF_LIFE_S = 600.0  # of demand: what was asked for twenty minutes ago counts a
 UPLOAD_BYTES_PER_S = 100e6  # between two machines of a fleet, a gigabit each
 MARGIN_SHARE = 0.2  # of a prompt's error in its worker's margin
 MOST_MARGIN = 4.0
+SPREAD = 0.2  # of a worker that has run nothing yet
 DRAW_S = 1e-3  # two scores that are nearer than this are equal
 
 
@@ -33,7 +34,8 @@ class Worker:
     """What the fleet knows of a worker. `ready_s` is when its queue is expected to be done; `places` and `held` are as they will be then.
 
     `held` are bytes in host memory by component, what leaves first before the rest; `room_bytes` is what host memory takes of weights.
-    Without the pack (`tells` false) nothing is known but `last_model`. `margin`: how many times longer than predicted its prompts take.
+    Without the pack (`tells` false) nothing is known but `last_model`. `margin`: how many times longer than predicted its prompts take;
+    `spread`: by how much of the prediction they miss that.
     """
 
     name: str
@@ -48,14 +50,23 @@ class Worker:
     tells: bool = True
     takes_prompts: bool = True
     margin: float = 1.0
+    spread: float = SPREAD
     lacks: frozenset[str] = frozenset()  # what it does not have of what prompts want
     machine: str = ""  # workers of one share its memory: they hold one copy of a component
 
     def took(self, predicted_s: float, true_s: float) -> None:
-        """A prompt has ended there: its error moves the margin."""
+        """A prompt has ended there: its error moves the margin and the spread."""
         if predicted_s > 0:
-            share = min(MOST_MARGIN, max(1.0, true_s / predicted_s))
-            self.margin += MARGIN_SHARE * (share - self.margin)
+            times = min(MOST_MARGIN, true_s / predicted_s)
+            self.spread += MARGIN_SHARE * (abs(times - self.margin) - self.spread)
+            self.margin += MARGIN_SHARE * (max(1.0, times) - self.margin)
+
+    def left_s(self, predicted_s: float, ran_s: float) -> float:
+        """Seconds that a prompt is expected to run on, which has run for so long. One that is late is expected to be as late once more:
+        how late prompts are follows no scale of its own once one is later than usual, and one that hangs must look ever longer, so that
+        nobody waits for it who can go elsewhere."""
+        late_s = ran_s - predicted_s * self.margin
+        return max(-late_s, predicted_s * self.spread + max(0.0, late_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +150,15 @@ class Router:
         worker.held_bytes -= worker.held.pop(key, 0)
         worker.places.pop(key, None)
         self._holders.get(key, set()).discard(index)
+
+    def lies(self, index: int, places: dict[str, Place], held: dict[str, int], held_bytes: int) -> None:
+        """All that the worker holds, at once."""
+        worker = self.workers[index]
+        for key in worker.held.keys() - held.keys():
+            self._holders[key].discard(index)
+        for key in held.keys() - worker.held.keys():
+            self._holders.setdefault(key, set()).add(index)
+        worker.places, worker.held, worker.held_bytes = places, held, held_bytes
 
     def score(self, index: int, job: Job, now_s: float) -> Score | None:
         """Of one worker; None where it does not take the prompt."""
@@ -292,6 +312,11 @@ class Turns:
         number = self.next(client)
         self._next[client] = number + max(0.0, expected_s)
         return number
+
+    def rest(self) -> None:
+        """Nobody waits: what anybody has had until now was at nobody's expense."""
+        self._now = max(self._now, *self._next.values()) if self._next else self._now
+        self._next.clear()
 
     def begins(self, number: float) -> None:
         """A prompt has begun: who comes now is not before it."""

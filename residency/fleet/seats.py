@@ -27,8 +27,8 @@ async def nothing() -> None:
 class Seat:
     """A worker as the door sees it.
 
-    `find()` tells where its server is now; None: the one that was there has ended. It raises LostError where nobody can tell. `end()` ends
-    the server whatever it does. Workers of one `machine` share its memory and its page cache.
+    `find()` tells where its server is now; None, or EndedError: the one that was there has ended. It raises LostError where nobody can
+    tell. `end()` ends the server whatever it does. Workers of one `machine` share its memory and its page cache.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Seat:
     found: Found | None = None
     silent_since_s: float | None = None
     ending: str = ""  # why its server is being ended
+    failure: str = ""  # why it has none
     drained: bool = False
     state: Mapping[str, Any] | None = None
     state_at_s: float = -1e9
@@ -52,6 +53,10 @@ class Seat:
     def answers(self) -> bool:
         """Whether it may be asked: it is up, and has answered when it was asked last."""
         return self.url is not None and self.silent_since_s is None and not self.ending
+
+    @property
+    def takes_prompts(self) -> bool:
+        return self.answers and not self.drained
 
     def is_now(self, found: Found | None) -> None:
         """Its server has ended, or is another one."""
@@ -89,6 +94,10 @@ class Answer:
 def refusal(status: int, message: str) -> Answer:
     """As ComfyUI refuses a prompt."""
     return Answer.of({"error": {"type": "fleet", "message": message, "details": "", "extra_info": {}}, "node_errors": {}}, status)
+
+
+class EndedError(Exception):
+    """A worker's server has ended; the message says why, where anybody knows."""
 
 
 class LostError(Exception):

@@ -18,12 +18,13 @@ from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
+from ..installation.server_process import ServerError
 from ..units import UsageError
 from . import cluster
 from .access import refused
 from .door import Door
 from .ledger import Ledger
-from .plan import Node, Plan
+from .plan import Node, Plan, is_loopback
 from .seats import Answer, Seat
 
 log = logging.getLogger("residency.fleet")
@@ -68,19 +69,25 @@ class ComfyWorker:
     def _run(self, plan: Plan, node: Node, name: str) -> None:
         try:
             self._server, self._url = cluster.server_of(plan, node, name, self._stack)
-        except Exception as error:  # not contained: whoever starts the fleet is told, and the actor ends
+            while self._server.process.poll() is None:
+                time.sleep(cluster.LOOK_S)
+        except (ServerError, OSError) as error:
             self._error = f"{name}: {error}"
             log.warning("%s", self._error)
-            time.sleep(cluster.RETRY_S)  # whoever starts the fleet asks meanwhile
-        while self._server is not None and self._server.process.poll() is None:
-            time.sleep(cluster.LOOK_S)
-        if not self._ending:
-            self._stack.close()
-            os._exit(1)  # an exit that Ray does not take for one that was meant
+            time.sleep(cluster.RETRY_S)  # whoever starts the fleet, or looks at it, asks meanwhile
+        finally:  # whatever it was: an actor without a server is of no use
+            if not self._ending:
+                self._stack.close()
+                os._exit(1)  # an exit that Ray does not take for one that was meant
 
 
 def _each(plan: Plan) -> Iterator[tuple[Node, str]]:
     return ((node, name) for node in plan.nodes for name in node.names())
+
+
+def _why(error: Exception) -> str:
+    """What the actor itself has said; nothing of one that is dead."""
+    return str(error.cause) if isinstance(error, ray.exceptions.RayTaskError) else ""
 
 
 def _response(answer: Answer) -> Response:
@@ -96,7 +103,7 @@ class Front:
     def __init__(self, plan: Plan, workers: list[Any]) -> None:
         self._token = plan.token
         seats = [
-            Seat(name, cluster.finder(actor.where.remote, ray.exceptions.RayError), actor.kill.remote, node.machine, node.name)
+            Seat(name, cluster.finder(actor.where.remote, ray.exceptions.RayError, _why), actor.kill.remote, node.machine, node.name)
             for (node, name), actor in zip(_each(plan), workers, strict=True)
         ]
         ledger = Ledger(plan.folder / "door.sqlite")
@@ -105,7 +112,7 @@ class Front:
 
     @app.websocket("/ws")
     async def websocket(self, socket: WebSocket) -> None:
-        """ComfyUI's websocket."""
+        """`/ws?clientId=…`; closed with 1008 where access is refused."""
         why_not = refused(socket.headers, self._token, socket.query_params.get("token"))
         await self._opened
         if why_not is not None:
@@ -135,7 +142,7 @@ class Front:
 
     @app.api_route("/{path:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"])
     async def request(self, request: Request, path: str) -> Response:
-        """Everything else."""
+        """Every other route, as the door answers it; 403 where access is refused."""
         why_not = refused(request.headers, self._token, request.query_params.get("token"))
         if why_not is not None:
             return _response(Answer.of({"error": why_not}, 403))
@@ -149,14 +156,18 @@ class Front:
 def make(plan: Plan, stopped: threading.Event) -> None:
     """Start workers and door; returns once all of them answer, or it is `stopped`. Raises UsageError."""
     known = {one["NodeManagerAddress"] for one in ray.nodes() if one["Alive"]}
+    here = ray.util.get_node_ip_address()  # Ray has no loopback among its nodes
+    addresses = {node.name: here if node.address is None or is_loopback(node.address) else node.address for node in plan.nodes}
     for node in plan.nodes:
-        if node.address is not None and node.address not in known:
-            raise UsageError(f"node {node.name}: {node.address} is no node of the Ray cluster; there are {', '.join(sorted(known))}")
+        if plan.cluster is not None and addresses[node.name] not in known:
+            raise UsageError(
+                f"node {node.name}: {addresses[node.name]} is no node of the Ray cluster; there are {', '.join(sorted(known))}"
+            )
     actor: Any = ComfyWorker
     front: Any = Front
     workers = []
     for node, name in _each(plan):
-        resources = {} if node.address is None else {"resources": {f"node:{node.address}": 0.001}}
+        resources = {} if plan.cluster is None else {"resources": {f"node:{addresses[node.name]}": 0.001}}
         workers.append(actor.options(name=name, num_gpus=int(node.gpus), **resources).remote(plan, node, name))
     until_s = time.monotonic() + cluster.START_S
     while not stopped.is_set():

@@ -1,13 +1,16 @@
 """A fleet on a virtual clock: each policy over the same requests, and a bound below them all.
 
-A prompt's worker is chosen when it comes; each worker runs its own in that order. What a prompt waits for weights is what the simulator's
-host takes for it from where its components lie (`forecast`). Behind it they lie on the device and in host memory, both of which give up
-what was used longest ago, component by component. Every policy gets the same workers: they differ in the choice alone.
+Under the other policies a prompt's worker is chosen when it comes, and each worker runs its own in that order; ours binds a prompt when a
+worker is free for it (`virtual_door`). What a prompt waits for weights is what the simulator's host takes for it from where its components
+lie (`forecast`). Behind it they lie on the device and in host memory, both of which give up what was used longest ago, component by
+component. Every policy gets the same workers: they differ in the choice alone, and reading ahead while another prompt runs is credited to
+none.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -15,9 +18,10 @@ from dataclasses import dataclass
 
 from ..simulate import Machine
 from .forecast import Forecast, Job, Place
-from .policies import policies
+from .policies import OURS, policies
 from .routing import Router, Worker
 from .traffic import Request
+from .virtual_door import Held, Line, VirtualDoor
 
 BOUND = "bound"
 
@@ -43,35 +47,18 @@ class Result:
 class _Server:
     """One worker's own clock and memory, beside what the fleet knows of it."""
 
-    def __init__(self, router: Router, index: int, device_bytes: int) -> None:
-        self.worker = router.workers[index]
-        self._index = index
+    def __init__(self, worker: Worker, device_bytes: int) -> None:
+        self.worker = worker
         self.free_s = 0.0
         self.ends: deque[tuple[float, float, float]] = deque()  # start, end, expected seconds of what is queued or runs
         self.backlog_s = 0.0
-        self._router = router
-        self._device_bytes = device_bytes
-        self._device: dict[str, int] = {}
-        self._on_device_bytes = 0
+        self._held = Held(device_bytes, worker.room_bytes)
+        worker.places, worker.held = self._held.places, self._held.held
 
     def keep(self, job: Job) -> None:
         """The prompt's weights are the last that were used."""
-        worker, router = self.worker, self._router
-        for key in job.keys:
-            size_bytes = job.sizes[key]
-            router.holds(self._index, key, size_bytes)
-            worker.places[key] = Place.DEVICE
-            self._on_device_bytes += size_bytes - self._device.pop(key, 0)
-            self._device[key] = size_bytes
-        while self._on_device_bytes > self._device_bytes and self._device:
-            key = next(iter(self._device))
-            self._on_device_bytes -= self._device.pop(key)
-            worker.places[key] = Place.PINNED
-        while worker.held_bytes > worker.room_bytes and worker.held:
-            key = next(iter(worker.held))
-            router.loses(self._index, key)
-            self._on_device_bytes -= self._device.pop(key, 0)
-        worker.last_model = job.model
+        self._held.keep(job)
+        self.worker.last_model = job.model
 
     def settle(self, now_s: float) -> None:
         """Forget what has ended by now; say when the rest is expected to."""
@@ -89,21 +76,24 @@ class _Server:
 def simulate(requests: Sequence[Request], machine: Machine, workers: int, seed: int = 0, only: Sequence[str] = ()) -> list[Result]:
     """Every policy (or `only` these), and the bound last."""
     forecast = Forecast(machine)
-    names = [name for name in policies(seed, Router()) if not only or name in only]
-    found = [_run(name, seed, requests, forecast, workers) for name in names]
+    names = [name for name in (*policies(seed), OURS) if not only or name in only]
+    found = [_ours(requests, forecast, workers) if name == OURS else _run(name, seed, requests, forecast, workers) for name in names]
     if not only or BOUND in only:
         found.append(bound(requests, forecast, workers))
     return found
 
 
-def _run(name: str, seed: int, requests: Sequence[Request], forecast: Forecast, count: int) -> Result:
-    machine = forecast.machine
+def _memory(machine: Machine) -> tuple[int, int]:
+    """What a worker's device and its host memory take of weights."""
     device_bytes = machine.device_bytes - machine.device_overhead_bytes
-    room_bytes = max(device_bytes, machine.host_bytes - machine.budget_floor_bytes)
+    return device_bytes, max(device_bytes, machine.host_bytes - machine.budget_floor_bytes)
+
+
+def _run(name: str, seed: int, requests: Sequence[Request], forecast: Forecast, count: int) -> Result:
+    device_bytes, room_bytes = _memory(forecast.machine)
     workers = [Worker(f"worker-{index}", forecast, room_bytes) for index in range(count)]
-    router = Router(workers)
-    choose = policies(seed, router)[name]
-    servers = [_Server(router, index, device_bytes) for index in range(count)]
+    choose = policies(seed)[name]
+    servers = [_Server(worker, device_bytes) for worker in workers]
     busy: list[tuple[float, int]] = []  # when each prompt ends, and where
     latencies: list[float] = []
     deciding: list[float] = []
@@ -132,6 +122,18 @@ def _run(name: str, seed: int, requests: Sequence[Request], forecast: Forecast, 
         busy_s += took_s
         read_bytes += expected.read_bytes
     return _result(name, latencies, stall_s, read_bytes, busy_s, deciding)
+
+
+def _ours(requests: Sequence[Request], forecast: Forecast, count: int) -> Result:
+    device_bytes, room_bytes = _memory(forecast.machine)
+    router = Router([Worker(f"worker-{index}", forecast, room_bytes) for index in range(count)])
+    door = VirtualDoor(router, [Line(Held(device_bytes, room_bytes)) for index in range(count)])
+    for request in requests:
+        door.takes(request)
+    door.runs_until(math.inf)
+    ended = door.begun
+    latencies, busy_s = [one.latency_s for one in ended], sum(one.took_s for one in ended)
+    return _result(OURS, latencies, sum(one.stall_s for one in ended), sum(one.read_bytes for one in ended), busy_s, door.deciding)
 
 
 def bound(requests: Sequence[Request], forecast: Forecast, count: int) -> Result:

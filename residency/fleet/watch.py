@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from .asking import Seats
 from .prompts import Placed, Prompts, State
-from .seats import LostError
+from .seats import EndedError, LostError
 
 log = logging.getLogger("residency.fleet")
 
@@ -72,6 +72,9 @@ class Watch:
         seat = self._seats[index]
         try:
             found = await seat.find()
+            seat.failure = "" if found is not None and found.url is not None else seat.failure
+        except EndedError as error:
+            found, seat.failure = None, str(error) or seat.failure
         except LostError:
             found = seat.found
         if found != seat.found:

@@ -90,7 +90,7 @@ class Fleet:
         return next(one["reason"] for one in self.status()["decisions"] if one["prompt_id"] == prompt_id)
 
     def own_histories(self) -> list[dict[str, Any]]:
-        """What each worker has run, by its own word."""
+        """Prompts by worker, by its own word."""
         told = []
         for one in self.status()["workers"]:
             with urllib.request.urlopen(f"{one['url']}/history", timeout=60) as answer:
@@ -135,6 +135,15 @@ class Client:
                 self.heard.append(json.loads(told))
                 if until(self.heard[-1]):
                     return
+
+    def listen_until_ended(self, prompt_ids: set[str]) -> None:
+        """All of them, some of which may have ended before."""
+
+        def left() -> set[str]:
+            return prompt_ids - {one["data"]["prompt_id"] for one in self.heard if one["type"] == "execution_success"}
+
+        if left():
+            self.listen(lambda told: not left())
 
     def prompts_heard_of(self) -> set[str]:
         return {one["data"]["prompt_id"] for one in self.heard if "prompt_id" in one["data"]}
@@ -432,14 +441,7 @@ def test_a_worker_that_hangs_and_one_that_is_stopped_are_ended_and_their_prompts
     second = fleet.worker_of(stopped)
     assert first != second
     fleet.servers()[second].send_signal(signal.SIGSTOP)
-    left = {hanging, stopped}
-
-    def is_last(told: dict[str, Any]) -> bool:
-        if told["type"] == "execution_success":
-            left.discard(told["data"]["prompt_id"])
-        return not left
-
-    client.listen(is_last)
+    client.listen_until_ended({hanging, stopped})
     assert fleet.images(fleet.ended(stopped)) == list(server.run(slow).images)
     assert [*map(pixels, fleet.images(fleet.ended(hanging)))] == [*map(pixels, server.run(drawn(320)).images)]
     moved = {one["data"]["prompt_id"]: one["data"]["from"] for one in client.heard if one["type"] == "residency.moved"}
