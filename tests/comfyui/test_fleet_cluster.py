@@ -54,7 +54,7 @@ def cluster() -> Iterator[tuple[str, psutil.Process]]:
         yield f"{ADDRESS}:{port}", psutil.Process(process.pid)
         everything = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
-        process.wait(30)
+        process.wait(60)
         for one in psutil.wait_procs(everything, timeout=10)[1]:
             one.kill()
 
@@ -98,7 +98,7 @@ def test_a_fleet_takes_its_place_on_a_cluster_that_runs_and_leaves_it_as_it_was(
         down = fleet.command("down")
         process.wait(60)
     assert down.returncode == 0, down.stderr
-    wait(lambda: not own_processes(), 20.0)
+    wait(lambda: not own_processes())
     assert head.is_running()
     assert scratch_folders() == before
     assert sorted(one.name for one in (tmp_path / "kept" / "output").iterdir()) == ["big-0", "small-0"]
