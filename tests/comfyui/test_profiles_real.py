@@ -102,6 +102,7 @@ def foreseen(server: Server, **prompt: int) -> list[dict[str, Any]]:
 
 
 def test_the_end_is_told_only_of_work_that_has_run_before_or_by_the_steps_so_far(taught: Server):
+    ran(taught, seed=59, steps=2)
     first = foreseen(taught, seed=60, steps=60, size=256)
     # the look that follows the trace may come when the sampler has ended
     told = [{node["node_id"]: node["unknown"] for node in ahead["nodes"]} for ahead in first]
