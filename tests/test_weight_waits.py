@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.comfyui.device.weight_waits import FOLDED, WeightWaits
+from residency.comfyui.device.weight_waits import FOLDED, WeightWaits, is_missing
 from residency.core.events import Stepped, Waited
 
 
@@ -148,6 +148,20 @@ def test_a_node_that_reports_no_steps_keeps_no_more_events_than_the_device_is_be
         machine.synchronise()
     assert machine.marks <= 4 * FOLDED
     assert told(waits.node_ends()) == pytest.approx(machine.stood_s) == 20 * FOLDED * 0.25
+
+
+def test_of_modules_that_are_asked_for_together_any_may_be_the_one_that_is_missing():
+    there, missing = Module(missing_bytes=9, place=90), Module()
+    assert is_missing([there, missing]) and is_missing([missing, there]) and not is_missing([there, there])
+    for modules in ([there, missing], [missing, there]):
+        machine = Machine()
+        waits = WeightWaits(machine.clock)
+        waits.begin()
+        asked = waits.asks(modules, copies_under_way=False)
+        there._prefetch, missing._prefetch = {"resident": True}, {"resident": False}
+        machine.now_s += 0.5
+        waits.given(asked, modules, None, False)
+        assert told(waits.steps_end(1)) == 0.5
 
 
 def test_a_device_without_events_is_measured_by_the_hosts_clock():

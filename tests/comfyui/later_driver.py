@@ -555,6 +555,7 @@ def unchanged_steps(guarded: bool) -> dict[str, Any]:
 
     told: list[str] = []
     left: list[int | None] = []
+    of_another: list[int | None] = []
     progress.reset_progress_state("p", DynamicPrompt({"1": {"class_type": "KSampler", "inputs": {}}}))
     steps = Steps(told.append, bool)
     steps.watch()
@@ -564,11 +565,11 @@ def unchanged_steps(guarded: bool) -> dict[str, Any]:
             steps._reported = "", 0.0
         registry.update_progress("1", value, 4, None)
         left.append(steps.left("1"))
-    nobody = steps.left("2")
+        of_another.append(steps.left("2"))
     steps.watch()
     left.append(steps.left("1"))
     steps.forget()
-    return {"steps": len(told), "left": left, "nobody": nobody}
+    return {"steps": len(told), "left": left, "of another": of_another}
 
 
 def overridden(guarded: bool) -> dict[str, Any]:

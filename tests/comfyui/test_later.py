@@ -159,7 +159,7 @@ def test_a_value_of_progress_that_is_told_again_is_no_step(tell: Any):
     guarded, unguarded = tell("unchanged_steps")
     assert guarded["steps"] == 5 and unguarded["steps"] == 9
     # who counts anew may do so again: nobody knows what is left then, nor of a node that has told nothing, nor in the next prompt
-    assert guarded["left"] == [3, 3, 3, 2, 2, 1, *[None] * 4] and guarded["nobody"] is None
+    assert guarded["left"] == [3, 3, 3, 2, 2, 1, *[None] * 4] and guarded["of another"] == [None] * 9
 
 
 def test_a_node_that_a_loop_has_overridden_loads_what_it_says_now(tell: Any):

@@ -102,13 +102,16 @@ def foreseen(server: Server, **prompt: int) -> list[dict[str, Any]]:
 
 
 def test_the_end_is_told_only_of_work_that_has_run_before_or_by_the_steps_so_far(taught: Server):
+    ran(taught, seed=59, steps=2)
     first = foreseen(taught, seed=60, steps=60, size=256)
-    unknown = [{node["node_id"]: node["unknown"] for node in ahead["nodes"]} for ahead in first]
+    # the look that follows the trace may come when the sampler has ended
+    told = [{node["node_id"]: node["unknown"] for node in ahead["nodes"]} for ahead in first]
+    unknown = [one for one in told if "6" in one]
     assert all(one["8"] == "new" for one in unknown)  # the other size's runs say nothing
     assert unknown[-1]["6"] is None, unknown  # its own steps do
     again = foreseen(taught, seed=61, steps=60, size=256)
     # also of nodes that were over before they could be timed: they were so the first time
-    assert all(node["unknown"] is None for node in again[0]["nodes"]), again[0]
+    assert again and all(node["unknown"] is None for node in again[0]["nodes"]), again[:1]
     assert again[0]["low_s"] <= again[0]["end_s"] <= again[0]["high_s"]
 
 
