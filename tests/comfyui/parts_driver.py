@@ -112,6 +112,7 @@ def estimates(vae: Any) -> dict[str, Any]:
     from residency.comfyui.prompt.decoders import Decoders
     from residency.comfyui.prompt.live_graph import Expected, LiveGraph
     from residency.comfyui.prompt.node_classes import traits
+    from residency.comfyui.prompt.profiling import _with_what_led_to_them
     from residency.comfyui.prompt.queued import REPETITION
 
     prompt = {
@@ -149,6 +150,7 @@ def estimates(vae: Any) -> dict[str, Any]:
     def stands_in(prompt_id: str, asks: int | None = None) -> int:
         return graph._visit(prompt_id, "4", "VAEDecode", asks).working_set_bytes
 
+    led = sorted(_with_what_led_to_them(prompt, {"5"}, {"1"}))
     standing_in = [stands_in("p"), stands_in(REPETITION), stands_in("queued"), stands_in("p", asks=1)]
     graph.expected["p", "4"] = Expected(1.0, 3)
     standing_in.append(stands_in("p"))
@@ -161,6 +163,7 @@ def estimates(vae: Any) -> dict[str, Any]:
         "without": bool(without),
         "odd": told_of_odd,
         "standing in": standing_in,
+        "led": led,
     }
 
 

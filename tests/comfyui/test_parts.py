@@ -64,6 +64,7 @@ def test_before_its_first_run_a_decoder_is_expected_to_take_what_comfyui_reckons
     assert estimates["whole"] == [{}, {"4": small}, {"4": large}, {}, {}]
     assert estimates["small"] == [{}, {"4": small // 2}, {}, {}, {}]  # never more than half of the device
     assert not estimates["without"]  # one that encodes is none
+    assert estimates["led"] == ["2", "3", "4", "5"]  # what has run with the last node, but for what a time is kept of
     # of the prompt and of its repetition, where the node computes and no run has told
     assert estimates["standing in"] == [5, 5, 0, 0, 3]
     assert estimates["odd"] == [{}] * 5 + [{"4": small}]  # what no decoder decodes is no failure of ours
