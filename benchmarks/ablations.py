@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,21 +42,18 @@ def put(owner: Any, name: str, there: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def no_repetition(own: Callable[..., Timeline] = policies._ManagedPack._timeline) -> Callable[..., Timeline]:
-    def timeline(self: Any, prompt: int) -> Timeline:
-        told = own(self, prompt)
-        count = len(told.visits) if told.expected_from is None else told.expected_from
-        return Timeline(told.visits[:count], tuple(use for use in told.uses if use.position < count))
-
-    return timeline
+_timeline = policies._ManagedPack._timeline
 
 
-def all_passed_often(own: Callable[..., Timeline] = policies._ManagedPack._timeline) -> Callable[..., Timeline]:
-    def timeline(self: Any, prompt: int) -> Timeline:
-        told = own(self, prompt)
-        return Timeline(tuple(replace(visit, passes_once=False) for visit in told.visits), told.uses, told.expected_from)
+def no_repetition(self: Any, prompt: int) -> Timeline:
+    told = _timeline(self, prompt)
+    count = len(told.visits) if told.expected_from is None else told.expected_from
+    return Timeline(told.visits[:count], tuple(use for use in told.uses if use.position < count))
 
-    return timeline
+
+def all_passed_often(self: Any, prompt: int) -> Timeline:
+    told = _timeline(self, prompt)
+    return Timeline(tuple(replace(visit, passes_once=False) for visit in told.visits), told.uses, told.expected_from)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +74,9 @@ WAYS = (
     Without("ours"),
     Without("the device is left to ComfyUI", OURS),
     Without("weights may have copies in both tiers, whatever RAM holds", OURS_DEVICE),
-    Without("nobody expects the prompt again", puts=((policies._ManagedPack, "_timeline", no_repetition()),)),
+    Without("nobody expects the prompt again", puts=((policies._ManagedPack, "_timeline", no_repetition),)),
     Without("free RAM is not filled with what comes next", puts=((host_plan._Draft, "fill_with_expected", nothing),)),
-    Without(
-        "an encoder that is passed through once counts like the rest", puts=((policies._ManagedPack, "_timeline", all_passed_often()),)
-    ),
+    Without("an encoder that is passed through once counts like the rest", puts=((policies._ManagedPack, "_timeline", all_passed_often),)),
     Without("what fits neither tier is not settled ahead", puts=((Placement, "settle", nothing),)),
     Without("a first prompt knows nothing of what nodes compute with", replace(OURS_EXCHANGING, first_share=0.0)),
     Without("the host does not tell what lies in RAM", replace(OURS_EXCHANGING, sees_host=False)),

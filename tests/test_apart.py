@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -69,3 +70,30 @@ def test_without_a_thread_it_is_refused_and_its_place_is_free_again(monkeypatch:
         return await asked.ask(int, "7")
 
     assert told(story, 5.0) == 7
+
+
+def test_of_who_has_gone_nobody_complains_that_the_answer_was_not_taken():
+    complaints: list[object] = []
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def fails() -> None:
+        asked.set()
+        goes_on.wait(10)
+        raise OSError("the drive has gone")
+
+    async def story(ours: Apart) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context["message"]))
+        task = asyncio.create_task(ours.ask(fails))
+        while not asked.is_set():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        goes_on.set()
+        assert await ours.ask(int) == 0
+        while ours._free._value < MOST:
+            await asyncio.sleep(0.01)
+        del task
+        gc.collect()
+
+    told(story)
+    assert complaints == []

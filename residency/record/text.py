@@ -55,10 +55,10 @@ def waiting(trace: dict[str, Any]) -> str:
 def patching(trace: dict[str, Any]) -> str | None:
     """One sentence: by how much the first steps of nodes with LoRAs computed longer than the others. Patching weights is in that, and a
     sampler's setting up, so it is the most that patching took. None where no node tells: without LoRAs, or of too few steps."""
-    kinds = {component["key"]: component for component in trace["components"]}
+    patching_names = {component["key"]: component["name"] for component in trace["components"] if component.get("kind") == PATCHES}
     told: list[str] = []
     for node in trace["nodes"]:
-        patches = [kinds[key]["name"] for key in node["computes"] if kinds.get(key, {}).get("kind") == PATCHES]
+        patches = [patching_names[key] for key in node["computes"] if key in patching_names]
         paces_s = [(took_s - stall_s) / together for took_s, stall_s, together in node.get("steps", ())]
         if patches and len(paces_s) >= 3:
             longer_s = node["steps"][0][2] * (paces_s[0] - median(paces_s[1:]))

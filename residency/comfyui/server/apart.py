@@ -61,8 +61,10 @@ class Apart:
         except RuntimeError:
             self._free.release()
             raise HangsError("no thread can be started that asks the drives; ask again later") from None
-        await asyncio.wait([answer], timeout=ended_s - loop.time())
-        if not answer.done():
-            answer.cancel()
-            raise hangs
-        return answer.result()
+        try:
+            await asyncio.wait([answer], timeout=ended_s - loop.time())
+            if answer.done():
+                return answer.result()
+        finally:
+            answer.cancel()  # who asked may have gone: then nobody takes what it gives or raises
+        raise hangs
