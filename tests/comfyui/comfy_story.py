@@ -19,6 +19,14 @@ LOADERS = {"UNETLoader", "CLIPLoader", "VAELoader"}
 _colours = count(1)
 
 
+def until(told: Callable[[], Any], seconds: float = 60) -> Any:
+    """The first answer that is not empty, or the last."""
+    deadline_s = time.monotonic() + seconds
+    while not (answer := told()) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    return answer
+
+
 def two_experts(seed: int = 1, size: int = 64, steps: int = 1) -> dict[str, Any]:
     """CLIP-L, then expert a, then expert b, then the VAE."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from comfy_story import LOADERS, two_experts, with_ours
+from comfy_story import LOADERS, two_experts, until, with_ours
 from front_end import NEEDS_A_BROWSER, OUR_NODES, click_on, command, graph_of, load, open_graph, opened
 from PIL import Image
 from subgraph_story import OUTER, STORIES, definition, link, node
@@ -36,7 +36,8 @@ EVERYWHERE = """async () => {
 }"""
 SUBGRAPH = "id => [...(app.rootGraph.subgraphs.get(id)?.nodes ?? [])].map((node) => node.type).sort()"  # classes of its nodes
 DONE = """() => new Promise((stop) => {
-  for (const name of ["execution_success", "execution_error"]) comfyAPI.api.api.addEventListener(name, () => stop(name));
+  for (const name of ["execution_success", "execution_error"])
+    comfyAPI.api.api.addEventListener(name, ({ detail }) => stop([name, detail.prompt_id]));
   app.queuePrompt(0);
 })"""
 
@@ -354,7 +355,7 @@ def test_what_nodes_show_of_their_run_stays_and_other_extensions_are_told(editor
       loadedGraphNode: (node) => { node.told = true; },
       afterConfigureGraph: () => { throw new Error("a hook that fails is not ours"); },
     })""")
-    assert page.evaluate(DONE) == "execution_success"
+    assert page.evaluate(DONE)[0] == "execution_success"
     pictures = "() => app.graph.getNodeById(10).imgs?.length || document.querySelectorAll('[data-node-id=\"10\"] img').length"
     click_on(page, 10)  # brings it into view: what is not drawn loads no picture
     page.wait_for_function(pictures)
@@ -417,9 +418,11 @@ def test_a_converted_workflow_runs_from_the_browser(page: Any, comfy_server: Any
     )
 
     queued, saved = as_api(page), graph_of(page)
-    assert page.evaluate(DONE) == "execution_success"
+    ended, prompt_id = page.evaluate(DONE)
+    assert ended == "execution_success"
 
-    (picture,) = comfy_server.images(next(iter(comfy_server.get_json("/history?max_items=1"))))
+    assert until(lambda: comfy_server.get_json(f"/history/{prompt_id}"))  # ComfyUI says success before it writes the history
+    (picture,) = comfy_server.images(prompt_id)
     carried = {key: json.loads(text) for key, text in Image.open(io.BytesIO(picture)).info.items()}
     assert {node_id: node["class_type"] for node_id, node in carried["prompt"].items()} == {i: n["class_type"] for i, n in queued.items()}
     assert {i: node["type"] for i, node in by_id(carried["workflow"]).items()} == {i: node["type"] for i, node in by_id(saved).items()}

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import websocket
-from comfy_story import drop_pages, forget, pixels, two_experts
+from comfy_story import drop_pages, forget, pixels, two_experts, until
 
 from residency.installation.locate import ComfyUI
 from residency.installation.server_process import Server, serve
@@ -39,14 +38,6 @@ def server(base: Server) -> Iterator[Server]:
     base.post("/hang", {"name": None})
     base.post("/residency/settings", UserSettings().as_dict())
     assert base.get_json("/residency/status")["failures"] == 0
-
-
-def until(told: Callable[[], Any], seconds: float = 60) -> Any:
-    """The first answer that is not empty, or the last."""
-    deadline_s = time.monotonic() + seconds
-    while not (answer := told()) and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-    return answer
 
 
 def threads(server: Server) -> list[str]:
