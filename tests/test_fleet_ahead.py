@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.fleet.ahead import AGE_SHARE, MOST_OVERTAKEN, Memory, Queued, ahead, pick
+from residency.fleet.ahead import AGE_SHARE, GAIN_S, LONG_S, MOST_OVERTAKEN, Memory, Queued, ahead, pick
 from residency.fleet.forecast import Forecast, Job, Place
 from residency.simulate import GB, Step, of_rates
 
@@ -39,14 +39,24 @@ def test_prompts_of_the_model_at_hand_go_first():
     assert seconds == 4 * 2.0 + LOADING_S  # b is loaded once; in the clients' turns it would be thrice a load
 
 
-def test_who_has_waited_longer_than_loading_is_worth_is_not_overtaken():
-    def first(longer_s: float) -> str:
-        return pick(
-            [replace(queue("b")[0], waited_s=longer_s), queue("ba")[1]], lambda one: LOADING_S if one.job.model == "b" else 0.0
-        ).name
+def first(b_waited_s: float, a_waited_s: float = 0.0) -> str:
+    """Of a prompt whose model would be loaded, and a later one whose model is at hand."""
+    waiting = [replace(queue("b")[0], waited_s=b_waited_s), replace(queue("ba")[1], waited_s=a_waited_s)]
+    return pick(waiting, lambda one: LOADING_S if one.job.model == "b" else 0.0).name
 
-    assert first((LOADING_S - 1.5) / AGE_SHARE) == "1a"
-    assert first((LOADING_S - 0.5) / AGE_SHARE) == "0b"
+
+def test_who_has_waited_longer_than_loading_is_worth_is_not_overtaken():
+    def worth(loading_s: float) -> float:
+        return loading_s / (AGE_SHARE - loading_s / LONG_S)
+
+    assert first(worth(LOADING_S - GAIN_S - 0.5)) == "1a"
+    assert first(worth(LOADING_S - GAIN_S + 0.5)) == "0b"
+
+
+def test_where_all_wait_long_having_waited_longer_is_worth_less_loading():
+    longer_s = 2 * LOADING_S / AGE_SHARE
+    assert first(longer_s) == "0b"
+    assert first(3 * LONG_S + longer_s, 3 * LONG_S) == "1a"
 
 
 def test_who_was_overtaken_often_is_overtaken_by_nobody():
