@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from residency.fleet import ahead
 from residency.fleet.ahead import GROUPED, Queued
-from residency.fleet.dispatch import dispatch, looked_at
+from residency.fleet.dispatch import IDLE_COST, dispatch, looked_at
 from residency.fleet.forecast import Forecast, Job
 from residency.fleet.routing import Router, Worker
 from residency.fleet.traffic import Request
@@ -42,11 +42,11 @@ def test_what_is_at_hand_is_begun_first():
     assert begun(waiting("bab"), {"a": 0.0, "b": 10.0}, waits_s=50.0) == "1a"
 
 
-def test_a_prompt_stays_where_waiting_is_shorter_than_loading():
+def test_a_prompt_stays_where_waiting_is_shorter_than_loading_and_idling_counts_more():
     costs = {"a": 6.0}
-    assert begun(waiting("a"), costs, waits_s=6.0 - 0.1) is None
-    assert begun(waiting("a"), costs, waits_s=6.0 + 0.1) == "0a"
-    assert begun(waiting("a"), costs, waits_s=6.0 - 0.1, costs_there_s=1.0) == "0a"
+    assert begun(waiting("a"), costs, waits_s=6.0 / IDLE_COST - 0.1) is None
+    assert begun(waiting("a"), costs, waits_s=6.0 / IDLE_COST + 0.1) == "0a"
+    assert begun(waiting("a"), costs, waits_s=6.0 / IDLE_COST - 0.1, costs_there_s=1.0) == "0a"
 
 
 def test_its_own_queue_is_begun_whatever_it_costs():

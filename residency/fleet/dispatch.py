@@ -2,8 +2,8 @@
 
 A prompt waits in the queue of the worker that was chosen for it, which reads ahead for it, and counts there; it is bound when it begins. A
 worker whose turn has come takes what costs it the least beside computing, less what the prompt has waited: of its own queue whatever it is,
-of another's only what would begin there later than that is worth. So a worker never lacks its own prompts, however many wait in the fleet,
-and one that hangs keeps nobody.
+of another's only what would begin there later than that is worth. Waiting counts IDLE_COST times in this, for a worker that does nothing is
+lost to everybody. So a worker never lacks its own prompts, however many wait in the fleet, and one that hangs keeps nobody.
 
 A prompt that was overtaken as often as it may be (`ahead`) takes the worker whose turn has come.
 """
@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 from .ahead import GROUPED, Queued, is_put_off_no_more, pick
 
 AT_HAND_S = 0.3  # what costs no more is not worth looking at other workers for
+IDLE_COST = 1.5
 
 
 class Waits(Protocol):
@@ -67,6 +68,6 @@ def dispatch(
         if one.worker == index or here_s <= AT_HAND_S or is_put_off_no_more(one.overtaken):
             return one
         wait_s, there_s = stays_s(one)
-        if here_s < wait_s + there_s:
+        if here_s < IDLE_COST * wait_s + there_s:
             return one
     return None
