@@ -136,13 +136,13 @@ class ComfyHost:
         self.runtime.open({Tier.HOST: self._read_ahead(), Tier.DEVICE: self.device})
         self._look_ahead.open(self._rates)
         self.fits = [seam.install(wrapper) for seam, wrapper in self._wrappers().items()]
-        self.device.gate.open = not self._fits(seams.CAST)
+        self.device.streams.gate.open = not self._fits(seams.CAST)
         seams.OFFLOAD_STREAMS.set(OFFLOAD_STREAMS if dynamic_vram() else None)
         self.installed = True
         if self._lacks:
             log.info("residency: less is done on this machine: %s", "; ".join(f"{lack.name}: {lack.why}" for lack in self._lacks))
         self.failures = 0
-        self.device.proofs.forgive()
+        self.device.evidence.proofs.forgive()
 
     def uninstall(self) -> None:
         """Take every hook out and stop every transfer. A running prompt goes on as stock ComfyUI's.
@@ -294,7 +294,7 @@ class ComfyHost:
         store, mover = self.device.pages, self.runtime.movers.get(Tier.HOST)
         found = {
             **self.runtime.failures,
-            **{feature.value: count for feature, count in self.device.proofs.failures.items()},
+            **{feature.value: count for feature, count in self.device.evidence.proofs.failures.items()},
             "profiles": self._look_ahead.failures(),
             "errands": self._look_ahead.errand_failures() + self._leaving.failures,
             "answers": mover.failures if isinstance(mover, ReadAhead) else 0,
@@ -370,10 +370,10 @@ class ComfyHost:
             seams.OUTPUTS: hooks.outputs(tell(self._teaches), door(self._node_outputs)),
             seams.LOAD: hooks.load(runs, tell(device.before_load), tell(device.after_load), runtime.clock, tell(self._load_stalled)),
             seams.UNLOAD: hooks.unload(tell(device.before_unload)),
-            seams.CAST: hooks.cast(self._asks, device.gate.wait, self.waits.given),
+            seams.CAST: hooks.cast(self._asks, device.streams.gate.wait, self.waits.given),
             seams.FAULT: hooks.fault(device.before_fault),
             seams.LAYOUT: hooks.layout(runs, tell(arranged)),
-            seams.PIN: hooks.pin(device.before_pin, device.may_pin),
+            seams.PIN: hooks.pin(device.streams.before_pin, device.exchanges.may_pin),
             seams.CACHED: hooks.cached(runs, door(self._spared), door(self._dropped), as_if_used),
             seams.QUEUE_PUT: queue,
             seams.QUEUE_DELETE: queue,
@@ -407,7 +407,7 @@ class ComfyHost:
         return {use.component for use in uses if use.kind is UseKind.LOAD and use.reads} if uses else set()
 
     def _asks(self, modules: Any) -> Asked | None:
-        return self.waits.asks(modules, copies_under_way=self.device.gate.under_way())
+        return self.waits.asks(modules, copies_under_way=self.device.streams.gate.under_way())
 
     def _load_stalled(self, seconds: float) -> None:
         """All of a model's load is waiting for weights; of a loader's own what its thread waited for, which is told at its end."""
@@ -427,7 +427,7 @@ class ComfyHost:
         # packs may have patched ComfyUI since: while they were loaded after us, or in a node that ran
         self.fits = [seam.check() for seam in seams.ALL]
         self.device.settle_proofs()
-        self.device.gate.open = not self._fits(seams.CAST)
+        self.device.streams.gate.open = not self._fits(seams.CAST)
         prompt = whole_nodes(prompt)
         chosen = settings.of_prompt(prompt, extra_data, self.user)
         asks = settings.node_asks(prompt, extra_data)
@@ -459,7 +459,7 @@ class ComfyHost:
         not_measured = self.waits.fails or self._reason_against(seams.CAST)
         if not_measured and dynamic_vram():
             self.runtime.tell(NotMeasured(self.runtime.clock(), not_measured))
-        crossed_bytes, crossing_s = self.device.link.crossed()
+        crossed_bytes, crossing_s = self.device.streams.link.crossed()
         if crossing_s > 0:
             self.runtime.tell(Crossed(self.runtime.clock(), crossed_bytes, crossing_s))
             self._look_ahead.onload_bytes_per_s = crossed_bytes / crossing_s
@@ -613,7 +613,7 @@ class ComfyHost:
 
     def _device_contents(self, prompt: RunningPrompt) -> DeviceObserved | None:
         there = self.device.contents
-        room_bytes = there.room_bytes(self.device.headroom_bytes)
+        room_bytes = there.room_bytes(self.device.headroom.size_bytes)
         if room_bytes is None:
             return None
         held, budget_bytes = there.held(), prompt.settings.device_budget_bytes
@@ -624,7 +624,7 @@ class ComfyHost:
 
     def _tell_copies(self) -> None:
         """Into the trace: what has crossed the link to the device since the last time."""
-        for copied in self.device.link.take():
+        for copied in self.device.streams.link.take():
             self.runtime.tell(copied)
 
     def _node_finishes(self) -> None:

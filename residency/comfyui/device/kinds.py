@@ -29,6 +29,7 @@ STREAMED = "fast_disk"  # of the state of a model's pinned buffers: whether Comf
 COMPILER_WORDS = ("compiler", "cuda_graph")
 BLOCK = "_v_block"  # of a block, next to the `_v` of a module: where its weights are
 GRAPH = "_comfy_graph"  # of a block that has been recorded, and may be replayed
+RECORDED = "ComfyUI has recorded it as a graph that it replays where its weights are now"  # why nothing of a model is moved
 
 
 def surroundings() -> str:

@@ -16,6 +16,7 @@ import comfy.pinned_memory as pinned_memory
 import comfy_aimdo.model_vbar as model_vbar
 import torch
 
+from . import kinds
 from .copy_fence import Gate
 from .cuda import Cuda
 from .memory_usage import PINS_OF_WEIGHTS
@@ -30,7 +31,7 @@ class Stop(Enum):
     ROOM = "there is no more room on the device"
     UNPINNED = "a part of it is not in pinned memory"
     UNKNOWN = "ComfyUI has not loaded it yet"
-    RECORDED = "ComfyUI has recorded it as a graph that it replays where its weights are now"
+    RECORDED = kinds.RECORDED
 
 
 @dataclass(frozen=True, slots=True)

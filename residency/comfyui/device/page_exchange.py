@@ -16,11 +16,11 @@ import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from .copy_streams import Streams
 from .cuda import Cuda
 from .exchange_sides import Coming, Images, Leaving, Side
 from .memory_usage import pinned_bytes
@@ -35,14 +35,6 @@ CHUNK_PAGES = 8  # cross in each direction between two waits for the device: 5 m
 # the slots of pages that have come. Two chunks of room, and both directions are busy at once.
 TRANSIT_PAGES = 2 * CHUNK_PAGES
 COMPARED_PAGES = 2  # in each direction, of an exchange that is looked at
-
-
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """Of copies: `into` the device and `out` of it."""
-
-    into: torch.cuda.Stream
-    out: torch.cuda.Stream
 
 
 class PageStore:
