@@ -92,7 +92,7 @@ class Execution:
         return self.prompt is not None
 
     def foresee(self, trace: Trace) -> dict[str, Any] | None:
-        """What is still to come of that prompt, as `runtime.foresee` has it; None also until earlier runs are asked."""
+        """The rest of that prompt, as `runtime.foresee` has it; None also until earlier runs are asked."""
         prompt, session = self.prompt, self._runtime.session
         foresight = prompt.foresights.get(trace.prompt_id) if prompt is not None else None
         if foresight is None:

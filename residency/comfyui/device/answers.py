@@ -72,7 +72,7 @@ class Answers:
 
     @contextmanager
     def answering(self, key: str, feature: Feature, patcher: Any = None) -> Iterator[None]:
-        """What fails in here costs time: the instruction is answered with the reason, and ComfyUI loads the rest itself."""
+        """Answer the instruction with the reason where anything fails in here: it costs time, and ComfyUI loads the rest itself."""
         try:
             yield
         except Exception as error:

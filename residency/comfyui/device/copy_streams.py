@@ -47,7 +47,7 @@ class CopyStreams:
             self.gate.forget()
 
     def wait_for_copies(self) -> None:
-        """What is computed from here on finds every copy announced so far."""
+        """Make what is computed from here on wait for every copy announced so far."""
         if self._made is not None and self.cuda is not None:
             self.cuda.computing().wait_stream(self._made.into)
 

@@ -48,7 +48,7 @@ class Exchanges:
         self._turns.clear()
 
     def before_load(self, key: str, patcher: Any, asked_bytes: int) -> None:
-        """What was written back of the model comes back: as it is placed, or, where host memory holds copies again, into free room."""
+        """Bring back what was written back of the model: as it is placed, or, where host memory holds copies again, into free room."""
         placed, own = self._answers.placed.get(key), self._answers.pending.get(key)
         pages, cuda = self._pages, self._streams.cuda
         if pages is None or cuda is None or (placed is None and (own is None or not self._contents.images_bytes(patcher))):

@@ -162,7 +162,7 @@ def _within(modules: list[Any], residency: list[int], room_bytes: int, size_byte
 
 
 def _lowest_then_as_computed(patcher: Any, chosen: list[Pinned]) -> list[Pinned]:
-    """What a pass computes with first is waited for first; before it the one with the lowest address, see `_Places`."""
+    """The chosen in the order in which a pass computes with them; before them the one with the lowest address, see `_Places`."""
     pins = {id(module): pin for module, pin in chosen}
     return chosen[:1] + [
         (module, pins[id(module)]) for module in patcher.model.modules() if id(module) in pins and module is not chosen[0][0]

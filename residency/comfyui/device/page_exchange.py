@@ -85,7 +85,7 @@ class PageStore:
         return turn
 
     def give_up(self, all_images: Iterable[Images], streams: Streams) -> None:
-        """Which of these images hold what they should is not known: copies may be half done, and may still be under way."""
+        """Forget these images: copies may be half done or still under way, and nobody knows which hold what they should."""
         try:
             streams.into.synchronize()
             streams.out.synchronize()
@@ -262,7 +262,7 @@ class Turn:
         return bool(self._coming.waiting_pages) and any(page in self._coming.images.pages for page in self._pages_at(address, size_bytes))
 
     def bring(self, address: int, size_bytes: int) -> None:
-        """What the exchange has made no room for and ComfyUI finds some for: its pages come from host memory, not from the file."""
+        """Bring from host memory, not from the file, the pages that the exchange has made no room for and ComfyUI finds some for."""
         with self._giving_up():
             coming, slots, streams = self._coming, self._store.slots, self._streams
             slots.give(coming.announce_at(self._pages_at(address, size_bytes), streams.into))

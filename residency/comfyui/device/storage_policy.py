@@ -1,4 +1,4 @@
-"""Where ComfyUI would read a model from its fast drive at each use, and the plan says that host memory lasts, the model is kept there.
+"""Models stay in host memory that ComfyUI would read from their fast drive at each use, where the plan says that host memory lasts.
 
 ComfyUI decides the policy by model when it is made, writes it into the state of the model's pinned buffers, and reads it there whenever
 a weight is cast: pinned copies are made of what is streamed only, or of everything. So the entry of that one model is all that is

@@ -37,7 +37,7 @@ REASON = "asked to be warm"
 
 
 class State(Enum):
-    """Where the last request is."""
+    """The state of the last request."""
 
     IDLE = "idle"  # there was none
     WAITING = "waiting"  # its files are not known yet

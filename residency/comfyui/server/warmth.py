@@ -1,4 +1,4 @@
-"""What a fleet asks of a worker: what is warm here, what a prompt would take, and that its weights be read now.
+"""The routes that a fleet asks of a worker: what is warm here, what a prompt would take, and that its weights be read now.
 
 GET /residency/state, GET /residency/ready, POST /residency/estimate, POST /residency/warm. Weights are named by content
 (weights/content.py); no path comes in or goes out. Whatever looks at files runs apart: where a drive does not answer, the answer is 503.
@@ -111,7 +111,7 @@ class Warmth:
         return found
 
     def _add_files(self, files: dict[str, dict[str, Any]], component: Component, lies: Mapping[str, int | None]) -> None:
-        """What lies in memory of a component counts for its files by their share of it."""
+        """Count for each of its files their share of what lies in memory of the component."""
         whole_bytes = max(1, sum(extent.size_bytes for extent in component.extents))
         for path in dict.fromkeys(extent.path for extent in component.extents):
             named = content_of(path)
