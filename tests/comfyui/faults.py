@@ -31,7 +31,7 @@ class Fault:
     @property
     def abandons(self) -> bool:
         """Whether the rest of the prompt is left to ComfyUI."""
-        return self.name.startswith(("hook", "core", "look", "errand"))
+        return self.name.startswith(("hook", "limits", "core", "look", "errand"))
 
 
 @dataclass(frozen=True, slots=True)
