@@ -202,11 +202,11 @@ def added_bytecodes(host: Any, server: Any, run: Any, *, cached: bool, count: in
     """A prompt of so many nodes with the hooks in, less the same without."""
     import execution
 
-    from residency.comfyui import host as comfyui_host
     from residency.comfyui.device import host_contents
+    from residency.comfyui.prompt import limits
 
     # looked at anew so many seconds later, which is more often in a run that is counted
-    comfyui_host.BUDGET_REFRESH_S = host_contents.REFRESH_S = float("inf")
+    limits.BUDGET_REFRESH_S = host_contents.REFRESH_S = float("inf")
     found: dict[bool, Counter[str]] = {}
     for on in (False, True):
         if on:

@@ -36,7 +36,7 @@ class LanguageModel:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen: the likeliest one with `temperature` 0, else drawn, the same way for the same `seed`."""
+    """The choice of the next token: the likeliest one with `temperature` 0, else drawn, the same way for the same `seed`."""
 
     max_new_tokens: int
     temperature: float

@@ -36,7 +36,7 @@ def load() -> ComfyHost:
 
     host = ComfyHost(queue=routes.queued_prompts)
     record(host)
-    announcer = routes.Announcer(host.foresee)
+    announcer = routes.Announcer(host.execution.foresee)
     waits = Waits(partial(host.runtime.look, wait=False))
     host.counted["waits"] = lambda: waits.failures
 
@@ -87,13 +87,13 @@ def record(host: ComfyHost) -> None:
 def release(node_id: str, value: Any, where: str | None) -> None:
     """A Release node runs: give up the component behind `value`, or what the graph says flows into the node."""
     if host is not None:
-        host.release(node_id, value, where)
+        host.wishes.release(node_id, value, where)
 
 
 def prefetch(node_id: str, value: Any) -> None:
     """A Prefetch node runs: the component behind `value`, or what the graph says flows into the node, is wanted now."""
     if host is not None:
-        host.prefetch(node_id, value)
+        host.wishes.prefetch(node_id, value)
 
 
 def memory_bytes() -> tuple[int, int | None]:

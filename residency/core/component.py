@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Tier(Enum):
-    """Where bytes of a component can be, slowest first."""
+    """A place for the bytes of a component, slowest first."""
 
     DISK = "disk"
     HOST = "host"  # page cache and pinned memory
@@ -25,7 +25,7 @@ class Mode(Enum):
 
 
 class Strategy(Enum):
-    """How one component is placed around its uses. Each puts bytes elsewhere than the others; what the host does anyway is none."""
+    """The placement of one component around its uses. Each puts bytes elsewhere than the others; what the host does anyway is none."""
 
     RESIDENT = "resident"  # stays on the device
     OFFLOAD = "offload"  # leaves the device as a whole when room is needed

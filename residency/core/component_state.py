@@ -24,7 +24,7 @@ STORY_MOVES = 100  # of one component on one tier; older ones are forgotten
 
 
 class State(Enum):
-    """Where the bytes of a component stand on a tier, and what may happen to them next."""
+    """The state of a component's bytes on a tier; it says what may happen to them next."""
 
     ABSENT = "absent"
     ANNOUNCED = "announced"  # the mover was told to bring it; a part may be there already

@@ -1,4 +1,4 @@
-"""Where the weights of one prompt lie: in both tiers, or in one of the two; and what the model of a node displaces in the second case.
+"""The placement of one prompt's weights: in both tiers, or in one of the two; and what a node's model displaces in the second case.
 
 With copies in both tiers what leaves the device costs nothing: its host copy stays. Where host memory cannot hold them, a weight lies on
 the device or in host memory. Then a model that comes is exchanged with those that leave, which are written back as far as there is room;
@@ -52,7 +52,7 @@ class Placement:
         self._is_open = True
 
     def decide(self, seen: DeviceObserved | None) -> None:
-        """Where the prompt's weights lie, if that is open and the device has been seen."""
+        """Settle where the prompt's weights lie, if that is open and the device has been seen."""
         if not self._is_open or seen is None:
             return
         self._is_open = False

@@ -1,4 +1,4 @@
-"""Which bytes should move now: a pure function of the timeline, the components and what the host tier holds.
+"""The bytes that should move now: a pure function of the timeline, the components and what the host tier holds.
 
 Byte by byte, in order of next read: read what is missing; make room by giving back the last bytes of what is read farthest in the future,
 or never again, and only while that is later than what the room is for; so what stays is a prefix. On random instances that are small enough

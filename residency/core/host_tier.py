@@ -22,8 +22,8 @@ FINEST_PARTS = 64
 
 @dataclass(slots=True)
 class Place:
-    """Where the prompt is: `position` has started, or has ended when not `running`. `visit`, None for none yet, is the one that has begun
-    at `begun_s`, or begins there at once."""
+    """The place of the prompt: `position` has started, or has ended when not `running`. `visit`, None for none yet, is the one that has
+    begun at `begun_s`, or begins there at once."""
 
     timeline: Timeline = EMPTY
     position: int = -1

@@ -86,7 +86,7 @@ class Manager:
 
     @property
     def placement(self) -> Placement:
-        """Where the weights of the prompt lie, and why."""
+        """The placement of the prompt's weights, and its reason."""
         return self._device.placement
 
     @property

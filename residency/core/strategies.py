@@ -53,7 +53,7 @@ def strategy_of(mode: Mode) -> Strategy | None:
 
 
 class Placements:
-    """Which strategy each component of a prompt has: what its policy asks, or the mode of the whole; off for the whole overrules both."""
+    """The strategy of each component of a prompt: its policy's, or that of the mode of the whole; off for the whole overrules both."""
 
     def __init__(self) -> None:
         self.mode = ResolvedMode(Mode.OFF, "no prompt has run yet")

@@ -136,7 +136,7 @@ class Timeline:
         return None if number is None else self.reads[number]
 
     def next_read_number(self, component: str, after: int) -> int | None:
-        """Where in `reads` the component's next read after that position lies."""
+        """The index in `reads` of the component's next read after that position; None when there is none."""
         mine = self._by_component.get(component)
         if mine is None:
             return None
@@ -163,7 +163,7 @@ class Timeline:
         return None
 
     def first_read_number(self, position: int) -> int:
-        """Where in `reads` the first one at `position` or behind it lies; their count when there is none."""
+        """The index in `reads` of the first one at `position` or behind it; their count when there is none."""
         return bisect_left(self._read_positions, position)
 
 

@@ -1,4 +1,4 @@
-"""When reading ahead must yield: no memory for another chunk stops a transfer, tasks that wait for memory slow it down."""
+"""The moments at which reading ahead yields: no memory for another chunk stops a transfer, tasks that wait for memory slow it down."""
 
 from __future__ import annotations
 

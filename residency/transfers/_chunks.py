@@ -1,4 +1,4 @@
-"""How a component's extents become reads: cut into chunks in reading order, each read by a thread with its own buffer and open file."""
+"""The reads of a component's extents: cut into chunks in reading order, each read by a thread with its own buffer and open file."""
 
 from __future__ import annotations
 

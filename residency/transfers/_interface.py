@@ -1,4 +1,4 @@
-"""What a system must answer, in one place: files and their cache, drives, memory. One module per system keeps to it."""
+"""The questions that a system must answer, in one place: files and their cache, drives, memory. One module per system keeps to it."""
 
 from __future__ import annotations
 

@@ -86,5 +86,5 @@ def _pages(fd: int, start: int, size_bytes: int) -> int:
 
 
 def _may_know(fd: int) -> bool:
-    """Where this is stricter than the kernel (a read-only mount, an exotic user namespace), a cached range is only read once more."""
+    """Whether mincore tells this process of the file. Where this is stricter than the kernel, a cached range is only read once more."""
     return os.fstat(fd).st_uid == os.geteuid() or os.access(f"/proc/self/fd/{fd}", os.W_OK, effective_ids=True)

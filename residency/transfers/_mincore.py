@@ -1,4 +1,4 @@
-"""Which pages of a file are in the page cache, asked with mincore(2) on a mapping that is never touched. Linux and macOS."""
+"""The pages of a file that are in the page cache, asked with mincore(2) on a mapping that is never touched. Linux and macOS."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _libc.msync.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def resident_bytes(fd: int, start: int, size_bytes: int) -> int:
-    """How many of the bytes [start, start + size_bytes) are resident; what lies behind the end of the file is not. OSError if refused."""
+    """Count the resident bytes of [start, start + size_bytes), none of them behind the end of the file. Raises OSError if refused."""
     end = min(start + size_bytes, os.fstat(fd).st_size)
     resident = 0
     while start < end:

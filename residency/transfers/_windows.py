@@ -174,7 +174,7 @@ class Windows:
         return bool(penalty.incurs)
 
     def memory(self) -> HostMemory:
-        """What is available holds the system cache's standby pages; what may be committed does not, and pinned memory counts there."""
+        """Available bytes hold the system cache's standby pages; those that may be committed do not, and pinned memory counts there."""
         status = MemoryStatus(length=sizeof(MemoryStatus))
         if not self._kernel32.GlobalMemoryStatusEx(byref(status)):
             raise self._error("GlobalMemoryStatusEx failed")

@@ -185,7 +185,7 @@ class ReadAhead:
             return 0 if transfer is None else transfer.present_bytes
 
     def so_far(self, key: str) -> TransferMoved | None:
-        """How far the component's unanswered Prefetch is, the first of several; None where there is none, or it has not begun
+        """The progress of the component's unanswered Prefetch, the first of several; None where there is none, or it has not begun
         or is being answered."""
         now_s = self._clock()
         with self._condition:

@@ -1,4 +1,4 @@
-"""Which drive a file lies on, whether that drive turns, and how fast it reads."""
+"""The drive that a file lies on: whether it turns, and how fast it reads."""
 
 from __future__ import annotations
 

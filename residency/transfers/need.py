@@ -1,4 +1,4 @@
-"""How much host memory everything but weights has needed lately: what must stay free, measured instead of a share of the machine."""
+"""The host memory that everything but weights has needed lately and that must stay free: measured, not a share of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long this thread has waited for bytes of files: the time of a loader that reading ahead could have saved.
+"""The seconds for which this thread has waited for bytes of files: the time of a loader that reading ahead could have saved.
 
 Linux tells of each thread how long it ran, how long it stood ready for a processor, and how many bytes were fetched from a drive for it.
 What is left of the wall time is blocked; it was blocked on bytes where any were fetched, or where a reader that runs ahead was fetching

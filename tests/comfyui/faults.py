@@ -31,7 +31,7 @@ class Fault:
     @property
     def abandons(self) -> bool:
         """Whether the rest of the prompt is left to ComfyUI."""
-        return self.name.startswith(("hook", "core", "look", "errand"))
+        return self.name.startswith(("hook", "limits", "core", "look", "errand"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +87,14 @@ TOLD = {
     "PromptEnded": "a prompt ends",
 }
 ASKED = ("PrefetchAsked", "ReleaseAsked")
-ASKS = ("_chooses", "_teaches")
+ASKS = ("chooses", "teaches")
 HOOKS = (
-    *("_prompt_begins", "_choose_node", "_node_starts", "_node_outputs", "_node_completes", "_prompt_ends", "_spared", "_dropped"),
-    *("_load_stalled", *ASKS),
+    *("prompt_begins", "choose_node", "node_starts", "node_outputs", "node_completes", "prompt_ends", "spared", "dropped"),
+    *("load_stalled", *ASKS),
 )
 OURS = (
     *(
-        Fault(
-            f"hook raises: {name}", f"the hook {name.strip('_')} raises", f"{'_in_prompt' if name in ASKS else '_breaks'} {GOES_ON}", True
-        )
+        Fault(f"hook raises: {name}", f"the hook {name} raises", f"{'_in_prompt' if name in ASKS else '_breaks'} {GOES_ON}", True)
         for name in HOOKS
     ),
     Fault("core fails", "the deciding core raises", "failed; ComfyUI goes on without it", True),
@@ -113,7 +111,7 @@ OURS = (
     ),
     Fault("core fails: later", "the deciding core raises in the middle of the prompt", "failed; ComfyUI goes on without it", True),
     Fault("look raises", "looking at what host memory holds raises", "failed; ComfyUI goes on without it", True),
-    Fault("hook raises: _limits", "asking how much memory is available raises", "failed; ComfyUI goes on without it", True),
+    Fault("limits raise: of_host", "asking how much memory is available raises", "failed; ComfyUI goes on without it", True),
     Fault(
         "errand raises: _look", "what looks at queue and profiles on a thread of its own raises", "_breaks failed; ComfyUI goes on", True
     ),

@@ -77,7 +77,7 @@ def graph_hit(guarded: bool) -> dict[str, Any]:
     scene.prompt("a")
     one = scene.patchers["a"]
     one.buffer.free_memory(one.buffer.max_size)
-    parts, gate = list(one.model.parts), scene.mover.gate
+    parts, gate = list(one.model.parts), scene.mover.streams.gate
     first, last = parts[0]._v, parts[-1]._v
     block = one.model
     block._v_block = (one.buffer, first[1], last[1] + last[2] - first[1])
@@ -92,7 +92,7 @@ def graph_hit(guarded: bool) -> dict[str, Any]:
     with replaced(model_vbar, "ModelVBAR", Buffer), replaced(model_management, "is_device_cuda", lambda device: True):
         fit = seams.FAULT.install(hooks.fault(gate.wait_for_range if guarded else lambda *asked: None))
         try:
-            scene.mover._copy(one, pending(scene, "a"), 10**9)
+            scene.mover._prefetches._copy(one, pending(scene, "a"), 10**9)
             announced = len(gate._arrives)
             block._comfy_graph = {"graph": SimpleNamespace(replay=replay), "signature": None}
             with gate.aside():
@@ -106,9 +106,9 @@ def graph_hit(guarded: bool) -> dict[str, Any]:
 
 
 def pending(scene: Scene, key: str) -> Any:
-    from residency.comfyui.device.mover import _Pending
+    from residency.comfyui.device.answers import Pending
 
-    return _Pending(scene.parts[key], scene.parts[key].size_bytes, ahead=False)
+    return Pending(scene.parts[key], scene.parts[key].size_bytes, ahead=False)
 
 
 def nothing_is_asked_for(guarded: bool) -> dict[str, Any]:
@@ -392,20 +392,20 @@ def shared_place(guarded: bool) -> dict[str, Any]:
 
 def aimdo_raises(guarded: bool, method: str, message: str) -> dict[str, Any]:
     """One of comfy-aimdo's functions raises whenever the pack calls it: that copy ends with the reason, three of them the feature."""
-    from residency.comfyui.device.mover import DeviceMover
+    from residency.comfyui.device.answers import Answers
     from residency.comfyui.device.proofs import Feature
 
     @contextlib.contextmanager
     def passes_on(self: Any, key: str, feature: Any, patcher: Any = None) -> Iterator[None]:
         yield
 
-    with unguarded(guarded, DeviceMover, "_answering", passes_on):
+    with unguarded(guarded, Answers, "answering", passes_on):
         scene = Scene(bench_of(400), 17, "abcd")
         scene.prompt("abcd")
         real = getattr(Buffer, method)
 
         def fails(self: Any, *asked: Any) -> Any:
-            if scene.mover.gate.is_aside:
+            if scene.mover.streams.gate.is_aside:
                 raise RuntimeError(message)
             return real(self, *asked)
 
@@ -417,8 +417,8 @@ def aimdo_raises(guarded: bool, method: str, message: str) -> dict[str, Any]:
             except Exception:
                 raised += 1
         reasons = scene.reasons("TransferStopped")[-1:] if len(scene.told) > told else []
-        failures, why = scene.mover.proofs.failures[Feature.ONLOAD], off(scene)
-        scene.mover.proofs.forgive()
+        failures, why = scene.mover.evidence.proofs.failures[Feature.ONLOAD], off(scene)
+        scene.mover.evidence.proofs.forgive()
         again = off(scene)
         free_all(scene)
         scene.prompt("abcd")
@@ -444,7 +444,7 @@ def fault_raises(guarded: bool) -> dict[str, Any]:
 
 def leave_out_raises(guarded: bool) -> dict[str, Any]:
     """`set_watermark` raises when the end of a model is left out: the model is brought as ComfyUI likes."""
-    from residency.comfyui.device.mover import DeviceMover
+    from residency.comfyui.device.answers import Answers
     from residency.comfyui.device.page_exchange import PageStore
 
     @contextlib.contextmanager
@@ -455,7 +455,7 @@ def leave_out_raises(guarded: bool) -> dict[str, Any]:
         if self._side(patcher).images.left_out:
             raise RuntimeError("VBAR set_watermark failed")
 
-    with unguarded(guarded, DeviceMover, "_answering", passes_on), replaced(PageStore, "leave_out", leave_out):
+    with unguarded(guarded, Answers, "answering", passes_on), replaced(PageStore, "leave_out", leave_out):
         scene = Scene(bench_of(26), 7, "abc", host_pages=28, one_copy=True)
         scene.passes_once = {"a"}
         raised = 0
@@ -464,7 +464,7 @@ def leave_out_raises(guarded: bool) -> dict[str, Any]:
                 scene.prompt("abc")
             except Exception:
                 raised += 1
-        failures = sum(scene.mover.proofs.failures.values())
+        failures = sum(scene.mover.evidence.proofs.failures.values())
         return {"wrong": scene.wrong, "raised": raised, "failures": failures}
 
 
@@ -477,7 +477,7 @@ def unpin_does_nothing(guarded: bool) -> dict[str, Any]:
 
     def keeps(self: Any, address: int, size_bytes: int) -> Any:
         signature = fault(self, address, size_bytes)
-        if signature is not None and scene.mover.gate.is_aside:
+        if signature is not None and scene.mover.streams.gate.is_aside:
             start = address - self.base_addr
             pinned.setdefault(id(self), set()).update(range(start // PAGE, -(-(start + size_bytes) // PAGE)))
         return signature
@@ -696,15 +696,15 @@ def main() -> None:
     enter(Path(sys.argv[1]), Path(sys.argv[2]))
     import comfy.model_management  # noqa: F401
 
-    from residency.comfyui.device import mover
+    from residency.comfyui.device import headroom, prefetches
 
     log = logging.getLogger("residency")
     log.addHandler(KEPT)
     log.setLevel(logging.INFO)
     log.propagate = False
     small_pages()
-    mover.HEADROOM_BYTES = mover.KNOWN_HEADROOM_BYTES = HEADROOM_PAGES * LateBench.page_bytes
-    mover.RETRY_BYTES = 2 * LateBench.page_bytes
+    headroom.HEADROOM_BYTES = headroom.KNOWN_HEADROOM_BYTES = HEADROOM_PAGES * LateBench.page_bytes
+    prefetches.RETRY_BYTES = 2 * LateBench.page_bytes
     answer = {story.__name__: told(story) for story in SHOWS}
     print("ANSWER " + json.dumps(answer))
 

@@ -255,7 +255,7 @@ def loop(stage: Stage) -> dict[str, Any]:
         "foretold": sum(node_id in ours["ran"] for node_id in foretold) == len(foretold) > 0,
         "uses": dict(uses),
         "behind": last,
-        "failures": host.failures,
+        "failures": host.guard.failures,
         "outcome": [trace.head()["outcome"] for trace in host.runtime.traces],
     }
 

@@ -120,7 +120,7 @@ class Scene:
         self.spare_bytes = lambda: host_pages * bench.page_bytes - self.mover.pages.slots.total_bytes
         plan = lambda: self.runtime.manager.placement  # noqa: E731
         self.mover: Any = DeviceMover(self.tell, self.clock, bench.cuda, plan, lambda: self.spare_bytes())
-        self.mover.gate.open = False
+        self.mover.streams.gate.open = False
         self.runtime.movers = {Tier.DEVICE: self.mover}
         self.patchers = {key: patcher(self.draw, bench, pins=not one_copy) for key in keys}
         self.parts = {key: Component(key, key, "MODEL", one.model_size()) for key, one in self.patchers.items()}
@@ -179,7 +179,7 @@ class Scene:
         def before_use(parts: list[Any]) -> None:
             for part in parts:
                 self.mover.before_fault(*part._v)
-            self.mover.gate.wait(parts)
+            self.mover.streams.gate.wait(parts)
 
         self.mover.before_load([one], 0)
         filled, wrong = compute(one, before_use, lambda one: self.mover.after_load([one], 0), self.bench.on_device)
@@ -207,7 +207,7 @@ class Scene:
         manager = self.runtime.manager
         manager.validate()
         told = len(manager.device.coming) + len(manager.placement.standing) + len(manager._device.own)
-        return told + len(self.mover._pending) + len(self.mover._unanswered)
+        return told + len(self.mover._answers.pending) + len(self.mover._answers.unanswered)
 
     def result(self, **more: Any) -> dict[str, Any]:
         """`taken`: pages of the headroom that the mover has taken; `unmapped`: copies that met pages which had been given back."""
@@ -317,7 +317,7 @@ def a_copy_fails(bench_of: Any, one_copy: bool) -> dict[str, Any]:
         def press(index: int, scene: Scene = scene, fails_at: int = fails_at) -> None:
             if scene.bench.cuda.copies >= fails_at and not scene.pressed:
                 scene.pressed = True
-                scene.mover.wait_for_copies()
+                scene.mover.streams.wait_for_copies()
                 for one in scene.patchers.values():
                     one.buffer.free_memory(one.buffer.max_size)
 
@@ -375,7 +375,7 @@ def closes(bench_of: Any, one_copy: bool) -> dict[str, Any]:
 
 
 def closing(scene: Scene, closer: threading.Thread) -> dict[str, Any]:
-    told = {"wrong": scene.wrong, "unanswered": scene.unanswered(), "failures": sum(scene.mover.proofs.failures.values())}
+    told = {"wrong": scene.wrong, "unanswered": scene.unanswered(), "failures": sum(scene.mover.evidence.proofs.failures.values())}
     return {**told, "closed": not closer.is_alive()}
 
 
@@ -441,7 +441,7 @@ def life(bench_of: Any, seed: int) -> dict[str, Any]:
         if 0.1 <= act < 0.2:
             scene.change(key)
         elif 0.2 <= act < 0.3:
-            scene.mover.wait_for_copies()  # memory is given back only when the device stands still
+            scene.mover.streams.wait_for_copies()  # memory is given back only when the device stands still
             scene.patchers[key].buffer.free_memory(draw.randint(1, 8) * scene.bench.page_bytes)
         elif act < 0.35:
             scene.one_copy = not scene.one_copy
@@ -472,9 +472,12 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 def mutants(bench_of: Any) -> dict[str, bool]:
     """By rule: whether anything shows that it is broken."""
     from residency.comfyui.device import exchange_sides, page_exchange
+    from residency.comfyui.device.answers import Answers
+    from residency.comfyui.device.copy_streams import CopyStreams
+    from residency.comfyui.device.headroom import Headroom
     from residency.comfyui.device.mover import DeviceMover
 
-    leave, finish = exchange_sides.Leaving.announce, DeviceMover._finish
+    leave, finish = exchange_sides.Leaving.announce, Answers.finish
 
     def is_caught(owner: Any, name: str, value: Any) -> bool:
         with replaced(owner, name, value):
@@ -498,10 +501,10 @@ def mutants(bench_of: Any) -> dict[str, bool]:
             return is_caught(owner, name, value)
 
     return {
-        "evicts a page whose copy is under way": is_caught(DeviceMover, "wait_for_copies", lambda self: None),
+        "evicts a page whose copy is under way": is_caught(CopyStreams, "wait_for_copies", lambda self: None),
         "forgets a write-back": is_caught_uncompared(exchange_sides.Leaving, "announce", forgets),
-        "brings without room": is_caught(DeviceMover, "_room_for_copies", lambda self, asked_bytes=0: 10**15),
-        "loses a refusal": is_caught(DeviceMover, "_finish", loses),
+        "brings without room": is_caught(Headroom, "room_for_copies", lambda self, asked_bytes=0: 10**15),
+        "loses a refusal": is_caught(Answers, "finish", loses),
         "keeps the images of an exchange that has failed": is_caught(page_exchange.PageStore, "give_up", lambda *images: None),
         "nothing is broken": is_caught(DeviceMover, "close", DeviceMover.close),
     }
@@ -518,7 +521,7 @@ def main() -> None:
     import comfy.model_management
 
     logging.disable(logging.CRITICAL)  # failures are what is tried here
-    from residency.comfyui.device import mover
+    from residency.comfyui.device import headroom, prefetches
 
     bench_of: Any = CudaBench if real else LateBench
     if real:
@@ -529,8 +532,8 @@ def main() -> None:
         comfy.memory_management.aimdo_enabled = True
     else:
         small_pages()
-    mover.HEADROOM_BYTES = mover.KNOWN_HEADROOM_BYTES = HEADROOM_PAGES * bench_of.page_bytes
-    mover.RETRY_BYTES = 2 * bench_of.page_bytes
+    headroom.HEADROOM_BYTES = headroom.KNOWN_HEADROOM_BYTES = HEADROOM_PAGES * bench_of.page_bytes
+    prefetches.RETRY_BYTES = 2 * bench_of.page_bytes
     answer = {
         "brings": brings(bench_of),
         "evicts": evicts(bench_of),

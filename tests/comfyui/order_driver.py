@@ -235,8 +235,8 @@ class Driver:
                 exec("def ux_friendly_pick_node(this, ready, pick=pick): return pick(this, ready)", vars(graph), names)  # noqa: S102
                 ExecutionList.ux_friendly_pick_node = names["ux_friendly_pick_node"]
             host.runtime.recorder = listen
-            host.reorder = wish["reorder"]
-            host._device_limit_bytes = wish["device_limit_bytes"]  # this machine's device may have no memory of its own
+            host.execution.reorder = wish["reorder"]
+            host.limits.device_bytes = wish["device_limit_bytes"]  # this machine's device may have no memory of its own
             host.install()
         self.executor.reset()
         try:
@@ -254,9 +254,9 @@ class Driver:
             "working_sets": working_sets,
             "traces": [trace.head() for trace in host.runtime.traces],
             "results": self.recorder.results,
-            "unfit": [fit.name for fit in host.fits if not fit.fits],
+            "unfit": [fit.name for fit in host.hooks.fits if not fit.fits],
             "error": failures[0]["exception_message"] if failures else None,
-            "failures": host.failures,
+            "failures": host.guard.failures,
         }
 
     async def schedule(self, prompt: dict[str, Any], outputs: list[str], wanted: Any) -> None:

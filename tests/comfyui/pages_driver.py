@@ -24,7 +24,7 @@ def exchange(
 ) -> tuple[int, Any]:
     """With pages that only an exchange may use: how many of them it has kept, and what makes room for parts of the model that are about to
     be used. `headroom`: pages that the exchange leaves free, and those parts may use."""
-    from residency.comfyui.device.page_exchange import Streams
+    from residency.comfyui.device.copy_streams import Streams
 
     lends = [0]
     room_bytes = lambda: (free[0] - lends[0] - headroom) * PAGE  # noqa: E731

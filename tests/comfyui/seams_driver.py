@@ -91,7 +91,7 @@ def story_unfit() -> dict[str, Any]:
     comfy.model_management.load_models_gpu = lambda everything: original(everything)
     host = ComfyHost()
     host.install()
-    return {"fits": [(fit.name, fit.fits, fit.reason) for fit in host.fits], "installed": host.installed, "ran": run_prompt()}
+    return {"fits": [(fit.name, fit.fits, fit.reason) for fit in host.hooks.fits], "installed": host.installed, "ran": run_prompt()}
 
 
 def story_unfit_essential() -> dict[str, Any]:
@@ -107,7 +107,7 @@ def story_unfit_essential() -> dict[str, Any]:
     host = ComfyHost()
     host.install()
     untouched = all(a is b for a, b in zip(before, functions(), strict=True))
-    return {"installed": host.installed, "untouched": untouched, "reasons": [fit.reason for fit in host.fits], "ran": run_prompt()}
+    return {"installed": host.installed, "untouched": untouched, "reasons": [fit.reason for fit in host.hooks.fits], "ran": run_prompt()}
 
 
 def story_chained() -> dict[str, Any]:
@@ -148,13 +148,13 @@ def story_failing() -> dict[str, Any]:
     def broken(*arguments: Any) -> Any:
         raise RuntimeError("a bug of ours")
 
-    host._node_starts = broken  # type: ignore[method-assign]
+    host.execution.node_starts = broken  # type: ignore[method-assign]
     before = functions()
     host.install()
     ran = [run_prompt() for _ in range(4)]
     return {
         "ran": ran,
-        "failures": host.failures,
+        "failures": host.guard.failures,
         "installed": host.installed,
         "restored": all(a is b for a, b in zip(before, functions(), strict=True)),
     }
@@ -193,19 +193,20 @@ def story_choosing() -> dict[str, Any]:
         asked.append(len(node_list))
         raise RuntimeError("a bug of ours")
 
-    host._chooses, host._choose_node = (lambda: host._prompt is not None), broken  # type: ignore[method-assign]
+    own = host.execution
+    own.chooses, own.choose_node = own.runs, broken  # type: ignore[method-assign]
     host.install()
     raising = order()
     host.uninstall()
     seams.PICK.install(wrappers.pick(lambda: True, lambda *arguments: "nowhere"))
-    answer = {"stock": stock, "raising": raising, "asked": asked, "failures": host.failures, "nowhere": order()}
+    answer = {"stock": stock, "raising": raising, "asked": asked, "failures": host.guard.failures, "nowhere": order()}
     seams.PICK.remove()
     return answer
 
 
 ASKED_BY_THE_EXECUTOR = (
-    "_prompt_begins", "_chooses", "_choose_node", "_node_starts", "_holds", "_held", "_teaches", "_node_outputs", "_node_completes",
-    "_prompt_ends",
+    "prompt_begins", "chooses", "choose_node", "node_starts", "_holds", "stalls.held", "teaches", "node_outputs", "node_completes",
+    "prompt_ends",
 )  # fmt: skip
 
 
@@ -225,7 +226,8 @@ def story_raising() -> dict[str, Any]:
 
     def story(name: str) -> None:
         host, raised = ComfyHost(), []
-        starts, handle = host._node_starts, host.runtime.manager.handle
+        own, handle = host.execution, host.runtime.manager.handle
+        starts = own.node_starts
 
         def broken(*arguments: Any) -> Any:
             raised.append(name)
@@ -235,16 +237,17 @@ def story_raising() -> dict[str, Any]:
             starts(*arguments)
             return [Hold(over, 1, int)]
 
-        host._chooses, host._teaches = (lambda: host._prompt is not None), (lambda node_id: host._prompt is not None)  # type: ignore[method-assign]
-        host._node_starts = held  # type: ignore[method-assign]
+        own.chooses, own.teaches = own.runs, (lambda node_id: own.runs())  # type: ignore[method-assign]
+        own.node_starts = held  # type: ignore[method-assign]
         if name == "Stalled":
             host.runtime.manager.handle = lambda event: broken() if isinstance(event, Stalled) else handle(event)  # type: ignore[method-assign]
         else:
-            setattr(host, name, broken)
+            part, _, method = name.rpartition(".")
+            setattr(getattr(own, part) if part else own, method, broken)
         host.install()
         ran = run_prompt(latents | saves, tuple(saves))
         host.uninstall()
-        told[name] = [ran, bool(raised), host.failures == len(raised)]
+        told[name] = [ran, bool(raised), host.guard.failures == len(raised)]
 
     for name in (*ASKED_BY_THE_EXECUTOR, "Stalled"):
         story(name)

@@ -80,5 +80,5 @@ def test_locks_are_waited_for_in_the_order_of_the_list(server: Server, models: P
     server.run(two_experts(seed=7))
     places = {name: place for place, name in enumerate(listed())}
     seen = [tuple(line.split()) for line in order.read_text(encoding="utf-8").splitlines()]
-    assert ("comfyui/host._lock", "runtime._lock") in seen  # it is looked at
+    assert ("comfyui/execution._lock", "runtime._lock") in seen  # it is looked at
     assert [(held, wanted) for held, wanted in seen if places[held] >= places[wanted]] == []

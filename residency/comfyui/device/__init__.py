@@ -1,1 +1,1 @@
-"""What moves weights to and from ComfyUI's device."""
+"""The mover of weights to and from ComfyUI's device."""

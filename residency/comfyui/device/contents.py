@@ -92,20 +92,20 @@ class Contents:
         return found
 
     def host_capacity_bytes(self) -> int:
-        """What host copies of weights could take in all: what is left for them, and what ComfyUI's and our pinned copies hold already, as
-        far as the system lets be pinned."""
+        """Bytes that host copies of weights could take in all: what is left for them, and what ComfyUI's and our pinned copies hold,
+        as far as the system lets be pinned."""
         pinned_bytes, more_bytes = pinned_in_all(), pinnable_bytes()
         held_bytes = self._spare() + pinned_bytes + (self._pages.slots.total_bytes if self._pages else 0)
         return held_bytes if more_bytes is None else min(held_bytes, pinned_bytes + more_bytes)
 
     def room_bytes(self, headroom_bytes: int) -> int | None:
-        """What weights may take beside all that is on the device now and the headroom; None where it has no memory of its own."""
+        """Bytes that weights may take beside all that is on the device now and the headroom; None where it has no memory of its own."""
         if self._cuda is None:
             return None
         return int(model_management.get_free_memory(self._cuda.device)) - headroom_bytes - self.spared_bytes
 
     def limit_bytes(self) -> int | None:
-        """What weights may take in all, beside what other programs hold by now; None where the device has no memory of its own."""
+        """Bytes that weights may take in all, beside what other programs hold by now; None where the device has no memory of its own."""
         if self._cuda is None:
             return None
         there_bytes = int(model_management.get_free_memory(self._cuda.device)) + sum(self.held().values())

@@ -54,7 +54,7 @@ class Gate:
         return bool(self._arrives)
 
     def wait(self, modules: Iterable[Any]) -> bool:
-        """What is announced on the current stream from here on finds the modules' bytes; whether it has to wait for any."""
+        """Make the current stream wait for the modules' copies; whether any were announced that may not have arrived."""
         if self._idle:
             return False
         if self._seen is not None and not self._aside:

@@ -52,7 +52,7 @@ class Cuda:
         return bool(torch.cuda.is_current_stream_capturing())
 
     def on(self, stream: torch.cuda.Stream) -> AbstractContextManager[Any]:
-        """What is copied while this is open is announced on the stream."""
+        """Announce on the stream what is copied while this is open."""
         return torch.cuda.stream(stream)
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
@@ -60,7 +60,7 @@ class Cuda:
         target.copy_(source, non_blocking=True)
 
     def outside_graphs(self) -> AbstractContextManager[Any]:
-        """What is allocated while this is open is no part of the allocations that ComfyUI's compiler records and replays."""
+        """Keep what is allocated while this is open out of the allocations that ComfyUI's compiler records and replays."""
         pause = getattr(model_prefetch, "pause_malloc_graph", None)
         return nullcontext() if pause is None else cast(AbstractContextManager[Any], pause())
 

@@ -26,7 +26,7 @@ class HostContents:
         self._last_s = self._cost_s = float("-inf")
 
     def look(self, components: Mapping[str, Component], *, changed: bool = False, must: bool = False) -> HostObserved | None:
-        """What lies where of these; None when it is too soon for another look. `changed`: weights have been used since the last one.
+        """Look where the bytes of these lie; None when it is too soon for it. `changed`: weights have been used since the last look.
         `must`: however soon that is."""
         now_s = self._clock()
         if not must and now_s < self._last_s + max(0.0 if changed else REFRESH_S, self._cost_s / MOST_SHARE):

@@ -29,10 +29,11 @@ STREAMED = "fast_disk"  # of the state of a model's pinned buffers: whether Comf
 COMPILER_WORDS = ("compiler", "cuda_graph")
 BLOCK = "_v_block"  # of a block, next to the `_v` of a module: where its weights are
 GRAPH = "_comfy_graph"  # of a block that has been recorded, and may be replayed
+RECORDED = "ComfyUI has recorded it as a graph that it replays where its weights are now"  # why nothing of a model is moved
 
 
 def surroundings() -> str:
-    """What holds for all models: the compiler's settings, and the parameters of what the mover calls. It changes with either."""
+    """The compiler's settings and the parameters of what the mover calls, in words: they hold for all models."""
     settings = [f"{name}={value}" for name, value in sorted(vars(args).items()) if any(word in name for word in COMPILER_WORDS)]
     owners = [(comfy.ops, ("cast_modules_with_vbar",)), (pinned_memory, ("get_pin", "pin_memory"))]
     owners += [(getattr(model_vbar, "ModelVBAR", None), ("fault", "unpin", "set_watermark", "free_memory", "get_residency"))]

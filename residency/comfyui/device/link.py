@@ -1,4 +1,4 @@
-"""When copies crossed the link to the device, by the device's own clock: announcing 9.3 GB took the host 0.08 s, and they need 0.19 s."""
+"""The times of copies to the device, by the device's own clock: announcing 9.3 GB took the host 0.08 s, and they need 0.19 s."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def shares_host_memory(device: torch.device) -> bool:
 
 
 def device_lacks() -> list[machine.Lack]:
-    """What is left undone on a device without memory of its own, or without torch's API for streams and events; of a CPU nothing is
+    """The lacks of a device without memory of its own, or without torch's API for streams and events; none of a CPU, of which nothing is
     expected."""
     device = model_management.get_torch_device()
     if device.type == "cpu":

@@ -16,6 +16,7 @@ import comfy.pinned_memory as pinned_memory
 import comfy_aimdo.model_vbar as model_vbar
 import torch
 
+from . import kinds
 from .copy_fence import Gate
 from .cuda import Cuda
 from .memory_usage import PINS_OF_WEIGHTS
@@ -30,7 +31,7 @@ class Stop(Enum):
     ROOM = "there is no more room on the device"
     UNPINNED = "a part of it is not in pinned memory"
     UNKNOWN = "ComfyUI has not loaded it yet"
-    RECORDED = "ComfyUI has recorded it as a graph that it replays where its weights are now"
+    RECORDED = kinds.RECORDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ def _within(modules: list[Any], residency: list[int], room_bytes: int, size_byte
 
 
 def _lowest_then_as_computed(patcher: Any, chosen: list[Pinned]) -> list[Pinned]:
-    """What a pass computes with first is waited for first; before it the one with the lowest address, see `_Places`."""
+    """The chosen in the order in which a pass computes with them; before them the one with the lowest address, see `_Places`."""
     pins = {id(module): pin for module, pin in chosen}
     return chosen[:1] + [
         (module, pins[id(module)]) for module in patcher.model.modules() if id(module) in pins and module is not chosen[0][0]

@@ -16,11 +16,11 @@ import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from .copy_streams import Streams
 from .cuda import Cuda
 from .exchange_sides import Coming, Images, Leaving, Side
 from .memory_usage import pinned_bytes
@@ -35,14 +35,6 @@ CHUNK_PAGES = 8  # cross in each direction between two waits for the device: 5 m
 # the slots of pages that have come. Two chunks of room, and both directions are busy at once.
 TRANSIT_PAGES = 2 * CHUNK_PAGES
 COMPARED_PAGES = 2  # in each direction, of an exchange that is looked at
-
-
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """Of copies: `into` the device and `out` of it."""
-
-    into: torch.cuda.Stream
-    out: torch.cuda.Stream
 
 
 class PageStore:
@@ -93,7 +85,7 @@ class PageStore:
         return turn
 
     def give_up(self, all_images: Iterable[Images], streams: Streams) -> None:
-        """Which of these images hold what they should is not known: copies may be half done, and may still be under way."""
+        """Forget these images: copies may be half done or still under way, and nobody knows which hold what they should."""
         try:
             streams.into.synchronize()
             streams.out.synchronize()
@@ -270,7 +262,7 @@ class Turn:
         return bool(self._coming.waiting_pages) and any(page in self._coming.images.pages for page in self._pages_at(address, size_bytes))
 
     def bring(self, address: int, size_bytes: int) -> None:
-        """What the exchange has made no room for and ComfyUI finds some for: its pages come from host memory, not from the file."""
+        """Bring from host memory, not from the file, the pages that the exchange has made no room for and ComfyUI finds some for."""
         with self._giving_up():
             coming, slots, streams = self._coming, self._store.slots, self._streams
             slots.give(coming.announce_at(self._pages_at(address, size_bytes), streams.into))

@@ -144,7 +144,7 @@ class Proofs:
             self._in_a_row[feature] = 0
 
     def forgive(self) -> None:
-        """What has failed is tried again; what was disproved stays off."""
+        """Try again what has failed; what was disproved stays off."""
         self.off.clear()
         self._in_a_row.clear()
 

@@ -1,4 +1,4 @@
-"""Which weights of a dynamic model stay on a device that is too small for all of them.
+"""The choice of a dynamic model's weights that stay on a device that is too small for all of them.
 
 The last bytes of a model's virtual device buffer are the first to leave, and what has left crosses the link anew at each step, one weight
 ahead of what is computed with. ComfyUI lays the largest weights in front and those of one size by name: what streams then lies close

@@ -1,4 +1,4 @@
-"""Where ComfyUI would read a model from its fast drive at each use, and the plan says that host memory lasts, the model is kept there.
+"""Models stay in host memory that ComfyUI would read from their fast drive at each use, where the plan says that host memory lasts.
 
 ComfyUI decides the policy by model when it is made, writes it into the state of the model's pinned buffers, and reads it there whenever
 a weight is cast: pinned copies are made of what is streamed only, or of everything. So the entry of that one model is all that is
@@ -8,6 +8,7 @@ Every weight is read from the same file in either case. What the user has asked 
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -16,19 +17,26 @@ import comfy.model_management as model_management
 from comfy.cli_args import args
 
 from ...core.device_placement import Copies, Placement
+from ...transfers import memory
+from ...units import size
 from .kinds import STREAMED, is_streamed, streams
 from .memory_usage import device_bytes, pinned_bytes, pinned_in_all
+from .proofs import Kind
+
+log = logging.getLogger("residency")
 
 FAST = "-fast"  # how the names of pinned buffers of streamed models end
 
 
 class StoragePolicy:
-    """Of all models of one mover. `plan()`: where the running prompt's weights lie. On the executor's thread; `give_back` on any."""
+    """Of all models of one mover. `plan()`: where the running prompt's weights lie. On the executor's thread; `give_back` and `states` on
+    any."""
 
     def __init__(self, plan: Callable[[], Placement]) -> None:
         self._plan = plan
         self._kept: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()  # model -> why, for people
         self._in_vain: weakref.WeakSet[Any] = weakref.WeakSet()  # models that were loaded, and of which ComfyUI pinned nothing
+        self._told: dict[str, tuple[bool, str]] = {}  # by component, of those streamed or to be streamed: whether it is kept, and why
 
     def before_load(self, patcher: Any) -> None:
         """ComfyUI is about to load the model: as the plan is now."""
@@ -41,6 +49,24 @@ class StoragePolicy:
         elif is_streamed(patcher):
             state[STREAMED] = False
             self._kept[model] = f"{self._plan().reason}: RAM is preferred to reading what does not fit on the device at each use"
+
+    def loaded(self, key: str, patcher: Any, kind: Kind) -> None:
+        """ComfyUI has loaded a model of the component: people are told where it streams the model, or would."""
+        kept, why_not = self.kept(patcher), self.why_not(patcher) if is_streamed(patcher) else ""
+        before = self._told.pop(key, None)
+        if not key or not (kept or why_not):
+            return
+        self._told[key] = bool(kept), kept or why_not
+        if before is None or before[0] is not bool(kept):
+            log.info("residency: %s: %s; %s of RAM are available", kind, kept or why_not, size(memory.available_bytes()))
+
+    def states(self) -> list[tuple[str, bool, str]]:
+        """(name, on, why) of keeping weights in host memory; none where ComfyUI streams no model, and would stream none."""
+        told = sorted(self._told.items())
+        if not told:
+            return []
+        why = "; ".join(f"{key}: {why}" for key, (_, why) in told)
+        return [("weights kept in host memory", all(kept for _, (kept, _) in told), why)]
 
     def kept(self, patcher: Any) -> str:
         """Why the model is kept in host memory although ComfyUI would stream it; empty for every other one."""

@@ -174,7 +174,7 @@ class WeightWaits:
         return event
 
     def _failed(self, error: Exception) -> None:
-        """What is not measured must not stop the node; whoever reads the trace is told."""
+        """Measure nothing more, and let no node stop for it; whoever reads the trace is told."""
         self.fails = f"{type(error).__name__}: {str(error)[:80]}"
         self._now, self._over, self._spare = _Stretch(), deque(), []
         log.warning("residency: waiting for weights inside a forward pass is not measured from here on: %s", self.fails)

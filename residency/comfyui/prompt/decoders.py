@@ -1,4 +1,4 @@
-"""What a prompt's decoders compute with beside their weights, before one of them has run: ComfyUI's own estimate for the latents at hand.
+"""The working sets of a prompt's decoders before one of them has run: ComfyUI's own estimate for the latents at hand.
 
 A decoder of pictures takes more of the device than all nodes before it (2.7 GB at 1024 px, flux, where its sampler takes 1.1), and what it
 pushes out there without a plan has to be read again in the next prompt. ComfyUI's estimate is too high, by two thirds there: it stands in

@@ -28,7 +28,7 @@ class Outlined:
     warnings: tuple[str, ...]
 
     def used(self) -> list[Component]:
-        """What is computed with, in the order of its first use."""
+        """The components that are computed with, in the order of their first use."""
         keys = dict.fromkeys(key for node_id in self.order for key in self.computes.get(node_id, ()))
         return [self.components[key] for key in keys if key in self.components]
 

@@ -79,7 +79,7 @@ class Teacher:
         return self.foresight(prompt, self.keys(prompt, components))
 
     def foresight(self, prompt: Mapping[str, Any], keys: Mapping[str, NodeKey]) -> Foresight:
-        """What is known by now of the prompt's nodes with these keys."""
+        """The expectations of earlier runs for the prompt's nodes with these keys."""
         expected: dict[str, Expected] = {}
         margins_s: dict[str, float] = {}
         same_work: set[str] = set()

@@ -33,7 +33,7 @@ from .running import RunningPrompt
 
 
 class CachedResults:
-    """Decides which of them stay while a prompt runs that does not use them. With the host's lock held, on the executor's thread."""
+    """Decides which of them stay while a prompt runs that does not use them. With the execution's lock held, on the executor's thread."""
 
     def __init__(self, runtime: Runtime, models: Models) -> None:
         self._runtime = runtime

@@ -19,7 +19,7 @@ from .working_set import DevicePeaks
 
 
 class RunningPrompt:
-    """One prompt from its begin to its end. The host's lock guards it; the two flags of the queue are set without."""
+    """One prompt from its begin to its end. The execution's lock guards it; the two flags of the queue are set without."""
 
     def __init__(self, prompt_id: str, nodes: Mapping[str, Any], outputs: list[str], chosen: Settings, asks: list[NodeAsk]) -> None:
         self.prompt_id = prompt_id

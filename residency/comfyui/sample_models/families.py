@@ -405,7 +405,7 @@ def _fp4_mixed(weights: Weights) -> Weights:
 
 
 def _sizes(small: dict[str, Any], encoder_class: str | None = None) -> dict[str, Any]:
-    """What the metadata says of a small file."""
+    """The metadata of a small file: its sizes."""
     return {SIZES: ({"class": encoder_class} if encoder_class else {}) | small} if small else {}
 
 

@@ -11,7 +11,7 @@ Prompt = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What is drawn: a square's side in pixels, frames where it moves, steps; `words` that a language model writes."""
+    """The picture that is drawn: a square's side in pixels, frames where it moves, steps; `words` that a language model writes."""
 
     side: int
     steps: int

@@ -105,7 +105,7 @@ def _innermost(function: Any) -> Any:
 
 
 def _calls(one: Any) -> tuple[list[Any], Iterable[Any]]:
-    """What a callable captures, and what else it names."""
+    """The values that a callable captures, and those that it names."""
     own = _link_of(one)
     if own is not None:
         return [own.original], ()
@@ -137,7 +137,7 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _attributes(owners: Iterable[Any], names: set[str]) -> Iterator[Any]:
-    """What the names stand for in modules, classes and objects, and the values of containers; nobody's own code runs."""
+    """The values of the names in modules, classes and objects, and those of containers; nobody's own code runs."""
     for owner in owners:
         if isinstance(owner, dict | list | tuple | set):
             if len(owner) <= _CONTAINER_SIZE:

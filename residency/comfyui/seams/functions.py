@@ -98,7 +98,7 @@ class Seam:
         return Fit(self.name, False, f"{self._cutter(function)}; chained again when the next prompt begins")
 
     def others(self) -> str:
-        """Which pack has changed the same function, below our link or on top of it; empty for none, or where nobody can tell."""
+        """The pack that has changed the same function, below our link or on top of it; empty for none, or where nobody can tell."""
         try:
             below = bare(self._now())
         except (ImportError, AttributeError):

@@ -1,4 +1,4 @@
-"""What the seams put around ComfyUI's functions: each calls the original, and tells the host what happens around it.
+"""The wrappers that the seams put around ComfyUI's functions: each calls the original, and tells the host what happens around it.
 
 `tell_…` arguments and those that only ask (`chooses`, `teaches`, `stalled`, `hold`) never raise: the host guards them. What is raised here
 would end the node, and in `pick` ComfyUI's worker with it. `runs()` says whether a prompt runs under the pack; without one a wrapper

@@ -29,8 +29,8 @@ class Apart:
         self._free = asyncio.Semaphore(MOST)
 
     async def ask(self, function: Callable[..., _Answer], *arguments: Any) -> _Answer:
-        """What the function gives or raises. Raises HangsError when that takes too long: the thread goes on to its end then, and nobody
-        hears of it."""
+        """Call the function on a thread; its result. Raises what it does, and HangsError when that takes too long: the thread goes on to
+        its end then, and nobody hears of it."""
         loop = asyncio.get_running_loop()
         ended_s = loop.time() + self._patience_s
         hangs = HangsError(f"what this asks of the models' drives has not come within {self._patience_s:g} s; ask again later")

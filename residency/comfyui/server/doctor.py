@@ -48,7 +48,7 @@ def _pack(host: ComfyHost) -> Iterator[Fact]:
     yield Fact("Residency", "version", __version__)
     yield Fact("Residency", "works here", host.works())
     yield Fact("Residency", "memory mode", f"{host.user.mode.value} ({host.user.source})")
-    yield Fact("Residency", "failures", str(host.failures))
+    yield Fact("Residency", "failures", str(host.guard.failures))
     for name, count in host.contained().items():
         yield Fact("Residency", "contained failures", f"{name}: {count}")
     traces = host.runtime.traces

@@ -1,4 +1,4 @@
-"""What only an open panel asks: what lies where at this moment, and what a prompt would have taken under other terms.
+"""The routes that only an open panel asks: where weights lie at this moment, and what a prompt would have taken under other terms.
 
 GET /residency/memory, GET /residency/assessment[?prompt_id=…]. Nothing is computed before somebody asks, nothing on ComfyUI's event loop
 and nothing on the thread that runs the nodes. An assessment is computed once.
@@ -70,7 +70,7 @@ def add_insight(routes: web.RouteTableDef, host: ComfyHost, apart: Apart) -> Non
 
 
 def memory_now(host: ComfyHost) -> dict[str, Any]:
-    """What lies where, in bytes; docs/http.md describes the keys. Asked of ComfyUI and of the page cache, nothing is decided by it."""
+    """Bytes by place; docs/http.md describes the keys. Asked of ComfyUI and of the page cache, nothing is decided by it."""
     runtime = host.runtime
     manager, contents, ram = runtime.manager, runtime.contents, memory.host_memory()
     device_bytes, on_device = device_memory_bytes(), host.on_device()

@@ -218,7 +218,7 @@ def add_routes(host: ComfyHost, announcer: Announcer) -> None:
             host.runtime.look(wait=False)
             if form:
                 return json.dumps(chrome(trace.as_dict()))
-            return json.dumps({**trace.as_dict(), "ahead": host.foresee(trace)})
+            return json.dumps({**trace.as_dict(), "ahead": host.execution.foresee(trace)})
 
         headers = {"Content-Disposition": 'attachment; filename="residency-trace.json"'} if form else None
         return web.json_response(text=await asyncio.to_thread(text), headers=headers)
@@ -260,7 +260,7 @@ def status(host: ComfyHost) -> dict[str, Any]:
         "mode": host.user.mode.value,
         "mode_reason": resolved.reason if resolved and host.installed else _chosen_by(host),
         "features": [{"name": fit.name, "on": fit.fits, "reason": fit.reason} for fit in host.features()],
-        "failures": host.failures,
+        "failures": host.guard.failures,
         "contained_failures": host.contained(),
         "budget": {"host_limit_bytes": manager.host.limit_bytes, "host_held_bytes": manager.host.used_bytes},
         "threads": threads,

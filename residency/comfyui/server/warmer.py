@@ -37,7 +37,7 @@ REASON = "asked to be warm"
 
 
 class State(Enum):
-    """Where the last request is."""
+    """The state of the last request."""
 
     IDLE = "idle"  # there was none
     WAITING = "waiting"  # its files are not known yet
@@ -86,7 +86,7 @@ class Warmer:
         host = self._host
         if not host.installed:
             raise RefusedError(f"nothing is read ahead: {host.works()}; choose a mode")
-        if host.executing or PromptServer.instance.prompt_queue.get_tasks_remaining():
+        if host.execution.executing or PromptServer.instance.prompt_queue.get_tasks_remaining():
             raise RefusedError("a prompt runs or is queued: its own files come first; queue this one, and they are read behind it")
         self.stop("another request took its place")
         room_bytes = self._room_bytes()
@@ -127,7 +127,7 @@ class Warmer:
                 self._state = State.STOPPED if self._reason else State.DONE
 
     def _room_bytes(self) -> int:
-        room_bytes = memory.share(memory.available_bytes() - self._host.reserve_bytes)
+        room_bytes = memory.share(memory.available_bytes() - self._host.limits.reserve_bytes)
         budget_bytes = self._host.user.host_budget_bytes
         return max(0, room_bytes if budget_bytes is None else min(room_bytes, budget_bytes))
 

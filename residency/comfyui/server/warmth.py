@@ -1,4 +1,4 @@
-"""What a fleet asks of a worker: what is warm here, what a prompt would take, and that its weights be read now.
+"""The routes that a fleet asks of a worker: what is warm here, what a prompt would take, and that its weights be read now.
 
 GET /residency/state, GET /residency/ready, POST /residency/estimate, POST /residency/warm. Weights are named by content
 (weights/content.py); no path comes in or goes out. Whatever looks at files runs apart: where a drive does not answer, the answer is 503.
@@ -70,7 +70,7 @@ class Warmth:
             one = {"key": named, "name": component.name, "kind": component.kind, "size_bytes": component.size_bytes, **lies[key]}
             components.append(one)
         running, pending = PromptServer.instance.prompt_queue.get_current_queue_volatile()
-        limit_bytes, ram = self._host.device_limit_bytes, memory.host_memory()
+        limit_bytes, ram = self._host.limits.device_bytes, memory.host_memory()
         return {
             "version": __version__,
             "comfyui": comfyui_version.__version__,
@@ -89,7 +89,7 @@ class Warmth:
             "ram": {
                 "total_bytes": ram.total_bytes,
                 "available_bytes": ram.available_bytes,
-                "reserve_bytes": self._host.reserve_bytes,
+                "reserve_bytes": self._host.limits.reserve_bytes,
                 "limit_bytes": self._host.user.host_budget_bytes,
             },
         }
@@ -111,7 +111,7 @@ class Warmth:
         return found
 
     def _add_files(self, files: dict[str, dict[str, Any]], component: Component, lies: Mapping[str, int | None]) -> None:
-        """What lies in memory of a component counts for its files by their share of it."""
+        """Count for each of its files their share of what lies in memory of the component."""
         whole_bytes = max(1, sum(extent.size_bytes for extent in component.extents))
         for path in dict.fromkeys(extent.path for extent in component.extents):
             named = content_of(path)
@@ -208,13 +208,13 @@ class Warmth:
         disk = min(own, default=None) or max(measured.values(), default=None)
         assumed = [] if disk else ["disk"]
         disk = disk or DISK_BYTES_PER_S
-        limit_bytes, link = host.device_limit_bytes, host.onload_bytes_per_s
+        limit_bytes, link = host.limits.device_bytes, host.onload_bytes_per_s
         if limit_bytes is not None and not link:
             assumed.append("link")
         contents = host.runtime.contents.host
         held_bytes = sum(contents.loaded.values()) if contents is not None else 0
         found = of_rates(
-            disk, link or LINK_BYTES_PER_S, limit_bytes, memory.share(memory.available_bytes()) + held_bytes, host.reserve_bytes
+            disk, link or LINK_BYTES_PER_S, limit_bytes, memory.share(memory.available_bytes()) + held_bytes, host.limits.reserve_bytes
         )
         return found, assumed
 

@@ -141,12 +141,15 @@ def _host():
 def _broken_at(host, fault):
     """(object, name) of what raises."""
     kind, _, name = fault.partition(": ")
+    own = host.execution
     if kind == "hook raises":
-        return host, name
+        return next(one for one in (own, own.stalls) if hasattr(one, name)), name
+    if kind == "limits raise":
+        return host.limits, name
     if kind == "look raises":
-        return host._in_host, "look"
+        return own._in_host, "look"
     if kind == "errand raises":
-        return host._look_ahead, name
+        return own.look_ahead, name
     if kind == "system refuses":
         return _module("transfers._system").current, name
     if kind == "memory":
@@ -177,7 +180,7 @@ def _later(function, then):
 
 def _in_prompt(*args):
     """These are asked whether or not a prompt runs under the pack, and look for that first."""
-    return _host()._prompt is not None and _breaks()
+    return _host().execution.runs() and _breaks()
 
 
 def _at(event, function):
@@ -194,7 +197,7 @@ def _little(available_bytes):
 
 def _broken(fault, function):
     """What is in the function's place."""
-    if fault.endswith(("_chooses", "_teaches")):
+    if fault.endswith((": chooses", ": teaches")):
         return _in_prompt
     if fault.startswith("core fails at"):
         return _at(fault.partition(": ")[2], function)
@@ -234,9 +237,9 @@ async def post_faults(request):
                 setattr(thing, name, before)
 
         _mend.append(mend)
-    if _fault == "hook raises: _choose_node":  # without a device the order is ComfyUI's, and nobody is asked
-        host._chooses = lambda: host._prompt is not None
-        _mend.append(lambda: delattr(host, "_chooses"))
+    if _fault == "hook raises: choose_node":  # without a device the order is ComfyUI's, and nobody is asked
+        host.execution.chooses = host.execution.runs
+        _mend.append(lambda: delattr(host.execution, "chooses"))
     if _fault == "profiles: corrupt":
         file = _module("profiles").database_in(folder_paths.get_user_directory())
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@ os.posix_fadvise = _held(os.posix_fadvise, _path_of)
 
 def _hold_locks(held):
     host = next(module for name, module in sys.modules.items() if name.endswith("residency.comfyui.lifecycle")).host
-    with host._lock, host.runtime._lock:
+    with host.execution._lock, host.runtime._lock:
         held.set()
         _over.wait()
 

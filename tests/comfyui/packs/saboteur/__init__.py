@@ -1,4 +1,4 @@
-"""For stories about failures of our own: makes methods of the live host raise, and mends them.
+"""For stories about failures of our own: makes methods of the live host's execution raise, and mends them.
 
 POST /saboteur {"break": ["_step"]}; an empty list mends all.
 """
@@ -9,8 +9,8 @@ from aiohttp import web
 from server import PromptServer
 
 
-def _host():
-    return next(module.host for name, module in list(sys.modules.items()) if name.endswith("residency.comfyui.lifecycle"))
+def _execution():
+    return next(module.host for name, module in list(sys.modules.items()) if name.endswith("residency.comfyui.lifecycle")).execution
 
 
 def _broken(*args):
@@ -19,11 +19,11 @@ def _broken(*args):
 
 @PromptServer.instance.routes.post("/saboteur")
 async def _sabotage(request):
-    host, wanted = _host(), (await request.json())["break"]
-    for name in [name for name, value in vars(host).items() if value is _broken]:
-        delattr(host, name)
+    execution, wanted = _execution(), (await request.json())["break"]
+    for name in [name for name, value in vars(execution).items() if value is _broken]:
+        delattr(execution, name)
     for name in wanted:
-        setattr(host, name, _broken)
+        setattr(execution, name, _broken)
     return web.json_response({"broken": wanted})
 
 

@@ -1,0 +1,37 @@
+"""Device memory that copies of weights leave free, and so what they may take, while a node runs."""
+
+from __future__ import annotations
+
+from .contents import Contents
+from .cuda import Cuda
+
+# The allocator's own margin is 0.25 GiB, and what it needs beside is taken back page by page. Less where it is known what the node
+# computes with beside its weights: that is left free as well.
+HEADROOM_BYTES = 1024**3
+KNOWN_HEADROOM_BYTES = 512 * 1024**2
+
+
+class Headroom:
+    """Of the node that runs. `size_bytes`: free beside what the node has yet to allocate and what the user wants left free."""
+
+    def __init__(self, cuda: Cuda | None, contents: Contents) -> None:
+        self.size_bytes = HEADROOM_BYTES
+        self._cuda, self._contents = cuda, contents
+        self._working_set_bytes = 0
+
+    def expect(self, working_set_bytes: int) -> None:
+        """A node is about to start for which torch will hold so many bytes beside its weights; 0: nobody knows."""
+        self._working_set_bytes = working_set_bytes
+        self.size_bytes = KNOWN_HEADROOM_BYTES if working_set_bytes else HEADROOM_BYTES
+
+    def room_for_copies(self, asked_bytes: int = 0) -> int:
+        """Device memory that copies may take beside what the node that runs has yet to allocate: what is known of it, else what ComfyUI has
+        asked for."""
+        assert self._cuda is not None
+        coming_bytes = self._working_set_bytes - self._cuda.reserved_bytes() if self._working_set_bytes else asked_bytes
+        return self._cuda.free_bytes() - max(0, coming_bytes) - self.size_bytes - self._contents.spared_bytes
+
+    def of_exchange(self, asked_bytes: int) -> int:
+        """Bytes that an exchange leaves free, for a load in which ComfyUI has asked for so many beside the weights."""
+        # No more, also where more is known to come: with all of it C2 read 3.4 GB in each prompt, with this 0 to 1 (H100, 8 GiB of it).
+        return max(HEADROOM_BYTES, min(asked_bytes, 2 * HEADROOM_BYTES)) + self._contents.spared_bytes

@@ -1,0 +1,60 @@
+"""The guard between the pack and ComfyUI: whatever raises inside is logged, counted, and the prompt is left to ComfyUI."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ..graph import AllowanceError
+from ..runtime import Runtime
+
+log = logging.getLogger("residency")
+
+MAX_FAILURES = 3
+
+
+class Guard:
+    """Calls functions of the pack for ComfyUI, and answers for what they raise. On any thread.
+
+    `abandon(reason, told)` leaves the running prompt to ComfyUI; after MAX_FAILURES `give_up()` takes every hook out.
+    """
+
+    def __init__(self, runtime: Runtime, abandon: Callable[[str, bool], object], give_up: Callable[[], object]) -> None:
+        self.failures = 0
+        self._runtime = runtime
+        self._abandon, self._give_up = abandon, give_up
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return function(*args)
+        except Exception as error:
+            self._failed(function, error)
+
+    def timed(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The same for what runs on the executor's thread; its time counts as the pack's own and as no stall."""
+        runtime = self._runtime
+        started_s, stalled_s, trace = runtime.clock(), runtime.stalled_s, runtime.trace
+        try:
+            return function(*args)
+        except Exception as error:
+            self._failed(function, error)
+        finally:
+            runtime.spent(started_s, stalled_s, trace)
+
+    def forgive(self) -> None:
+        """The hooks are in again: failures are counted anew."""
+        self.failures = 0
+
+    def _failed(self, function: Callable[..., Any], error: Exception) -> None:
+        """Log it once, leave the prompt to ComfyUI, and after a few of them every prompt."""
+        if isinstance(error, AllowanceError):
+            log.warning("residency: the prompt goes on without the pack: %s", error)
+            self._abandon(f"left to ComfyUI: {error}", True)
+            return
+        self.failures += 1
+        log.error("residency: %s failed; ComfyUI goes on without it", function.__name__, exc_info=error)
+        self._abandon(f"left to ComfyUI: {function.__name__} failed: {type(error).__name__}: {str(error)[:60]}", False)
+        if self.failures >= MAX_FAILURES:
+            log.error("residency: %d failures, taking every hook out; choose a mode again to retry", self.failures)
+            self._give_up()

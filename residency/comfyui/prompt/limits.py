@@ -1,0 +1,56 @@
+"""The memory that weights may take: of the device, as the user and other programs leave it, and of the host, as it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...session import NO_LIMITS, Limits
+from ...transfers import memory
+from ...transfers.need import MeasuredNeed
+from ..device.memory_usage import device_limit_bytes
+from .running import RunningPrompt
+
+BUDGET_REFRESH_S = 0.25  # reading the limits takes 40 us: not at every one of a thousand cheap nodes
+
+
+class MemoryLimits:
+    """`copies_bytes()`: host memory that the process's own copies of weights take. `device_bytes`: what weights may take of the device;
+    None where it has no memory of its own. On the executor's thread, but for the two numbers, which any thread may read."""
+
+    def __init__(self, copies_bytes: Callable[[], int]) -> None:
+        self.device_bytes = self._whole_device_bytes = device_limit_bytes()  # asked once: the driver may be at work
+        self._copies_bytes = copies_bytes
+        self._need = MeasuredNeed(memory.host_memory().total_bytes)
+
+    @property
+    def reserve_bytes(self) -> int:
+        """Host memory that reading ahead leaves alone."""
+        return self._need.reserve_bytes
+
+    def spare(self, headroom_bytes: int) -> None:
+        """The user wants so much of the device left free. On any thread."""
+        if self._whole_device_bytes is not None:
+            self.device_bytes = max(0, self._whole_device_bytes - headroom_bytes)
+
+    def prompt_begins(self) -> None:
+        self._need.prompt_begins()
+
+    def of_device(self, budget_bytes: int | None, left_bytes: int | None) -> int | None:
+        """Bytes of the device for a prompt with that budget; `left_bytes`: those that other programs leave. None: no memory of its own."""
+        if self.device_bytes is None:
+            return None
+        whole_bytes = self.device_bytes
+        return min(whole_bytes, budget_bytes or whole_bytes, whole_bytes if left_bytes is None else left_bytes)
+
+    def of_host(self, prompt: RunningPrompt, now_s: float) -> Limits:
+        """Looked at now and then; NO_LIMITS in between."""
+        if now_s < prompt.next_budget_s:
+            return NO_LIMITS
+        prompt.next_budget_s = now_s + BUDGET_REFRESH_S
+        available_bytes = memory.available_bytes()
+        self._need.look(available_bytes, self._copies_bytes())
+        reserve_bytes = self._need.reserve_bytes
+        limit_bytes = memory.share(available_bytes - reserve_bytes)
+        if prompt.settings.host_budget_bytes is not None and prompt.settings.host_budget_bytes < limit_bytes:
+            limit_bytes, reserve_bytes = prompt.settings.host_budget_bytes, 0
+        return Limits(limit_bytes, reserve_bytes)
