@@ -39,7 +39,7 @@ from ..transfers.need import MeasuredNeed
 from .device.cuda import Cuda
 from .device.host_contents import HostContents
 from .device.memory_usage import computes_without_device, device_lacks, device_limit_bytes
-from .device.mover import DeviceMover
+from .device.mover import DeviceHangsError, DeviceMover
 from .device.spread import arranged
 from .device.weight_waits import Asked, WeightWaits
 from .prompt.background import Errands
@@ -751,8 +751,10 @@ class ComfyHost:
         self.failures += 1
         log.error("residency: %s failed; ComfyUI goes on without it", function.__name__, exc_info=error)
         self._abandon(f"left to ComfyUI: {function.__name__} failed: {type(error).__name__}: {str(error)[:60]}")
-        if self.failures >= MAX_FAILURES:
-            log.error("residency: %d failures, taking every hook out; choose a mode again to retry", self.failures)
+        hangs = isinstance(error, DeviceHangsError)  # the next hook would wait as long
+        if hangs or self.failures >= MAX_FAILURES:
+            why = error if hangs else f"{self.failures} failures"
+            log.error("residency: %s, taking every hook out; choose a mode again to retry", why)
             self.uninstall()
 
 

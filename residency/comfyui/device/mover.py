@@ -22,6 +22,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +68,16 @@ CLOSING = "the device mover is being closed"
 RETRY_BYTES = 128 * 1024**2  # more than that has to come free before a copy that found no room is tried again
 
 
+PATIENCE_S = 30.0  # far more than copies under way, and giving tens of GB of pinned memory back, take
+
+
+class DeviceHangsError(Exception):
+    """What was copied for the pack does not arrive."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the device has not answered for {PATIENCE_S:g} s")
+
+
 @dataclass(slots=True)
 class _Pending:
     """A Prefetch that has not been answered. Not `ahead`: the node that runs computes with it."""
@@ -92,7 +103,7 @@ class DeviceMover:
     `spare()`: bytes of host memory that copies may still take. `look()`: host memory is about to be taken in the middle of a pass; what
     the pass has fetched may leave the page cache before. `guard(function, *arguments)` calls it, and answers for what it raises: nothing
     but a missing copy may stop a pass. `headroom_bytes`: device memory that copies leave while the node runs. `_busy` is held while device
-    memory is worked on, and by `close`.
+    memory is worked on, and by `close`; the executor's thread waits PATIENCE_S for it.
     """
 
     def __init__(
@@ -141,7 +152,7 @@ class DeviceMover:
         """Announce the copy. What the running node computes with crosses at once; what finds no room, when ComfyUI has loaded the model.
         What is needed later follows step by step (`advance`). One that is announced already becomes longer."""
         key = instruction.component.key
-        with self._busy:  # else a close could answer it between being remembered and being brought
+        with self._working():  # else a close could answer it between being remembered and being brought
             pending = self._pending.get(key)
             if pending is not None:
                 pending.size_bytes = max(pending.size_bytes, instruction.size_bytes)
@@ -162,13 +173,13 @@ class DeviceMover:
 
     def exchange(self, instruction: Exchange) -> None:
         """Remember it until ComfyUI loads the model."""
-        with self._busy:
+        with self._working():
             self._placed[instruction.component.key] = instruction
             self._unanswered.add(instruction.component.key)
 
     def cancel(self, instruction: Cancel) -> None:
         key = instruction.component.key
-        with self._busy:
+        with self._working():
             pending = self._pending.pop(key, None)
             if pending is not None:
                 self._finish(pending, instruction.reason)
@@ -179,7 +190,7 @@ class DeviceMover:
         """Give `size_bytes` of the component back, the end of it first; a legacy model leaves as a whole."""
         key, started_s = instruction.component.key, self._clock()
         freed_bytes, refusal = 0, self._off(Feature.EVICT)
-        with self._busy:
+        with self._working():
             for loaded in self.models.loaded(key) if not refusal else ():
                 patcher = loaded.model
                 if patcher.load_device == patcher.offload_device and not patcher.is_dynamic():
@@ -225,7 +236,7 @@ class DeviceMover:
         """A node is about to start for which torch will hold so many bytes beside its weights; 0: nobody knows."""
         self._working_set_bytes = working_set_bytes
         self.headroom_bytes = KNOWN_HEADROOM_BYTES if working_set_bytes else HEADROOM_BYTES
-        with self._busy:
+        with self._working():
             if self._placed:
                 self._placed = {key: one for key, one in self._placed.items() if key in self._unanswered}
             self._turns.clear()
@@ -260,7 +271,7 @@ class DeviceMover:
     def _advance(self, limit_bytes: int | None) -> None:
         if not self._pending:
             return
-        with self._busy:
+        with self._working():
             ahead = [(key, pending) for key, pending in self._pending.items() if pending.ahead]
             if not ahead:
                 return
@@ -343,7 +354,7 @@ class DeviceMover:
 
     def before_load(self, patchers: Iterable[Any], working_set_bytes: int = 0) -> None:
         """ComfyUI is about to load these: what is exchanged for them leaves now, and host copies are held on to."""
-        with self._busy:
+        with self._working():
             if self.gate.open:
                 self.wait_for_copies()
             for patcher in patchers:
@@ -375,7 +386,7 @@ class DeviceMover:
         if self.pages is None:
             return
         patchers = list(patchers)
-        with self._busy:
+        with self._working():
             for patcher in patchers:
                 key = self._key_of(patcher)
                 with self._answering(key, Feature.ONLOAD):
@@ -455,7 +466,7 @@ class DeviceMover:
         assert self._cuda is not None
         if self._cuda.capturing():
             return
-        with self._busy, self._answering(self._key_of(turn.patcher), Feature.EXCHANGE, turn.patcher):
+        with self._working(), self._answering(self._key_of(turn.patcher), Feature.EXCHANGE, turn.patcher):
             self._turns.remove(turn)  # one that fails is over
             kind = kind_of(turn.patcher, self._around)
             with self.gate.aside(), self._cuda.outside_graphs(), self._seeing_unpinned(turn.patcher, kind):
@@ -479,7 +490,7 @@ class DeviceMover:
 
     def before_unload(self, patcher: Any, device: Any) -> None:
         """ComfyUI is about to take the model off the device: the host copies that were kept stand in for what would be copied back."""
-        with self._busy:
+        with self._working():
             if device is not None and device.type == "cpu":
                 self.snapshots.restore(patcher)
 
@@ -495,9 +506,22 @@ class DeviceMover:
             self.settle()
 
     def settle(self) -> None:
-        """Wait for the end of a close that was asked for: before anything new, on the executor's thread."""
-        if self._closed is not None:
-            self._closed.result()
+        """Wait for the end of a close that was asked for: before anything new, on the executor's thread. Raises DeviceHangsError."""
+        try:
+            if self._closed is not None:
+                self._closed.result(PATIENCE_S)
+        except FutureTimeoutError:
+            raise DeviceHangsError from None
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Work with device memory. A driver that hangs holds the close that waits for it, and nobody else: raises DeviceHangsError."""
+        if not self._busy.acquire(timeout=PATIENCE_S):
+            raise DeviceHangsError
+        try:
+            yield
+        finally:
+            self._busy.release()
 
     def _give_up(self) -> None:
         with self._busy:
