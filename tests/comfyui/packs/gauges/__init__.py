@@ -65,7 +65,8 @@ async def _objects(request):
     gc.collect()
     found = gc.get_objects()
     ours = [one for one in found if ".residency." in f".{type(one).__module__}."]
-    return web.json_response({"all": len(found), "ours": Counter(type(one).__qualname__ for one in ours)})
+    blocks = sys.getallocatedblocks()  # of Python's allocator: strings and numbers too
+    return web.json_response({"all": len(found), "blocks": blocks, "ours": Counter(type(one).__qualname__ for one in ours)})
 
 
 NODE_CLASS_MAPPINGS = {}
