@@ -53,12 +53,13 @@ def text(facts: list[Fact]) -> str:
     return "\n".join(lines)
 
 
-def safely(probe: Callable[[], Iterator[Fact]]) -> list[Fact]:
-    """The probe's facts; one that fails is a finding itself, and the diagnosis goes on."""
+def safely(probe: Callable[[], Iterator[Fact]], failed: Callable[[Exception], object] = lambda error: None) -> list[Fact]:
+    """The probe's facts; one that fails is a finding itself, told to `failed`, and the diagnosis goes on."""
     facts: list[Fact] = []
     try:
         facts.extend(probe())
     except Exception as error:
+        failed(error)
         facts.append(Fact("doctor", "a probe failed", f"{type(error).__name__}: {error}"))
     return facts
 

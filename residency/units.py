@@ -6,7 +6,9 @@ packages and data sheets: 24GB, 9.8 GB, 8GiB, 512MB, 1.5GB/s.
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 from reprlib import Repr
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -50,6 +52,14 @@ def cut(text: str) -> str:
 def printable(text: str) -> str:
     """A name out of a file as it stands where it is short and printable, else as `shown` writes it."""
     return text if text.isprintable() and len(text) <= 2 * SHOWN_CHARACTERS else shown(text)
+
+
+def without_folders(text: str, paths: Iterable[str]) -> str:
+    """The text, in which each of the paths is a name only: for what is told to other machines."""
+    for folder in sorted({os.path.join(os.path.dirname(path), "") for path in paths}, key=len, reverse=True):
+        if folder.strip(os.sep):
+            text = text.replace(repr(folder)[1:-1], "").replace(folder, "")
+    return text
 
 
 class UsageError(Exception):

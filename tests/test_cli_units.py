@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.units import MAX_BYTES, UsageError, parse_rate, parse_size, written
+from residency.units import MAX_BYTES, UsageError, parse_rate, parse_size, without_folders, written
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,16 @@ def test_whatever_stands_for_a_rate_is_bytes_by_second_or_one_short_sentence(val
         assert 0 < parse_rate(value, "--option") <= MAX_BYTES
     except UsageError as error:
         assert "--option" in str(error) and "\n" not in str(error) and len(str(error)) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "paths", "told"),
+    [
+        ("/a/b/x.pt: too short", ["/a/b/x.pt"], "x.pt: too short"),
+        ("[Errno 2] No such file: '/a/b/c/x.pt'", ["/a/b/y.pt", "/a/b/c/x.pt"], "[Errno 2] No such file: 'x.pt'"),
+        (f"no {'/a/it' + chr(39) + 's' + chr(92) + '/x.pt'!r}", ["/a/it's\\/x.pt"], 'no "x.pt"'),
+        ("1.5GB/s of x.pt", ["/x.pt", "x.pt"], "1.5GB/s of x.pt"),
+    ],
+)
+def test_to_other_machines_a_file_is_a_name_without_its_folder(text: str, paths: list[str], told: str):
+    assert without_folders(text, paths) == told

@@ -139,6 +139,22 @@ def test_second_copies_of_what_the_process_holds_make_room_first_and_cost_nothin
     assert isinstance(instructions[0], Evict) and (instructions[0].keep_bytes, instructions[0].upto_bytes) == (0, 30 * MB)
 
 
+def test_what_is_planned_while_a_second_copy_leaves_does_not_forget_the_rest_of_its_component():
+    """A component whose answer is due is passed over by a plan. It comes first again with the answer, also where a part is on its way."""
+    sizes = {"c": 11, "e": 26, "b": 11, "f": 10}
+    manager = Manager(16 * MB)
+    manager.handle(PromptStarted(0.0, "o", reads("-"), components(**sizes), Mode.BALANCED))
+    manager.handle(seen({}, {"e": 8}, {"e": 2}))
+    first = manager.handle(PromptStarted(1.0, "p", reads("ceb-f"), components(**sizes), Mode.BALANCED))
+    assert told(first) == [("Evict", "e", 2), ("Prefetch", "c", 11), ("Prefetch", "e", 13)]
+    refused = manager.handle(TransferStopped(2.0, "c", Tier.HOST, 0, 0, 0.0, "no such file"))
+    assert told(refused) == [("Prefetch", "b", 11)]
+    assert manager.handle(Evicted(3.0, "e", Tier.HOST, 2 * MB, "asked")) == []
+    assert told(manager.handle(BudgetChanged(4.0, Tier.HOST, 26 * MB))) == []  # f is read behind e
+    landed = manager.handle(TransferDone(5.0, "e", Tier.HOST, 5 * MB, 13 * MB, 1.0))
+    assert told(landed) == [("Prefetch", "e", 23)]
+
+
 def test_a_second_copy_and_weights_that_leave_together_are_answered_one_by_one_and_what_stays_is_still_there():
     manager = Manager(20 * MB)
     manager.handle(PromptStarted(0.0, "p", reads("-"), components(a=60), Mode.BALANCED))

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..graph import AllowanceError
 from ..runtime import Runtime
+from .device.mover import DeviceHangsError
 
 log = logging.getLogger("residency")
 
@@ -17,7 +18,8 @@ MAX_FAILURES = 3
 class Guard:
     """Calls functions of the pack for ComfyUI, and answers for what they raise. On any thread.
 
-    `abandon(reason, told)` leaves the running prompt to ComfyUI; after MAX_FAILURES `give_up()` takes every hook out.
+    `abandon(reason, told)` leaves the running prompt to ComfyUI; after MAX_FAILURES, or where the device hangs, `give_up()` takes every
+    hook out.
     """
 
     def __init__(self, runtime: Runtime, abandon: Callable[[str, bool], object], give_up: Callable[[], object]) -> None:
@@ -55,6 +57,8 @@ class Guard:
         self.failures += 1
         log.error("residency: %s failed; ComfyUI goes on without it", function.__name__, exc_info=error)
         self._abandon(f"left to ComfyUI: {function.__name__} failed: {type(error).__name__}: {str(error)[:60]}", False)
-        if self.failures >= MAX_FAILURES:
-            log.error("residency: %d failures, taking every hook out; choose a mode again to retry", self.failures)
+        hangs = isinstance(error, DeviceHangsError)  # the next hook would wait as long
+        if hangs or self.failures >= MAX_FAILURES:
+            why = error if hangs else f"{self.failures} failures"
+            log.error("residency: %s, taking every hook out; choose a mode again to retry", why)
             self._give_up()

@@ -136,7 +136,9 @@ class HostTier:
         self._answered.add(key)
         last = record.answers_due == 1
         self.state.left(key, record.stays_bytes if last else record.held_bytes, reason)
-        if last and not record.coming_bytes:
+        if last and record.coming_bytes and self._lacks(record, key):
+            self._missing_again(key)  # plans have passed it over meanwhile
+        elif last and not record.coming_bytes:
             self._settled(record, used_bytes)
 
     def observe(self, seen: HostObserved) -> None:

@@ -57,7 +57,9 @@ def rest_of(visit: Visit, margin_s: float | None, running: Running | None = None
     if margin_s is None or before is None:
         return Rest(unknown=Unknown.NEW)
     high_s = visit.compute_s + margin_s - ran_s
-    return Rest(before, max(0.0, before - margin_s), high_s) if high_s > 0 else Rest(unknown=Unknown.LONGER)
+    if running is not None and high_s <= 0:
+        return Rest(unknown=Unknown.LONGER)
+    return Rest(before, max(0.0, before - margin_s), high_s)
 
 
 def foreseen(

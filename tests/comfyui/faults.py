@@ -31,7 +31,7 @@ class Fault:
     @property
     def abandons(self) -> bool:
         """Whether the rest of the prompt is left to ComfyUI."""
-        return self.name.startswith(("hook", "limits", "core", "look", "errand"))
+        return self.name.startswith(("hook", "limits", "core", "look", "errand", "results"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,7 @@ OURS = (
     ),
     Fault("core fails: later", "the deciding core raises in the middle of the prompt", "failed; ComfyUI goes on without it", True),
     Fault("look raises", "looking at what host memory holds raises", "failed; ComfyUI goes on without it", True),
+    Fault("results raise: _look_at_files", "looking at the files of kept results raises", "prompt_begins failed; ComfyUI goes on", True),
     Fault("limits raise: of_host", "asking how much memory is available raises", "failed; ComfyUI goes on without it", True),
     Fault(
         "errand raises: _look", "what looks at queue and profiles on a thread of its own raises", "_breaks failed; ComfyUI goes on", True
@@ -186,7 +187,10 @@ of the pack nor an open model file is left. This page is written by `python test
 
 {table}
 
-The last look at what was not yet in this table has found {count_faults}, and the code has been mended:
+A drive that hangs, and a device that does, hold no route, no prompt and no end of the server (`tests/comfyui/test_event_loop.py`): a prompt
+waits for at most half a minute for what was copied to the device, and the pack is then off until a mode is chosen again.
+
+Looks at what was not yet in this table have found {count_faults}, and the code has been mended:
 
 {found_faults}
 
@@ -209,7 +213,8 @@ It has found {count_shuffled}, and the code has been mended:
 ## From anybody
 
 Workflow files, headers of weights, settings, sizes, prompts and requests are drawn by hypothesis: `python tests/fuzz.py --inputs 10000`, or
-`--minutes 60` for longer. The routes are asked on a real server, where there is one. Each is taken, or refused in one sentence.
+`--minutes 60` for longer. The routes are asked on a real server, where there is one. Each is taken, or refused in one sentence, and no path
+that a stranger names is opened.
 {fuzz}
 
 It has found {count_fuzz}, and the code has been mended:
@@ -222,6 +227,10 @@ It has found {count_fuzz}, and the code has been mended:
 and clears what is queued, changes modes and settings, replaces files, frees memory and looks at the panel. Every image is one of those that
 ComfyUI draws without the pack. When nothing runs, nothing is loaded and nothing cached, memory, threads, handles and pins are what they
 were before.
+
+The little that memory grows by is ComfyUI's: from the 100th to the 300th prompt, every fourth with a model, the process grew by 3.0 MiB
+with the pack and by 3.5 MiB without, Python's allocator by 41,266 and 41,004 blocks, and the pack had 1,092 objects, then 1,100 (one run
+of each, `GET /gauges/objects` at rest).
 {soak}
 {soak_gpu}
 """
@@ -231,6 +240,8 @@ FOUND_FAULTS = (
     "a core that failed while a wait was told ended the node, at a load and where a node is held",
     "a core that failed at what our own nodes ask for ended them",
     "each request that asked a drive that hangs took one of asyncio's few threads, until no route answered that needs one",
+    "a prompt waited for ever for a device that hung when the pack was switched off and on",
+    "a probe of the doctor that failed was told in its answer, and nowhere else",
 )
 FOUND_SHUFFLED = (
     "a release that waited for its node outlived an interrupted prompt, and the next prompt took the pack out",
@@ -243,8 +254,12 @@ FOUND_SHUFFLED = (
     "who follows a run could take its decisions with it",
     "a core that had failed stayed half-decided for ever",
     "a refusal that failed left other threads waiting",
+    "the rest of what is on its way was forgotten while its second copy left, and what is read later took its room",
 )
-FOUND_FUZZ = ("a size of 400 digits was a traceback",)
+FOUND_FUZZ = (
+    "a size of 400 digits was a traceback",
+    "a refusal was as long as the name of a class that is not installed",
+)
 
 
 def told_shuffled(figures: dict[str, Any]) -> str:

@@ -45,3 +45,9 @@ def check_failure(told: dict[str, Any]) -> None:
 def check_closing(told: dict[str, Any]) -> None:
     """Closing in the middle of a copy waits for it; all is answered, nothing is taken for a failure, and ComfyUI goes on."""
     assert told == {"wrong": 0, "unanswered": 0, "failures": 0, "closed": True}
+
+
+def check_hanging(told: dict[str, Any]) -> None:
+    """Nobody who comes for a device that hangs waits for longer than a moment, and nothing is wrong when it answers again."""
+    assert told["ended"] == told["came"] != []
+    check_story(told)

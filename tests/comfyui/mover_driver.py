@@ -385,16 +385,23 @@ class Door:
     def __init__(self, lock: Any, knock: Callable[[], object]) -> None:
         self.lock, self.knock, self.inside = lock, knock, 0
 
-    def __enter__(self) -> None:
+    def acquire(self, timeout: float = -1) -> bool:
         ours = threading.current_thread() is threading.main_thread()
         if ours and not self.inside:
             self.knock()
-        self.lock.acquire()
-        self.inside += ours
+        taken: bool = self.lock.acquire(timeout=timeout)
+        self.inside += ours and taken
+        return taken
 
-    def __exit__(self, *error: object) -> None:
+    def release(self) -> None:
         self.inside -= threading.current_thread() is threading.main_thread()
         self.lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
 
 
 def closes_before_each(bench_of: Any, one_copy: bool) -> dict[str, Any]:
@@ -420,6 +427,55 @@ def closes_before_each(bench_of: Any, one_copy: bool) -> dict[str, Any]:
 
 
 # --- lives ---
+
+
+def hangs(bench_of: Any) -> dict[str, Any]:
+    """The device finishes no copy while the mover closes: who comes for it on the executor's thread waits for no more than its patience,
+    and when the device answers again all is as after any close."""
+    from residency.comfyui.device import mover as movers
+    from residency.core.component import Component, Tier
+    from residency.core.events import Evict, Prefetch
+
+    scene, answers, patience_s = Scene(bench_of(40), 5, "ab"), threading.Event(), movers.PATIENCE_S
+    mover: Any = scene.mover
+    ended: list[str] = []
+    scene.prompt("ab")
+    stream = mover.streams.both().into
+    synchronize = stream.synchronize
+    closing = threading.Event()
+
+    def hang() -> None:
+        closing.set()
+        answers.wait()
+        synchronize()
+
+    stream.synchronize = hang
+    movers.PATIENCE_S = 0.2
+    gone = Component("z", "z", "MODEL", 1)
+    comes: dict[str, Callable[[], object]] = {
+        "settle": mover.settle,
+        "before_unload": lambda: mover.before_unload(scene.patchers["a"], scene.patchers["a"].offload_device),
+        "before_load": lambda: mover.before_load([scene.patchers["a"]]),
+        "after_load": lambda: mover.after_load([scene.patchers["a"]], 0),
+        "expect": lambda: mover.expect(0),
+        "prefetch": lambda: mover.prefetch(Prefetch(gone, Tier.DEVICE, 1, "a test", 0, True)),
+        "evict": lambda: mover.evict(Evict(gone, Tier.DEVICE, 1, "a test")),
+    }
+    try:
+        mover.close(wait=False)
+        closing.wait()
+        for name, come in comes.items():
+            try:
+                come()
+            except movers.DeviceHangsError:
+                ended.append(name)
+    finally:
+        answers.set()
+        movers.PATIENCE_S = patience_s
+    mover.settle()
+    stream.synchronize = synchronize
+    scene.prompt("ab")
+    return scene.result(ended=ended, came=[*comes])
 
 
 def life(bench_of: Any, seed: int) -> dict[str, Any]:
@@ -548,6 +604,7 @@ def main() -> None:
         "closes in an exchange": closes(bench_of, True),
         "closes before each": closes_before_each(bench_of, False),
         "closes before each exchange": closes_before_each(bench_of, True),
+        "hangs": hangs(bench_of),
         "lives": lives(bench_of, trials),
     }
     if not real:

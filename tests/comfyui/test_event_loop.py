@@ -146,6 +146,45 @@ def test_the_server_ends_while_a_drive_hangs(comfyui: ComfyUI, models: Path):
         server.post = lambda path, body: b""  # type: ignore[method-assign, assignment]
 
 
+@pytest.fixture
+def device(comfyui: ComfyUI, models: Path) -> Iterator[Server]:
+    """A server on which what was copied to the device for the pack does not arrive, and the pack has been switched off and on."""
+    with serve(comfyui, models, ["--cpu"], others=[PACKS / "hanging_device"]) as server:
+        server.run(two_experts(seed=61))
+        server.post("/device", {"hangs": True})
+        off = json.loads(server.post("/residency/mode", {"mode": "off"}))
+        assert off["closing"] and off["threads"] == ["residency device"]
+        server.post("/residency/mode", {"mode": "auto"})
+        yield server
+        server.post("/device", {"hangs": False})
+
+
+def test_while_a_device_hangs_every_route_answers_and_a_prompt_is_comfyuis_after_a_moment(device: Server):
+    server = device
+    everything_answers(server)
+    for route in ("doctor", "memory", "state", "ready", "trace", "assessment"):
+        server.get(f"/residency/{route}")
+    assert server.get_json("/residency/status")["installed"]
+    run = server.run(two_experts(seed=62))  # as nobody waits for the device any more, so does the next one
+    assert server.tail(1000).count("residency: the device has not answered for 2 s, taking every hook out; choose a mode again") == 1
+    status = server.get_json("/residency/status")
+    assert not status["installed"] and status["closing"] and "residency device" in status["threads"]
+    again = server.run(two_experts(seed=62) | {"11": {"class_type": "PreviewImage", "inputs": {"images": ["9", 0]}}})
+    assert {pixels(image) for image in again.images} == {pixels(image) for image in run.images} and len(run.images) == 1
+    everything_answers(server)
+    server.post("/device", {"hangs": False})
+    assert until(lambda: threads(server) == [])
+    server.post("/residency/mode", {"mode": "auto"})
+    ours = server.run(two_experts(seed=63))
+    assert server.get_json(f"/residency/trace?prompt_id={ours.prompt_id}")["outcome"] == "success"
+
+
+def test_the_server_ends_while_a_device_hangs(device: Server):
+    device.process.terminate()
+    assert device.process.wait(60) is not None
+    device.post = lambda path, body: b""  # type: ignore[method-assign, assignment]
+
+
 def said(server: Server, path: str, body: bytes | None, content_type: str = "application/json") -> tuple[int, str]:
     """Status and text of the answer to a body as it stands."""
     request = urllib.request.Request(server.url + path, body, {"Content-Type": content_type})

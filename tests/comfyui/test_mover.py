@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from mover_answers import CLOSINGS, FAILURES, STORIES, answer, check_closing, check_failure, check_story
+from mover_answers import CLOSINGS, FAILURES, STORIES, answer, check_closing, check_failure, check_hanging, check_story
 
 from residency.installation.locate import ComfyUI
 
@@ -37,6 +37,10 @@ def test_a_copy_that_fails_costs_time_and_nothing_else(told: dict[str, Any], sto
 @pytest.mark.parametrize("story", CLOSINGS)
 def test_another_thread_may_close_it_in_the_middle_of_a_copy(told: dict[str, Any], story: str):
     check_closing(told[story])
+
+
+def test_nobody_waits_for_ever_for_a_device_that_hangs_while_it_is_given_up(told: dict[str, Any]):
+    check_hanging(told["hangs"])
 
 
 @pytest.mark.usefixtures("found_pins")

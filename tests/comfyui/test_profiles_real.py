@@ -87,9 +87,18 @@ def test_another_resolution_is_another_key_and_leaves_the_first_alone(taught: Se
     assert node(back, "6")["predicted_s"] == pytest.approx(compute_s(small, "6"), rel=1e-6)
 
 
-def foreseen(server: Server, **prompt: int) -> list[dict[str, Any]]:
-    """What was still to come of two_experts(**prompt), asked again and again while its first sampler ran."""
-    thread = threading.Thread(target=lambda: ran(server, **prompt))
+def foreseen(server: Server, **size: int) -> list[dict[str, Any]]:
+    """What was still to come of two_experts(**size), whose end is told by nodes that are over at once, asked again and again while its
+    first sampler ran."""
+    prompt = two_experts(**size)
+    prompt["11"] = {"class_type": "GetImageSize", "inputs": {"image": ["9", 0]}}
+    prompt["12"] = {"class_type": "PreviewAny", "inputs": {"source": ["11", 0]}}
+
+    def run() -> None:
+        server.run(prompt)
+        settled(server)
+
+    thread = threading.Thread(target=run)
     found: list[dict[str, Any]] = []
     known = server.get_json("/residency/status")["last_prompt_id"]
     thread.start()
@@ -112,6 +121,7 @@ def test_the_end_is_told_only_of_work_that_has_run_before_or_by_the_steps_so_far
     again = foreseen(taught, seed=61, steps=60, size=256)
     # also of nodes that were over before they could be timed: they were so the first time
     assert again and all(node["unknown"] is None for node in again[0]["nodes"]), again[:1]
+    assert {"11", "12"} <= {node["node_id"] for node in again[0]["nodes"]}
     assert again[0]["low_s"] <= again[0]["end_s"] <= again[0]["high_s"]
 
 

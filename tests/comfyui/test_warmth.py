@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_story import two_experts, without_models
+from comfy_story import forget, two_experts, without_models
 
 from residency.installation.locate import ComfyUI
 from residency.installation.server_process import Server, ServerError, serve
@@ -50,8 +50,7 @@ def test_after_a_prompt_the_state_names_its_weights_by_content(server: Server, m
 
 def test_an_estimate_says_what_would_come_from_where(server: Server, models: Path):
     server.run(two_experts(seed=42))
-    server.post("/free", {"unload_models": True, "free_memory": True})
-    time.sleep(1.5)
+    forget(server)
     files = list(models.rglob("*.safetensors"))
     drop_files(path.resolve() for path in files)
     cold = json.loads(server.post("/residency/estimate", {"prompt": two_experts(seed=43)}))
@@ -138,6 +137,34 @@ def test_a_prompt_of_classes_that_are_not_here_is_estimated_as_far_as_it_goes(se
     assert told["total_s"] == 0
 
 
+def test_a_file_that_cannot_be_used_is_named_and_its_folder_is_not(server: Server, models: Path):
+    broken = models / "diffusion_models" / "broken.safetensors"
+    broken.write_bytes(b"short")
+    loader = {"class_type": "UNETLoader", "inputs": {"unet_name": "broken.safetensors", "weight_dtype": "default"}}
+    try:
+        (warning,) = json.loads(server.post("/residency/estimate", {"prompt": {"1": loader}}))["warnings"]
+        assert warning.startswith("UNETLoader: broken.safetensors: 5 bytes is too short")
+        with pytest.raises(ServerError, match=r"can be read: UNETLoader: broken.safetensors: 5 bytes [^;]*; download it again, and 2 more"):
+            server.post("/residency/warm", {"prompt": {"1": loader, "2": {"class_type": "No", "inputs": {}}, "3": loader}})
+    finally:
+        broken.unlink()
+
+
+def test_a_read_that_fails_is_told_without_the_files_folder(start: Callable[..., Server], models: Path):
+    server, path = start(packs=("faults",)), path_of(models, EXPERT)
+    drop_files([path])
+    if not not_cached_bytes([path]):
+        pytest.skip("this system does not drop files from its cache")
+    server.post("/faults", {"fault": "thread ended"})
+    try:
+        server.post("/residency/warm", {"files": [content_of(str(path))]})
+        told = ended(server)
+    finally:
+        server.post("/faults", {"fault": None})
+    assert (told["state"], told["reason"]) == ("stopped", f"{path.name}: SystemExit: a thread is ended from outside")
+    assert str(models) not in json.dumps(server.get_json("/residency/state"))
+
+
 def test_off_reads_nothing(server: Server):
     server.post("/residency/mode", {"mode": "off"})
     with pytest.raises(ServerError, match=r"409: .*nothing is read ahead: .*choose a mode"):
@@ -168,7 +195,7 @@ def test_at_the_start_a_workflow_is_warm_before_the_server_says_that_it_is_ready
 def test_a_start_that_cannot_be_warm_is_a_start(comfyui: ComfyUI, models: Path, tmp_path: Path):
     with serve(comfyui, models, ["--cpu"], environment={"RESIDENCY_WARM": str(tmp_path / "none.json")}) as server:
         told = ended(server)
-        assert told["state"] == "stopped" and "none.json" in told["reason"]
+        assert told["state"] == "stopped" and "RESIDENCY_WARM=none.json: " in told["reason"] and str(tmp_path) not in told["reason"]
         assert server.get_json("/residency/ready")["ready"]
         assert "nothing is read for it" in server.tail(1000)
 

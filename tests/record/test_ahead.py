@@ -62,6 +62,13 @@ def test_the_end_is_told_as_surely_as_the_same_work_has_run_before():
     assert [node["unknown"] for node in ahead(order, Running(5.5), {"0": 1.0, "1": 0.5})["nodes"]] == ["longer", None]
 
 
+def test_a_node_that_was_over_before_it_could_be_timed_takes_no_time_again_until_it_does():
+    order = timeline(("", 4.0), ("", 0.0))
+    assert ends(order, None, {"0": 1.0, "1": 0.0}) == (3.0, 4.0, 5.0)
+    assert [node["unknown"] for node in ahead(order, None, {"0": 1.0, "1": 0.0})["nodes"]] == [None, None]
+    assert [node["unknown"] for node in ahead(timeline(("", 0.0)), Running(0.1), {"0": 0.0})["nodes"]] == ["longer"]
+
+
 def test_the_steps_so_far_tell_what_no_earlier_run_can():
     order = timeline(("", 0.8))
     assert ends(order, Running(5.0, [1.0, 1.5, 1.0], 0.5, 10), {}) == (9.5, 9.5, 14.5)

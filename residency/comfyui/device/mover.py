@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_management as model_management
@@ -55,6 +57,14 @@ log = logging.getLogger("residency")
 STEP_BYTES = 4 * 10**9
 BESIDE_TORCH = "ComfyUI's compiler allocates beside torch, which cannot tell how much; 1 GiB stays free instead of what a node needs"
 CLOSING = "the device mover is being closed"
+PATIENCE_S = 30.0  # far more than copies under way, and giving tens of GB of pinned memory back, take
+
+
+class DeviceHangsError(Exception):
+    """What was copied for the pack does not arrive."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the device has not answered for {PATIENCE_S:g} s")
 
 
 def _calls(function: Callable[..., object], *arguments: Any) -> object:
@@ -67,7 +77,8 @@ class DeviceMover:
     `cuda` None: ComfyUI computes on a device whose memory nothing is copied to. `plan()`: where the running prompt's weights lie.
     `spare()`: bytes of host memory that copies may still take. `look()`: host memory is about to be taken in the middle of a pass; what
     the pass has fetched may leave the page cache before. `guard(function, *arguments)` calls it, and answers for what it raises: nothing
-    but a missing copy may stop a pass. `_busy` is held while device memory is worked on, and by `close`.
+    but a missing copy may stop a pass. `_busy` is held while device memory is worked on, and by `close`; the executor's thread waits
+    PATIENCE_S for it.
     """
 
     def __init__(
@@ -106,23 +117,23 @@ class DeviceMover:
     def prefetch(self, instruction: Prefetch) -> Future[None]:
         """Announce the copy. What the running node computes with crosses at once; what finds no room, when ComfyUI has loaded the model.
         What is needed later follows step by step (`advance`). One that is announced already becomes longer."""
-        with self._busy:  # else a close could answer it between being remembered and being brought
+        with self._working():  # else a close could answer it between being remembered and being brought
             return self._prefetches.announce(instruction).future
 
     def exchange(self, instruction: Exchange) -> None:
         """Remember it until ComfyUI loads the model."""
-        with self._busy:
+        with self._working():
             self._answers.place(instruction)
 
     def cancel(self, instruction: Cancel) -> None:
-        with self._busy:
+        with self._working():
             self._answers.cancel(instruction.component.key, instruction.reason)
 
     def evict(self, instruction: Evict) -> None:
         """Give `size_bytes` of the component back, the end of it first; a legacy model leaves as a whole."""
         key, started_s = instruction.component.key, self._clock()
         freed_bytes, refusal = 0, self.evidence.off(Feature.EVICT)
-        with self._busy:
+        with self._working():
             for loaded in self.models.loaded(key) if not refusal else ():
                 patcher = loaded.model
                 if patcher.load_device == patcher.offload_device and not patcher.is_dynamic():
@@ -166,7 +177,7 @@ class DeviceMover:
     def expect(self, working_set_bytes: int) -> None:
         """A node is about to start for which torch will hold so many bytes beside its weights; 0: nobody knows."""
         self.headroom.expect(working_set_bytes)
-        with self._busy:
+        with self._working():
             self._answers.node_starts()
             self.exchanges.clear()
         self.evidence.node_ends()
@@ -198,14 +209,14 @@ class DeviceMover:
 
     def _advance(self, limit_bytes: int | None) -> None:
         if self._answers.pending:
-            with self._busy:
+            with self._working():
                 self._prefetches.advance(limit_bytes)
 
     # --- around ComfyUI's own load ---
 
     def before_load(self, patchers: Iterable[Any], working_set_bytes: int = 0) -> None:
         """ComfyUI is about to load these: what is exchanged for them leaves now, and host copies are held on to."""
-        with self._busy:
+        with self._working():
             if self.streams.gate.open:
                 self.streams.wait_for_copies()
             for patcher in patchers:
@@ -237,7 +248,7 @@ class DeviceMover:
         if self.pages is None:
             return
         ours = [patcher for patcher in patchers if self.streams.reaches(patcher)]
-        with self._busy:
+        with self._working():
             for patcher in ours:
                 key = self._key_of(patcher)
                 with self._answers.answering(key, Feature.ONLOAD):
@@ -265,13 +276,13 @@ class DeviceMover:
         assert self._cuda is not None
         if self._cuda.capturing():
             return
-        with self._busy, self._answers.answering(self._key_of(turn.patcher), Feature.EXCHANGE, turn.patcher):
+        with self._working(), self._answers.answering(self._key_of(turn.patcher), Feature.EXCHANGE, turn.patcher):
             self.exchanges.go_on(turn, address, size_bytes)
         self._guard(self.exchanges.tell_left, turn)
 
     def before_unload(self, patcher: Any, device: Any) -> None:
         """ComfyUI is about to take the model off the device: the host copies that were kept stand in for what would be copied back."""
-        with self._busy:
+        with self._working():
             if device is not None and device.type == "cpu":
                 self.snapshots.restore(patcher)
 
@@ -298,9 +309,22 @@ class DeviceMover:
             self.settle()
 
     def settle(self) -> None:
-        """Wait for the end of a close that was asked for: before anything new, on the executor's thread."""
-        if self._closed is not None:
-            self._closed.result()
+        """Wait for the end of a close that was asked for: before anything new, on the executor's thread. Raises DeviceHangsError."""
+        try:
+            if self._closed is not None:
+                self._closed.result(PATIENCE_S)
+        except FutureTimeoutError:
+            raise DeviceHangsError from None
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Work with device memory. A driver that hangs holds the close that waits for it, and nobody else: raises DeviceHangsError."""
+        if not self._busy.acquire(timeout=PATIENCE_S):
+            raise DeviceHangsError
+        try:
+            yield
+        finally:
+            self._busy.release()
 
     def _give_up(self) -> None:
         with self._busy:

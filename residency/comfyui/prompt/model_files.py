@@ -24,9 +24,11 @@ def dynamic_vram() -> bool:
 
 
 class Folders:
-    """Resolves widget values that name a file in one of ComfyUI's model folders, whichever pack registered the folder."""
+    """Resolves widget values that name a file in one of ComfyUI's model folders, whichever pack registered the folder. `found`: the paths
+    of all that it has resolved."""
 
     def __init__(self) -> None:
+        self.found: set[str] = set()
         folders = folder_paths.folder_names_and_paths
         self._names = [name for name in folders if name not in NOT_WEIGHTS]
         # a value without one of these endings is a prompt text or an option: no file system call is spent on it
@@ -35,7 +37,14 @@ class Folders:
 
     def resolver(self, class_type: str) -> Any:
         """A `resolve(input_name, value) -> path | None` for the nodes of one class."""
-        return lambda input_name, value: self._resolve(class_type, input_name, value)
+
+        def resolve(input_name: str, value: object) -> str | None:
+            path = self._resolve(class_type, input_name, value)
+            if path is not None:
+                self.found.add(path)
+            return path
+
+        return resolve
 
     def _resolve(self, class_type: str, input_name: str, value: object) -> str | None:
         if not isinstance(value, str):

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...core.component import Component
 from ...graph import NODE_OPERATIONS, OPERATIONS, Allowance, computes, likely, predict_order
+from ...units import printable, without_folders
 from .model_files import Folders, loads_now
 from .node_classes import traits
 from .queued import whole_nodes
@@ -18,7 +19,8 @@ from .queued import whole_nodes
 
 @dataclass(frozen=True, slots=True)
 class Outlined:
-    """`order`: ids of the nodes that would run; `computes` and `loads`: component keys by node id; `warnings`: what cannot be used."""
+    """`order`: ids of the nodes that would run; `computes` and `loads`: component keys by node id; `warnings`: what cannot be used, a
+    sentence each; files are named, their folders are not."""
 
     nodes: Mapping[str, Any]
     order: tuple[str, ...]
@@ -31,6 +33,13 @@ class Outlined:
         """The components that are computed with, in the order of their first use."""
         keys = dict.fromkeys(key for node_id in self.order for key in self.computes.get(node_id, ()))
         return [self.components[key] for key in keys if key in self.components]
+
+    def why_nothing(self) -> str:
+        """Why nothing is used, where that is so, in one sentence."""
+        if not self.warnings:
+            return "none of its nodes computes with a model that is here"
+        others = len(self.warnings) - 1
+        return self.warnings[0] + (f", and {others} more" if others else "")
 
     def of_nodes(self) -> dict[str, frozenset[str]]:
         """Keys of what each node loads or computes with."""
@@ -49,9 +58,9 @@ def outlined(prompt: Any) -> Outlined:
     outputs = [node_id for node_id, node in nodes.items() if (own := traits(node["class_type"])) is not None and own.is_output]
     order = predict_order(nodes, outputs, traits, wanted=likely(nodes.get, traits), allowance=allowance)
     computed = computes(nodes, list(nodes), traits, keyed, allowance=allowance)
-    warnings = [warning for loads in found.values() for warning in loads.warnings]
+    warnings = [without_folders(warning, folders.found) for loads in found.values() for warning in loads.warnings]
     warnings += [
-        f"node {node_id}: the class {node['class_type']} is not installed"
+        f"node {printable(node_id)}: the class {printable(node['class_type'])} is not installed"
         for node_id, node in nodes.items()
         if traits(node["class_type"]) is None
     ]

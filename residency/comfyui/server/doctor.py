@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections.abc import Iterator
@@ -24,24 +25,39 @@ from ..host import ComfyHost
 from ..prompt.model_files import dynamic_vram
 from ..seams import functions as seams
 
+log = logging.getLogger("residency")
+
 MAX_MODELS = 40
 MAX_PACKS = 60
 
 
-def look(host: ComfyHost) -> list[Fact]:
-    """Everything that can be told, in the order in which it is shown. May read folders: not for the event loop."""
-    probes = (
-        lambda: _pack(host),
-        _comfyui,
-        lambda: findings.options(vars(args)),
-        findings.memory,
-        _pins,
-        _drives,
-        lambda: _features(host),
-        lambda: _models(host),
-        _others,
-    )
-    return list(chain.from_iterable(map(findings.safely, probes)))
+class Doctor:
+    """Of one host."""
+
+    def __init__(self, host: ComfyHost) -> None:
+        self._host = host
+        self.failures = 0  # of probes; the first was logged, and each is a finding
+
+    def look(self) -> list[Fact]:
+        """Everything that can be told, in the order in which it is shown. May read folders: not for the event loop."""
+        host = self._host
+        probes = (
+            lambda: _pack(host),
+            _comfyui,
+            lambda: findings.options(vars(args)),
+            findings.memory,
+            _pins,
+            _drives,
+            lambda: _features(host),
+            lambda: _models(host),
+            _others,
+        )
+        return list(chain.from_iterable(findings.safely(probe, self._failed) for probe in probes))
+
+    def _failed(self, error: Exception) -> None:
+        if not self.failures:
+            log.error("residency: a probe of the doctor failed: more of the same is only counted", exc_info=error)
+        self.failures += 1
 
 
 def _pack(host: ComfyHost) -> Iterator[Fact]:

@@ -35,8 +35,8 @@ from ...units import shown
 from ..host import ComfyHost
 from ..prompt.background import Errands
 from ..prompt.queued import whole_nodes
-from . import doctor
 from .apart import Apart, HangsError
+from .doctor import Doctor
 from .idle import IdleRelease
 from .insight import add_insight
 from .requests import BadRequestError, body, error_answer
@@ -167,6 +167,8 @@ def add_routes(host: ComfyHost, announcer: Announcer) -> None:
     apart = Apart()
     add_insight(routes, host, apart)
     add_warmth(routes, host, apart)
+    doctor = Doctor(host)
+    host.counted["doctor"] = lambda: doctor.failures
 
     @routes.get("/residency/status")
     async def get_status(request: web.Request) -> web.Response:
@@ -237,7 +239,7 @@ def add_routes(host: ComfyHost, announcer: Announcer) -> None:
     @routes.get("/residency/doctor")
     async def get_doctor(request: web.Request) -> web.Response:
         try:
-            return web.Response(text=findings.text(await apart.ask(doctor.look, host)) + "\n")
+            return web.Response(text=findings.text(await apart.ask(doctor.look)) + "\n")
         except HangsError as error:
             return error_answer(503, str(error))
 

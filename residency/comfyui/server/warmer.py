@@ -24,6 +24,7 @@ from ...core.events import Prefetch, TransferStopped
 from ...graph import AllowanceError
 from ...transfers import ReadAhead, memory
 from ...transfers.pagecache import cached_around
+from ...units import without_folders
 from ..prompt.background import Errands
 from ..prompt.outlined import outlined
 from ..prompt.queued import whole_nodes
@@ -121,7 +122,8 @@ class Warmer:
     def _answered(self, answer: Any) -> None:
         with self._lock:
             if isinstance(answer, TransferStopped) and self._state is State.READING:
-                self._reason = answer.reason
+                paths = (extent.path for one in self._components if one.key == answer.component for extent in one.extents)
+                self._reason = without_folders(answer.reason, paths)
             self._left.discard(answer.component)
             if not self._left and self._state is State.READING:
                 self._state = State.STOPPED if self._reason else State.DONE
@@ -157,13 +159,13 @@ def _warm_file(warmer: Warmer, path: str) -> None:
     try:
         found = outlined(_read(Path(path)))
         if not found.used():
-            raise RefusedError("; ".join(found.warnings) or "none of its nodes computes with a model that is here")
+            raise RefusedError(found.why_nothing())
         warmer.start(found.used())
     except (OSError, ValueError, AllowanceError, RefusedError) as error:
-        warmer.give_up(f"RESIDENCY_WARM={path}: {error}")
+        warmer.give_up(without_folders(f"RESIDENCY_WARM={path}: {error}", [path]))
         log.warning("residency: RESIDENCY_WARM is %s, and nothing is read for it: %s", path, error)
     except Exception as error:
-        warmer.give_up(f"RESIDENCY_WARM={path}: {type(error).__name__}: {error}")
+        warmer.give_up(without_folders(f"RESIDENCY_WARM={path}: {type(error).__name__}: {error}", [path]))
         raise
 
 

@@ -230,8 +230,7 @@ class Warmth:
         else:
             found = outlined(asked["prompt"])
             if not found.used():
-                why = "; ".join(found.warnings) or "none of its nodes computes with a model that is here"
-                raise BadRequestError(f"nothing of the prompt can be read: {why}")
+                raise BadRequestError(f"nothing of the prompt can be read: {found.why_nothing()}")
             warmer.start(found.used())
         return warmer.as_dict()
 

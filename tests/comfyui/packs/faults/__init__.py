@@ -162,6 +162,12 @@ def _broken_at(host, fault):
         return host.runtime, "recorder"
     if kind == "mover raises":
         return next(iter(host.runtime.movers.values())), name
+    if kind == "doctor raises":
+        return _module("comfyui.server.doctor"), name
+    if kind == "waits raise":
+        return _module("comfyui.server.waits"), name
+    if kind == "results raise":
+        return own._cached, name
     return None
 
 
