@@ -9,6 +9,8 @@ from mover_answers import CLOSINGS, FAILURES, STORIES, answer, check_closing, ch
 
 from residency.installation.locate import ComfyUI
 
+pytestmark = pytest.mark.timeout(900)  # the first of them waits for all stories: three minutes on a loaded machine
+
 MUTANTS = (
     "evicts a page whose copy is under way",
     "forgets a write-back",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_story import forget, two_experts, without_models
+from comfy_story import forget, two_experts, until, without_models
 
 from residency.installation.locate import ComfyUI
 from residency.installation.server_process import Server, ServerError, serve
@@ -59,10 +59,15 @@ def test_an_estimate_says_what_would_come_from_where(server: Server, models: Pat
     assert cold["total_s"] >= cold["first_step_s"] > 0
     if not_cached_bytes([path_of(models, EXPERT)]):
         assert cold["read_bytes"] == cold["bytes_from"]["disk"] > 0
-        for path in files:
-            path.resolve().read_bytes()
-        warm = json.loads(server.post("/residency/estimate", {"prompt": two_experts(seed=43)}))
-        assert warm["read_bytes"] == warm["bytes_from"]["disk"] == 0
+
+        def estimated() -> dict[str, Any] | None:
+            for path in files:
+                path.resolve().read_bytes()
+            told: dict[str, Any] = json.loads(server.post("/residency/estimate", {"prompt": two_experts(seed=43)}))
+            return told if told["read_bytes"] == told["bytes_from"]["disk"] == 0 else None
+
+        warm = until(estimated)  # stories beside this one drop the same files' pages
+        assert warm is not None
         assert "all is warm" in warm["why"]
 
 
