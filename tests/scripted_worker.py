@@ -35,6 +35,7 @@ class Worker:
         self.watched: list[Any] = []
         self.sockets: dict[str, web.WebSocketResponse] = {}
         self.deaf = False  # heard, never answered
+        self.unanswered: list[tuple[str, str]] = []  # what it was asked while it was deaf
         self.swallows = False  # POST /prompt is taken, and the connection cut
         self.before_a_deletion: Callable[[], Awaitable[None]] | None = None
         self.before_an_answer: Callable[[], Awaitable[None]] | None = None  # of GET /queue, when what it says is known
@@ -120,6 +121,8 @@ class Worker:
 
     @web.middleware
     async def _maybe_deaf(self, request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+        if self.deaf:
+            self.unanswered.append((request.method, request.path))
         while self.deaf:
             await asyncio.sleep(0.05)
         return await handler(request)

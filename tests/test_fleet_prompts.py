@@ -683,6 +683,7 @@ def test_a_worker_of_which_nobody_can_tell_whether_it_lives_keeps_its_prompt(mon
             await it.look()
             await it.look()
             assert second.pending == []
+            assert first.unanswered == [("GET", "/queue")] * 2  # who asked it for more would keep the door from all others
             first.deaf = first.untraced = False
             await it.look()
             assert ids(first) == {prompt_id} and it.worker("first")["answers"]

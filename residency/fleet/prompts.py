@@ -39,6 +39,7 @@ log = logging.getLogger("residency.fleet")
 MOST_RUNS = 2
 NUMBER_STEP = 1e-3
 LATE_S = 1.0  # between two looks at what waits behind a prompt that is late
+TAKE_OUT_S = 5.0  # for an answer of the worker whose prompt is to go elsewhere: no other prompt is placed meanwhile
 RETHOUGHT = 32  # prompts that wait, at one look: the next ones first
 SHOWN_ERRORS = 20  # predictions against truth
 NOBODY = "residency-door"  # the client of prompts that name none
@@ -359,12 +360,15 @@ class Prompts:
             self._chooser.note(placed.prompt_id, decision, 1, [f"moved from {before} while it waited"])
 
     async def _takes_out(self, placed: Placed) -> bool:
-        """Out of its worker's queue; whether it is certain that it has not begun there."""
-        placed.state, index = State.PLACING, placed.worker
+        """Out of its worker's queue; whether it is certain that it has not begun there. Nobody can say of a worker that does not answer."""
+        index = placed.worker
+        if not self._seats[index].answers:
+            return False
+        placed.state = State.PLACING
         try:
-            await self._seats.ask(index, "POST", "/queue", {"delete": [placed.prompt_id]})
-            queue = await self._seats.ask_json(index, "/queue")
-            history = await self._seats.ask_json(index, f"/history/{placed.prompt_id}")
+            await self._seats.ask(index, "POST", "/queue", {"delete": [placed.prompt_id]}, timeout_s=TAKE_OUT_S)
+            queue = await self._seats.ask_json(index, "/queue", TAKE_OUT_S)
+            history = await self._seats.ask_json(index, f"/history/{placed.prompt_id}", TAKE_OUT_S)
         except LostError:
             queue = history = None
         if queue is None or history is None:
