@@ -397,12 +397,6 @@ class Door:
         self.inside -= threading.current_thread() is threading.main_thread()
         self.lock.release()
 
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
-
 
 def closes_before_each(bench_of: Any, one_copy: bool) -> dict[str, Any]:
     """Another thread closes the mover right before one of the executor's next works with it, a later one in each round."""
@@ -417,7 +411,7 @@ def closes_before_each(bench_of: Any, one_copy: bool) -> dict[str, Any]:
                 closer.start()
                 closer.join(HANGS_S)
 
-        scene.mover._busy = Door(scene.mover._busy, knock)
+        scene.mover._working.busy = Door(scene.mover._busy, knock)
         scene.prompt("abca")
         if not closer.ident:
             return {**{key: sum(one[key] for one in found) for key in found[0]}, "closed": all(one["closed"] for one in found)}

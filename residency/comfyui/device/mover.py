@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_management as model_management
@@ -71,6 +70,22 @@ def _calls(function: Callable[..., object], *arguments: Any) -> object:
     return function(*arguments)
 
 
+class _Working:
+    """Work with device memory. A driver that hangs holds the close that waits for it, and nobody else: raises DeviceHangsError."""
+
+    __slots__ = ("busy",)
+
+    def __init__(self, busy: Any) -> None:
+        self.busy = busy
+
+    def __enter__(self) -> None:
+        if not self.busy.acquire(timeout=PATIENCE_S):
+            raise DeviceHangsError
+
+    def __exit__(self, *raised: object) -> None:
+        self.busy.release()
+
+
 class DeviceMover:
     """Enacts Prefetch, Exchange, Cancel and Evict on the device tier. On the executor's thread; `close` may come from another one.
 
@@ -109,6 +124,7 @@ class DeviceMover:
         self.exchanges = Exchanges(clock, self.models, self.contents, self.pages, *common)
         self._waits = False  # for the node's steps: nothing follows its own weights at once
         self._busy = threading.RLock()
+        self._working = _Working(self._busy)
         self._closer = Errands("residency device")
         self._closed: Future[None] | None = None  # the last close that was asked for
 
@@ -117,23 +133,23 @@ class DeviceMover:
     def prefetch(self, instruction: Prefetch) -> Future[None]:
         """Announce the copy. What the running node computes with crosses at once; what finds no room, when ComfyUI has loaded the model.
         What is needed later follows step by step (`advance`). One that is announced already becomes longer."""
-        with self._working():  # else a close could answer it between being remembered and being brought
+        with self._working:  # else a close could answer it between being remembered and being brought
             return self._prefetches.announce(instruction).future
 
     def exchange(self, instruction: Exchange) -> None:
         """Remember it until ComfyUI loads the model."""
-        with self._working():
+        with self._working:
             self._answers.place(instruction)
 
     def cancel(self, instruction: Cancel) -> None:
-        with self._working():
+        with self._working:
             self._answers.cancel(instruction.component.key, instruction.reason)
 
     def evict(self, instruction: Evict) -> None:
         """Give `size_bytes` of the component back, the end of it first; a legacy model leaves as a whole."""
         key, started_s = instruction.component.key, self._clock()
         freed_bytes, refusal = 0, self.evidence.off(Feature.EVICT)
-        with self._working():
+        with self._working:
             for loaded in self.models.loaded(key) if not refusal else ():
                 patcher = loaded.model
                 if patcher.load_device == patcher.offload_device and not patcher.is_dynamic():
@@ -177,7 +193,7 @@ class DeviceMover:
     def expect(self, working_set_bytes: int) -> None:
         """A node is about to start for which torch will hold so many bytes beside its weights; 0: nobody knows."""
         self.headroom.expect(working_set_bytes)
-        with self._working():
+        with self._working:
             self._answers.node_starts()
             self.exchanges.clear()
         self.evidence.node_ends()
@@ -209,14 +225,14 @@ class DeviceMover:
 
     def _advance(self, limit_bytes: int | None) -> None:
         if self._answers.pending:
-            with self._working():
+            with self._working:
                 self._prefetches.advance(limit_bytes)
 
     # --- around ComfyUI's own load ---
 
     def before_load(self, patchers: Iterable[Any], working_set_bytes: int = 0) -> None:
         """ComfyUI is about to load these: what is exchanged for them leaves now, and host copies are held on to."""
-        with self._working():
+        with self._working:
             if self.streams.gate.open:
                 self.streams.wait_for_copies()
             for patcher in patchers:
@@ -248,7 +264,7 @@ class DeviceMover:
         if self.pages is None:
             return
         ours = [patcher for patcher in patchers if self.streams.reaches(patcher)]
-        with self._working():
+        with self._working:
             for patcher in ours:
                 key = self._key_of(patcher)
                 with self._answers.answering(key, Feature.ONLOAD):
@@ -276,13 +292,13 @@ class DeviceMover:
         assert self._cuda is not None
         if self._cuda.capturing():
             return
-        with self._working(), self._answers.answering(self._key_of(turn.patcher), Feature.EXCHANGE, turn.patcher):
+        with self._working, self._answers.answering(self._key_of(turn.patcher), Feature.EXCHANGE, turn.patcher):
             self.exchanges.go_on(turn, address, size_bytes)
         self._guard(self.exchanges.tell_left, turn)
 
     def before_unload(self, patcher: Any, device: Any) -> None:
         """ComfyUI is about to take the model off the device: the host copies that were kept stand in for what would be copied back."""
-        with self._working():
+        with self._working:
             if device is not None and device.type == "cpu":
                 self.snapshots.restore(patcher)
 
@@ -315,16 +331,6 @@ class DeviceMover:
                 self._closed.result(PATIENCE_S)
         except FutureTimeoutError:
             raise DeviceHangsError from None
-
-    @contextmanager
-    def _working(self) -> Iterator[None]:
-        """Work with device memory. A driver that hangs holds the close that waits for it, and nobody else: raises DeviceHangsError."""
-        if not self._busy.acquire(timeout=PATIENCE_S):
-            raise DeviceHangsError
-        try:
-            yield
-        finally:
-            self._busy.release()
 
     def _give_up(self) -> None:
         with self._busy:
