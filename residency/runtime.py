@@ -70,8 +70,8 @@ class Mover(Protocol):
         """Bytes of the component's last Prefetch that are there by now."""
 
     def so_far(self, key: str) -> TransferMoved | None:
-        """How far the component's unanswered Prefetch is; None before it has begun, and where it is not told. Called with the runtime's
-        lock: it may not tell anything, nor wait."""
+        """The progress of the component's unanswered Prefetch; None before it has begun, and where it is not told. Called with the
+        runtime's lock: it may not tell anything, nor wait."""
 
     def close(self, *, wait: bool = True) -> None:
         """Stop everything and join every thread. Without `wait` no drive, device or thread is waited for: what is unanswered is answered
@@ -199,7 +199,7 @@ class Runtime:
             self._lock.release()
 
     def foresee(self, trace: Trace, margins_s: Mapping[str, float], left: int | None) -> dict[str, Any] | None:
-        """What is still to come of that prompt, on its trace's clock; None where it does not run, or while a fact is being decided. On any
+        """The rest of that prompt, on its trace's clock; None where it does not run, or while a fact is being decided. On any
         thread. `margins_s`: seconds by node, of those whose same work has run before; `left`: steps that the running node has announced."""
         with self._glance() as free:
             if not free or trace is not self.trace:

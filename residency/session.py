@@ -34,7 +34,7 @@ from .core.timeline import EMPTY, Timeline
 
 
 class Phase(Enum):
-    """Where a session is: without a prompt, between two of its nodes, or in one."""
+    """The phase of a session: without a prompt, between two of its nodes, or in one."""
 
     IDLE = "idle"
     BETWEEN = "between"
@@ -229,7 +229,8 @@ class Session:
                 return [fact]
 
     def position_of(self, node_id: str) -> int:
-        """Where the node's next visit lies: it follows, or the executor has preferred it to others of this prompt. Raises SessionError."""
+        """The position of the node's next visit: it follows, or the executor has preferred it to others of this prompt. Raises
+        SessionError."""
         visits, following = self.timeline.visits, self.position + 1
         if following < len(visits) and visits[following].node_id == node_id and visits[following].prompt_id == self.prompt_id:
             return following

@@ -22,7 +22,7 @@ class Work:
 
 
 def works(scenarios: Iterable[Scenario], measured: int | None, references: frozenset[str], warm_ups: int | None = None) -> tuple[Work, ...]:
-    """What a server does for these in turn; references are measured twice. `measured` and `warm_ups` replace each warm scenario's own."""
+    """The work of a server for these in turn; references are measured twice. `measured` and `warm_ups` replace each warm scenario's own."""
     found: list[Work] = []
     for one in scenarios:
         fresh = not found

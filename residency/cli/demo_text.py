@@ -19,7 +19,7 @@ WIDTH = 100
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Where the runs took place. `drive_bytes_per_s` is 0 where it could not be measured; `results` names what was compared."""
+    """The place of the runs. `drive_bytes_per_s` is 0 where it could not be measured; `results` names what was compared."""
 
     host: str
     results: str
@@ -126,7 +126,7 @@ def _cold(setting: Setting, runs: Sequence[Measured]) -> str:
 
 
 def _why(setting: Setting, compared: Comparison) -> str:
-    """Where nothing could be measured: what there was to hide, beside what the runs differ by anyway."""
+    """The words where nothing could be measured: what there was to hide, beside what the runs differ by anyway."""
     if compared.verdict is not Verdict.NONE or compared.interval_s is None or setting.reading_s is None:
         return ""
     doubt_s = (compared.interval_s[1] - compared.interval_s[0]) / 2

@@ -140,7 +140,8 @@ def _verdict(told: Comparison) -> Verdict:
 
 
 def _outside(pairs: int) -> tuple[int, float]:
-    """How far inside the sorted differences the interval ends, counted from either end, and the chance that the truth lies outside.
+    """The place inside the sorted differences at which the interval ends, counted from either end, and the chance that the truth lies
+    outside.
 
     (0, 1.0) where even the whole range is not sure enough. The truth lies below the k-th where fewer than k of as many coins show heads.
     """

@@ -80,7 +80,7 @@ def turns(pairs: int, first_seed: int = 0) -> Iterator[tuple[Mode, int]]:
 
 
 def name(mode: Mode) -> str:
-    """How a reader is told the side."""
+    """The side in words."""
     return "off" if mode is Mode.OFF else "on"
 
 

@@ -39,14 +39,14 @@ class Queued:
 
 
 class Memory:
-    """What lies where on one worker: the device holds what was used last, and what it gives up stays in RAM."""
+    """The contents of one worker's memory: the device holds what was used last, and what it gives up stays in RAM."""
 
     def __init__(self, places: Mapping[str, Place], sizes: Mapping[str, int], device_bytes: int | None) -> None:
         self.places, self._sizes, self._device_bytes = dict(places), dict(sizes), device_bytes
         self._on_device = {key: None for key, near in places.items() if near is Place.DEVICE}
 
     def take(self, job: Job) -> None:
-        """What a run of the job leaves where."""
+        """Lay out what a run of the job leaves."""
         for key in job.keys:
             self._sizes[key] = job.sizes[key]
             self._on_device.pop(key, None)

@@ -49,7 +49,7 @@ RAY_OPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What is kept of a fleet that runs, for `status` and `down`."""
+    """The record of a fleet that runs, for `status` and `down`."""
 
     pid: int
     started_s: float
@@ -193,7 +193,7 @@ def down(running: Running, timeout_s: float = 60.0) -> bool:
 
 
 def _started_s(pid: int) -> float | None:
-    """When the process of that number has begun; None where there is none. Tells a process from a later one with its number."""
+    """The start of the process of that number; None where there is none. Tells a process from a later one with its number."""
     import psutil
 
     try:
@@ -204,8 +204,8 @@ def _started_s(pid: int) -> float | None:
 
 
 def finder(ask: Callable[[], Any], gone: type[Exception], why: Callable[[Exception], str]) -> Callable[[], Awaitable[Found]]:
-    """Where a worker's server is, asked of its actor; `gone`: what is raised where the actor is dead, or is being started anew, and `why`
-    tells what it says of that."""
+    """The place of a worker's server, asked of its actor; `gone`: what is raised where the actor is dead, or is being started anew, and
+    `why` tells what it says of that."""
 
     async def find() -> Found:
         try:

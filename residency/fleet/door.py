@@ -275,7 +275,7 @@ class Door:
         return Answer.of(self.status())
 
     def status(self) -> dict[str, Any]:
-        """What `fleet status` shows; JSON-ready."""
+        """The answer that `fleet status` shows; JSON-ready."""
         workers = []
         for index, worker in enumerate(self.chooser.outlook.router.workers):
             seat, mine, state = self.seats[index], self.prompts.of_worker(index), self.seats[index].state or {}
@@ -336,7 +336,7 @@ def _names(seat: Seat) -> tuple[str, ...]:
 
 
 def _first(answers: list[Answer | None]) -> Answer:
-    """What a client gets for something that everybody was asked: an error before a success."""
+    """The answer to a client for something that everybody was asked: an error before a success."""
     told = [one for one in answers if one is not None]
     return max(told, key=lambda one: one.status, default=refusal(503, "no worker answers; residency fleet status tells why"))
 

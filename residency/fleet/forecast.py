@@ -76,7 +76,7 @@ class Forecast:
 
     @property
     def simulated(self) -> int:
-        """How many prompts were simulated so far."""
+        """The number of prompts that were simulated so far."""
         return len(self._known)
 
     def of(self, job: Job, places: Mapping[str, Place]) -> Expected:
@@ -100,7 +100,7 @@ class Forecast:
 
 
 def _shape(job: Job, places: Mapping[str, Place]) -> Shape:
-    """What is used in one step only and lies in one place counts as one component; numbers stand for the others."""
+    """The prompt's shape: what is used in one step only and lies in one place counts as one component, numbers stand for the others."""
     uses: dict[str, int] = {}
     for step in job.steps:
         for key in step.components:

@@ -174,7 +174,7 @@ class Lines:
             line.repeated[path] = body
 
     def tell_status(self) -> None:
-        """What waits has changed."""
+        """Tell everybody that the count of what waits has changed."""
         for line in self._lines.values():
             line.tell(self._status(None))
 

@@ -66,7 +66,7 @@ class Plan:
         return sum(node.workers for node in self.nodes if node.gpus)
 
     def sharing(self, node: Node) -> int:
-        """How many workers have this node's machine."""
+        """The number of workers on this node's machine."""
         return sum(one.workers for one in self.nodes if one.machine == node.machine)
 
     @property

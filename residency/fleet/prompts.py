@@ -335,7 +335,7 @@ class Prompts:
             await self._move(self._placed[one.name], decision)
 
     async def _bring_forward(self, index: int) -> None:
-        """What should run next on this worker is made the first of its queue."""
+        """Make what should run next on this worker the first of its queue."""
         mine = [one for one in self.of_worker(index) if one.state in (State.WAITING, State.RUNNING)]
         waiting = sorted((one for one in mine if one.state is State.WAITING), key=lambda one: one.number)
         order = [one.name for one in self._outlook.order(index, [self._queued(one) for one in mine]) if one.left_s is None]
@@ -468,7 +468,7 @@ class Prompts:
         self._forget(placed)
 
     def keep(self, prompt_id: str, history: Any, job: Any, worker: str) -> None:
-        """What it has given, its files named by their worker."""
+        """Its results, their files named by their worker."""
         self._ledger.ends(prompt_id, {**history, "outputs": named(history.get("outputs", {}), worker)}, named(job, worker))
 
     def _give_up(self, placed: Placed, reason: str) -> None:
@@ -492,7 +492,7 @@ class Prompts:
     # --- a door that is started anew ---
 
     async def recall(self) -> None:
-        """What was taken before, and what the workers run and have run that nobody has written down."""
+        """Take up again what was taken before, and what the workers run and have run that nobody has written down."""
         for prompt_id, body, name, life, runs in list(self._ledger.taken()):
             at = self._seats.named(name)
             found = self._seats[at].found if at is not None else None

@@ -31,7 +31,7 @@ DRAW_S = 1e-3  # two scores that are nearer than this are equal
 
 @dataclass(slots=True)
 class Worker:
-    """What the fleet knows of a worker. `ready_s` is when its queue is expected to be done; `places` and `held` are as they will be then.
+    """A worker as the fleet knows it. `ready_s` is when its queue is expected to be done; `places` and `held` are as they will be then.
 
     `held` are bytes in host memory by component, what leaves first before the rest; `room_bytes` is what host memory takes of weights.
     Without the pack (`tells` false) nothing is known but `last_model`. `margin`: how many times longer than predicted its prompts take;
@@ -105,7 +105,7 @@ class NoWorkerError(Exception):
 
 
 class Demand:
-    """How often each component was asked for of late: a count that halves every HALF_LIFE_S."""
+    """The demand for each component of late: a count that halves every HALF_LIFE_S."""
 
     def __init__(self) -> None:
         self._asked: dict[str, tuple[float, float]] = {}  # count, and when it was that
@@ -133,7 +133,7 @@ class Router:
                 self._holders.setdefault(key, set()).add(index)
 
     def copies(self, key: str) -> int:
-        """How many machines hold it."""
+        """The number of machines that hold it."""
         holders = self._holders.get(key, ())
         return len({self.workers[index].machine or index for index in holders}) if self._shares else len(holders)
 
@@ -212,7 +212,7 @@ class _Look:
 
     @property
     def found(self) -> int:
-        """How many workers could take it, of those looked at."""
+        """The number of workers that could take it, of those looked at."""
         return len(self.seen)
 
     def at(self, indices: Iterable[int], *, all_of_them: bool = False) -> None:

@@ -13,7 +13,7 @@ LACK_S = 60.0  # for so long a worker is not asked again for what it has refused
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a worker's server is (None: it is not up yet), and which: `life` is another one after every start."""
+    """The place of a worker's server (None: it is not up yet), and which: `life` is another one after every start."""
 
     life: str
     url: str | None
@@ -64,13 +64,13 @@ class Seat:
         self.lacks.clear()
 
     def lacking(self, wanted: Iterable[str], now_s: float) -> frozenset[str]:
-        """What of it the worker has refused of late."""
+        """The part of it that the worker has refused of late."""
         return frozenset(one for one in wanted if now_s - self.lacks.get(one, -1e9) < LACK_S)
 
 
 @dataclass(slots=True)
 class Answer:
-    """What a client gets."""
+    """An answer to a client."""
 
     status: int = 200
     body: bytes = b""
@@ -109,7 +109,7 @@ class LostError(Exception):
 
 
 def wants(prompt: Any) -> frozenset[str]:
-    """What a server must have for the prompt, as far as its nodes tell by themselves: their classes, and files by name."""
+    """All that a server must have for the prompt, as far as its nodes tell by themselves: their classes, and files by name."""
     found = set()
     for node in prompt.values() if isinstance(prompt, dict) else ():
         if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
@@ -121,7 +121,7 @@ def wants(prompt: Any) -> frozenset[str]:
 
 
 def lacks(answer: Answer) -> frozenset[str]:
-    """What of `wants` a worker does not have, by its refusal of a prompt. Nothing where the prompt itself is wrong."""
+    """The part of `wants` that a worker does not have, by its refusal of a prompt. Nothing where the prompt itself is wrong."""
     try:
         told = json.loads(answer.body)
         error = told["error"]

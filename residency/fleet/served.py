@@ -47,7 +47,7 @@ class ComfyWorker:
         threading.Thread(target=self._run, args=(plan, node, name), name="residency fleet", daemon=True).start()
 
     def where(self) -> tuple[str, str | None]:
-        """Which server this is, and its address once it is up. Raises RuntimeError where it has not come up."""
+        """The server's life, and its address once it is up. Raises RuntimeError where it has not come up."""
         if self._error:
             raise RuntimeError(self._error)
         return self._life, self._url
@@ -86,7 +86,7 @@ def _each(plan: Plan) -> Iterator[tuple[Node, str]]:
 
 
 def _why(error: Exception) -> str:
-    """What the actor itself has said; nothing of one that is dead."""
+    """The actor's own words; nothing of one that is dead."""
     return str(error.cause) if isinstance(error, ray.exceptions.RayTaskError) else ""
 
 

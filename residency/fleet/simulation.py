@@ -84,7 +84,7 @@ def simulate(requests: Sequence[Request], machine: Machine, workers: int, seed: 
 
 
 def _memory(machine: Machine) -> tuple[int, int]:
-    """What a worker's device and its host memory take of weights."""
+    """Bytes of weights that a worker's device and its host memory take."""
     device_bytes = machine.device_bytes - machine.device_overhead_bytes
     return device_bytes, max(device_bytes, machine.host_bytes - machine.budget_floor_bytes)
 

@@ -74,7 +74,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What is generated. `load` is the share of the workers' time that computing alone takes, on average."""
+    """The traffic to generate. `load` is the share of the workers' time that computing alone takes, on average."""
 
     requests: int
     workers: int

@@ -35,7 +35,7 @@ class Watch:
         await self.look()
 
     async def look(self) -> None:
-        """Where each worker is, what has ended, and what has to run elsewhere."""
+        """Find each worker, what has ended, and what has to run elsewhere."""
         before = len(self._prompts)
         await asyncio.gather(*map(self._look_at, range(len(self._seats))))
         await self._prompts.place_lost()

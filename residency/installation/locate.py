@@ -163,7 +163,7 @@ def _comfy_cli_workspace(config: Path) -> Path | None:
 
 
 def cache_folder(environment: Mapping[str, str] | None = None, platform: str = sys.platform) -> Path:
-    """Where the demo and the bench keep their models between runs. RESIDENCY_CACHE replaces it."""
+    """The folder in which the demo and the bench keep their models between runs. RESIDENCY_CACHE replaces it."""
     environment = os.environ if environment is None else environment
     if environment.get("RESIDENCY_CACHE"):
         return Path(environment["RESIDENCY_CACHE"])

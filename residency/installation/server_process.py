@@ -77,7 +77,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where a browser finds it."""
+        """The address for a browser."""
         return self._url("")
 
     def tail(self, lines: int = LOG_TAIL_LINES) -> str:

@@ -17,7 +17,7 @@ __all__ = ["LEAST_S", "Estimate", "Level", "NodeKey", "Profiles", "Quantity", "c
 
 
 def database_in(user_directory: str | Path) -> Path:
-    """Where the profiles lie in ComfyUI's user directory: a folder that its HTTP routes do not serve.
+    """The place of the profiles in ComfyUI's user directory: a folder that its HTTP routes do not serve.
 
     The same place as folder_paths.get_system_user_directory("residency"), which older ComfyUI versions lack.
     """

@@ -71,7 +71,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How the answers of one level turned out: how many, their mean |log(actual/predicted)|, how many lay inside the margin."""
+    """The record of one level's answers: how many, their mean |log(actual/predicted)|, how many lay inside the margin."""
 
     count: int = 0
     error: float = 0.0

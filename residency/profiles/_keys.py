@@ -26,7 +26,7 @@ from ..weights.components import SAFETENSORS_SUFFIXES, WHOLE_FILE_SUFFIXES
 
 
 class Level(Enum):
-    """How much of a node's work an estimate's samples have in common with it."""
+    """The share of a node's work that an estimate's samples have in common with it."""
 
     EXACT = "exact"
     SHAPE = "shape"
@@ -126,7 +126,7 @@ def _widgets(node: Node) -> Iterator[tuple[str, Any]]:
 
 
 def _is_text(value: Any) -> bool:
-    """What a person wrote rather than chose. One word or a short line with a digit in it ("1:1 (1024 x 1024)") may be a choice."""
+    """A text that a person wrote rather than chose. One word or a short line with a digit in it ("1:1 (1024 x 1024)") may be a choice."""
     if not isinstance(value, str):
         return False
     if _FILE.search(value) and "\n" not in value:

@@ -162,7 +162,7 @@ class Profiles:
         return dropped
 
     def summary(self) -> dict[str, Any]:
-        """What is known, as JSON-ready data for people: newest first; how well it predicted; where it is kept."""
+        """All that is known, as JSON-ready data for people: newest first; how well it predicted; where it is kept."""
         classes: dict[tuple[str, str], dict[str, Any]] = {}
         for row in self._listing((Quantity.DURATION, Quantity.PEAK), Level.CLASS):
             entry = {"class_type": row.label, "environment": row.environment}

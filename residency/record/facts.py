@@ -35,7 +35,8 @@ class FactsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """How a recording went through a new session. `difference` says where the instructions were others first; None: they are the same."""
+    """The outcome of a recording that was told to a new session. `difference` says where the instructions were others first; None: they are
+    the same."""
 
     facts: int
     instructions: int

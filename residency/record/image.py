@@ -88,8 +88,8 @@ def lanes_of(trace: Trace) -> list[Lane]:
 
 
 def _waits(node: Trace, end_s: float) -> Iterator[tuple[float, float]]:
-    """Where a node stood still: at the beginning of each step that waited; what is told of no step, behind the last one, or all of it at
-    its start where the trace tells no steps."""
+    """The times in which a node stood still: at the beginning of each step that waited; what is told of no step, behind the last one, or
+    all of it at its start where the trace tells no steps."""
     at_s, left_s = node["start_s"], node["stall_s"]
     for took_s, stall_s, _ in node.get("steps", ()):
         if stall_s > 0:

@@ -81,7 +81,7 @@ class TransferRecord:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a running node needs from files, and how much of it is in host memory while the rest is on its way."""
+    """The needs of a running node from files, and how much of it is in host memory while the rest is on its way."""
 
     node_id: str
     since_s: float  # its node's start
@@ -92,7 +92,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How much of a trace somebody knows: records in each list. The last few nodes are told again, since waiting is told late."""
+    """The part of a trace that somebody knows: records in each list. The last few nodes are told again, since waiting is told late."""
 
     components: int = 0
     nodes: int = 0
@@ -235,7 +235,7 @@ class Trace:
 
     @_locked
     def reading(self) -> Reading | None:
-        """What the running node needs and what is still being read of it; None where nothing is."""
+        """The needs of the running node and what of them is still being read; None where nothing is."""
         node = self._times.running
         if node is None or node.steps:  # what has ended a step has its weights
             return None
@@ -493,8 +493,8 @@ class Trace:
 
     @_locked
     def since(self, mark: Mark, most_decisions: int = MAX_RECORDS) -> dict[str, Any]:
-        """What is new or has changed since the mark: the trace's head, and of each list [index, records from there on]; `open` holds the
-        transfers before that index that have changed or may, by index."""
+        """All that is new or has changed since the mark: the trace's head, and of each list [index, records from there on]; `open` holds
+        the transfers before that index that have changed or may, by index."""
         nodes_from = max(0, mark.nodes - TOLD_AGAIN)
         decisions_from = max(mark.decisions, len(self._decisions) - most_decisions)
         transfers = self._transfers

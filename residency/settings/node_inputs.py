@@ -97,7 +97,7 @@ WHERE = Choice(DEVICE, (DEVICE, DEVICE_AND_HOST))
 
 
 class Family(Enum):
-    """What a node of ours does, and so which inputs it carries."""
+    """The purpose of a node of ours, and so the inputs that it carries."""
 
     LOADER = "loader"  # wraps a core node that reads weights
     STEP = "step"  # wraps a core node that computes with them
@@ -141,7 +141,7 @@ _CODED = frozenset({"LATENT", "IMAGE", "AUDIO", "VIDEO"})
 
 
 def family(sockets: Iterable[str], outputs: Iterable[str], folders: Iterable[str]) -> Family | None:
-    """How a node of ComfyUI's own is wrapped, told from its link types and the model folders that its widgets list; None: not at all.
+    """The wrapping of a node of ComfyUI's own, told from its link types and the model folders that its widgets list; None: not at all.
 
     A loader lists files of a folder of weights and gives out a handle. A step is one of the three kinds that every workflow has: it makes
     CONDITIONING with a text encoder and nothing else, turns latents into pixels or sound with a VAE or back, or samples latents.

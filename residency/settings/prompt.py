@@ -80,7 +80,7 @@ def of_prompt(prompt: Mapping[str, Any], extra_data: object, user: Settings) -> 
 
 
 def node_asks(prompt: Mapping[str, Any], extra_data: object) -> list[NodeAsk]:
-    """What the nodes of the prompt ask, in its order: taken out of their inputs on the way in, or given for any node by a program."""
+    """The wishes of the prompt's nodes, in its order: taken out of their inputs on the way in, or given for any node by a program."""
     given = mapping(mapping(mapping(extra_data).get(KEY)).get("nodes"))
     asks = []
     for node_id, node in prompt.items():

@@ -39,7 +39,8 @@ def family_of(class_type: object) -> Family | None:
 
 
 def on_prompt(request: dict[str, Any]) -> dict[str, Any]:
-    """What the server calls with the body of each POST /prompt: the body itself, changed in place. Nobody else's nodes are touched."""
+    """A handler that the server calls with the body of each POST /prompt: the body itself, changed in place. Nobody else's nodes are
+    touched."""
     prompt = request.get("prompt")
     if not isinstance(prompt, dict):
         return request

@@ -17,7 +17,8 @@ from .workload import Program, Step
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Where bytes come through: a drive or the link. `held_bytes` can have been behind it at the start, whichever bytes those are."""
+    """A channel that bytes come through: a drive or the link. `held_bytes` can have been behind it at the start, whichever bytes those
+    are."""
 
     bytes_per_s: float
     held_bytes: int = 0

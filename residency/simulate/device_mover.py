@@ -267,7 +267,7 @@ class Link:
         self._device.fill(copy.key, int(copy.front))
 
     def _pace_ends(self, copy: Copy) -> float:
-        """Where what is pinned ends and what is cached begins, or the copy itself."""
+        """The end of what is pinned and the beginning of what is cached, or the copy itself."""
         pinned_bytes = self._host.pins.get(copy.key, 0)
         size_bytes = copy.instruction.size_bytes
         return float(min(size_bytes, pinned_bytes) if copy.front < pinned_bytes else size_bytes)

@@ -78,7 +78,8 @@ def divide(names: Collection[str]) -> dict[str, list[str]]:
 
 
 def taken(names: Collection[str], class_type: str, handles: Collection[str]) -> dict[str, tuple[str, list[str]]]:
-    """What a loader takes out of one file, by the link type of what it makes of it: (part, tensor names). Empty: the file is one thing.
+    """The parts that a loader takes out of one file, by the link type of what it makes of it: (part, tensor names). Empty: the file is one
+    thing.
 
     `handles` are the loader's output types that carry weights. A link type that is none of them goes into a handle that wraps models (a
     pipe). A loader takes the audio VAE of a file that has one when its class says so.

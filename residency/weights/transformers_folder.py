@@ -24,7 +24,7 @@ class FolderError(Exception):
 
 
 class Modality(Enum):
-    """What a language model takes."""
+    """The needs of a language model."""
 
     TEXT = "text"
     VISION = "text and images"

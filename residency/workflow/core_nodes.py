@@ -39,7 +39,7 @@ class CoreNode:
         return found
 
     def count(self, values: Sequence[object]) -> int:
-        """How many of the saved values are those of this class's widgets; what another class added comes behind them."""
+        """The number of the saved values that are those of this class's widgets; what another class added comes behind them."""
         return _take(self.widgets, values, 0, "", {})
 
 

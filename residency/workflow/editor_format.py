@@ -242,7 +242,7 @@ def _input_name(scope: _Scope, index: int) -> str | None:
 
 
 def _shown(scope: _Scope) -> Shown:
-    """Which inputs of the subgraph show a widget inside it, and whose; the first link from an input decides."""
+    """The inputs of the subgraph that show a widget inside it, and whose; the first link from an input decides."""
     found: dict[str, tuple[str, str]] = {}
     for link_id, link in scope.links.items():
         name = _input_name(scope, link.slot) if link.origin == str(SUBGRAPH_INPUT) else None

@@ -67,7 +67,7 @@ def _holds_weights(path: str) -> bool:
 
 
 class Search:
-    """What the widgets of one node name: `named` in all, of it `declared` with their bytes, and `missing` everywhere."""
+    """The files that the widgets of one node name: `named` in all, of it `declared` with their bytes, and `missing` everywhere."""
 
     def __init__(self, folder: ModelFolder, lists: Mapping[str, str] | None) -> None:
         self._folder = folder

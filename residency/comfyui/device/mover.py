@@ -60,7 +60,7 @@ PATIENCE_S = 30.0  # far more than copies under way, and giving tens of GB of pi
 
 
 class DeviceHangsError(Exception):
-    """What was copied for the pack does not arrive."""
+    """A copy that was made for the pack does not arrive."""
 
     def __init__(self) -> None:
         super().__init__(f"the device has not answered for {PATIENCE_S:g} s")
