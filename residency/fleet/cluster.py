@@ -73,9 +73,9 @@ def up(plan: Plan, scratch: Path, ready: Callable[[str], object]) -> None:
     empty folder whose path names this fleet alone. Raises UsageError."""
     ray = require_ray()
     os.environ.update(RAY_OPTIONS)
-    from .served import end, make
+    from .served import end, make, serves
 
-    stopped = threading.Event()
+    stopped, served_before = threading.Event(), False
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
     for folder in ("input", "output", "user"):
@@ -106,6 +106,7 @@ def up(plan: Plan, scratch: Path, ready: Callable[[str], object]) -> None:
             ) from error
         for number in signals:  # Ray has its own by now, which end this process at once
             signal.signal(number, lambda *_: stopped.set())
+        served_before = serves()
         make(plan, stopped)
         if not stopped.is_set():
             ready(plan.url)
@@ -113,7 +114,7 @@ def up(plan: Plan, scratch: Path, ready: Callable[[str], object]) -> None:
     finally:
         for number in signals:
             signal.signal(number, signal.SIG_IGN)  # a second one must not leave half of it behind
-        end(plan)
+        end(plan, served_before)
         ray.shutdown()
         sweep(scratch)
         for number, handler in before.items():

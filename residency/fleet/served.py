@@ -190,12 +190,19 @@ def make(plan: Plan, stopped: threading.Event) -> None:
     serve.run(front.bind(plan, workers), name=APPLICATION, route_prefix="/")
 
 
-def end(plan: Plan) -> None:
-    """Stop the door, then every worker; what does not answer ends with Ray. Others' applications on the cluster stay."""
+def serves() -> bool:
+    """Whether Serve runs on the cluster."""
+    status = serve.status()
+    return bool(status.proxies or status.applications)
+
+
+def end(plan: Plan, served_before: bool) -> None:
+    """Stop the door, then every worker; what does not answer ends with Ray. Others' applications on the cluster stay, and so does a Serve
+    that was there before; one that began with this fleet would live on in its folder, which is removed."""
     if not ray.is_initialized():
         return
     try:
-        if plan.cluster is None:
+        if plan.cluster is None or not (served_before or serve.status().applications.keys() - {APPLICATION}):
             serve.shutdown()
         else:
             serve.delete(APPLICATION)

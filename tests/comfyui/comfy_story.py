@@ -115,10 +115,7 @@ def between_prompts(server: Server, extra_data: dict[str, Any] | None = None) ->
 
 
 def wait(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came"
-        time.sleep(0.05)
+    assert until(condition, timeout_s), "it never came"
 
 
 def running_node(server: Server) -> str | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from comfy_story import wait
+from comfy_story import until
 from test_fleet import Client, Fleet, drawn, free_port, own_processes
 
 from residency.fleet.cluster import RAY_OPTIONS, SCRATCH_PREFIX
@@ -59,6 +59,12 @@ def cluster() -> Iterator[tuple[str, psutil.Process]]:
             one.kill()
 
 
+def serving(head: psutil.Process) -> list[str]:
+    """Names of the cluster's processes that are Ray Serve's."""
+    names = [" ".join(one.cmdline()).strip() for one in head.children(recursive=True)]
+    return [name for name in names if name.startswith(("ray::Serve", "ray::ProxyActor"))]
+
+
 def scratch_folders() -> set[str]:
     return {one for one in os.listdir(tempfile.gettempdir()) if one.startswith((SCRATCH_PREFIX, "residency-turns"))}
 
@@ -98,8 +104,8 @@ def test_a_fleet_takes_its_place_on_a_cluster_that_runs_and_leaves_it_as_it_was(
         down = fleet.command("down")
         process.wait(60)
     assert down.returncode == 0, down.stderr
-    wait(lambda: not own_processes())
-    assert head.is_running()
+    assert until(lambda: not own_processes()), [(one.pid, one.ppid(), one.cmdline()) for one in own_processes()]
+    assert head.is_running() and until(lambda: not serving(head)), serving(head)
     assert scratch_folders() == before
     assert sorted(one.name for one in (tmp_path / "kept" / "output").iterdir()) == ["big-0", "small-0"]
     with pytest.raises(urllib.error.URLError, match="refused"):
