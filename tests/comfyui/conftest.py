@@ -30,10 +30,13 @@ if COMFYUI is None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A story with a real server that falls is told once more, and the summary says that it was: of 3,400 on a machine that others use
+    too, two fell in a run, never the same (a page that the kernel took back, a history that was not written yet)."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker("comfyui")
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.fixture(scope="session")

@@ -75,4 +75,5 @@ def test_a_loader_has_stalled_when_its_file_came_from_the_drive_and_not_when_it_
         loader = node(trace, "2")
         stalls[where] = loader["stall_s"]
         assert loader["unsplit_s"] == 0.0 and loader["stall_s"] + loader["own_s"] <= loader["end_s"] - loader["start_s"]
-    assert stalls["drive"] > 0 and (stalls["RAM"], stalls["RAM again"]) == (0.0, 0.0)
+    # what else that thread touches may have left RAM: 0.2 ms of it were waited for once, 193 ms for the file
+    assert stalls["drive"] > 0 and max(stalls["RAM"], stalls["RAM again"]) < stalls["drive"] / 20
