@@ -8,7 +8,8 @@ strategies", 1995 (the four rules); Belady, "A study of replacement algorithms f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from heapq import merge
 
 from ..units import size as in_words
 from .component import Component
@@ -56,7 +57,7 @@ def plan(
         first, missing_at = _first_missing(timeline, first, components, host)
         if missing_at is not None and stays(leave_order, busy, missing_at):
             return Plan([], [], [], [], first, missing_at)
-    draft = _Draft(timeline, position, components, host, busy, terms, iter(leave_order), running=running)
+    draft = _Draft(timeline, position, components, host, busy, terms, leave_order, running=running)
     if draft.free < 0 or terms.reserve_bytes < 0:
         draft.give_back_what_is_over()
     complete = draft.fill(first, position if running else None)
@@ -66,7 +67,8 @@ def plan(
         draft.prefetches.sort(key=_read_at)
     evictions = [Move(key, size, reason) for key, (size, reason) in draft.evictions.items()]
     prefetches = [move for _, move in draft.prefetches]
-    return Plan(draft.cancels, draft.surplus, evictions, prefetches, complete, draft.whole_until if by_order_alone else None)
+    copies = [*draft.surplus, *(Move(key, size, reason) for key, (size, reason) in draft.copies.items())]
+    return Plan(draft.cancels, copies, evictions, prefetches, complete, draft.whole_until if by_order_alone else None)
 
 
 def _room(host: TierView) -> int:
@@ -101,8 +103,8 @@ class _Draft:
     """The plan while it is made: `free` bytes are neither used nor given away yet."""
 
     __slots__ = (
-        "_brought", "_busy_rank", "_drive_is_taken", "_leave_order", "_left", "_surplus", "_victim",
-        "busy", "cancels", "components", "evictions", "free", "host", "position",
+        "_brought", "_busy_rank", "_drive_is_taken", "_leave_order", "_left", "_passing", "_surplus", "_takes_copy", "_victim",
+        "busy", "cancels", "components", "copies", "evictions", "free", "host", "position",
         "prefetches", "records", "running", "surplus", "terms", "timeline", "whole_until",
     )  # fmt: skip
 
@@ -114,7 +116,7 @@ class _Draft:
         host: TierView,
         busy: Collection[str],
         terms: Terms,
-        leave_order: Iterator[Rank],
+        leave_order: Sequence[Rank],
         *,
         running: bool,
     ) -> None:
@@ -123,39 +125,49 @@ class _Draft:
         self.records = host.records
         self._busy_rank: Rank | None = None  # of what is in use and will be worth least when its node has ended
         self._surplus: dict[str, int] = {}
+        self._passing: dict[str, int] = {}  # second copies that will be the only ones
         self._drive_is_taken = False  # a node reads its own rest from a drive that serves one reader
         self.free = _room(host)
         if host.surplus:
             self._surplus = {key: record.surplus_bytes for key, record in host.surplus.items()}
             self.free -= sum(self._surplus.values())
+            self._passing = {key: self._surplus.pop(key) for key in terms.passing if key in self._surplus}
         self.cancels: list[Move] = []
         self.surplus: list[Move] = []
         self.evictions: dict[str, tuple[int, str]] = {}
+        self.copies: dict[str, tuple[int, str]] = {}  # of what passes, told to leave
         self._brought: set[str] = set()  # of what is to come nothing leaves
         self.prefetches: list[tuple[int, Move]] = []
         self.whole_until: int | None = None
-        self._leave_order = leave_order
+        passing = sorted(rank(key, timeline, position, components, terms.policies) for key in self._passing)
+        self._leave_order = merge(passing, leave_order) if passing else iter(leave_order)
         self._victim: Rank | None = None
         self._left = -1  # bytes of the victim that have not been taken; -1: nobody has been looked for
+        self._takes_copy = False  # the victim is a second copy of what passes
 
     def _next_victim(self) -> None:
         busy, brought = self.busy, self._brought
         for found in self._leave_order:
             key = found.key
-            record = None if key in busy or key in brought else self.records.get(key)
-            if record is not None and record.held_bytes and not record.coming_bytes and key in self.components:
-                self._victim, self._left = found, record.held_bytes
+            record = self.records.get(key)
+            copy_bytes = self._passing.pop(key, 0)
+            if copy_bytes and record is not None and not (record.coming_bytes or record.answers_due):
+                self._victim, self._left, self._takes_copy = found, copy_bytes, True
+                return
+            is_free = record is not None and not record.coming_bytes and key not in busy and key not in brought
+            if is_free and record.held_bytes and key in self.components:
+                self._victim, self._left, self._takes_copy = found, record.held_bytes, False
                 return
         self._victim, self._left = None, 0
 
     def _take(self, victim: Rank, size_bytes: int, reason: str) -> None:
         """Give back that many of the victim's bytes."""
-        key = victim.key
-        taken = self.evictions.get(key)
+        key, told = victim.key, self.copies if self._takes_copy else self.evictions
+        taken = told.get(key)
         if taken is None:
-            self.evictions[key] = (size_bytes, f"{reason}; {_describe(victim)}")
+            told[key] = (size_bytes, f"{reason}; {_describe(victim)}")
         else:
-            self.evictions[key] = (taken[0] + size_bytes, taken[1])
+            told[key] = (taken[0] + size_bytes, taken[1])
         self.free += size_bytes
         self._left -= size_bytes
         if not self._left:
@@ -331,7 +343,7 @@ class _Draft:
         self.prefetches.append((at, Move(key, held_bytes + size, reason)))
         self.free = free - size
         self._brought.add(key)
-        if self._victim is not None and self._victim.key == key:
+        if self._victim is not None and self._victim.key == key and not self._takes_copy:
             self._next_victim()
         return size == missing
 
@@ -348,13 +360,16 @@ class _Draft:
         priority = 0 if policy is None else policy.priority
         patience: float | None = None
         free = self.free
-        if free < 0 and free + self._unneeded_bytes() < 0:
+        if free < 0 and not self._is_behind(key) and free + self._unneeded_bytes() < 0:
             return  # nothing could come into the room
         while found is not None and wanted > free:
-            if found.key == key or not found.yields_to(priority, at):
+            behind = self._is_behind(key)
+            if (found.key == key and not behind) or not found.yields_to(priority, at):
                 return
+            if behind and wanted - free <= self.terms.reserve_bytes:
+                return  # the rest finds room where others may want some
             never = found.nearness == -NEVER
-            if free < 0 and not never and -free > wanted // MOST_LOST:
+            if free < 0 and not (never or behind) and -free > wanted // MOST_LOST:
                 return  # too much would have to be read again beside what makes the room
             size = min(self._left, wanted - free)
             if not (is_read_now or never or key in self.busy) and self._better_victim_is_busy(found):
@@ -367,6 +382,11 @@ class _Draft:
                 patience -= size
             self._take(found, size, f"makes room for {self.components[key].name}")
             found, free = self._victim, self.free
+
+    def _is_behind(self, key: str) -> bool:
+        """Whether the victim is what the running node has gone through of the component that comes: in a loop the last bytes leave first
+        (Belady 1966), or all would be pushed out by their own rest before they are used again."""
+        return self._takes_copy and self._victim is not None and self._victim.key == key
 
     def _unneeded_bytes(self) -> int:
         """Bytes that could leave and that nothing reads any more."""

@@ -266,7 +266,7 @@ class HostTier:
         for move in decided.cancels:
             instructions += self.cancel([move.component], move.reason)
         for move in decided.surplus:
-            instructions.append(self._give_surplus(move.component, move.reason))
+            instructions.append(self._give_surplus(move.component, move.size_bytes, move.reason))
         for move in decided.evictions:
             instructions.append(self._evict(move.component, move.size_bytes, move.reason))
         if decided.prefetches:
@@ -355,9 +355,11 @@ class HostTier:
         stays_bytes = record.held_bytes - record.leaving_bytes
         return Evict(self.components[key], HOST, size_bytes, reason, record.loaded_bytes + stays_bytes if stays_bytes > 0 else 0)
 
-    def _give_surplus(self, key: str, reason: str) -> Instruction:
-        size_bytes = self.state.drop_copy(key, reason)
-        return Evict(self.components[key], Tier.HOST, size_bytes, reason, 0, self.state.records[key].loaded_bytes)
+    def _give_surplus(self, key: str, size_bytes: int, reason: str) -> Instruction:
+        """Give back the last bytes of the second copy; whatever stays of it is seen at the next look."""
+        stays_bytes = self.state.drop_copy(key, reason) - size_bytes
+        upto_bytes = self.state.records[key].loaded_bytes
+        return Evict(self.components[key], HOST, size_bytes, reason, upto_bytes - size_bytes if stays_bytes > 0 else 0, upto_bytes)
 
     def ask(self, key: str, reason: str) -> None:
         """The user wants it next, and nothing else in its place until this prompt is over."""

@@ -376,7 +376,9 @@ class Manager:
     def _replan(self) -> list[Instruction]:
         if self._placements.off:
             return []
-        self._host.terms.passes = self._device.placement.copies is Copies.ONE
+        placement, terms = self._device.placement, self._host.terms
+        terms.passes = placement.copies is Copies.ONE
+        terms.passing = self._running.intersection(placement.outside) if terms.passes else NONE
         return self._host.replan(self._running or self._soon)
 
     def _device_view(self) -> View:

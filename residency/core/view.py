@@ -28,7 +28,7 @@ class Plan(NamedTuple):
     """
 
     cancels: Sequence[Move] = ()
-    surplus: Sequence[Move] = ()  # second copies that are given back: the process holds those bytes for itself
+    surplus: Sequence[Move] = ()  # second copies that are given back, the last bytes of each: the process holds them for itself
     evictions: Sequence[Move] = ()
     prefetches: Sequence[Move] = ()
     complete_reads: int = 0
@@ -67,6 +67,7 @@ class Terms:
 
     `alone`: components whose drive serves one reader at a time. `copies`: a node needs room for another copy of all it reads.
     `passes`: what the running node computes with leaves the page cache as it is fetched, piece by piece, and the host looks meanwhile.
+    `passing`: components of which the process will not keep what the running node has fetched: their second copies leave by rank.
     `reserve_bytes`: what is there may exceed the limit by so much. `may_prefetch(key)`: whether modes and policies let it be read ahead.
     `before_free(key)`: bytes of a component that its drive can bring before what is busy now has ended.
     """
@@ -75,6 +76,7 @@ class Terms:
     alone: Collection[str] = frozenset()
     copies: bool = False
     passes: bool = False
+    passing: Collection[str] = frozenset()
     reserve_bytes: int = 0
     may_prefetch: Callable[[str], bool] = lambda key: True
     before_free: Callable[[str], float] = lambda key: NEVER

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -36,7 +36,9 @@ class Copy:
 
 @dataclass
 class _Going:
-    """An exchange whose victims leave as the consumer comes: bytes of each that are still to be written back, best victim first."""
+    """An exchange whose victims leave as the consumer comes: bytes of each that are still to be written back, best victim first.
+
+    Another component of the same node may have had some of them leave already."""
 
     key: str
     leaving: deque[tuple[str, int]]
@@ -45,11 +47,12 @@ class _Going:
     def size_bytes(self) -> int:
         return sum(own_bytes for _, own_bytes in self.leaving)
 
-    def leave(self, size_bytes: int, one: Callable[..., None]) -> int:
-        """Let so many go; returns how many went."""
+    def leave(self, size_bytes: int, held: Mapping[str, int], one: Callable[..., None]) -> int:
+        """Let so many go, of what is `held` on the device; returns how many went."""
         left_bytes = max(0, size_bytes)
         while left_bytes > 0 and self.leaving:
             key, own_bytes = self.leaving.popleft()
+            own_bytes = min(own_bytes, held.get(key, 0))
             gone_bytes = min(own_bytes, left_bytes)
             one(key, gone_bytes, keep=True)
             left_bytes -= gone_bytes
@@ -185,7 +188,7 @@ class Link:
         leaves_bytes = min(max(0, short_bytes(images_bytes)), going.size_bytes)
         brought_bytes = min(images_bytes, max(0, leaves_bytes - short_bytes(0)))
         host.cut_image(key, brought_bytes)
-        written_bytes = going.leave(leaves_bytes, self._leave)
+        written_bytes = going.leave(leaves_bytes, held, self._leave)
         device.fill(key, held.get(key, 0) + brought_bytes)
         self.moved_bytes += brought_bytes
         wait(self._exchange_s(brought_bytes, written_bytes))
@@ -201,7 +204,7 @@ class Link:
         if going is None:
             return
         room_bytes = device.limit_bytes - working_set_bytes - sum(device.held.values())
-        written_bytes = going.leave(upto - device.held.get(key, 0) - room_bytes, self._leave)
+        written_bytes = going.leave(upto - device.held.get(key, 0) - room_bytes, device.held, self._leave)
         room_bytes = device.limit_bytes - working_set_bytes - sum(device.held.values())
         device.fill(key, min(upto, device.held.get(key, 0) + max(0, room_bytes)))
         if written_bytes:

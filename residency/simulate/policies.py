@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from ..core.component import Mode, Tier
@@ -151,7 +151,7 @@ class _ManagedPack:
 
     def _look_again(self) -> None:
         """In the middle of a node."""
-        sight = Sight(self._host_contents(), self._device_contents(self._world.device.working_set_bytes))
+        sight = Sight(self._host_contents(self._world.running), self._device_contents(self._world.device.working_set_bytes))
         self._runtime.tell(Looks(self._world.time_s, self._limits(), sight))
         self._runtime.safe_point()
         self._world.settle()
@@ -160,7 +160,7 @@ class _ManagedPack:
         reserve_bytes = self._world.machine.budget_floor_bytes
         return Limits(self._world.host.available_bytes - reserve_bytes, reserve_bytes, self._world.device.limit_bytes)
 
-    def _host_contents(self) -> HostObserved | None:
+    def _host_contents(self, in_use: Collection[str] = ()) -> HostObserved | None:
         """All that a host can find out at any time: its page cache and its pinned buffers."""
         if not self._policy.sees_host:
             return None
@@ -172,8 +172,10 @@ class _ManagedPack:
         surplus: dict[str, int] = {}
         for key in components:
             if self._one_copy:  # what did not last until its last use will be read again before its next
-                inside_bytes = components[key].size_bytes - self._runtime.manager.placement.outside.get(key, 0)
-                loaded_bytes = min(self._consumer.resident_bytes(key), world.link.lasting.get(key, 0), inside_bytes)
+                outside_bytes = self._runtime.manager.placement.outside.get(key, 0)
+                loaded_bytes = self._consumer.resident_bytes(key)
+                if not outside_bytes or key not in in_use:
+                    loaded_bytes = min(loaded_bytes, world.link.lasting.get(key, 0), components[key].size_bytes - outside_bytes)
             else:
                 loaded_bytes = self._consumer.resident_bytes(key) if stays else world.host.pins.get(key, 0)
             ranges = world.host.cached(key)

@@ -87,7 +87,7 @@ def scenarios(machine: Machine = H100) -> Sequence[Scenario]:
 def scarce_memory() -> Scenario:
     """S2 as docs/benchmarks.md tells it: two prompts of each side behind two warm-ups. Of 42 GB of RAM 2.7 are the server's own: 4 GB of
     the first machine's were not free for weights, 1.3 of them the system's (133.9 of 135.1 GB were available without a server)."""
-    machine = replace(H100_LATER, device_bytes=24 * GIB, host_bytes=393 * GB // 10, budget_floor_bytes=21 * GB // 10)
+    machine = replace(H100_LATER, device_bytes=24 * GIB, host_bytes=393 * GB // 10, budget_floor_bytes=GIB)
     what = "42 GB of RAM and 24 GiB on the device free, warm, new text"
     return Scenario("S2", what, machine, two_experts(4), (38.38, 33.41), 2, (11.57, 10.99))
 
@@ -136,7 +136,7 @@ def _later(device_bytes: int, ram_bytes: int, drive: float = 1.48, link: float =
         drives=(replace(H100_LATER.drives[0], read_bytes_per_s=drive * GB),),
         device_bytes=device_bytes,
         host_bytes=ram_bytes - 27 * GB // 10,
-        budget_floor_bytes=21 * GB // 10,
+        budget_floor_bytes=GIB,
         pinned_bytes_per_s=link * GB,
         pageable_bytes_per_s=pageable * GB,
     )
