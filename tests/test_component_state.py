@@ -12,7 +12,7 @@ from story import MB, VirtualHost, components, reads
 
 from residency.core.budget import Budget
 from residency.core.component import Mode, Policy, Tier
-from residency.core.component_state import MOVES, STORY_MOVES, IllegalMoveError, Move, State, TierState, table, told
+from residency.core.component_state import MOVES, STORY_MOVES, IllegalMoveError, Move, State, TierState, table
 from residency.core.events import (
     BudgetChanged,
     Cancel,
@@ -34,6 +34,7 @@ from residency.core.events import (
     TransferStopped,
 )
 from residency.core.manager import Manager
+from residency.core.story import told
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 
 A = "a"

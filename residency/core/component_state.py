@@ -11,12 +11,11 @@ the table and nothing else: no move of a record changes another one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from ..units import size as in_words
 from .budget import Budget
 from .component import Tier
 
@@ -386,21 +385,6 @@ def _check_record(record: ComponentState, tier: Tier) -> None:
     assert not leaves or record.answers_due, f"{where} and no answer is due"
     assert state is not ABSENT or not record.held_bytes, f"{where} with {record.held_bytes} bytes"
     assert state is not HELD or record.held_bytes, f"{where} without a byte"
-
-
-def in_order(stories: Iterable[Iterable[Entry]]) -> list[Entry]:
-    """The stories of one component on several tiers as one."""
-    return sorted((entry for story in stories for entry in story), key=lambda entry: entry.time_s)
-
-
-def told(story: Iterable[Entry]) -> str:
-    """A story as one sentence; times are those of the events, in seconds."""
-    return "; ".join(
-        f"{entry.move.value} on the {entry.tier.value} at {entry.time_s:.1f} s"
-        + (f" with {in_words(entry.size_bytes)}" if entry.size_bytes else "")
-        + (f": {entry.why}" if entry.why else "")
-        for entry in story
-    )
 
 
 def table() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from .component import Component, Mode, Strategy, Tier
-from .component_state import Entry, State, TierState, in_order
+from .component_state import Entry, State, TierState
 from .device_placement import Copies, Placement
 from .device_tier import DeviceTier, View
 from .events import (
@@ -35,6 +35,7 @@ from .events import (
     Wait,
 )
 from .host_tier import HostTier, Place
+from .story import in_order
 from .strategies import Placements, ResolvedMode
 from .timeline import Use, UseKind
 

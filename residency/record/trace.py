@@ -16,7 +16,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..core.component import Component, Mode, Policy, Tier
 from ..core.component_state import Entry
-from ..core.component_state import told as in_words
 from ..core.device_placement import Copies
 from ..core.events import (
     Cancel,
@@ -49,6 +48,7 @@ from ..core.events import (
     Wait,
     Waited,
 )
+from ..core.story import told as in_words
 from ..core.timeline import Timeline, UseKind
 from .contents import Contents
 from .node_times import NodeRecord, NodeTimes, Running
