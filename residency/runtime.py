@@ -18,24 +18,8 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from .core.component import Tier
-from .core.events import (
-    Cancel,
-    Event,
-    Evict,
-    Evicted,
-    Exchange,
-    Instruction,
-    Outcome,
-    Prefetch,
-    PromptEnded,
-    PromptStarted,
-    Spent,
-    Stalled,
-    TransferDone,
-    TransferMoved,
-    TransferStopped,
-    Wait,
-)
+from .core.events import Event, Evicted, Outcome, PromptEnded, PromptStarted, Spent, Stalled, TransferDone, TransferMoved, TransferStopped
+from .core.instructions import Cancel, Evict, Exchange, Instruction, Prefetch, Wait
 from .core.manager import Manager
 from .record.ahead import foreseen
 from .record.contents import TELLING, Contents

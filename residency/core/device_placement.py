@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from .component import Component, Tier
-from .events import Cancel, DeviceObserved, Exchange
+from .events import DeviceObserved
+from .instructions import Cancel, Exchange
 
 GB = 10**9
 # Of both tiers, left when it is reckoned what fits neither: pages are rounded up, slots taken 0.5 GiB at a time, and torch's allocator

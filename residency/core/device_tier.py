@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from .component import Component, Tier
 from .component_state import State, TierState
 from .device_placement import Copies, Placement
-from .events import Cancel, DeviceObserved, Evict, Instruction, Prefetch, TransferDone, TransferStopped
+from .events import DeviceObserved, TransferDone, TransferStopped
+from .instructions import Cancel, Evict, Instruction, Prefetch
 from .timeline import Timeline, UseKind
 
 NEVER = float("inf")

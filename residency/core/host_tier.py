@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from . import host_plan as planning
 from .component import Component, Policy, Tier
 from .component_state import ComponentState, State, TierState
-from .events import Cancel, Evict, HostObserved, Instruction, Prefetch, RatesMeasured
+from .events import HostObserved, RatesMeasured
 from .eviction_order import Rank, Ranking, rank
 from .host_plan import NOTHING
+from .instructions import Cancel, Evict, Instruction, Prefetch
 from .timeline import EMPTY, Timeline
 from .view import Move, Terms
 

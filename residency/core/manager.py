@@ -20,7 +20,6 @@ from .events import (
     Event,
     Evicted,
     HostObserved,
-    Instruction,
     NodeFinished,
     NodeStarted,
     Outcome,
@@ -32,9 +31,9 @@ from .events import (
     Replanned,
     TransferDone,
     TransferStopped,
-    Wait,
 )
 from .host_tier import HostTier, Place
+from .instructions import Instruction, Wait
 from .story import in_order
 from .strategies import Placements, ResolvedMode
 from .timeline import Use, UseKind

@@ -21,7 +21,8 @@ from concurrent import futures
 from concurrent.futures import Future
 
 from ..core.component import Component, Tier
-from ..core.events import Cancel, Evict, Evicted, Prefetch, TransferDone, TransferMoved, TransferStopped
+from ..core.events import Evicted, TransferDone, TransferMoved, TransferStopped
+from ..core.instructions import Cancel, Evict, Prefetch
 from . import memory
 from ._backoff import LOOK_S, Backoff
 from ._chunks import Chunk, cut, overlap

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ...core.events import Exchange
+from ...core.instructions import Exchange
 from .context import Context
 from .kinds import RECORDED
 from .proofs import Behaviour, Feature

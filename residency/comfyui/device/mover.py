@@ -26,7 +26,8 @@ from typing import Any
 import comfy.model_management as model_management
 
 from ...core.device_placement import Placement
-from ...core.events import Cancel, Event, Evict, Exchange, Prefetch, TransferMoved
+from ...core.events import Event, TransferMoved
+from ...core.instructions import Cancel, Evict, Exchange, Prefetch
 from ...transfers import memory
 from ..language_models import WholePatcher
 from ..prompt.background import Errands

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from ...core.events import Prefetch
+from ...core.instructions import Prefetch
 from .answers import Pending
 from .context import Context
 from .memory_usage import device_bytes
