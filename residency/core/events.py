@@ -33,13 +33,13 @@ class PromptStarted:
     timeline: Timeline
     components: Mapping[str, Component]
     mode: Mode
-    policies: Mapping[str, Policy] = field(default_factory=dict)  # by component: what nodes asked for
+    policies: Mapping[str, Policy] = field(default_factory=dict)  # by component: the wishes of nodes
     single_reader: frozenset[str] = frozenset()  # components on drives that serve one reader at a time (hard disks)
 
 
 @dataclass(frozen=True, slots=True)
 class Replanned:
-    """The order of what is left has changed (lazy input, expanded subgraph, queue), or more is known of it. Positions restart at 0.
+    """The order of the remaining visits has changed (lazy input, expanded subgraph, queue), or more is known of it. Positions restart at 0.
 
     `running` is the position of the visit that runs meanwhile; None: between two visits.
     """
@@ -95,7 +95,7 @@ class TransferDone:
 
 @dataclass(frozen=True, slots=True)
 class TransferStopped:
-    """Refused, failed or cancelled; what had moved by then stays accounted in `moved_bytes` and `present_bytes`."""
+    """Refused, failed or cancelled; the bytes that had moved by then stay accounted in `moved_bytes` and `present_bytes`."""
 
     time_s: float
     component: str
@@ -120,7 +120,7 @@ class Evicted:
 class BudgetChanged:
     """The bytes that the tier may hold now (available memory moved, the user changed a setting).
 
-    `reserve_bytes` beyond the limit are kept free for others, not taken yet: nothing is brought there, but what is there may stay.
+    `reserve_bytes` beyond the limit are kept free for others, not taken yet: nothing is brought there, but bytes that are there may stay.
     """
 
     time_s: float
@@ -144,11 +144,11 @@ class HostObserved:
 
     `loaded` is the prefix of each component that the process holds for itself, pinned or on the device, and reads no more; `held` are the
     bytes in the page cache behind that prefix (None: the system does not tell), `surplus` those there of the prefix itself: a second
-    copy. `copies`: the process goes on to hold for itself what it reads, so a node needs room for both. A host may look at any time, in
+    copy. `copies`: the process keeps a copy of its own of all that it reads, so a node needs room for both. A host may look at any time, in
     the middle of a node as well.
 
-    What the process holds need not be the beginning of a file: `laid_out` has the components whose extents stand in another order than
-    the host told before, what is held first.
+    The bytes that the process holds need not be the beginning of a file: `laid_out` has the components whose extents stand in another order
+    than the host told before, the held ones first.
     """
 
     time_s: float
@@ -162,11 +162,11 @@ class HostObserved:
 @dataclass(frozen=True, slots=True)
 class DeviceObserved:
     """The contents of the device by component, and the bytes that weights may take beside all that is there now. Before a node, or while
-    one runs: then its working set is part of what is there. `in_host`: bytes of each component with a copy in host memory, ready to cross
+    one runs: then its working set is part of the contents. `in_host`: bytes of each component with a copy in host memory, ready to cross
     the link; None: the host does not tell.
 
-    `exchanges`: its mover can enact Exchange. `host_copies_bytes`: what host copies of weights could take in all, those that are there
-    included; None: the host does not tell.
+    `exchanges`: its mover can enact Exchange. `host_copies_bytes`: as many could host copies of weights take in all, those that are
+    there included; None: the host does not tell.
     """
 
     time_s: float
@@ -230,8 +230,8 @@ class Waited:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """A node has ended a step, or `steps` that were reported together; what it does next belongs to the next one. May be told later, after
-    the waiting that lies before it."""
+    """A node has ended a step, or `steps` that were reported together; its work from then on belongs to the next one. May be told later,
+    after the waiting that lies before it."""
 
     time_s: float
     steps: int = 1

@@ -13,7 +13,7 @@ from .component import Component, Tier
 class Prefetch:
     """Bring the first `size_bytes` of the component to the tier, but for the first `start_bytes`. Earlier Prefetches come first.
 
-    What the answer calls present counts from `start_bytes` on. To the device one that is not answered yet may be followed by a longer one:
+    The present bytes of the answer count from `start_bytes` on. To the device one that is not answered yet may be followed by a longer one:
     there is one answer then. Not `ahead`: the node that starts computes with it; it stands until the host has loaded that model and made
     room, and more than is planned for may find none.
     """
@@ -28,11 +28,11 @@ class Prefetch:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """To the device, where a weight has one copy over two tiers: when the host loads the component, bring what lies in host memory of its
-    first `size_bytes`, in exchange for the ends of those `leaving`, the best victim first. What leaves is written back, but for `outside`:
-    so many bytes by component, from its end.
+    """To the device, where a weight has one copy over two tiers: when the host loads the component, bring those of its first `size_bytes`
+    that lie in host memory, in exchange for the ends of those `leaving`, the best victim first. The ends are written back, but for
+    `outside`: so many bytes by component, from its end.
 
-    `left_out`: what is in neither tier gets no room, and nothing else loses its place in host memory for it. Holds for every load of the
+    `left_out`: bytes in neither tier get no room, and nothing else loses its place in host memory for them. Holds for every load of the
     node that starts. The mover answers with Evicted for each that has left, and one TransferDone or TransferStopped.
     """
 
@@ -68,7 +68,7 @@ class Wait:
 class Evict:
     """Give the component's bytes on the tier back, those in [keep_bytes, upto_bytes) (None: to its end); the mover answers with Evicted.
 
-    `size_bytes` is what that is expected to free.
+    `size_bytes`: as many are expected to come free.
     """
 
     component: Component
