@@ -35,21 +35,18 @@ from graph_shapes import SHAPES, Prompt, image, loads, node, outputs
 from residency.core.component import Component, Mode, Tier
 from residency.core.events import (
     BudgetChanged,
-    Cancel,
     Event,
-    Evict,
     Evicted,
-    Instruction,
     NodeFinished,
     NodeStarted,
     Outcome,
-    Prefetch,
     PromptEnded,
     PromptStarted,
     RatesMeasured,
     TransferDone,
     TransferStopped,
 )
+from residency.core.instructions import Cancel, Evict, Instruction, Prefetch
 from residency.core.manager import Manager
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.graph import Allowance, Flow, Grouping, computes, likely, predict_order, predict_turns

@@ -18,24 +18,8 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from .core.component import Tier
-from .core.events import (
-    Cancel,
-    Event,
-    Evict,
-    Evicted,
-    Exchange,
-    Instruction,
-    Outcome,
-    Prefetch,
-    PromptEnded,
-    PromptStarted,
-    Spent,
-    Stalled,
-    TransferDone,
-    TransferMoved,
-    TransferStopped,
-    Wait,
-)
+from .core.events import Event, Evicted, Outcome, PromptEnded, PromptStarted, Spent, Stalled, TransferDone, TransferMoved, TransferStopped
+from .core.instructions import Cancel, Evict, Exchange, Instruction, Prefetch, Wait
 from .core.manager import Manager
 from .record.ahead import foreseen
 from .record.contents import TELLING, Contents
@@ -56,7 +40,7 @@ class Mover(Protocol):
     Every method but `so_far` is called without the runtime's lock, one call at a time, in the order of the decisions: by the thread that
     told the fact, or by one that was telling another just then. A tier of the runtime's `at_safe_points` is enacted only inside
     `safe_point()`, on the thread that calls it. No method may block on a transfer or raise for what happens to the user's files; a refusal
-    is a TransferStopped event. After `close` nothing is announced any more, but answers of what was may still arrive.
+    is a TransferStopped event. After `close` nothing is announced any more, but answers to earlier instructions may still arrive.
     """
 
     def prefetch(self, instruction: Prefetch) -> Future[None]:
@@ -74,8 +58,8 @@ class Mover(Protocol):
         runtime's lock: it may not tell anything, nor wait."""
 
     def close(self, *, wait: bool = True) -> None:
-        """Stop everything and join every thread. Without `wait` no drive, device or thread is waited for: what is unanswered is answered
-        at once, and the threads end by themselves."""
+        """Stop everything and join every thread. Without `wait` no drive, device or thread is waited for: unanswered instructions are
+        answered at once, and the threads end by themselves."""
 
 
 @runtime_checkable
@@ -132,7 +116,7 @@ class Runtime:
         self.on_update: Callable[[Trace, bool], None] | None = None
         self.recorder: Callable[[Fact, Sequence[Instruction]], None] | None = None
         self.stalled_s = 0.0  # of all prompts
-        self.failures: Counter[str] = Counter()  # by what has failed; each was logged, and left to the host
+        self.failures: Counter[str] = Counter()  # by the part that has failed; logged, of one that only follows the first time
         self._unix_clock = unix_clock
         self._lock = threading.RLock()
         self._due: deque[_Due] = deque()  # decided, not enacted
@@ -145,10 +129,10 @@ class Runtime:
         self.contents = Contents()  # as the host has told them last
 
     def tell(self, fact: Fact) -> list[Hold]:
-        """Take one fact. Returns what the node that has just begun must wait for (empty for every other fact).
+        """Take one fact. Returns the holds of the node that has just begun (empty for every other fact).
 
-        Raises SessionError for a fact that cannot be true now; nothing has changed then. Raises what the core has failed with: the prompt
-        is abandoned, what was under way is called off, and from here on there is a new session with a new core.
+        Raises SessionError for a fact that cannot be true now; nothing has changed then. Raises the core's own exception where it has
+        failed: the prompt is abandoned, transfers under way are called off, and from here on there is a new session with a new core.
         """
         failed: Exception | None = None
         with self._lock:
@@ -166,7 +150,7 @@ class Runtime:
         return [] if mine is None else mine.holds
 
     def safe_point(self) -> None:
-        """Enact what waits for a safe point. On the executor's thread, where the device stands still or a step has ended."""
+        """Enact the instructions that wait for it. On the executor's thread, where the device stands still or a step has ended."""
         while self._deferred:
             with self._lock:
                 if not self._deferred:
@@ -176,7 +160,7 @@ class Runtime:
 
     def abandon(self, reason: str, prompt_id: str | None = None) -> None:
         """The host follows the running prompt no longer: its trace ends, and nothing more is moved for it or for the queue behind it; also
-        where the manager is what has failed. On any thread that may wait. `prompt_id`: only that prompt, if it has not ended meanwhile."""
+        where the manager has failed. On any thread that may wait. `prompt_id`: only that prompt, if it has not ended meanwhile."""
         try:
             self.tell(StandsAside(self.clock(), reason, prompt_id))
         except Exception:
@@ -221,7 +205,7 @@ class Runtime:
 
     @contextmanager
     def _glance(self) -> Iterator[bool]:
-        """Hold the lock if it is free soon: who only shows what happens waits for nobody."""
+        """Hold the lock if it is free soon: who only shows the state waits for nobody."""
         free = self._lock.acquire(timeout=GLANCE_S)
         try:
             yield free
@@ -230,9 +214,9 @@ class Runtime:
                 self._lock.release()
 
     def spent(self, start_s: float, stalled_s: float, trace: Trace | None) -> None:
-        """Add what the host has done since then on the thread that runs the nodes to the pack's own time, less what was stall of it.
+        """Add the host's work since then on the thread that runs the nodes to the pack's own time, less the part of it that was stall.
 
-        `stalled_s` and `trace` are what they were at the start: the prompt may have begun or ended since. Without the lock: it is told
+        `stalled_s` and `trace` are as they were at the start: the prompt may have begun or ended since. Without the lock: it is told
         several times a node.
         """
         trace = self.trace or trace
@@ -305,7 +289,7 @@ class Runtime:
             trace.record(event, instructions)
 
     def _aside(self, what: str, function: Callable[..., object] | None, *args: object) -> None:
-        """Tell who only follows what happens: it may fail, and what has been decided is enacted all the same."""
+        """Tell one that only follows: it may fail, and all decisions are enacted all the same."""
         try:
             if function is not None:
                 function(*args)
@@ -315,7 +299,7 @@ class Runtime:
             self.failures[what] += 1
 
     def _start_anew(self, reason: str) -> _Due | None:
-        """The core has failed in the middle of a decision: what it says is on its way may be told to nobody, and stay so for ever."""
+        """The core has failed in the middle of a decision: transfers in its records may have been told to nobody, and would stay."""
         trace = self.trace
         under_way = self._under_way.values() if trace is None else trace.under_way()
         cancels = [Cancel(one.component, one.tier, reason) for one in under_way]
@@ -325,8 +309,8 @@ class Runtime:
         return self._due_of(cancels)
 
     def _enact_due(self, mine: _Due) -> None:
-        """One thread at a time enacts, in the order of the decisions. A mover that answers from inside a call only adds to what is due: the
-        loop further up its thread takes it. Another thread waits until its own instructions are enacted: a node must know its holds."""
+        """One thread at a time enacts, in the order of the decisions. A mover that answers from inside a call only adds to the due ones:
+        the loop further up its thread takes it. Another thread waits until its own instructions are enacted: a node must know its holds."""
         me = threading.get_ident()
         while True:
             with self._lock:

@@ -1,7 +1,7 @@
 """One host's prompts, one after the other: facts in, events out, in one order. Pure, as the core is.
 
-ComfyUI, the simulator, the local host and a replayed recording all tell a session what they see; no host talks to the manager itself. The
-life of a prompt, and which fact is legal in which phase:
+ComfyUI, the simulator, the local host and a replayed recording all tell a session the facts that they see; no host talks to the manager
+itself. The life of a prompt, and which fact is legal in which phase:
 
     IDLE --PromptBegins--> BETWEEN --NodeBegins--> RUNNING --NodeEnds--> BETWEEN --PromptEnds--> IDLE
                            BETWEEN, RUNNING: OrderChanges, Looks;  any: StandsAside -> IDLE, and every event that passes through
@@ -84,7 +84,7 @@ class PromptBegins:
 
 @dataclass(frozen=True, slots=True)
 class OrderChanges:
-    """Another order of what is left, the visit that runs first, if one does; or another queue behind it, or more known of either."""
+    """Another order of the remaining visits, the one that runs first, if one does; or another queue behind it, or more known of either."""
 
     time_s: float
     timeline: Timeline
@@ -182,7 +182,7 @@ class Session:
     def must_replan(self, asked: int | None, pending: Container[str]) -> bool:
         """The node that ran has been put back and waits for `asked` nodes: whether the order of the rest is another than was foretold.
 
-        Of a node that asks for less, what it does without is passed over; but weights that were to be read for that must not be.
+        Of a node that asks for less, those that it does without are passed over; but weights that were to be read for them must not be.
         """
         visits, timeline = self.timeline.visits, self.timeline
         own = visits[self.position]

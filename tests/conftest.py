@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from residency.core.events import Event, Instruction
+from residency.core.events import Event
+from residency.core.instructions import Instruction
 from residency.core.manager import Manager
 from residency.transfers import memory
 

@@ -28,16 +28,11 @@ from shuffled_movers import Bytes, DeviceMover, DiskMover, mask
 from residency.core.component import Component, Mode, Policy, Strategy, Tier
 from residency.core.component_state import State
 from residency.core.events import (
-    Cancel,
     DeviceObserved,
     Event,
-    Evict,
     Evicted,
-    Exchange,
     HostObserved,
-    Instruction,
     Outcome,
-    Prefetch,
     PrefetchAsked,
     RatesMeasured,
     ReleaseAsked,
@@ -45,8 +40,8 @@ from residency.core.events import (
     Stepped,
     TransferDone,
     TransferStopped,
-    Wait,
 )
+from residency.core.instructions import Cancel, Evict, Exchange, Instruction, Prefetch, Wait
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.runtime import Hold, Mover, Runtime
 from residency.session import (

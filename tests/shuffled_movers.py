@@ -9,17 +9,8 @@ from random import Random
 from typing import Protocol
 
 from residency.core.component import Component, Tier
-from residency.core.events import (
-    Cancel,
-    Event,
-    Evict,
-    Evicted,
-    Exchange,
-    Prefetch,
-    TransferDone,
-    TransferMoved,
-    TransferStopped,
-)
+from residency.core.events import Event, Evicted, TransferDone, TransferMoved, TransferStopped
+from residency.core.instructions import Cancel, Evict, Exchange, Prefetch
 
 
 def mask(start: int, end: int) -> int:

@@ -6,20 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from residency.core.component import Component, Mode, Tier
 from residency.core.component_state import TierState
-from residency.core.events import (
-    BudgetChanged,
-    Cancel,
-    Event,
-    Evict,
-    Evicted,
-    Instruction,
-    NodeFinished,
-    NodeStarted,
-    Prefetch,
-    PromptStarted,
-    TransferDone,
-    TransferStopped,
-)
+from residency.core.events import BudgetChanged, Event, Evicted, NodeFinished, NodeStarted, PromptStarted, TransferDone, TransferStopped
+from residency.core.instructions import Cancel, Evict, Instruction, Prefetch
 from residency.core.manager import Manager
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 

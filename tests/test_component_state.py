@@ -12,18 +12,15 @@ from story import MB, VirtualHost, components, reads
 
 from residency.core.budget import Budget
 from residency.core.component import Mode, Policy, Tier
-from residency.core.component_state import MOVES, STORY_MOVES, IllegalMoveError, Move, State, TierState, table, told
+from residency.core.component_state import MOVES, STORY_MOVES, IllegalMoveError, Move, State, TierState, table
 from residency.core.events import (
     BudgetChanged,
-    Cancel,
     DeviceObserved,
-    Evict,
     Evicted,
     HostObserved,
     NodeFinished,
     NodeStarted,
     Outcome,
-    Prefetch,
     PrefetchAsked,
     PromptEnded,
     PromptStarted,
@@ -33,7 +30,9 @@ from residency.core.events import (
     TransferDone,
     TransferStopped,
 )
+from residency.core.instructions import Cancel, Evict, Prefetch
 from residency.core.manager import Manager
+from residency.core.story import told
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 
 A = "a"

@@ -9,20 +9,10 @@ from story import MB, VirtualHost, components, reads, tier
 
 from residency.core import host_plan
 from residency.core.component import Mode, Policy
-from residency.core.events import (
-    Cancel,
-    Evict,
-    Outcome,
-    Prefetch,
-    PrefetchAsked,
-    PromptEnded,
-    PromptStarted,
-    ReleaseAsked,
-    TransferDone,
-    TransferStopped,
-)
+from residency.core.events import Outcome, PrefetchAsked, PromptEnded, PromptStarted, ReleaseAsked, TransferDone, TransferStopped
 from residency.core.eviction_order import Ranking, rank
 from residency.core.host_plan import plan
+from residency.core.instructions import Cancel, Evict, Prefetch
 from residency.core.view import Terms
 
 KEYS = "abcd"

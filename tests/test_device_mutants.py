@@ -15,7 +15,8 @@ from test_simulate_exchange import BENCH, drawn, prompts
 
 from residency.core.component import Mode, Tier
 from residency.core.device_tier import DeviceTier
-from residency.core.events import Cancel, DeviceObserved, Evict, Evicted, Exchange, Instruction, Prefetch, RatesMeasured, TransferDone
+from residency.core.events import DeviceObserved, Evicted, RatesMeasured, TransferDone
+from residency.core.instructions import Cancel, Evict, Exchange, Instruction, Prefetch
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.runtime import Runtime
 from residency.session import Fact, Limits, NodeBegins, NodeEnds, PromptBegins, Sight

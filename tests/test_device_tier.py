@@ -13,20 +13,17 @@ from residency.core.component import Mode, Policy, Tier
 from residency.core.device_placement import SPARE_BYTES, Copies, Placement
 from residency.core.device_tier import DeviceTier, View
 from residency.core.events import (
-    Cancel,
     DeviceObserved,
-    Evict,
     Evicted,
-    Exchange,
     NodeFinished,
     NodeStarted,
-    Prefetch,
     PrefetchAsked,
     PromptStarted,
     ReleaseAsked,
     TransferDone,
     TransferStopped,
 )
+from residency.core.instructions import Cancel, Evict, Exchange, Prefetch
 from residency.core.manager import Manager
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.simulate import GB, OURS, OURS_DEVICE, Machine, Program, Step, run

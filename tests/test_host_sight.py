@@ -9,21 +9,18 @@ from story import MB, components, reads
 from residency.core.component import Component, Extent, Mode, Tier
 from residency.core.events import (
     BudgetChanged,
-    Cancel,
-    Evict,
     Evicted,
     HostObserved,
-    Instruction,
     NodeFinished,
     NodeStarted,
     Outcome,
-    Prefetch,
     PrefetchAsked,
     PromptEnded,
     PromptStarted,
     Replanned,
     TransferDone,
 )
+from residency.core.instructions import Cancel, Evict, Instruction, Prefetch
 from residency.core.manager import Manager
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 

@@ -37,8 +37,8 @@ FLOORS = [
     {"cli"},
 ]
 CORE = [
-    "component", "_frozen", "timeline", "budget", "events", "strategies", "component_state", "eviction_order", "view", "host_plan",
-    "host_tier", "device_placement", "device_tier", "manager",
+    "component", "_frozen", "timeline", "budget", "events", "instructions", "strategies", "component_state", "story", "eviction_order",
+    "view", "host_plan", "host_tier", "device_placement", "device_tier", "manager",
 ]  # fmt: skip
 PURE = ("core", "session", "graph")
 

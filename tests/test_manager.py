@@ -6,14 +6,11 @@ from story import MB, VirtualHost, components, reads
 from residency.core.component import Mode, Policy, Strategy, Tier
 from residency.core.device_placement import Copies
 from residency.core.events import (
-    Cancel,
     DeviceObserved,
-    Evict,
     HostObserved,
     NodeFinished,
     NodeStarted,
     Outcome,
-    Prefetch,
     PrefetchAsked,
     PromptEnded,
     PromptStarted,
@@ -21,8 +18,8 @@ from residency.core.events import (
     ReleaseAsked,
     Replanned,
     TransferStopped,
-    Wait,
 )
+from residency.core.instructions import Cancel, Evict, Prefetch, Wait
 from residency.core.manager import Manager
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 

@@ -6,7 +6,6 @@ from residency.core.events import (
     NodeStarted,
     NotMeasured,
     Outcome,
-    Prefetch,
     PromptEnded,
     PromptStarted,
     Spent,
@@ -15,6 +14,7 @@ from residency.core.events import (
     TransferDone,
     Waited,
 )
+from residency.core.instructions import Prefetch
 from residency.record.text import patching, text, waiting
 from residency.record.trace import Trace
 

@@ -7,7 +7,8 @@ import pytest
 from story import MB, components, reads
 
 from residency.core.component import Mode, Tier
-from residency.core.events import BudgetChanged, Cancel, Evicted, Outcome, TransferDone, TransferMoved, TransferStopped
+from residency.core.events import BudgetChanged, Evicted, Outcome, TransferDone, TransferMoved, TransferStopped
+from residency.core.instructions import Cancel
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.runtime import KEPT_TRACES, Runtime
 from residency.session import NodeBegins, NodeEnds, OrderChanges, PromptBegins, PromptEnds, SessionError

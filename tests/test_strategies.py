@@ -2,7 +2,8 @@ import pytest
 from story import MB, VirtualHost, components, reads
 
 from residency.core.component import Mode, Policy, Strategy, Tier
-from residency.core.events import BudgetChanged, DeviceObserved, Evict, PromptStarted
+from residency.core.events import BudgetChanged, DeviceObserved, PromptStarted
+from residency.core.instructions import Evict
 from residency.core.strategies import resolve, strategy_of
 from residency.settings.node_inputs import REMOVED, STRATEGY
 

@@ -7,15 +7,12 @@ from story import MB, components, reads
 
 from residency.core.component import Mode, Tier
 from residency.core.events import (
-    Cancel,
     Copied,
-    Evict,
     Evicted,
     Foretold,
     NodeFinished,
     NodeStarted,
     Outcome,
-    Prefetch,
     PromptEnded,
     PromptStarted,
     Replanned,
@@ -25,9 +22,9 @@ from residency.core.events import (
     TransferDone,
     TransferMoved,
     TransferStopped,
-    Wait,
     Waited,
 )
+from residency.core.instructions import Cancel, Evict, Prefetch, Wait
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.record import text
 from residency.record.trace import MAX_RECORDS, OWN, Mark, Trace

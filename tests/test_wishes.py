@@ -7,11 +7,9 @@ from story import MB, VirtualHost, components, reads
 from residency.core.component import Mode, Policy, Tier
 from residency.core.events import (
     BudgetChanged,
-    Evict,
     Evicted,
     HostObserved,
     NodeStarted,
-    Prefetch,
     PrefetchAsked,
     PromptStarted,
     ReleaseAsked,
@@ -19,6 +17,7 @@ from residency.core.events import (
     TransferDone,
     TransferStopped,
 )
+from residency.core.instructions import Evict, Prefetch
 from residency.core.manager import Manager
 
 

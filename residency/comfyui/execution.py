@@ -17,16 +17,16 @@ from typing import Any
 import comfy.model_management as model_management
 
 from ..core.component import Mode
-from ..core.events import Crossed, DeviceObserved, HostObserved, NotMeasured, Outcome
+from ..core.events import Crossed, NotMeasured, Outcome
 from ..core.timeline import EMPTY
 from ..record.trace import Trace
 from ..runtime import Hold, Runtime
-from ..session import NOTHING_SEEN, Looks, NodeBegins, NodeEnds, Phase, PromptBegins, PromptEnds, Sight
+from ..session import NOTHING_SEEN, Looks, NodeBegins, NodeEnds, Phase, PromptBegins, PromptEnds
 from ..settings import prompt as settings
 from ..transfers import single_reader
 from .device.cuda import Cuda
-from .device.host_contents import HostContents
 from .device.mover import DeviceMover
+from .device.sights import Sights
 from .guard import Guard
 from .prompt.decoders import Decoders
 from .prompt.limits import MemoryLimits
@@ -79,7 +79,7 @@ class Execution:
         # where the prompt is: moved by the executor's thread, looked at and replanned by the errands'; taken before the runtime's own
         self._lock = threading.RLock()
         self.look_ahead = LookAhead(runtime, self._lock, lambda: self.prompt, queued, guard)
-        self._in_host = HostContents(device.contents, runtime.clock)
+        self._sights = Sights(device.contents, device.headroom, runtime.clock, self._exchanges)
         self.stalls = Stalls(runtime, cuda, device.streams.gate.under_way)
         self._cached = CachedResults(runtime, device.models)
         self._steps = Steps(lambda node_id: guard.timed(self._step, node_id), partial(guard.timed, self._steps_end))
@@ -217,7 +217,7 @@ class Execution:
             # before the device is looked at: the room on it is what the node leaves
             self._device.expect(visit.working_set_bytes)
             started_s = self._runtime.clock()
-            sight = _sight(self._in_host.look(prompt.graph.components), self._device_contents(prompt))
+            sight = self._sights.of_both(prompt.graph.components, prompt.settings.device_budget_bytes)
             holds = self._runtime.tell(NodeBegins(started_s, node_id, self._limits.of_host(prompt, now_s), sight))
             self._runtime.safe_point()
             self._device.carry_on(waits=visit.class_type in self._stepping or self._is_in_tail(prompt))
@@ -253,7 +253,7 @@ class Execution:
                 prompt.policies(),
                 single_reader(parts.values()),
                 replace(self._limits.of_host(prompt, now_s), device_bytes=budget_bytes),
-                Sight(self._in_host.look(parts, must=True)),
+                self._sights.of_host(parts, must=True),
             )
         )
         self._cached.tell()
@@ -290,7 +290,7 @@ class Execution:
                 prompt.stepped = node_id
                 self._stepping.add(session.timeline.visits[session.position].class_type)
                 # by now the node has taken what it needs: what it has pushed out is missing, and may come back while it computes
-                sight = Sight(self._in_host.look(prompt.graph.components, must=True), self._device_contents(prompt))
+                sight = self._sights.of_both(prompt.graph.components, prompt.settings.device_budget_bytes, must=True)
                 now_s = self._runtime.clock()
                 self._runtime.tell(Looks(now_s, self._limits.of_host(prompt, now_s), sight))
                 self._runtime.safe_point()
@@ -307,10 +307,10 @@ class Execution:
             prompt = self.prompt
             if prompt is None or prompt.graph is None or self._runtime.session.phase is not Phase.RUNNING:
                 return
-            seen = self._in_host.look(prompt.graph.components, changed=True)
-            if seen is not None:
+            sight = self._sights.of_host(prompt.graph.components, changed=True)
+            if sight is not NOTHING_SEEN:
                 now_s = self._runtime.clock()
-                self._runtime.tell(Looks(now_s, self._limits.of_host(prompt, now_s), Sight(seen)))
+                self._runtime.tell(Looks(now_s, self._limits.of_host(prompt, now_s), sight))
 
     def node_completes(self) -> None:
         with self._lock:
@@ -343,8 +343,8 @@ class Execution:
                 now_s = self._runtime.clock()
                 prompt.peaks.node_finishes(session.timeline.visits[session.position].node_id, now_s)
                 used = session.timeline.at(session.position) if prompt.graph is not None else ()
-                seen = self._in_host.look(prompt.graph.components, changed=True) if used and prompt.graph is not None else None
-                self._runtime.tell(NodeEnds(now_s, sight=_sight(seen)))
+                sight = self._sights.of_host(prompt.graph.components, changed=True) if used and prompt.graph is not None else NOTHING_SEEN
+                self._runtime.tell(NodeEnds(now_s, sight=sight))
                 self._runtime.safe_point()
 
     # --- results of nodes ---
@@ -356,22 +356,22 @@ class Execution:
 
     def node_outputs(self, execution_list: Any, node_id: str, value: Any) -> None:
         prompt = self.prompt
-        if prompt is None or prompt.graph is None:
+        if prompt is None or prompt.graph is None or value is None or value.outputs is None:
             return
-        loads = prompt.graph.loads_of(node_id)
-        if prompt.decoders and value is not None and value.outputs is not None:
-            own = traits(prompt.graph.class_type(node_id))
-            estimated = prompt.decoders.learn(node_id, value.outputs, own.outputs if own else ())
-            prompt.graph.estimated.update(estimated)
+        graph, loads = prompt.graph, prompt.graph.loads_of(node_id)
+        class_type = graph.class_type(node_id)
+        own = traits(class_type)
+        kinds = own.outputs if own else ()
+        if prompt.decoders:
+            estimated = prompt.decoders.learn(node_id, value.outputs, kinds)
+            graph.estimated.update(estimated)
             prompt.changed |= bool(estimated)  # the next node is planned with it
-        if loads and value is not None and value.outputs is not None:
-            node_traits = traits(prompt.graph.class_type(node_id))
-            not_made = self._device.models.learn(loads, value.outputs, node_traits.outputs if node_traits else ())
-            prompt.graph.makes_none(node_id, not_made)
+        if loads:
+            graph.makes_none(node_id, self._device.models.learn(loads, value.outputs, kinds))
             if not execution_list.is_cached(node_id):  # else it has not run, and nobody knows when its file was read
-                maker = Maker(prompt.graph.class_type(node_id), prompt.graph.inputs(node_id), prompt.graph.node_loads(node_id))
+                maker = Maker(class_type, graph.inputs(node_id), graph.node_loads(node_id))
                 self._cached.origins.learn(result_key(execution_list, node_id), value.outputs, maker, took(execution_list, node_id))
-            prompt.graph.dropped.difference_update(component.key for component, _ in loads)
+            graph.dropped.difference_update(component.key for component, _ in loads)
 
     def spared(self, cache: Any, target_bytes: int) -> list[Any]:
         with self._lock:
@@ -384,23 +384,10 @@ class Execution:
 
     # --- memory ---
 
-    def _device_contents(self, prompt: RunningPrompt) -> DeviceObserved | None:
-        there = self._device.contents
-        room_bytes = there.room_bytes(self._device.headroom.size_bytes)
-        if room_bytes is None:
-            return None
-        held, budget_bytes = there.held(), prompt.settings.device_budget_bytes
-        if budget_bytes is not None:
-            room_bytes = min(room_bytes, budget_bytes - sum(held.values()))
-        exchanges = dynamic_vram() and self._hooks.are_in(seams.PIN, seams.FAULT)
-        return DeviceObserved(self._runtime.clock(), held, room_bytes, there.in_host(), there.host_capacity_bytes(), exchanges)
+    def _exchanges(self) -> bool:
+        return dynamic_vram() and self._hooks.are_in(seams.PIN, seams.FAULT)
 
     def _tell_copies(self) -> None:
         """Into the trace: what has crossed the link to the device since the last time."""
         for copied in self._device.streams.link.take():
             self._runtime.tell(copied)
-
-
-def _sight(host: HostObserved | None, device: DeviceObserved | None = None) -> Sight:
-    """Most nodes of a prompt come too soon for another look at host memory, and some machines have no device to look at."""
-    return NOTHING_SEEN if host is None and device is None else Sight(host, device)

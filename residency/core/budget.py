@@ -1,6 +1,6 @@
 """The single authority on the bytes of one tier.
 
-Counted: what components hold there and what is reserved for transfers in flight. Not counted: what others hold; they move the limit.
+Counted: the bytes of components there and those reserved for transfers in flight. Not counted: the bytes of others; they move the limit.
 Written by the tier's TierState alone, in step with its records.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class Budget:
-    """Bytes of one tier: `limit_bytes` may shrink below what is used, then `available_bytes` is negative until something leaves."""
+    """Bytes of one tier: `limit_bytes` may shrink below `used_bytes`, then `available_bytes` is negative until something leaves."""
 
     __slots__ = ("coming_bytes", "limit_bytes", "used_bytes")
 
@@ -21,7 +21,7 @@ class Budget:
 
     @property
     def available_bytes(self) -> int:
-        """Bytes that may still be reserved; negative when the limit has shrunk under what is used."""
+        """Bytes that may still be reserved; negative when the limit has shrunk under the used ones."""
         return self.limit_bytes - self.used_bytes
 
     @property

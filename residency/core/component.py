@@ -25,7 +25,7 @@ class Mode(Enum):
 
 
 class Strategy(Enum):
-    """The placement of one component around its uses. Each puts bytes elsewhere than the others; what the host does anyway is none."""
+    """The placement of one component around its uses. Each puts bytes elsewhere than the others; the host's own way is none."""
 
     RESIDENT = "resident"  # stays on the device
     OFFLOAD = "offload"  # leaves the device as a whole when room is needed
@@ -65,7 +65,7 @@ class Component:
 
     `key` is stable across restarts and changes when a file is replaced or an option that changes the weights does.
     `name` is for people. `kind` is the link type that carries it (MODEL, CLIP, VAE, CONTROL_NET, …).
-    `size_bytes` is what has to be read; `extents` say from where, in reading order, and sum to `size_bytes`.
+    `size_bytes` have to be read; `extents` say from where, in reading order, and sum to `size_bytes`.
     `files` are those it was made of, as they were then; empty where nobody has asked.
     """
 

@@ -1,22 +1,21 @@
 """The state of one component on one tier: one record, one table of legal moves, one budget, and the story of how it came about.
 
 Bytes of a record: `held_bytes` are there; `coming_bytes` are announced and reserved, and not there yet; `leaving_bytes` are there and told
-to leave. A move is the manager's word (ANNOUNCE, EXTEND, STOP, GIVE_UP, LEAVE, DROP_COPY), a mover's answer (LANDED, STOPPED, LEFT), what a
-host has seen (SEEN), or a new wish (RENEW). `MOVES` holds every legal one; the table in docs/states.md is drawn from it.
+to leave. A move is the manager's word (ANNOUNCE, EXTEND, STOP, GIVE_UP, LEAVE, DROP_COPY), a mover's answer (LANDED, STOPPED, LEFT), a
+host's look (SEEN), or a new wish (RENEW). `MOVES` holds every legal one; the table in docs/states.md is drawn from it.
 
-Movers answer late, twice, and for what nobody has asked of them: their three moves and SEEN are legal in every state. The two tiers share
+Movers answer late, twice, and without having been asked: their three moves and SEEN are legal in every state. The two tiers share
 the table and nothing else: no move of a record changes another one.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from ..units import size as in_words
 from .budget import Budget
 from .component import Tier
 
@@ -29,7 +28,7 @@ class State(Enum):
     ABSENT = "absent"
     ANNOUNCED = "announced"  # the mover was told to bring it; a part may be there already
     STOPPING = "stopping"  # announced, then told to stop, and not answered yet
-    GIVEN_UP = "given up"  # as STOPPING, and what has come by then leaves
+    GIVEN_UP = "given up"  # as STOPPING, and the bytes that have come by then leave
     HELD = "held"
     LEAVING = "leaving"  # told to leave, in whole or in part, and not answered yet
     RELEASED = "released"  # as LEAVING, and refused once it has left
@@ -155,7 +154,7 @@ class TierState:
         self.stopping_bytes = 0  # coming, and told to stop
         self.now_s = 0.0
 
-    # --- what is there ---
+    # --- contents ---
 
     @property
     def limit_bytes(self) -> int:
@@ -193,7 +192,7 @@ class TierState:
         self._come(record, coming_bytes)
 
     def extend(self, key: str, more_bytes: int, why: str) -> None:
-        """Of what was announced more bytes are to come."""
+        """More bytes of an announced component are to come."""
         record = self.of(key)
         self._move(record, EXTEND, more_bytes, why)
         self._come(record, record.coming_bytes + more_bytes)
@@ -241,7 +240,7 @@ class TierState:
             record.asked = None
 
     def renew(self, known: Collection[str]) -> None:
-        """A new prompt: refusals are forgotten, and so is what is neither there nor among the components that are known."""
+        """A new prompt: refusals are forgotten, and so are the records of components that are neither there nor among the known ones."""
         for record in list(self.records.values()):
             if record.state not in MAY_COME and record.state is not LEAVING:
                 self._move(record, RENEW, 0, "a new prompt")
@@ -249,14 +248,14 @@ class TierState:
             if nothing and record.asked is None and record.key not in known:
                 del self.records[record.key]
 
-    # --- what movers answer and hosts see ---
+    # --- movers' answers and hosts' looks ---
 
     def landed(self, key: str, held_bytes: int, why: str = "") -> ComponentState:
-        """The transfer has ended, or something was brought unasked: so many bytes are there. What is told to leave does not change."""
+        """The transfer has ended, or something was brought unasked: so many bytes are there. Those told to leave do not change."""
         return self._ended(self.of(key), LANDED, held_bytes, why)
 
     def stopped(self, key: str, held_bytes: int, why: str) -> ComponentState:
-        """As `landed`, of a transfer that was refused, has failed or was stopped; what nobody told to stop is not asked for again."""
+        """As `landed`, of a transfer that was refused, has failed or was stopped; one that nobody told to stop is not asked for again."""
         return self._ended(self.of(key), STOPPED, held_bytes, why)
 
     def left(self, key: str, held_bytes: int, why: str) -> None:
@@ -386,21 +385,6 @@ def _check_record(record: ComponentState, tier: Tier) -> None:
     assert not leaves or record.answers_due, f"{where} and no answer is due"
     assert state is not ABSENT or not record.held_bytes, f"{where} with {record.held_bytes} bytes"
     assert state is not HELD or record.held_bytes, f"{where} without a byte"
-
-
-def in_order(stories: Iterable[Iterable[Entry]]) -> list[Entry]:
-    """The stories of one component on several tiers as one."""
-    return sorted((entry for story in stories for entry in story), key=lambda entry: entry.time_s)
-
-
-def told(story: Iterable[Entry]) -> str:
-    """A story as one sentence; times are those of the events, in seconds."""
-    return "; ".join(
-        f"{entry.move.value} on the {entry.tier.value} at {entry.time_s:.1f} s"
-        + (f" with {in_words(entry.size_bytes)}" if entry.size_bytes else "")
-        + (f": {entry.why}" if entry.why else "")
-        for entry in story
-    )
 
 
 def table() -> str:

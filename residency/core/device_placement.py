@@ -1,11 +1,11 @@
-"""The placement of one prompt's weights: in both tiers, or in one of the two; and what a node's model displaces in the second case.
+"""The placement of one prompt's weights: in both tiers, or in one of the two; then also the weights that a node's model displaces.
 
-With copies in both tiers what leaves the device costs nothing: its host copy stays. Where host memory cannot hold them, a weight lies on
-the device or in host memory. Then a model that comes is exchanged with those that leave, which are written back as far as there is room;
-the mover carries that out when the host loads the model. What leaves first is needed last (Belady 1966). A model that is passed through
-once gets no room for what has been lost of it: in prompts that repeat it is always the end of that one that is read again, not the ends
-of all in turn. Where both tiers together are too small, that end is settled ahead (`outside`): it leaves the device
-without an image, and the page cache, where it has just been read, is the place that holds it.
+With copies in both tiers leaving the device costs nothing: the host copy stays. Where host memory cannot hold them, a weight lies on the
+device or in host memory. Then a model that comes is exchanged with those that leave, which are written back as far as there is room; the
+mover carries that out when the host loads the model. Those needed last leave first (Belady 1966). A model that is passed through once gets
+no room for the part of it that has been lost: in prompts that repeat it is always the end of that one that is read again, not the ends of
+all in turn. Where both tiers together are too small, that end is settled ahead (`outside`): it leaves the device without an image, and the
+page cache, where it has just been read, is the place that holds it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from .component import Component, Tier
-from .events import Cancel, DeviceObserved, Exchange
+from .events import DeviceObserved
+from .instructions import Cancel, Exchange
 
 GB = 10**9
-# Of both tiers, left when it is reckoned what fits neither: pages are rounded up, slots taken 0.5 GiB at a time, and torch's allocator
-# keeps more than the working set says.
+# Of both tiers, left free where the bytes that fit neither are reckoned: pages are rounded up, slots taken 0.5 GiB at a time, and torch's
+# allocator keeps more than the working set says.
 SPARE_BYTES = 2**30
 
 
@@ -34,7 +35,7 @@ class Copies(Enum):
 class Placement:
     """The decision for one prompt, and the exchanges that the mover has been told and has not answered.
 
-    Decided once, from what the host tells when the first node starts: a model is not written back in the one half of a prompt and copied
+    Decided once, from the host's look when the first node starts: a model is not written back in the one half of a prompt and copied
     in the other.
     """
 
@@ -76,8 +77,8 @@ class Placement:
     def exchange(
         self, coming: Sequence[Component], leaving: Sequence[Component], *, passed_once: bool, reason: str
     ) -> list[Exchange | Cancel]:
-        """For the node that starts: each of its components in exchange for those that may leave, best victim first. What stood for the node
-        before is over."""
+        """For the node that starts: each of its components in exchange for those that may leave, best victim first. Others that
+        stand are cancelled."""
         keys = {component.key for component in coming}
         cancels = self.cancel("another node has started", spared=keys)
         outside = {component.key: self.outside[component.key] for component in leaving if component.key in self.outside}

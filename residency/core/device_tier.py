@@ -1,8 +1,8 @@
 """The plan of the device: room made for a node in one go, and the next node's weights brought over while this one computes.
 
-The host tells what it has found there (`DeviceObserved`), before each node and while one runs; whatever ComfyUI moved by itself is in
-that. What leaves first is what is needed last (Belady 1966), the end of it first: what stays is a prefix, so that a node that needs it
-again starts at once and the rest follows. Where a weight has one copy over two tiers, room is made by exchange instead (device_placement).
+The host tells the contents (`DeviceObserved`), before each node and while one runs, with all that ComfyUI has moved by itself. The
+component needed last leaves first (Belady 1966), its end first: a prefix stays, so that a node that needs it again starts at once and the
+rest follows. Where a weight has one copy over two tiers, room is made by exchange instead (device_placement).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from .component import Component, Tier
 from .component_state import State, TierState
 from .device_placement import Copies, Placement
-from .events import Cancel, DeviceObserved, Evict, Instruction, Prefetch, TransferDone, TransferStopped
+from .events import DeviceObserved, TransferDone, TransferStopped
+from .instructions import Cancel, Evict, Instruction, Prefetch
 from .timeline import Timeline, UseKind
 
 NEVER = float("inf")
@@ -21,8 +22,8 @@ NEVER = float("inf")
 # and 0.26 s took 0.3 s longer each (H100, 24 GB on the device). With nothing begun that would not arrive whole, the link lay idle in front
 # of the largest models, the ones that are waited for: 1.96 s of stall, on another card with an earlier version 1.36 s.
 HIDDEN_SHARE = 0.75
-LEAST_SHARE = 1 / 16  # of what is missing: less is not worth a look at each of its modules
-LOOK_AHEAD = 64  # computing visits: what lies beyond cannot be brought over while this one computes
+LEAST_SHARE = 1 / 16  # of the missing bytes: fewer are not worth a look at each module
+LOOK_AHEAD = 64  # computing visits: weights of later ones cannot be brought over while this one computes
 
 
 class DeviceTier:
@@ -30,7 +31,7 @@ class DeviceTier:
 
     def __init__(self) -> None:
         self.state = TierState(Tier.DEVICE)
-        self.seen = False  # a host has looked: the limit is what was there then, and the room beside it
+        self.seen = False  # a host has looked: the limit is the bytes that were there then, and the room beside them
         self.in_host: Mapping[str, int] | None = None  # bytes with a copy in host memory; None: not told
         self.placement = Placement()
         self.own: dict[str, tuple[int, int]] = {}  # told to come for the node that runs: bytes held and in host memory when it started
@@ -38,7 +39,7 @@ class DeviceTier:
         self._in_vain: dict[str, tuple[int, int]] = {}
         self._look: DeviceObserved | None = None
 
-    # --- what happens ---
+    # --- events ---
 
     def observe(self, look: DeviceObserved) -> None:
         state = self.state
@@ -58,7 +59,7 @@ class DeviceTier:
         held_bytes = max(event.present_bytes, record.held_bytes)
         if own is not None and not event.moved_bytes and record.state is not State.STOPPING:
             self._in_vain[key] = own
-        if refusal is None or own is not None or exchanged:  # what its own node could not have may come ahead of a later one
+        if refusal is None or own is not None or exchanged:  # one that its own node could not have may come ahead of a later one
             self.state.landed(key, held_bytes)
         else:
             self.state.stopped(key, held_bytes, refusal)
@@ -75,12 +76,12 @@ class DeviceTier:
         record = self.state.records.get(key)
         return record is not None and record.stays_bytes > 0
 
-    # --- what follows ---
+    # --- instructions ---
 
     def node_starts(self, view: View) -> list[Instruction]:
-        """For the node that starts now: all the room that its weights need, at once; what host memory holds of them; and, where it is
-        known how long the node takes and what it computes with beside them, as much of what the next ones need as can arrive by its end:
-        ComfyUI waits for every copy there.
+        """For the node that starts now: all the room that its weights need, at once; the part of them that host memory holds; and,
+        where the node's duration and working set are known, as much of the next ones' weights as can arrive by its end: ComfyUI waits for
+        every copy there.
 
         The device stands still between two nodes: giving room back costs least now. In the middle of one it waits for all that is
         announced, and stood still for 0.1 s then (H100, a step of 0.22 s)."""
@@ -97,7 +98,7 @@ class DeviceTier:
             return [*self.cancel(used, view.components, "it is exchanged"), *exchanges]
         running = [key for key in view.running if key in view.components]
         needed_bytes = sum(max(0, view.components[key].size_bytes - self._stays_bytes(key)) for key in running)
-        # nothing comes in: what it computes with beside its weights is the allocator's to find
+        # nothing comes in: its working set is the allocator's to find
         short_bytes = needed_bytes + visit.working_set_bytes - self._room_bytes() if needed_bytes else 0
         evictions = self._evict(short_bytes, view, NEVER, f"makes room for {visit.class_type} {visit.node_id}")
         room_bytes = self._room_bytes() - visit.working_set_bytes
@@ -123,7 +124,7 @@ class DeviceTier:
             if missing_bytes <= 0 or not copied_bytes or self._in_vain.get(key) == (record.held_bytes, copied_bytes):
                 continue
             if record.state is State.STOPPING:
-                continue  # the answer to what was told to stop would be taken for that to this one, which nobody would cancel then
+                continue  # the answer to the stopped one would be taken for that to this one, which nobody would cancel then
             self.own[key] = record.held_bytes, copied_bytes
             reason = f"{visit.class_type} {visit.node_id} computes with it"
             planned_bytes = max(0, min(missing_bytes, room_bytes))
@@ -136,8 +137,8 @@ class DeviceTier:
         return found
 
     def node_steps(self, view: View) -> list[Instruction]:
-        """While a node computes, its working set is part of what was seen: what the next ones compute with. Something leaves for it only
-        where that was not done when the node started."""
+        """Prefetches for the next nodes while this one computes: its working set is among the bytes that were seen. Others leave for them
+        only where that was not done when the node started."""
         if not self.seen or self.placement.copies is Copies.ONE:
             return []
         return self._bring_next(view, view.comes_bytes, self._room_bytes(), may_evict=not view.looks_ahead)
@@ -153,7 +154,7 @@ class DeviceTier:
         return [*self.node_ends(components), *self.cancel(list(self.state.coming), components, reason), *self.placement.cancel(reason)]
 
     def cancel(self, keys: Iterable[str], components: Mapping[str, Component], reason: str) -> list[Instruction]:
-        """Give up what is on its way; the mover's answer settles it."""
+        """Stop the transfers of these; the mover's answers settle them."""
         instructions: list[Instruction] = []
         for key in keys:
             record = self.state.coming.get(key)
@@ -163,7 +164,7 @@ class DeviceTier:
         return instructions
 
     def release(self, component: Component, reason: str) -> list[Instruction]:
-        """All of it leaves, be it there or on its way; what nobody has seen there as well."""
+        """All of it leaves, be it there or on its way, or there without having been seen."""
         key, state = component.key, self.state
         record = state.of(key)
         if record.coming_bytes:
@@ -183,8 +184,8 @@ class DeviceTier:
         return 0 if record is None else record.stays_bytes
 
     def _bring_next(self, view: View, comes_bytes: float, room_bytes: int, *, may_evict: bool) -> list[Instruction]:
-        """Prefetches for the next nodes, in order: no more than `comes_bytes` in all, nor than `room_bytes` and, with `may_evict`, what is
-        needed later and leaves for them."""
+        """Prefetches for the next nodes, in order: no more than `comes_bytes` in all, nor than `room_bytes` and, with `may_evict`, the
+        bytes that are needed later and leave for them."""
         instructions: list[Instruction] = []
         state = self.state
         room_bytes -= sum(record.coming_bytes for key, record in state.coming.items() if key not in view.running)
@@ -224,7 +225,7 @@ class DeviceTier:
         return instructions
 
     def _evict(self, short_bytes: int, view: View, needed_after: float, reason: str, *, spared: str = "") -> list[Evict]:
-        """Evictions that give at least `short_bytes` back, of what is next needed after `needed_after`; fewer where there is no more."""
+        """Evictions that give at least `short_bytes` back, of components next needed after `needed_after`; fewer where that is all."""
         evictions: list[Evict] = []
         if short_bytes <= 0:
             return evictions
@@ -233,7 +234,7 @@ class DeviceTier:
                 break
             if key == spared:
                 continue
-            # for what comes early only that leaves which is needed later and has a copy: without one it would be read from the drive again
+            # for one that comes early only those leave that are needed later and have a copy, or they would be read from the drive again
             if needed_after != NEVER and (next_use <= needed_after or not self._has_copy(key)):
                 continue
             size_bytes = min(self._stays_bytes(key), short_bytes)
@@ -263,8 +264,8 @@ class DeviceTier:
 @dataclass(frozen=True, slots=True)
 class View:
     """The prompt as the device tier sees it. `running`: components of the node at `position`; `may_return(key)`: whether it may come for
-    what usually comes next, though nobody has queued that; `comes_bytes`: what can cross the link while the node runs; infinite where
-    nobody knows how long it runs, or how fast the link is."""
+    the prompt that usually comes next, though nobody has queued that; `comes_bytes`: as many can cross the link while the node runs;
+    infinite where nobody knows how long it runs, or how fast the link is."""
 
     timeline: Timeline
     position: int
@@ -295,13 +296,14 @@ class View:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether enough is known of the node to bring over what comes after it from its start on."""
+        """Whether enough is known of the node to bring over later ones' weights from its start on."""
         return self.comes_bytes < NEVER and (not self.running or self.timeline.visits[self.position].working_set_bytes > 0)
 
 
 def _next_uses(view: View) -> Iterator[tuple[str, int]]:
-    """Components in the order in which the next visits compute with them, each once. What usually comes next counts as well: bringing it
-    back from host memory costs nothing that anybody waits for; what somebody wanted out of the device stays out until it is used."""
+    """Components in the order in which the next visits compute with them, each once. The prompt that usually comes next counts as
+    well: bringing its weights back from host memory costs nothing that anybody waits for; those that somebody wanted out of the device stay
+    out until they are used."""
     seen = set(view.running)
     expected_from = view.timeline.expected_from
     visits = 0

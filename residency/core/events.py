@@ -1,4 +1,4 @@
-"""Events, which go into the manager, and instructions, which come out. Plain frozen data; time is in the events, bytes are counted in int.
+"""Events, which go into the manager; the instructions that come out are in instructions.py. Plain frozen data, bytes counted in int.
 
 The life of a component in one prompt: PromptStarted -> Prefetch -> TransferMoved* -> TransferDone | TransferStopped -> Wait (if a node is
 early) -> NodeStarted -> NodeFinished -> Evict | Release (when the mode or pressure asks) -> PromptEnded.
@@ -33,13 +33,13 @@ class PromptStarted:
     timeline: Timeline
     components: Mapping[str, Component]
     mode: Mode
-    policies: Mapping[str, Policy] = field(default_factory=dict)  # by component: what nodes asked for
+    policies: Mapping[str, Policy] = field(default_factory=dict)  # by component: the wishes of nodes
     single_reader: frozenset[str] = frozenset()  # components on drives that serve one reader at a time (hard disks)
 
 
 @dataclass(frozen=True, slots=True)
 class Replanned:
-    """The order of what is left has changed (lazy input, expanded subgraph, queue), or more is known of it. Positions restart at 0.
+    """The order of the remaining visits has changed (lazy input, expanded subgraph, queue), or more is known of it. Positions restart at 0.
 
     `running` is the position of the visit that runs meanwhile; None: between two visits.
     """
@@ -95,7 +95,7 @@ class TransferDone:
 
 @dataclass(frozen=True, slots=True)
 class TransferStopped:
-    """Refused, failed or cancelled; what had moved by then stays accounted in `moved_bytes` and `present_bytes`."""
+    """Refused, failed or cancelled; the bytes that had moved by then stay accounted in `moved_bytes` and `present_bytes`."""
 
     time_s: float
     component: str
@@ -120,7 +120,7 @@ class Evicted:
 class BudgetChanged:
     """The bytes that the tier may hold now (available memory moved, the user changed a setting).
 
-    `reserve_bytes` beyond the limit are kept free for others, not taken yet: nothing is brought there, but what is there may stay.
+    `reserve_bytes` beyond the limit are kept free for others, not taken yet: nothing is brought there, but bytes that are there may stay.
     """
 
     time_s: float
@@ -144,11 +144,11 @@ class HostObserved:
 
     `loaded` is the prefix of each component that the process holds for itself, pinned or on the device, and reads no more; `held` are the
     bytes in the page cache behind that prefix (None: the system does not tell), `surplus` those there of the prefix itself: a second
-    copy. `copies`: the process goes on to hold for itself what it reads, so a node needs room for both. A host may look at any time, in
+    copy. `copies`: the process keeps a copy of its own of all that it reads, so a node needs room for both. A host may look at any time, in
     the middle of a node as well.
 
-    What the process holds need not be the beginning of a file: `laid_out` has the components whose extents stand in another order than
-    the host told before, what is held first.
+    The bytes that the process holds need not be the beginning of a file: `laid_out` has the components whose extents stand in another order
+    than the host told before, the held ones first.
     """
 
     time_s: float
@@ -162,11 +162,11 @@ class HostObserved:
 @dataclass(frozen=True, slots=True)
 class DeviceObserved:
     """The contents of the device by component, and the bytes that weights may take beside all that is there now. Before a node, or while
-    one runs: then its working set is part of what is there. `in_host`: bytes of each component with a copy in host memory, ready to cross
+    one runs: then its working set is part of the contents. `in_host`: bytes of each component with a copy in host memory, ready to cross
     the link; None: the host does not tell.
 
-    `exchanges`: its mover can enact Exchange. `host_copies_bytes`: what host copies of weights could take in all, those that are there
-    included; None: the host does not tell.
+    `exchanges`: its mover can enact Exchange. `host_copies_bytes`: as many could host copies of weights take in all, those that are
+    there included; None: the host does not tell.
     """
 
     time_s: float
@@ -230,8 +230,8 @@ class Waited:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """A node has ended a step, or `steps` that were reported together; what it does next belongs to the next one. May be told later, after
-    the waiting that lies before it."""
+    """A node has ended a step, or `steps` that were reported together; its work from then on belongs to the next one. May be told later,
+    after the waiting that lies before it."""
 
     time_s: float
     steps: int = 1
@@ -324,79 +324,3 @@ Event = (
     | PromptEnded
     | Record
 )
-
-
-# --- instructions ---
-
-
-@dataclass(frozen=True, slots=True)
-class Prefetch:
-    """Bring the first `size_bytes` of the component to the tier, but for the first `start_bytes`. Earlier Prefetches come first.
-
-    What the answer calls present counts from `start_bytes` on. To the device one that is not answered yet may be followed by a longer one:
-    there is one answer then. Not `ahead`: the node that starts computes with it; it stands until the host has loaded that model and made
-    room, and more than is planned for may find none.
-    """
-
-    component: Component
-    tier: Tier
-    size_bytes: int
-    reason: str
-    start_bytes: int = 0
-    ahead: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """To the device, where a weight has one copy over two tiers: when the host loads the component, bring what lies in host memory of its
-    first `size_bytes`, in exchange for the ends of those `leaving`, the best victim first. What leaves is written back, but for `outside`:
-    so many bytes by component, from its end.
-
-    `left_out`: what is in neither tier gets no room, and nothing else loses its place in host memory for it. Holds for every load of the
-    node that starts. The mover answers with Evicted for each that has left, and one TransferDone or TransferStopped.
-    """
-
-    component: Component
-    tier: Tier
-    size_bytes: int
-    reason: str
-    leaving: tuple[Component, ...] = ()
-    left_out: bool = False
-    outside: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Stop an announced or running Prefetch, or an Exchange that has not taken place; the mover answers with TransferStopped."""
-
-    component: Component
-    tier: Tier
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Hold the node that is about to start until the first `size_bytes` of the component are there, or its Prefetch has ended."""
-
-    component: Component
-    tier: Tier
-    size_bytes: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Evict:
-    """Give the component's bytes on the tier back, those in [keep_bytes, upto_bytes) (None: to its end); the mover answers with Evicted.
-
-    `size_bytes` is what that is expected to free.
-    """
-
-    component: Component
-    tier: Tier
-    size_bytes: int
-    reason: str
-    keep_bytes: int = 0
-    upto_bytes: int | None = None
-
-
-Instruction = Prefetch | Exchange | Cancel | Wait | Evict

@@ -18,7 +18,7 @@ ASKED = Policy()
 
 
 class Rank(NamedTuple):
-    """Smaller leaves sooner: what nobody keeps, the lower priority, the farther next read, the cheaper one to read back.
+    """Smaller leaves sooner: one that nobody keeps, the lower priority, the farther next read, the cheaper one to read back.
 
     `key` is the component's: with it in the rank, holding two against one another is one comparison of tuples and not one inside another.
     """
@@ -30,7 +30,7 @@ class Rank(NamedTuple):
     key: str
 
     def asked_for(self) -> Rank:
-        """Of what the user wants next: whatever its priority it leaves for nothing else, or it would be asked for again."""
+        """The rank of one that the user wants next: whatever its priority it leaves for nothing else, or it would be asked for again."""
         return self._replace(keep=True, nearness=1)
 
     def yields_to(self, priority: int, read_at: float) -> bool:
@@ -50,7 +50,7 @@ def rank(key: str, timeline: Timeline, position: int, components: Mapping[str, C
 
 
 class Ranking:
-    """Components by rank. `put` whenever a rank may have changed: a bisection, and one shift in a list of what is held."""
+    """Components by rank. `put` whenever a rank may have changed: a bisection, and one shift in a list of the held ones."""
 
     def __init__(self) -> None:
         self._order: list[Rank] = []

@@ -1,9 +1,9 @@
-"""The bytes that should move now: a pure function of the timeline, the components and what the host tier holds.
+"""The bytes that should move now: a pure function of the timeline, the components and the contents of the host tier.
 
-Byte by byte, in order of next read: read what is missing; make room by giving back the last bytes of what is read farthest in the future,
-or never again, and only while that is later than what the room is for; so what stays is a prefix. On random instances that are small enough
-to search this is the optimum (benchmarks/optimality.py). Cao, Felten, Karlin, Li, "A study of integrated prefetching and caching
-strategies", 1995 (the four rules); Belady, "A study of replacement algorithms for a virtual-storage computer", 1966.
+Byte by byte, in order of next read: read the missing bytes; make room by giving back the last bytes of the component read farthest in the
+future, or never again, and only while that is later than the read that the room is for; so a prefix stays. On random instances that are
+small enough to search this is the optimum (benchmarks/optimality.py). Cao, Felten, Karlin, Li, "A study of integrated prefetching and
+caching strategies", 1995 (the four rules); Belady, "A study of replacement algorithms for a virtual-storage computer", 1966.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from .view import Move, Plan, Terms, TierView
 
 NO_TERMS = Terms()
 
-# Where the tier holds more than its limit, as much more must leave for what comes: at most this part of it.
+# Where the tier holds more than its limit, as much more must leave for the bytes that come: at most this part of them.
 MOST_LOST = 4
 
-# Of what passes through the page cache while its node runs, read ahead of the node:
-# seconds of a drive, and little that would have to leave. While the node reads, no less than that part of it is begun: what it comes upon
-# half read it reads again.
+# Of weights that pass through the page cache while their node runs, read ahead of the node: seconds of a drive, and little that would
+# have to leave. While the node reads, no less than that part of it is begun: weights that it comes upon half read it reads again.
 WINDOW_BYTES = 6 * 2**30
 LEAST_WINDOW = 2
 
@@ -44,7 +43,7 @@ def plan(
 ) -> Plan:
     """Plan the host tier at `position`: the visit that runs now (`running`), or the last one that has; -1 before the first.
 
-    `busy` components are in use and may not be evicted, nor may those in flight. The bytes of the result, with what is held and in flight,
+    `busy` components are in use and may not be evicted, nor may those in flight. The bytes of the result, with those held and in flight,
     never exceed the limit; when the limit has shrunk under that, cancels and evictions give back as much as they may, farthest first.
     `leave_order` (a Ranking's) and `complete_reads` (of the plan before) save work and change nothing.
     """
@@ -92,7 +91,7 @@ def _first_missing(timeline: Timeline, first: int, components: Mapping[str, Comp
 
 
 def stays(leave_order: Sequence[Rank], busy: Collection[str], read_at: int) -> bool:
-    """Whether all of the tier is read no later than that: what comes first of those that may leave says it of them all."""
+    """Whether all of the tier is read no later than that: the first of those that may leave says it of them all."""
     for found in leave_order:
         if found.key not in busy:
             return not found.yields_to(0, read_at)
@@ -123,7 +122,7 @@ class _Draft:
         self.running = running
         self.timeline, self.position, self.components, self.host, self.busy, self.terms = timeline, position, components, host, busy, terms
         self.records = host.records
-        self._busy_rank: Rank | None = None  # of what is in use and will be worth least when its node has ended
+        self._busy_rank: Rank | None = None  # of the one in use that will be worth least when its node has ended
         self._surplus: dict[str, int] = {}
         self._passing: dict[str, int] = {}  # second copies that will be the only ones
         self._drive_is_taken = False  # a node reads its own rest from a drive that serves one reader
@@ -135,15 +134,15 @@ class _Draft:
         self.cancels: list[Move] = []
         self.surplus: list[Move] = []
         self.evictions: dict[str, tuple[int, str]] = {}
-        self.copies: dict[str, tuple[int, str]] = {}  # of what passes, told to leave
-        self._brought: set[str] = set()  # of what is to come nothing leaves
+        self.copies: dict[str, tuple[int, str]] = {}  # of components that pass, told to leave
+        self._brought: set[str] = set()  # nothing leaves of these, which are to come
         self.prefetches: list[tuple[int, Move]] = []
         self.whole_until: int | None = None
         passing = sorted(rank(key, timeline, position, components, terms.policies) for key in self._passing)
         self._leave_order = merge(passing, leave_order) if passing else iter(leave_order)
         self._victim: Rank | None = None
         self._left = -1  # bytes of the victim that have not been taken; -1: nobody has been looked for
-        self._takes_copy = False  # the victim is a second copy of what passes
+        self._takes_copy = False  # the victim is the second copy of a component that passes
 
     def _next_victim(self) -> None:
         busy, brought = self.busy, self._brought
@@ -183,7 +182,7 @@ class _Draft:
             self.free += size
 
     def give_back_what_is_over(self) -> None:
-        """The limit has shrunk: what is read farthest goes, be it there or on its way."""
+        """The limit has shrunk: the component read farthest goes, be it there or on its way."""
         self._drop_surplus(0)
         if self.free >= -self.terms.reserve_bytes:
             return
@@ -248,9 +247,9 @@ class _Draft:
             if not may_prefetch or (self._drive_is_taken and key in terms.alone):
                 passed_over = True
                 continue
-            # of what is on its way the rest comes first when it has landed
+            # the rest of a component on its way comes first when it has landed
             if record.coming_bytes or not self._bring(key, record, missing, at, None):
-                self.whole_until = None if passed_over or terms.passes else at  # windows are parts of what is missing
+                self.whole_until = None if passed_over or terms.passes else at  # windows are parts of the missing bytes
                 break
         else:
             if not left_to_node:
@@ -280,8 +279,8 @@ class _Draft:
         self._drive_is_taken |= key in self.terms.alone
 
     def fill_with_expected(self) -> None:
-        """Nothing that was asked for is missing. Of what usually comes next, the rest of what is there in part: what the end of this prompt
-        has pushed out is back before the next one begins."""
+        """Nothing that was asked for is missing. Of components that usually come next, the rest of those that the process holds in part:
+        bytes that the end of this prompt has pushed out are back before the next one begins."""
         for use in self.timeline.expected_reads:
             record = self.records.get(use.component, NOTHING)
             if record.loaded_bytes and use.component in self.components and self._may_come(use.component):
@@ -319,13 +318,13 @@ class _Draft:
         return self.records.get(key, NOTHING).may_come and self.terms.may_prefetch(key)
 
     def _bring(self, key: str, record: ComponentState, missing: int, at: int, reason: str | None) -> bool:
-        """Announce what is missing of the component, of which nothing is on its way, as far as room can be made. False: nothing behind it
+        """Announce the missing bytes of the component, of which nothing is on its way, as far as room can be made. False: nothing behind it
         may be announced."""
         if key in self.evictions:
             return False  # its rest comes first when it has left
         held_bytes, ahead = record.held_bytes, at - self.position
         least = 1
-        if self.terms.passes:  # what is fetched meanwhile leaves, what is announced is counted until it has landed
+        if self.terms.passes:  # bytes fetched meanwhile leave, announced ones are counted until they have landed
             is_used = self.running and not ahead
             least = min(missing, WINDOW_BYTES // LEAST_WINDOW) if is_used else 1
             missing = min(missing, max(0, WINDOW_BYTES - held_bytes) if is_used else WINDOW_BYTES)
@@ -348,7 +347,7 @@ class _Draft:
         return size == missing
 
     def _make_room(self, wanted: int, key: str, at: int, *, is_read_now: bool) -> None:
-        """Give back the last bytes of what may leave for this component, which is read at `at`."""
+        """Give back the last bytes of those that may leave for this component, which is read at `at`."""
         if self._surplus:
             self._drop_surplus(wanted)
         if self._left < 0:
@@ -370,10 +369,10 @@ class _Draft:
                 return  # the rest finds room where others may want some
             never = found.nearness == -NEVER
             if free < 0 and not (never or behind) and -free > wanted // MOST_LOST:
-                return  # too much would have to be read again beside what makes the room
+                return  # too much would have to be read again beside the bytes that make the room
             size = min(self._left, wanted - free)
             if not (is_read_now or never or key in self.busy) and self._better_victim_is_busy(found):
-                # it is read again, and what runs now would rather leave: take only what the drive can bring by then
+                # it is read again, and one in use would rather leave: take only as much as the drive can bring by then
                 if patience is None:
                     patience = self.terms.before_free(key) - self._queued_bytes() - max(0, free)
                 size = int(min(size, patience))
@@ -422,7 +421,7 @@ class _Draft:
         return self._busy_rank[:-1] < found[:-1]
 
 
-NOTHING = ComponentState("")  # of what the tier has never heard of
+NOTHING = ComponentState("")  # of a component that the tier has never heard of
 
 
 def _read_at(found: tuple[int, Move]) -> int:

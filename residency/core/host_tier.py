@@ -1,4 +1,4 @@
-"""The host tier: what is on its way there or leaving, who leaves first, and the instructions that the plan turns into."""
+"""The host tier: its records, the order in which components leave, and the instructions that the plan turns into."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from . import host_plan as planning
 from .component import Component, Policy, Tier
 from .component_state import ComponentState, State, TierState
-from .events import Cancel, Evict, HostObserved, Instruction, Prefetch, RatesMeasured
+from .events import HostObserved, RatesMeasured
 from .eviction_order import Rank, Ranking, rank
 from .host_plan import NOTHING
+from .instructions import Cancel, Evict, Instruction, Prefetch
 from .timeline import EMPTY, Timeline
 from .view import Move, Terms
 
@@ -60,7 +61,7 @@ class HostTier:
         self._complete_reads = 0
         self._whole_until: int | None = None  # as the last plan has found it; None once that may have changed
 
-    # --- what happens ---
+    # --- events ---
 
     def begin(self, place: Place, policies: Mapping[str, Policy] | None = None) -> None:
         """Another order: every rank is new."""
@@ -90,14 +91,14 @@ class HostTier:
         self.state.renew(self.components)
 
     def know(self, components: Mapping[str, Component]) -> None:
-        """These may be used. The order of bytes that the host has seen of one stands, and what it has seen of those that are new."""
+        """These may be used. The order of bytes that the host has seen of one stands, and its last look holds for new ones."""
         new = [key for key in components if key not in self.components and key not in self._answered]
         self.components.update((key, self._laid_out.get(key, component)) for key, component in components.items())
         self._apply_look(new)
 
     def pass_by(self, keys: Iterable[str]) -> bool:
-        """A visit that reads these has begun: their next read is a later one. What it reads itself no plan has made room for yet. Returns
-        whether the last plan holds for the visit, if it begins when it was expected to."""
+        """A visit that reads these has begun: their next read is a later one. No plan has made room yet for bytes that it reads itself.
+        Returns whether the last plan holds for the visit, if it begins when it was expected to."""
         records, is_planned = self.state.records, not (self.changed or self.terms.copies)
         for key in keys:
             record = records.get(key, NOTHING)
@@ -121,8 +122,8 @@ class HostTier:
         self._settled(record, used_bytes)
 
     def _of_the_rest(self, record: ComponentState, present_bytes: int) -> int:
-        """A transfer counts from where the process held what lies in front when it was announced. What it has taken of it since then is
-        no part of the rest: counted as such, it would stand for what has not been read yet."""
+        """A transfer counts from the end of the bytes that the process held when it was announced. Those that the process has taken since
+        then are no part of the rest: counted as such, they would stand for bytes that have not been read yet."""
         self._answered.add(record.key)
         component = self.components.get(record.key)
         if component is None or (not record.loaded_bytes and 0 <= present_bytes <= component.size_bytes):
@@ -131,7 +132,7 @@ class HostTier:
         return max(0, min(present_bytes - taken_bytes, component.size_bytes - record.loaded_bytes))
 
     def left(self, key: str, reason: str) -> None:
-        """The mover has answered an eviction: what it could not give back is no longer ours to count on."""
+        """The mover has answered an eviction: bytes that it could not give back are no longer ours to count on."""
         record, used_bytes = self.state.of(key), self.state.budget.used_bytes
         self._answered.add(key)
         last = record.answers_due == 1
@@ -142,7 +143,7 @@ class HostTier:
             self._settled(record, used_bytes)
 
     def observe(self, seen: HostObserved) -> None:
-        """Bytes by component as the host has found them, in place of its look before, except what is on its way or leaving."""
+        """Bytes by component as the host has found them, in place of its look before, except for those on their way or leaving."""
         state = self.state
         for key, record in state.records.items():
             if record.loaded_bytes and seen.loaded.get(key, 0) < record.loaded_bytes:
@@ -163,7 +164,7 @@ class HostTier:
             record = self.state.records.get(key, NOTHING)
             if key in self.components:
                 held_bytes = record.held_bytes
-                # the user may ask for what is no part of the graph that the host looks at: it would be read again at each look
+                # the user may ask for a component outside the graph that the host looks at: it would be read again at each look
                 if seen.held is not None and not (record.coming_bytes or record.answers_due):
                     held_bytes = seen.held.get(key, 0 if record.asked is None else held_bytes)
                 self._see(key, min(held_bytes, self.wanted_bytes(key)), "the host has looked")
@@ -180,7 +181,7 @@ class HostTier:
             self._settled(self.state.seen(key, held_bytes, "a node has read it"), used_bytes)
 
     def forget(self) -> None:
-        """Between prompts the system may drop pages behind our back: what is there is asked again, which costs the mover a probe."""
+        """Between prompts the system may drop pages behind our back: the contents are asked again, which costs the mover a probe."""
         for key, record in list(self.state.records.items()):
             kept = self.terms.policies.get(key)
             if record.held_bytes and not record.coming_bytes and not (kept is not None and kept.keep):
@@ -233,7 +234,7 @@ class HostTier:
         self.changed = True
         self._whole_until = None
 
-    # --- what follows ---
+    # --- instructions ---
 
     def _lacks(self, record: ComponentState, key: str) -> bool:
         """Whether bytes of the component are neither there nor coming."""
@@ -275,7 +276,7 @@ class HostTier:
         return instructions
 
     def _is_stuck(self, busy: Collection[str]) -> bool:
-        """Whether the tier is full of what is read before all that is missing: no plan would move anything."""
+        """Whether the tier is full of components that are read before all that are missing: no plan would move anything."""
         at, state = self._whole_until, self.state
         if at is None or self._waiting or state.leaving or state.stopping_bytes or state.budget.used_bytes != state.budget.limit_bytes:
             return False
@@ -298,7 +299,7 @@ class HostTier:
         return instructions
 
     def room_came(self, key: str, reason: str) -> list[Instruction] | None:
-        """An eviction was answered. What waited for it, when that is all that has happened since the plan; None: plan anew."""
+        """An eviction was answered. The prefetches that waited for it, when nothing else has happened since the plan; None: plan anew."""
         as_planned = not self.changed
         self.left(key, reason)
         if not as_planned or not self._waiting or self.state.leaving:
@@ -325,7 +326,7 @@ class HostTier:
         return self.cancel(unread, reason)
 
     def cancel_overtaken(self, reason: str) -> list[Instruction]:
-        """Stop every transfer of what is read later than something that is missing and not on its way: they begin again behind it."""
+        """Stop every transfer of a component that is read later than one that is missing and not on its way: they begin again behind it."""
         if not self.state.coming:
             return []
         place, records, terms = self.place, self.state.records, self.terms
@@ -349,7 +350,7 @@ class HostTier:
         return self.cancel(later, reason)
 
     def _evict(self, key: str, size_bytes: int, reason: str) -> Instruction:
-        """Give back the last bytes of what is held of the component."""
+        """Give back the last of the component's held bytes."""
         self.state.leave(key, size_bytes, reason)
         record = self.state.records[key]
         stays_bytes = record.held_bytes - record.leaving_bytes
@@ -379,7 +380,7 @@ class HostTier:
                 self._rank(record)
 
     def release(self, key: str, reason: str) -> list[Instruction]:
-        """The user gives it up: what is there leaves, what is on its way is stopped, and it is not read ahead again in this prompt."""
+        """The user gives it up: its bytes leave, its transfer is stopped, and it is not read ahead again in this prompt."""
         self.ask_no_more([key])
         self.changed = True
         self._whole_until = None
@@ -412,7 +413,7 @@ class HostTier:
             self._whole_until = None
 
     def _before_free(self, key: str) -> float:
-        """Bytes that the component's drive brings until what runs now has ended; a fixed part of it where that is not known."""
+        """Bytes that the component's drive brings until the running node has ended; a fixed part of the component where that is unknown."""
         size_bytes = self.components[key].size_bytes
         rate, until_s = None if self.rates is None else self.rates.read.get(key), self.place.until_s
         if rate is None or until_s is None:

@@ -1,6 +1,6 @@
 """The deciding core: events in, instructions out. It touches no device, no file and no clock.
 
-The manager knows where the running prompt is on its timeline; what is there, on its way or leaving stands in the records of its two
+The manager knows where the running prompt is on its timeline; the bytes there, on their way and leaving stand in the records of its two
 tiers. After each event that could change the answer it asks the planner what should move, and turns the plan into instructions.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from .component import Component, Mode, Strategy, Tier
-from .component_state import Entry, State, TierState, in_order
+from .component_state import Entry, State, TierState
 from .device_placement import Copies, Placement
 from .device_tier import DeviceTier, View
 from .events import (
@@ -20,7 +20,6 @@ from .events import (
     Event,
     Evicted,
     HostObserved,
-    Instruction,
     NodeFinished,
     NodeStarted,
     Outcome,
@@ -32,9 +31,10 @@ from .events import (
     Replanned,
     TransferDone,
     TransferStopped,
-    Wait,
 )
 from .host_tier import HostTier, Place
+from .instructions import Instruction, Wait
+from .story import in_order
 from .strategies import Placements, ResolvedMode
 from .timeline import Use, UseKind
 
@@ -57,8 +57,8 @@ class Manager:
         self._running: frozenset[str] = frozenset()  # components of the node that runs now
         self._soon: frozenset[str] = frozenset()  # between two nodes: components of the one that starts now
         self._used: set[str] = set()  # were on the device, and may have been used for the last time
-        self._observed = False  # the host looks at what its page cache holds, nothing has to be asked again
-        self.kept: dict[str, Component] = {}  # what the last prompt that knew them asked to keep when it has ended
+        self._observed = False  # the host looks into its page cache, nothing has to be asked again
+        self.kept: dict[str, Component] = {}  # those that the last prompt to know them asked to keep beyond its end
         self._releases: list[ReleaseAsked] = []  # of components in use: they leave when their node has ended
         self._released: set[str] = set()  # by a node, and not used since
         self._handlers: dict[type[Any], Callable[[Any], list[Instruction]]] = {
@@ -109,7 +109,7 @@ class Manager:
         return in_order((self._host.state.story(key), self._device.state.story(key)))
 
     def handle(self, event: Event) -> list[Instruction]:
-        """Take one event. Raises TypeError for what is not an event; every known event is accepted at any time."""
+        """Take one event. Raises TypeError for anything that is no event; every known event is accepted at any time."""
         handler = self._handlers.get(type(event))
         if handler is None:
             raise TypeError(f"not an event: {event!r}; see residency/core/events.py")
@@ -122,7 +122,7 @@ class Manager:
         host, timeline = self._host, event.timeline
         host.ask_no_more(list(host.state.asked))
         stopped = host.cancel_unread(timeline, -1, "a new prompt has started and does not read it")
-        # what the device and the host hold outlives the prompt: a component of an earlier one may still be released
+        # the contents of both tiers outlive the prompt: a component of an earlier one may still be released
         host.new_prompt(event.components, frozenset(self._device.state.held))
         self._device.state.renew(host.components)
         self._placements.set_policies(event.policies)
@@ -214,7 +214,7 @@ class Manager:
         self._used.clear()
         if self._releases:
             instructions += self._release_what_was_in_use()
-        # what the next node uses is as good as in use: it starts at once
+        # the next node's components are as good as in use: it starts at once
         self._soon = _used_by(timeline.at(position + 1))
         return instructions + self._replan()
 
@@ -247,7 +247,7 @@ class Manager:
             host.ask_no_more(list(host.state.asked))
             host.begin(Place())  # nothing of it is read ahead any more
             return device + stopped
-        # what the queue reads next goes on being read: the timeline runs on into the queued prompts
+        # reads for the queue go on: the timeline runs on into the queued prompts
         reason = "the prompt has ended and nothing queued reads it"
         return device + host.cancel_unread(host.place.timeline, host.place.position, reason)
 
@@ -268,7 +268,7 @@ class Manager:
             host.stopped(key, event.present_bytes, refusal)
         if given_up:
             return self._release_arrived(event) + self._replan()
-        # what lands as announced was planned for
+        # bytes that land as announced were planned for
         return self._replan() if host.changed else []
 
     def _release_arrived(self, event: TransferDone | TransferStopped) -> list[Instruction]:
@@ -313,7 +313,7 @@ class Manager:
             return []
         return self._device.node_steps(self._device_view())
 
-    # --- what the user asks ---
+    # --- the user's wishes ---
 
     def _prefetch_asked(self, event: PrefetchAsked) -> list[Instruction]:
         if event.component not in self._host.components or self._placements.off:
@@ -346,7 +346,7 @@ class Manager:
         """Why a loaded component that this prompt may not even use should stay loaded: something in the queue needs it or a node has asked
         for it, and all that is read before its turn fits into the host memory that is left. None: it may go.
 
-        Where weights have one copy over two tiers, what is read takes no room there but what others leave.
+        Where weights have one copy over two tiers, reads take no room there but that which others leave.
         """
         timeline, after = self._host.place.timeline, self._host.place.position
         use = timeline.next_use(key, after)
@@ -407,7 +407,7 @@ class Manager:
         return not given_back and key not in self._released
 
     def _may_leave_device(self, key: str) -> bool:
-        # what was asked for and not found by auto: the user wants it kept, and ComfyUI decides when there is no room
+        # a strategy that was asked for and not found by auto: the user wants it kept, and ComfyUI decides when there is no room
         strategy = self._placements.of(key)
         return strategy is not None and (strategy is not Strategy.RESIDENT or self._placements.is_auto(key))
 

@@ -1,6 +1,6 @@
 """The meaning of a memory mode: the strategy of each component, and why.
 
-A mode is the user's word; a strategy is what the planner does with one component. `auto` is resolved here, once per plan, with a
+A mode is the user's word; a strategy is the planner's way with one component. `auto` is resolved here, once per plan, with a
 reason that the log and the panel show.
 """
 
@@ -22,9 +22,9 @@ class ResolvedMode:
 
 
 def resolve(mode: Mode, components: Iterable[Component], device_limit_bytes: int | None) -> ResolvedMode:
-    """Turn `auto` into the mode that fits; every other mode stays what the user chose.
+    """Turn `auto` into the mode that fits; every other mode stays as the user chose it.
 
-    `device_limit_bytes` is what the device may hold of weights; None when the device shares the host's memory or is unknown.
+    The device may hold `device_limit_bytes` of weights; None when the device shares the host's memory or is unknown.
     """
     if mode is not Mode.AUTO:
         return ResolvedMode(mode, f"{mode.value} was chosen")
@@ -85,7 +85,7 @@ class Placements:
         return self._found[key]
 
     def is_auto(self, key: str) -> bool:
-        """Whether the component's strategy is what auto has found, and nobody's word."""
+        """Whether the component's strategy is auto's finding, and nobody's word."""
         policy = self.policies.get(key)
         return self.asked is Mode.AUTO and (policy is None or (policy.strategy is None and policy.mode in (None, Mode.AUTO)))
 

@@ -19,10 +19,10 @@ class UseKind(Enum):
 class Visit:
     """One node in the predicted order of execution.
 
-    `compute_s` is the time it is expected to take without waiting for weights, 0.0 where nothing is known. `working_set_bytes` is what it
-    is expected to need on the device beside the weights. A node that will ask for lazy inputs has a visit for that before its own: it is
-    started, asks, is put back and waits for `asks` nodes. None: it runs. `passes_once`: it goes through its
-    components' weights once, as a text encoder does.
+    `compute_s` is the time it is expected to take without waiting for weights, 0.0 where nothing is known. `working_set_bytes` are those
+    that it is expected to need on the device beside the weights. A node that will ask for lazy inputs has a visit for that before its own:
+    it is started, asks, is put back and waits for `asks` nodes. None: it runs. `passes_once`: it goes through its components' weights once,
+    as a text encoder does.
     """
 
     prompt_id: str
@@ -62,8 +62,8 @@ class _Uses:
 class Timeline:
     """Visits in the order in which they are expected, and the uses they make, ordered by position.
 
-    Visits from `expected_from` on nobody has queued: what usually comes next. They speak for what is kept, and for reading the rest of what
-    is there in part; None: every visit was asked for.
+    Visits from `expected_from` on nobody has queued: they usually come next. They speak for keeping their components, and for reading the
+    rest of those that are there in part; None: every visit was asked for.
 
     The indexes are built once, in one pass: 100,000 uses take 0.1 s. Every question about one component is a bisection.
     """
@@ -144,7 +144,7 @@ class Timeline:
         return mine.read_numbers[index] if index < len(mine.read_numbers) else None
 
     def missed_at(self, component: str, after: int) -> int | None:
-        """The position of the next read, on into what nobody has asked for: how soon the component is missed once it is gone."""
+        """The position of the next read, on into visits that nobody has asked for: how soon the component is missed once it is gone."""
         mine = self._by_component.get(component)
         if mine is None:
             return None
@@ -153,7 +153,7 @@ class Timeline:
         return positions[index] if index < len(positions) else None
 
     def next_compute_at(self, component: str, after: int) -> int | None:
-        """The position at which something computes with the component next, on into what nobody has asked for."""
+        """The position at which something computes with the component next, on into visits that nobody has asked for."""
         mine = self._by_component.get(component)
         index = 0 if mine is None else bisect_right(mine.positions, after)
         while mine is not None and index < len(mine.uses):

@@ -36,8 +36,8 @@ class Plan(NamedTuple):
 
 
 class TierView(Protocol):
-    """The part of a TierState that a plan reads. The room of what is stopping or leaving counts as free; their movers' answers
-    decide when."""
+    """The part of a TierState that a plan reads. The room of bytes that are stopping or leaving counts as free; their movers'
+    answers decide when."""
 
     @property
     def budget(self) -> Budget: ...
@@ -66,10 +66,10 @@ class Terms:
     """The conditions of a plan beside the budget.
 
     `alone`: components whose drive serves one reader at a time. `copies`: a node needs room for another copy of all it reads.
-    `passes`: what the running node computes with leaves the page cache as it is fetched, piece by piece, and the host looks meanwhile.
+    `passes`: the running node's weights leave the page cache as they are fetched, piece by piece, and the host looks meanwhile.
     `passing`: components of which the process will not keep what the running node has fetched: their second copies leave by rank.
-    `reserve_bytes`: what is there may exceed the limit by so much. `may_prefetch(key)`: whether modes and policies let it be read ahead.
-    `before_free(key)`: bytes of a component that its drive can bring before what is busy now has ended.
+    `reserve_bytes`: the contents may exceed the limit by so many. `may_prefetch(key)`: whether modes and policies let it be read ahead.
+    `before_free(key)`: bytes of a component that its drive can bring before the components in use are free.
     """
 
     policies: Mapping[str, Policy] = field(default_factory=dict)

@@ -1,14 +1,14 @@
 """How much predicting one prompt may cost, counted in operations and not in seconds, so that it ends at the same place every time.
 
 An operation is a node or a link looked at, a node queued or taken, a component carried over a link. A prediction is linear in nodes and
-links; what an allowance stops is a graph that makes it be done again and again, and whatever nobody has thought of.
+links; an allowance stops a graph that makes it be done again and again, and whatever nobody has thought of.
 """
 
 from __future__ import annotations
 
 from math import inf
 
-# What a prompt may take: so many, and so many for each of its nodes. An operation takes 1.8 us on two old cores. A first prediction takes 5
+# Of a prompt: so many, and so many for each of its nodes. An operation takes 1.8 us on two old cores. A first prediction takes 5
 # to 13 for each node, 140 in a chain of LoRAs in which each link carries the most it can; the official workflow with the most switches, 24
 # among 193 nodes, 1,291 in all. So this is for some two hundred predictions of a prompt, 4 ms for each of its nodes.
 OPERATIONS = 100_000

@@ -1,11 +1,11 @@
 """The components that each node computes with.
 
-Weights travel over links inside handles (MODEL, CLIP, GUIDER, ...); results (LATENT, IMAGE, ...) are what is computed with them. The rule
+Weights travel over links inside handles (MODEL, CLIP, GUIDER, ...); results (LATENT, IMAGE, ...) are computed with them. The rule
 looks at link types only, so that it also holds for node packs nobody has seen:
 
 1. A component that arrives over a link flows on into the outputs of the same type (LoRA, ModelSampling...).
 2. A wrapped one also flows into outputs of its own type (a pipe that is unpacked).
-3. Else it flows into the outputs that can wrap it: GUIDER and unknown custom types wrap anything; MODEL wraps what patches it;
+3. Else it flows into the outputs that can wrap it: GUIDER and unknown custom types wrap anything; MODEL wraps its patches;
    CONDITIONING wraps CONTROL_NET, GLIGEN and HOOKS, which are applied in the sampler, and the VAE that such a ControlNet encodes with.
 4. Else into wildcard outputs (switches, reroutes).
 5. A node that a component does not leave computes with it if it makes a result, takes CONDITIONING, or makes nothing (saving a model).
@@ -15,7 +15,7 @@ looks at link types only, so that it also holds for node packs nobody has seen:
    nothing to encode (image to video without an image).
 6. A node that a component leaves, or that gets it in a pipe, computes with it if it makes what such a component makes of what the node
    gets: LATENT from LATENT with a model, CONDITIONING with a text encoder, IMAGE from LATENT or LATENT from IMAGE with a VAE.
-7. What CONDITIONING carries is computed with beside a model.
+7. Components that CONDITIONING carries are computed with beside a model.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def computes(
 
     `prompt` holds all nodes, cached and ephemeral ones included: components pass through cached nodes too. `output_types` may know the
     types of one node better than its class does (a UI file). With `wanted`, only the lazy inputs that it names carry anything.
-    Linear in the links: of what a link carries more than MOST_CARRIED components are left out. Raises AllowanceError.
+    Linear in the links: components that a link carries beyond MOST_CARRIED are left out. Raises AllowanceError.
     """
     flow = Flow(prompt, traits, loads, output_types, wanted, allowance)
     return {node_id: keys for node_id in order if (keys := flow.computed_by(node_id))}
@@ -149,7 +149,7 @@ class Flow:
         self._types_of = output_types
         self._wanted = wanted
         self._spend = (allowance or Allowance()).spend
-        self._carried: dict[str, tuple[_Carried, ...]] = {}  # node id -> what each output slot carries
+        self._carried: dict[str, tuple[_Carried, ...]] = {}  # node id -> the components that each output slot carries
         self._computed: dict[str, tuple[str, ...]] = {}
         self._outputs: dict[str, tuple[str, ...]] = {}
 

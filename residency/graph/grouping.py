@@ -1,11 +1,11 @@
 """Which of the ready nodes runs next, where the executor is free to choose.
 
 ComfyUI's executor takes the first ready node by its own rule and knows nothing of weights: two models whose samplers do not depend on each
-other alternate, and a device that holds only one of them loads at every node. Here a node that computes with what is on the device goes
+other alternate, and a device that holds only one of them loads at every node. Here a node that computes with weights on the device goes
 before one that would displace it. The order of ready nodes never changes a result: none of them waits for another.
 
-What stays as it is: output and async nodes go first, a node that feeds an output node directly gives way only to another such node
-(previews come as soon as they can), and nothing is moved when the components of the prompt fit on the device together.
+The rest of ComfyUI's order stays: output and async nodes go first, a node that feeds an output node directly gives way only to another such
+node (previews come as soon as they can), and nothing is moved when the components of the prompt fit on the device together.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def choose(
     recent: Collection[str],
     fit: Callable[[Iterable[str]], bool],
 ) -> str:
-    """`own`, ComfyUI's choice, or the first node of `ready` that computes with nothing but what was just used, where that pays.
+    """`own`, ComfyUI's choice, or the first node of `ready` that computes with nothing but components just used, where that pays.
 
     It pays if `own` computes with something that was not just used and that does not `fit` on the device beside the other node's
     components. `ready` is walked only if `own` would load.
@@ -51,10 +51,10 @@ def rivals(own: str, ready: Iterable[str], rank: Callable[[str], int]) -> Iterab
 
 
 class Grouping:
-    """The rule for one prompt, with what the nodes that ran have left on the device.
+    """The rule for one prompt, with the components that the nodes that ran have left on the device.
 
-    `computes` are the component keys by node, `size_bytes` gives their sizes, `limit_bytes` is what the device holds. What was just used
-    are the components used last, as many as the device holds; those of the last node always.
+    `computes` are the component keys by node, `size_bytes` gives their sizes, the device holds `limit_bytes`. Just used are the
+    components used last, as many as fit there; those of the last node always.
     """
 
     def __init__(
@@ -127,10 +127,10 @@ _Group = tuple[frozenset[str], bool]  # component keys; whether its nodes feed a
 
 
 class Candidates:
-    """The ready nodes of a prediction, grouped by what they compute with: `choose` without walking all of them.
+    """The ready nodes of a prediction, grouped by the components that they compute with: `choose` without walking all of them.
 
-    A group is `warm` while all its components were just used. Only groups with ready nodes are kept, so that what becomes recent, or is no
-    longer, touches few of them.
+    A group is `warm` while all its components were just used. Only groups with ready nodes are kept, so that a component that becomes
+    recent, or is no longer, touches few of them.
     """
 
     def __init__(self, grouping: Grouping) -> None:

@@ -1,7 +1,7 @@
 """Guesses for lazy inputs: which of them will a node ask for?
 
-For prefetching, a missing guess costs a stall and a wrong one costs bytes read for nothing. So: follow what can be read off the prompt
-(a switch with a constant), and where it cannot, follow everything.
+For prefetching, a missing guess costs a stall and a wrong one costs bytes read for nothing. So: follow the inputs that
+can be read off the prompt (of a switch with a constant), and where none can, all of them.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """In which order ComfyUI will run the nodes.
 
 The executor (comfy_execution/graph.py) picks, each time, the first ready node in insertion order among: output and async nodes; else nodes
-that feed an output node; else nodes that feed such a feeder; else any. What a pending node feeds cannot leave before it does, so its class
-only ever rises, and only when a link is added near it. The choice is a heap keyed by (class, insertion index): a node is queued anew when
-its class has risen, and older entries are dropped when they come up. O((nodes + links) log nodes), lazy inputs included.
+that feed an output node; else nodes that feed such a feeder; else any. The nodes that a pending one feeds cannot leave before it does, so
+its class only ever rises, and only when a link is added near it. The choice is a heap keyed by (class, insertion index): a node is queued
+anew when its class has risen, and older entries are dropped when they come up. O((nodes + links) log nodes), lazy inputs included.
 
 Lazy inputs are followed only when a node asks for them. `wanted` guesses the answer (see lazy.py); without it they are not followed, and
-the order lacks what is behind them, as the executor's own list does at that moment. A node that asks has two turns: it is started, asks and
-is put back, and is started again once it has what it asked for.
+the order lacks the nodes behind them, as the executor's own list does at that moment. A node that asks has two turns: it is started, asks
+and is put back, and is started again once it has the inputs that it asked for.
 
-With a `grouping` (choice.py) the pack's own rule is applied where the executor is free to choose; it is not changed by the prediction.
+With a `grouping` (grouping.py) the pack's own rule is applied where the executor is free to choose; it is not changed by the prediction.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def predict_order(
 
     `outputs` are the output nodes in the order in which ComfyUI queues them (item 4 of a queue entry): it makes that list from a set of
     strings, so it differs between processes and is not a function of the prompt. `cached` are the nodes whose results are kept; an output
-    node is visited even then. Links to nodes that do not exist are ignored; nodes of a cycle, and what is behind it, are left out.
+    node is visited even then. Links to nodes that do not exist are ignored; nodes of a cycle, and those behind it, are left out.
     Raises AllowanceError when the allowance is used up.
     """
     schedule = _Schedule(prompt.get, traits, cached, wanted, grouping, allowance)
@@ -87,7 +87,7 @@ def predict_pending(
     wanted: Wanted | None = None,
     grouping: Grouping | None = None,
 ) -> list[str]:
-    """Node ids in the order in which what is left will run: predict_turns without the turns in which a node only asks."""
+    """Ids of the nodes that are left, in the order in which they will run: predict_turns without the turns in which a node only asks."""
     turns = predict_turns(pending, block_count, blocking, node_of, traits, cached, wanted, grouping)
     return [turn.node_id for turn in turns if turn.asks is None]
 

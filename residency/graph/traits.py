@@ -1,4 +1,4 @@
-"""What a prediction needs to know of a node class, and how a prompt links nodes."""
+"""The traits of a node class that a prediction needs, and the links between a prompt's nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NodeOf = Callable[[str], Node | None]  # node id -> node; None when there is no 
 class NodeTraits:
     """`outputs` are link types in slot order; `lazy` names the inputs that are evaluated only when the node asks for them.
 
-    What arrives at the inputs `aside` goes no further and is not computed with: they only name a component.
+    Components that arrive at the inputs `aside` go no further and are not computed with: they are only named there.
     """
 
     outputs: tuple[str, ...] = ()

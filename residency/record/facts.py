@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..core import events
-from ..core.events import Instruction
+from ..core.instructions import Instruction
 from ..core.manager import Manager
 from ..session import Fact, Looks, NodeBegins, NodeEnds, OrderChanges, PromptBegins, PromptEnds, Session, SessionError, StandsAside
 

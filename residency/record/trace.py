@@ -16,26 +16,20 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..core.component import Component, Mode, Policy, Tier
 from ..core.component_state import Entry
-from ..core.component_state import told as in_words
 from ..core.device_placement import Copies
 from ..core.events import (
-    Cancel,
     Copied,
     Crossed,
     DeviceObserved,
     Event,
-    Evict,
     Evicted,
-    Exchange,
     Foretold,
     GivenUp,
-    Instruction,
     Kept,
     NodeFinished,
     NodeStarted,
     NotMeasured,
     Outcome,
-    Prefetch,
     PromptEnded,
     PromptStarted,
     RatesMeasured,
@@ -46,9 +40,10 @@ from ..core.events import (
     TransferDone,
     TransferMoved,
     TransferStopped,
-    Wait,
     Waited,
 )
+from ..core.instructions import Cancel, Evict, Exchange, Instruction, Prefetch, Wait
+from ..core.story import told as in_words
 from ..core.timeline import Timeline, UseKind
 from .contents import Contents
 from .node_times import NodeRecord, NodeTimes, Running

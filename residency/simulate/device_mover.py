@@ -14,7 +14,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ..core.component import Tier
-from ..core.events import Cancel, Evict, Evicted, Exchange, Prefetch, TransferDone, TransferMoved, TransferStopped
+from ..core.events import Evicted, TransferDone, TransferMoved, TransferStopped
+from ..core.instructions import Cancel, Evict, Exchange, Prefetch
 from .machine import Machine
 from .tiers import Device, Host
 

@@ -12,7 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ..core.component import Tier
-from ..core.events import Cancel, Evict, Evicted, Prefetch, TransferDone, TransferMoved, TransferStopped
+from ..core.events import Evicted, TransferDone, TransferMoved, TransferStopped
+from ..core.instructions import Cancel, Evict, Prefetch
 from .machine import Drive
 from .tiers import Host
 

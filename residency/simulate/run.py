@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..core.events import Instruction
+from ..core.instructions import Instruction
 from ..record.trace import Trace
 from ..session import Fact
 from .comfyui_model import Consumer

@@ -1,4 +1,4 @@
-"""Movers: what carries bytes between the tiers, and what they know about this machine."""
+"""The mover of the host tier, and knowledge of this machine's memory, page cache and drives."""
 
 from ._interface import HostMemory
 from .disk import ReadAhead

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from ..units import size
 
 # The system is asked so often, not at every chunk: asking opens six files, and after each a thread waits for the interpreter, which a node
-# that computes gives away every 5 ms. Between two looks what was read counts as taken.
+# that computes gives away every 5 ms. Between two looks all bytes read count as taken.
 LOOK_S = 0.1
 
 
 @dataclass(slots=True)
 class Backoff:
-    """`slow_percent` is the PSI "some avg10" above which every chunk first waits `pause_s`. Threads may share one: what they race for is
-    a look more or less."""
+    """`slow_percent` is the PSI "some avg10" above which every chunk first waits `pause_s`. Threads may share one: they race for
+    no more than a look."""
 
     available: Callable[[], int]
     headroom_bytes: int

@@ -9,7 +9,7 @@ from ..core.component import Component, Extent, FileIdentity
 from ..weights.identity import change
 from . import _system, pagecache
 
-LEAST_GAP_BYTES = 128 * 1024  # what is cached around a smaller gap is copied with it: 20 us, as much as asking twice more
+LEAST_GAP_BYTES = 128 * 1024  # cached bytes around a smaller gap are copied with it: 20 us, as much as asking twice more
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,13 @@ class Reader:
         """Returns the bytes read: those of the chunk that were not cached."""
         cached = self.cached_bytes(chunk)
         if cached == chunk.size_bytes:
-            return 0  # also what the system has read along with the gap before
+            return 0  # also bytes that the system has read along with the gap before
         if not cached or chunk.size_bytes <= LEAST_GAP_BYTES:
             self.read(chunk)
             return chunk.size_bytes
         middle = chunk.start + chunk.size_bytes // 2
         middle -= middle % LEAST_GAP_BYTES
-        if middle <= chunk.start:  # what is longer than a gap holds the beginning of one
+        if middle <= chunk.start:  # a chunk longer than a gap holds the beginning of one
             middle += LEAST_GAP_BYTES
         first_bytes = middle - chunk.start
         rest = replace(chunk, start=middle, size_bytes=chunk.size_bytes - first_bytes, offset=chunk.offset + first_bytes)

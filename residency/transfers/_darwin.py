@@ -16,7 +16,7 @@ _LEVEL = b"kern.memorystatus_vm_pressure_level"  # 1 normal, 2 warning, 4 critic
 _NORMAL = 1
 
 Control = Callable[[int, int, bytes], object]
-"""fcntl.fcntl, or what stands for it"""
+"""fcntl.fcntl, or a stand-in for it"""
 Number = Callable[[bytes], int]
 """A number that the kernel tells by name. OSError where it has none of that name."""
 

@@ -75,7 +75,7 @@ class Dropper:
         return left
 
     def work_off_without_threads(self) -> None:
-        """Answer what is queued on the caller's thread when none could be started. The condition must not be held."""
+        """Answer the queued drops on the caller's thread when none could be started. The condition must not be held."""
         with self._condition:
             if self._running or not self._queue:
                 return
@@ -107,7 +107,7 @@ class Dropper:
 
 
 def _drop(drop: Drop) -> tuple[int, str]:
-    """The bytes that left the cache, and the reason with what stood in the way."""
+    """The bytes that left the cache, and the reason with the obstacles in the way."""
     changed = first_change(drop.component.files)
     if changed is not None:
         return 0, f"refused: {changed} since it was read"
@@ -115,7 +115,7 @@ def _drop(drop: Drop) -> tuple[int, str]:
     notes: dict[str, None] = {}
     freed_bytes, left = _drop_all(drop, extents, notes)
     # The kernel skips pages whose read is still under way (its own read-ahead behind a cancelled transfer: 11 MiB were seen);
-    # they arrive within milliseconds. What stays after that is mapped, dirty, or half of a page or large folio at an edge: of a model whose
+    # they arrive within milliseconds. The rest after that is mapped, dirty, or half of a page or large folio at an edge: of a model whose
     # bytes lie in hundreds of ranges there are many edges, so nobody waits for one alone.
     for pause_s in _PAUSES_S:
         if not left or drop.answered:

@@ -46,7 +46,7 @@ class System(Protocol):
         """The same where the answer takes next to no time, however large the range is; OSError elsewhere."""
 
     def drop_in(self, handle: int, start: int, size_bytes: int) -> None:
-        """Ask the system to forget whole pages; what it cannot forget stays without a word."""
+        """Ask the system to forget whole pages; those that it cannot forget stay without a word."""
 
     def drive_of(self, path: str) -> str:
         """A stable name of the drive, equal for all files of one drive. OSError when the file cannot be asked for."""

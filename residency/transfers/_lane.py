@@ -122,7 +122,7 @@ class Lane:
         self._staff(1)
 
     def work_off_without_threads(self) -> None:
-        """Answer what is queued on the caller's thread when none could be started. The condition must not be held."""
+        """Answer the queued transfers on the caller's thread when none could be started. The condition must not be held."""
         with self._condition:
             if self._workers or not self._queue:
                 return
@@ -162,7 +162,7 @@ class Lane:
                 step = self._step(head)
                 if step is not None:
                     return step
-                # what is still in the queue has a thread: one that probes, reads its last chunks, closes it, or waits here
+                # a transfer still in the queue has a thread: one that probes, reads its last chunks, closes it, or waits here
                 if len(self._queue) == 1 and head.busy() and not head.probing:
                     break
                 self._condition.wait(LOOK_S if self._turn is not None and head.cold_bytes is None else None)
@@ -289,8 +289,8 @@ class Lane:
 
 
 def _cached(run: Sequence[Chunk], reader: Reader, clock: Callable[[], float]) -> list[tuple[Chunk, int | None]]:
-    """Each chunk of the run with its bytes that are cached, None where that cannot be known. Half of what is neither cached nor cold is
-    asked anew: a file is mostly one of the two, and each question waits for the interpreter."""
+    """Each chunk of the run with its bytes that are cached, None where that cannot be known. A run in part cached is asked about by halves:
+    a file is mostly cached or cold as a whole, and each question waits for the interpreter."""
     size_bytes, cached = sum(chunk.size_bytes for chunk in run), reader.cached_bytes(joined(run))
     if cached is None:
         share = {Found.CACHED: 1, Found.COLD: 0}

@@ -1,4 +1,4 @@
-"""A system of which nothing more is known than Python tells: reading works, nothing can be asked or dropped. What others build on."""
+"""A system of which nothing more is known than Python tells: reading works, nothing can be asked or dropped. The base of the others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Portable:
 
     def __init__(self, *, gathers: bool = hasattr(os, "preadv")) -> None:
         self._gathers = gathers
-        # what is read goes through it and is not looked at: 2 MiB fit into a core's own cache
+        # bytes read go through it and are not looked at: 2 MiB fit into a core's own cache
         self.buffer_bytes = 2 * MIB if gathers else 8 * MIB
 
     def open(self, path: str) -> int:

@@ -16,7 +16,7 @@ from ._chunks import Chunk, Reader
 
 SAMPLE_BYTES = 1024**2
 MOST_SAMPLES = 16  # of one stretch: a disk that seeks needs 0.2 s for them
-APART_BYTES = 16 * 1024**2  # at least: what the system reads along with one sample is not under the next
+APART_BYTES = 16 * 1024**2  # at least: bytes that the system reads along with one sample are not under the next
 ALIKE = 1.5  # first reading against a second one
 # A second reading that takes longer waited for something else, mostly the interpreter (5 ms): nothing can be told from the first one then.
 SLOWEST_AGAIN_S = 0.002

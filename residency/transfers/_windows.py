@@ -1,9 +1,9 @@
 """Windows by its documented functions: buffered reads of 8 MiB that leave their pages in the system cache. Not run on Windows yet.
 
 Files are shared for writing and deleting, so that nobody is kept from replacing a model. FILE_FLAG_SEQUENTIAL_SCAN would have the cache
-drop what was read, FILE_FLAG_NO_BUFFERING would go past it. The priority is a hint on the handle: a thread in background mode would give
-its pages a low memory priority too, and the cache would lose first what was read ahead. What is cached cannot be asked, and nothing can be
-dropped.
+drop the bytes read, FILE_FLAG_NO_BUFFERING would go past it. The priority is a hint on the handle: a thread in background mode would give
+its pages a low memory priority too, and the cache would lose first those read ahead. The cache's contents cannot be asked, and nothing can
+be dropped.
 """
 
 from __future__ import annotations

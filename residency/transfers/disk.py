@@ -1,13 +1,13 @@
 """The mover between disk and host: reads components into the page cache ahead of their use, and gives them back.
 
 The life of a transfer: `prefetch` queues it on the lane of each drive that it reads from -> the lane's threads take its chunks in
-order, skip those that are cached, read the others -> TransferDone, or TransferStopped with what had moved by then. `cancel` ends
-it within one chunk, `close(wait=False)` at once, whatever its threads wait for. `evict` and `drop` are answered with Evicted; what is being
-read, or queued to be, is never dropped.
+order, skip those that are cached, read the others -> TransferDone, or TransferStopped with the bytes moved by then. `cancel` ends
+it within one chunk, `close(wait=False)` at once, whatever its threads wait for. `evict` and `drop` are answered with Evicted; bytes that
+are being read, or queued to be, are never dropped.
 
-Reads are ordinary buffered reads: what ComfyUI reads later comes from the page cache, and without us it comes from the disk. Where the
-system has to drop other pages for them, what was read is used once more at once: else it would be dropped before the models of workflows
-long over, which were read more often.
+Reads are ordinary buffered reads: ComfyUI's own later come from the page cache, and without us from the disk. Where the system has to drop
+other pages for them, the pages read are used once more at once: else they would be dropped before the models of workflows long over,
+which were read more often.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from concurrent import futures
 from concurrent.futures import Future
 
 from ..core.component import Component, Tier
-from ..core.events import Cancel, Evict, Evicted, Prefetch, TransferDone, TransferMoved, TransferStopped
+from ..core.events import Evicted, TransferDone, TransferMoved, TransferStopped
+from ..core.instructions import Cancel, Evict, Prefetch
 from . import memory
 from ._backoff import LOOK_S, Backoff
 from ._chunks import Chunk, cut, overlap
@@ -40,7 +41,7 @@ THREADS_PER_DRIVE = 8 if (os.cpu_count() or 1) >= 8 else 4
 # A chunk is read in one call. With read_ahead_kb 128, Linux's default, 4 threads read 8 MiB at a time 1.37 GB/s, 1 MiB at a time 0.79
 # (the kernel sizes its requests by the call then); with 8192 it was 1.58 and 1.78. While another thread kept the interpreter busy, as
 # nodes do, 4 threads of this mover read 8 MiB at a time 0.6 GB/s, 32 MiB 1.4, 64 MiB 1.7, 128 MiB 1.8 (2 cores, virtual disk, 6 GiB).
-# What is smaller is cut finer, so that every thread has its part.
+# Smaller transfers are cut finer, so that every thread has its part.
 CHUNK_BYTES, LEAST_CHUNK_BYTES = 64 * MIB, 8 * MIB
 HEADROOM_BYTES = 1 * GIB
 SLOW_PERCENT = 10.0  # tasks waited for memory in one of the last ten seconds
@@ -129,7 +130,7 @@ class ReadAhead:
         return transfer.future
 
     def cancel(self, instruction: Cancel) -> None:
-        """Stop what the Cancel names, queued or running; the answer is TransferStopped, or TransferDone when it had just ended."""
+        """Stop the component's transfer, queued or running; the answer is TransferStopped, or TransferDone when it had just ended."""
         _check_tier(instruction)
         self.stop(instruction.component.key, instruction.reason)
 
@@ -196,9 +197,9 @@ class ReadAhead:
             return TransferMoved(now_s, key, Tier.HOST, *moved)
 
     def rates(self) -> dict[str, float]:
-        """Bytes per second by drive, averaged over what was really read; drives that have read nothing are missing.
+        """Bytes per second by drive, averaged over bytes really read; drives that have read nothing are missing.
 
-        Where the page cache cannot be asked (Windows, files of another user) only what samples have shown to be cold counts.
+        Where the page cache cannot be asked (Windows, files of another user) only bytes that samples have shown to be cold count.
         """
         with self._condition:
             measured = {drive: lane.rate.bytes_per_s() for drive, lane in self._lanes.items()}
@@ -215,8 +216,8 @@ class ReadAhead:
     def close(self, *, wait: bool = True) -> None:
         """Stop every transfer, let announced drops end, join every thread. A later Prefetch is answered with TransferStopped.
 
-        Without `wait` no drive is waited for, however long it hangs: what is unanswered is answered here and now, and the threads end with
-        the call that they are in. The caller must not hold a lock that `post` takes.
+        Without `wait` no drive is waited for, however long it hangs: unanswered instructions are answered here and now, and the threads end
+        with the call that they are in. The caller must not hold a lock that `post` takes.
         """
         with self._condition:
             self._closed = True

@@ -27,7 +27,7 @@ def drive_of(path: str, root: str = "/") -> str:
     """A stable name of the drive that holds the file, equal for all files of one drive; "unknown" when the file cannot be asked for.
 
     On Linux the kernel's name of the whole disk ("nvme0n1"), with partitions, LUKS and linear LVM looked through; on Windows the disk's
-    number; elsewhere, and for what has no disk (network, overlay), the device number.
+    number; elsewhere, and for a file system without a disk (network, overlay), the device number.
     """
     try:
         if _system.current.name != "Linux":

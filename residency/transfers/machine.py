@@ -1,4 +1,4 @@
-"""Machines on which less is done, and why in one sentence each: what the doctor, the log and the panel say."""
+"""Machines on which less is done, and why in one sentence each, for the doctor, the log and the panel."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..units import size
 from . import _system
 from .memory import host_memory, unescape_mount
 
-SMALL_BYTES = 17 * 1024**3  # sold as 16 GB, and what firmware leaves of it
+SMALL_BYTES = 17 * 1024**3  # sold as 16 GB; firmware leaves less of it
 HEADROOM_SHARE, SMALL_HEADROOM_SHARE = 0.1, 0.2  # of the host's memory, left to activations, caches and other programs
-# Of 9p's modes those that keep what read() has read (Documentation/filesystems/9p.rst); WSL mounts Windows drives with "mmap".
+# Of 9p's modes those that keep the pages that read() has read (Documentation/filesystems/9p.rst); WSL mounts Windows drives with "mmap".
 KEEPING = ("loose", "fscache", "readahead")
 
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """One thing that this machine lacks, and what is left undone for it."""
+    """One thing that this machine lacks, and the work left undone for it."""
 
     name: str
     why: str

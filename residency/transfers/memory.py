@@ -1,7 +1,7 @@
-"""Host memory that is really available: the least of what the machine and every cgroup above this process allow.
+"""Host memory that is really available: the least that the machine and every cgroup above this process allow.
 
 Reclaimable page cache counts as available, as it does in MemAvailable. So reading a file into the cache lowers nothing here:
-the number bounds what can be held in all, prefetched files included, not what can be held beside them.
+the number bounds all that can be held, prefetched files included, and is no room beside them.
 
 Cost on Linux (2 cores, Python 3.11, three cgroup v1 levels without a limit): 34 us for `available_bytes`, 14 us for `pressure`;
 every level that has a limit adds about 25 us.
@@ -39,14 +39,14 @@ def available_bytes(root: str = "/") -> int:
 
 
 def share(size_bytes: int) -> int:
-    """Of what this machine has, what this server may plan with: several servers of one machine, as many as RESIDENCY_SERVERS says, must not
-    plan with the same bytes."""
+    """The bytes of this machine that this server may plan with: several servers of one machine, as many as RESIDENCY_SERVERS says, must not
+    plan with the same ones."""
     servers = os.environ.get(SERVERS_VARIABLE, "")
     return size_bytes // max(1, int(servers) if servers.isdigit() else 1)
 
 
 def holdable_bytes() -> int:
-    """Bytes that copies of weights may take: what is available, and no more than the system lets this process ask for."""
+    """Bytes that copies of weights may take: the available ones, and no more than the system lets this process ask for."""
     memory = host_memory()
     return memory.available_bytes if memory.commit_bytes is None else min(memory.available_bytes, memory.commit_bytes)
 
@@ -65,7 +65,7 @@ def host_memory(root: str = "/") -> HostMemory:
 
 
 def free_bytes(root: str = "/") -> int | None:
-    """Bytes that nobody holds, not even the page cache: what is more than that, the system takes from it. None where it is not told."""
+    """Bytes that nobody holds, not even the page cache: beyond them the system takes from it. None where that is not told."""
     if _system.current.name != "Linux":
         return None
     try:
@@ -79,7 +79,7 @@ def free_bytes(root: str = "/") -> int | None:
 
 
 def is_crowded() -> bool:
-    """Whether most of what is available holds pages of files already, whosever they are: more will be dropped for what is read next."""
+    """Whether most of the available bytes hold pages of files already, whosever they are: some will be dropped for those read next."""
     free = free_bytes()
     return free is not None and 2 * free < available_bytes()
 
@@ -101,7 +101,7 @@ def memory_groups(root: str = "/") -> tuple[MemoryGroup, ...]:
     """The memory cgroups of this process that can carry a limit, its own first, then its ancestors. Empty where there are none.
 
     A container may see its own path (cgroup namespace), the host's path under a mount of only its own subtree, or a path
-    that is not mounted at all: the mount's root decides what is left of the path.
+    that is not mounted at all: the mount's root decides how much of the path is left.
     """
     own = dict(_own_paths(root))
     groups: list[MemoryGroup] = []

@@ -12,9 +12,9 @@ PROMPTS = 4
 
 
 class MeasuredNeed:
-    """The largest fall, within one prompt, of what would be available without the copies of weights that the process holds.
+    """The largest fall, within one prompt, of the bytes that would be available without the copies of weights that the process holds.
 
-    Those copies are planned for; images, activations, caches and other programs are what remains. `total_bytes` is all memory. What was
+    Those copies are planned for; images, activations, caches and other programs remain. `total_bytes` is all memory. What was
     needed once, by whatever program, is no reason to leave more idle than the machine's share; on a small machine that is left in any case.
     """
 

@@ -1,7 +1,7 @@
-"""The page cache of this system behind one small interface: ask, drop, fill. What cannot be known is None, never a guess.
+"""The page cache of this system behind one small interface: ask, drop, fill. An answer that cannot be known is None, never a guess.
 
 A cache that is not the kernel's (ZFS's ARC) is invisible here: its files look uncached, and reading them again is cheap.
-What asking costs is in _linux.py.
+The costs of asking are in _linux.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def file_bytes(handle: int) -> int:
 
 
 def cached_bytes(extent: Extent) -> int | None:
-    """Bytes of the extent that are in the page cache now; what the file lacks is not. None: this process cannot know.
+    """Bytes of the extent that are in the page cache now; those that the file lacks are not. None: this process cannot know.
 
     A file that has vanished has 0 bytes cached: nothing can be read from it any more.
     """
@@ -84,7 +84,7 @@ def cached_in(handle: int, start: int, size_bytes: int) -> int | None:
 
 
 def drop(extent: Extent) -> None:
-    """Ask the kernel to forget the extent's whole pages. A page shared with a neighbouring range stays; so does what is mapped or dirty.
+    """Ask the kernel to forget the extent's whole pages. A page shared with a neighbouring range stays; so do mapped and dirty ones.
 
     OSError when the file cannot be opened.
     """
@@ -101,9 +101,9 @@ def drop(extent: Extent) -> None:
 
 
 def drop_files(files: Iterable[Path]) -> None:
-    """Drop whole files, where the system lets us; what is not written yet is written first, for it would stay. OSError like `drop`."""
+    """Drop whole files, where the system lets us; dirty pages are written first, for they would stay. OSError like `drop`."""
     for path in files:
-        if os.name == "posix":  # Windows syncs only what is open for writing, and drops nothing
+        if os.name == "posix":  # Windows syncs only files open for writing, and drops nothing
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
         drop(Extent(str(path), 0, path.stat().st_size))

@@ -1,4 +1,4 @@
-"""The kind of drive that a path lies on, in words for people, and what that kind costs where it costs something."""
+"""The kind of drive that a path lies on, in words for people, and its cost where it has one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "ceph", "gluste
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """`costs`: what is slower on such a drive, and the way out; empty where nothing is."""
+    """`costs`: the work that is slower on such a drive, and the way out; empty where none is."""
 
     kind: str
     costs: str = ""
 
 
 def storage_of(path: str, root: str = "/") -> Storage:
-    """`root` is where /proc and /sys are looked for. Never raises: what nobody tells is "of unknown kind"."""
+    """`root` is where /proc and /sys are looked for. Never raises: a drive of which nobody tells is "of unknown kind"."""
     system, _ = mount_of(os.path.realpath(path), root)
     if system == "9p":
         kind = "a Windows drive seen from WSL (9p)" if in_wsl(root) else "another machine's folder (9p)"

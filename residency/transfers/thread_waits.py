@@ -1,7 +1,7 @@
 """The seconds for which this thread has waited for bytes of files: the time of a loader that reading ahead could have saved.
 
 Linux tells of each thread how long it ran, how long it stood ready for a processor, and how many bytes were fetched from a drive for it.
-What is left of the wall time is blocked; it was blocked on bytes where any were fetched, or where a reader that runs ahead was fetching
+The rest of the wall time is blocked; it was blocked on bytes where any were fetched, or where a reader that runs ahead was fetching
 them. A fast drive keeps the thread in the kernel instead: of that time as much counts as the share of the bytes that came from the drive.
 Measured on 200 MB of a mapped file: 0.34 s from the drive, of it 0.24 s in the kernel and 0.03 s blocked, 0.01 s from the page cache.
 Delay accounting would tell the same in one number, but is off by default since Linux 5.14. macOS and Windows tell none of this of a thread.

@@ -1,4 +1,4 @@
-"""Several servers of one machine read each drive in turn: what one of them has read is warm for the next.
+"""Several servers of one machine read each drive in turn: a file that one of them has read is warm for the next.
 
 Two that read one file at once would read all of it twice, and make the head of a drive that seeks jump. A turn lasts for one component.
 The kernel takes it back from a process that ends. Without RESIDENCY_TURNS, a folder that all these servers name, nobody waits for anybody.

@@ -140,7 +140,7 @@ def recorded(guarded: bool) -> dict[str, Any]:
 
     from residency.comfyui.device.kinds import Blocks
     from residency.core.component import Component, Tier
-    from residency.core.events import Evict
+    from residency.core.instructions import Evict
 
     with unguarded(guarded, Blocks, "is_recorded", lambda self, patcher: False):
         scene = Scene(bench_of(200), 13, "a")
@@ -500,7 +500,7 @@ def unpin_does_nothing(guarded: bool) -> dict[str, Any]:
 def free_raises(guarded: bool) -> dict[str, Any]:
     """`free_memory` raises where it was silent: the eviction is refused with the reason."""
     from residency.core.component import Tier
-    from residency.core.events import Evict
+    from residency.core.instructions import Evict
 
     scene = Scene(bench_of(200), 18, "a")
     scene.prompt("a")

@@ -428,7 +428,7 @@ def hangs(bench_of: Any) -> dict[str, Any]:
     and when the device answers again all is as after any close."""
     from residency.comfyui.device import mover as movers
     from residency.core.component import Component, Tier
-    from residency.core.events import Evict, Prefetch
+    from residency.core.instructions import Evict, Prefetch
 
     scene, answers, patience_s = Scene(bench_of(40), 5, "ab"), threading.Event(), movers.PATIENCE_S
     mover: Any = scene.mover

@@ -13,7 +13,8 @@ import pytest
 from transfers.conftest import MakeFile
 
 from residency.core.component import Component, Tier
-from residency.core.events import Prefetch, TransferDone
+from residency.core.events import TransferDone
+from residency.core.instructions import Prefetch
 from residency.transfers import ReadAhead, _system, memory
 
 MIB = 1024**2
@@ -46,7 +47,7 @@ group, old, *new = sys.argv[1:]
 open(os.path.join(group, "cgroup.procs"), "w").write(str(os.getpid()))
 from pathlib import Path
 from residency.core.component import Component, Extent, Tier
-from residency.core.events import Prefetch
+from residency.core.instructions import Prefetch
 from residency.transfers import ReadAhead
 from residency.transfers.pagecache import cached_bytes
 for _ in range(2):

@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from residency.core.component import Component, Extent, Tier
-from residency.core.events import Cancel, Evict, Evicted, Prefetch, TransferDone, TransferStopped
+from residency.core.events import Evicted, TransferDone, TransferStopped
+from residency.core.instructions import Cancel, Evict, Prefetch
 from residency.transfers import ReadAhead, cached_bytes, drive_of
 from residency.transfers.pagecache import drop
 from residency.weights.identity import identity
@@ -494,7 +495,7 @@ def test_a_transfer_in_progress_does_not_hold_up_the_interpreters_exit(cold_file
     program = f"""
         import threading
         from residency.core.component import Component, Extent, Tier
-        from residency.core.events import Prefetch
+        from residency.core.instructions import Prefetch
         from residency.transfers import ReadAhead
         reached = threading.Event()
         mover = ReadAhead(print, available=lambda: reached.set() or threading.Event().wait())

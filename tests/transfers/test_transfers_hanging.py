@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from residency.core.component import Component, Tier
-from residency.core.events import Cancel, Evicted, Prefetch, TransferDone, TransferStopped
+from residency.core.events import Evicted, TransferDone, TransferStopped
+from residency.core.instructions import Cancel, Prefetch
 from residency.transfers import ReadAhead, _chunks, _dropper, drive, pagecache
 
 MIB, GIB = 1024**2, 1024**3

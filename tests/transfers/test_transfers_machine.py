@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from residency.core.component import Component, Extent, Tier
-from residency.core.events import Prefetch, TransferStopped
+from residency.core.events import TransferStopped
+from residency.core.instructions import Prefetch
 from residency.transfers import ReadAhead, disk, machine
 from residency.transfers.machine import headroom_share, in_wsl, lacks, not_kept
 

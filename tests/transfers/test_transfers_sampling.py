@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from residency.core.component import Component, Extent, Tier
-from residency.core.events import Prefetch, TransferDone
+from residency.core.events import TransferDone
+from residency.core.instructions import Prefetch
 from residency.transfers import ReadAhead, measure_read_rate, pagecache
 from residency.transfers._sampling import ALIKE, APART_BYTES, MOST_SAMPLES, SAMPLE_BYTES, SLOWEST_AGAIN_S, Found, Sample, infer, places
 

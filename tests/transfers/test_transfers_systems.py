@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from residency.core.component import Component, Extent, Tier
-from residency.core.events import Prefetch, TransferDone
+from residency.core.events import TransferDone
+from residency.core.instructions import Prefetch
 from residency.transfers import ReadAhead, _system, drive, memory, pagecache
 from residency.transfers._portable import Portable
 

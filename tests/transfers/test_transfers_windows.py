@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from windows_story import ACCESS_DENIED, IO_DEVICE, NO_MORE_HANDLES, SHARING_VIOLATION, Kernel32, Open
 
 from residency.core.component import Component, Extent, Tier
-from residency.core.events import Evict, Evicted, Prefetch, TransferDone, TransferStopped
+from residency.core.events import Evicted, TransferDone, TransferStopped
+from residency.core.instructions import Evict, Prefetch
 from residency.transfers import HostMemory, ReadAhead, _system, drive, memory, pagecache
 from residency.transfers import _windows as windows
 from residency.transfers._windows import Windows, extended

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.component import Component, Tier
-from ...core.events import Event, Evicted, Exchange, Prefetch, TransferDone, TransferMoved, TransferStopped
+from ...core.events import Event, Evicted, TransferDone, TransferMoved, TransferStopped
+from ...core.instructions import Exchange, Prefetch
 from .evidence import Evidence
 from .proofs import DisprovedError, Feature
 

@@ -5,17 +5,12 @@ One goes on while its node runs (`page_exchange.py:Turn`): the rest of the room 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ...core.events import Exchange
-from .answers import Answers
-from .contents import Contents
-from .copy_streams import CopyStreams
-from .evidence import Evidence
-from .headroom import Headroom
-from .kinds import RECORDED, Blocks
-from .models import Models
+from ...core.instructions import Exchange
+from .context import Context
+from .kinds import RECORDED
 from .proofs import Behaviour, Feature
 
 if TYPE_CHECKING:
@@ -25,22 +20,11 @@ if TYPE_CHECKING:
 class Exchanges:
     """With the mover's lock held, but for `turn_at` and `may_pin`. `pages` None: nothing is exchanged."""
 
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        models: Models,
-        contents: Contents,
-        pages: PageStore | None,
-        answers: Answers,
-        evidence: Evidence,
-        streams: CopyStreams,
-        headroom: Headroom,
-        blocks: Blocks,
-    ) -> None:
-        self._clock = clock
-        self._models, self._contents, self._pages = models, contents, pages
-        self._answers, self._evidence = answers, evidence
-        self._streams, self._headroom, self._blocks = streams, headroom, blocks
+    def __init__(self, context: Context, pages: PageStore | None) -> None:
+        self._clock, self._models, self._contents = context.clock, context.models, context.contents
+        self._answers, self._evidence = context.answers, context.evidence
+        self._streams, self._headroom, self._blocks = context.streams, context.headroom, context.blocks
+        self._pages = pages
         self._turns: list[Turn] = []  # of the node that runs
 
     def clear(self) -> None:

@@ -26,12 +26,14 @@ from typing import Any
 import comfy.model_management as model_management
 
 from ...core.device_placement import Placement
-from ...core.events import Cancel, Event, Evict, Exchange, Prefetch, TransferMoved
+from ...core.events import Event, TransferMoved
+from ...core.instructions import Cancel, Evict, Exchange, Prefetch
 from ...transfers import memory
 from ..language_models import WholePatcher
 from ..prompt.background import Errands
 from .answers import Answers
 from .contents import Contents
+from .context import Context
 from .copy_streams import CopyStreams
 from .cuda import Cuda
 from .evidence import Evidence
@@ -119,9 +121,9 @@ class DeviceMover:
         self.headroom = Headroom(copied_to, self.contents)
         self._blocks = Blocks()
         self._answers = Answers(tell, clock, self.contents.present_bytes, self.evidence)
-        common = self._answers, self.evidence, self.streams, self.headroom, self._blocks
-        self._prefetches = Prefetches(clock, self.models, self.contents.present_bytes, *common)
-        self.exchanges = Exchanges(clock, self.models, self.contents, self.pages, *common)
+        context = Context(clock, self.models, self.contents, self._answers, self.evidence, self.streams, self.headroom, self._blocks)
+        self._prefetches = Prefetches(context)
+        self.exchanges = Exchanges(context, self.pages)
         self._waits = False  # for the node's steps: nothing follows its own weights at once
         self._busy = threading.RLock()
         self._working = _Working(self._busy)

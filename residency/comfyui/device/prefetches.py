@@ -7,17 +7,12 @@ step by step. A legacy model is not prefetched: its patcher moves weights only w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
-from ...core.events import Prefetch
-from .answers import Answers, Pending
-from .copy_streams import CopyStreams
-from .evidence import Evidence
-from .headroom import Headroom
-from .kinds import Blocks
+from ...core.instructions import Prefetch
+from .answers import Pending
+from .context import Context
 from .memory_usage import device_bytes
-from .models import Models
 from .proofs import Feature
 
 try:
@@ -31,23 +26,12 @@ RETRY_BYTES = 128 * 1024**2  # more than that has to come free before a copy tha
 
 
 class Prefetches:
-    """With the mover's lock held. `present_bytes(key)`: bytes of the component on the device."""
+    """With the mover's lock held."""
 
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        models: Models,
-        present_bytes: Callable[[str], int],
-        answers: Answers,
-        evidence: Evidence,
-        streams: CopyStreams,
-        headroom: Headroom,
-        blocks: Blocks,
-    ) -> None:
-        self._clock = clock
-        self._models, self._present_bytes = models, present_bytes
-        self._answers, self._evidence = answers, evidence
-        self._streams, self._headroom, self._blocks = streams, headroom, blocks
+    def __init__(self, context: Context) -> None:
+        self._clock, self._models, self._contents = context.clock, context.models, context.contents
+        self._answers, self._evidence = context.answers, context.evidence
+        self._streams, self._headroom, self._blocks = context.streams, context.headroom, context.blocks
 
     def announce(self, instruction: Prefetch) -> Pending:
         """Take it on, or refuse it. What the node that runs computes with crosses at once. One that is pending already becomes longer."""
@@ -116,7 +100,7 @@ class Prefetches:
             done = self._copy(loaded.model, pending, max(0, self._headroom.room_for_copies(asked_bytes)))
             if done.stop is onload.Stop.ROOM:
                 break
-        pending.present_bytes = self._present_bytes(key)
+        pending.present_bytes = self._contents.present_bytes(key)
         if done is None or at_load:
             self._end(key, "" if done is None or done.stop is onload.Stop.END else done.stop.value)
         else:

@@ -3,8 +3,6 @@ the queued prompts behind it."""
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -30,17 +28,12 @@ from ...graph import (
 from ...graph.grouping import FEEDS_OUTPUT, REST, URGENT
 from ...graph.traits import links
 from ...settings.node_inputs import PASSING
-from ...weights.components import LANGUAGE_MODEL, NodeLoads
+from ...weights.components import NodeLoads
 from ...weights.identity import first_change
 from .loaders import Loaders, makes_none
-from .model_files import dynamic_vram
 from .node_classes import traits
 from .queued import NOTHING_QUEUED, REPETITION, Ahead, whole_nodes
-
-log = logging.getLogger("residency")
-
-# transformers maps a model's files and leaves them mapped; on Windows it copies them into the process (safe_open's "pread" there)
-_MAPS_FILES = sys.platform != "win32"
+from .uses import Uses, read_once
 
 
 class _Cached:
@@ -76,17 +69,6 @@ class _Outline:
 
     def node_components(self) -> dict[str, frozenset[str]]:
         return {node_id: frozenset(self.loads.get(node_id, ())).union(self.computes.get(node_id, ())) for node_id in self.order}
-
-
-def _read_once(uses: Iterable[Use]) -> list[Use]:
-    """The uses of one prompt: a later one finds the weights where the first one put them."""
-    found: list[Use] = []
-    read: set[str] = set()
-    for use in uses:
-        found.append(replace(use, reads=False) if use.component in read else use)
-        if use.reads:
-            read.add(use.component)
-    return found
 
 
 def _is_loaded_by(use: Use, earlier: Container[str]) -> bool:
@@ -134,6 +116,7 @@ class LiveGraph:
         self.prompt_id = prompt_id
         self._loaders = Loaders(made_with)
         self.components: dict[str, Component] = self._loaders.components  # of the queued prompts as well
+        self._uses = Uses(self.components)
         self.node_components: dict[str, frozenset[str]] = {}  # node id -> what it loads or computes with
         self.expected: dict[tuple[str, str], Expected] = {}
         self.estimated: dict[str, int] = {}  # working sets of this prompt's nodes, where no run has told: bytes by node id
@@ -155,7 +138,6 @@ class LiveGraph:
         self._group_within_bytes = group_within_bytes
         self._grouping: Grouping | None = None
         self._computed_with: set[str] = set()
-        self._reads_at = UseKind.COMPUTE if dynamic_vram() else UseKind.LOAD
         self._outlines: dict[str, _Outline] = {}
 
     def loads_of(self, node_id: str) -> tuple[tuple[Component, str | None], ...]:
@@ -244,8 +226,8 @@ class LiveGraph:
             if asks is None:
                 loads, computed = self._keyed.get(node_id, ()), self._computes.get(node_id, ())
                 if loads or computed:
-                    uses += self._uses_at(position, [key for key, _ in loads], computed)
-        return self._run_on(visits, _read_once(uses), ahead)
+                    uses += self._uses.at(position, [key for key, _ in loads], computed)
+        return self._run_on(visits, read_once(uses), ahead)
 
     def _turns(self, execution_list: Any) -> list[Turn]:
         started_s = time.thread_time()  # what others take of the machine is no fault of the graph's
@@ -279,7 +261,7 @@ class LiveGraph:
     def _run_on(self, visits: list[Visit], uses: list[Use], ahead: Ahead) -> Timeline:
         seen = {use.component for use in uses}.union(*self.node_components.values())
         for prompt_id, prompt, outputs in ahead.queue:
-            later = _read_once(self._uses_of(prompt_id, prompt, outputs, len(visits)))
+            later = read_once(self._uses_of(prompt_id, prompt, outputs, len(visits)))
             # the earlier prompt leaves it loaded, and its loader node cached; what computing needs is read again as far as it is lost
             uses += [replace(use, reads=False) if self._stays(use) or _is_loaded_by(use, seen) else use for use in later]
             visits += self._visits_of(prompt_id, prompt)
@@ -303,20 +285,6 @@ class LiveGraph:
         if not working_set_bytes and self.estimated and asks is None and prompt_id in (self.prompt_id, REPETITION):
             working_set_bytes = self.estimated.get(node_id, 0)
         return Visit(prompt_id, node_id, class_type, expected.compute_s, working_set_bytes, asks=asks, passes_once=passes_once)
-
-    def _uses_at(self, position: int, loads: Iterable[str], computed: Iterable[str]) -> list[Use]:
-        uses = [Use(position, key, UseKind.LOAD, self._reads_at is UseKind.LOAD or self._is_language(key)) for key in loads]
-        uses += [Use(position, key, UseKind.COMPUTE, self._computing_reads(key)) for key in computed]
-        return uses
-
-    def _computing_reads(self, key: str) -> bool:
-        if key not in self.components:
-            return False
-        # a language model that has left the device is read from its mapped files again, whichever patcher the other models have
-        return _MAPS_FILES if self._is_language(key) else self._reads_at is UseKind.COMPUTE
-
-    def _is_language(self, key: str) -> bool:
-        return key in self.components and self.components[key].kind == LANGUAGE_MODEL
 
     def _node(self, node_id: str) -> Mapping[str, Any] | None:
         return self._dynprompt.get_node(node_id) if self._dynprompt.has_node(node_id) else None
@@ -396,7 +364,7 @@ class LiveGraph:
         outline = self._outline(prompt_id, prompt, outputs)
         uses: list[Use] = []
         for position, node_id in enumerate(outline.order, first):
-            uses += self._uses_at(position, outline.loads.get(node_id, ()), outline.computes.get(node_id, ()))
+            uses += self._uses.at(position, outline.loads.get(node_id, ()), outline.computes.get(node_id, ()))
         return uses
 
     def _visits_of(self, prompt_id: str, prompt: Mapping[str, Any]) -> list[Visit]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import comfy.memory_management
@@ -24,29 +25,17 @@ def dynamic_vram() -> bool:
 
 
 class Folders:
-    """Resolves widget values that name a file in one of ComfyUI's model folders, whichever pack registered the folder. `found`: the paths
-    of all that it has resolved."""
+    """Resolves widget values that name a file in one of ComfyUI's model folders, whichever pack registered the folder."""
 
     def __init__(self) -> None:
-        self.found: set[str] = set()
         folders = folder_paths.folder_names_and_paths
         self._names = [name for name in folders if name not in NOT_WEIGHTS]
         # a value without one of these endings is a prompt text or an option: no file system call is spent on it
         self._extensions = tuple({ext for name in self._names for ext in folders[name][1] if ext.startswith(".")})
         self._models = {**_diffusers_folders(), **subfolders(language_folders())}
 
-    def resolver(self, class_type: str) -> Any:
-        """A `resolve(input_name, value) -> path | None` for the nodes of one class."""
-
-        def resolve(input_name: str, value: object) -> str | None:
-            path = self._resolve(class_type, input_name, value)
-            if path is not None:
-                self.found.add(path)
-            return path
-
-        return resolve
-
-    def _resolve(self, class_type: str, input_name: str, value: object) -> str | None:
+    def resolve(self, class_type: str, input_name: str, value: object) -> str | None:
+        """The path of the file or folder that the input of a node of that class names; None where it names none."""
         if not isinstance(value, str):
             return None
         if value in self._models:  # a text may be called like a folder: only a widget that offers the folder means it
@@ -74,7 +63,7 @@ def loads_now(class_type: str, inputs: Mapping[str, Any], folders: Folders | Non
     class_traits = traits(class_type)
     if class_traits is None:
         return NodeLoads()
-    resolve = (folders or Folders()).resolver(class_type)
+    resolve = partial((folders or Folders()).resolve, class_type)
     return components_of_node(class_type, core_inputs(class_type, inputs), class_traits.outputs, resolve)
 
 

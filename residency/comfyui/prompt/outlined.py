@@ -46,11 +46,25 @@ class Outlined:
         return {one: frozenset(self.loads.get(one, ())).union(self.computes.get(one, ())) for one in self.order}
 
 
+class _NotedFolders(Folders):
+    """`found`: the paths of all that has been resolved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def resolve(self, class_type: str, input_name: str, value: object) -> str | None:
+        path = super().resolve(class_type, input_name, value)
+        if path is not None:
+            self.found.add(path)
+        return path
+
+
 def outlined(prompt: Any) -> Outlined:
     """As far as its classes are installed and its files are there. Raises AllowanceError for a graph that takes too long."""
     nodes = whole_nodes(prompt)
     allowance = Allowance(OPERATIONS + NODE_OPERATIONS * len(nodes))
-    folders = Folders()
+    folders = _NotedFolders()
     found = {node_id: loads_now(node["class_type"], node["inputs"], folders) for node_id, node in nodes.items()}
     components = {component.key: component for loads in found.values() for component, _ in loads.components}
     keyed = {node_id: tuple((component.key, kind) for component, kind in loads.components) for node_id, loads in found.items()}

@@ -20,7 +20,8 @@ from aiohttp import web
 from server import PromptServer
 
 from ...core.component import Component, Tier
-from ...core.events import Prefetch, TransferStopped
+from ...core.events import TransferStopped
+from ...core.instructions import Prefetch
 from ...graph import AllowanceError
 from ...transfers import ReadAhead, memory
 from ...transfers.pagecache import cached_around
