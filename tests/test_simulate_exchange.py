@@ -137,7 +137,7 @@ def test_from_the_second_prompt_on_nothing_is_read_where_the_first_goes_by_what_
 
 
 def test_two_models_of_one_node_are_exchanged_for_the_same_others():
-    """What has left for the one does not leave for the other once more: of an expert that comes with a LoRA's weights as a model of their own."""
+    """What has left for the one does not leave for the other once more."""
     sizes_gb = {"t": 6.7, "a": 14.3, "with a": 1.2, "b": 14.3, "with b": 1.2}
     parts = {key: Component(key, key, "MODEL", int(size_gb * GB)) for key, size_gb in sizes_gb.items()}
     own = {"t": ("t",), "a": ("a", "with a"), "b": ("b", "with b")}

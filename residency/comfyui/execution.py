@@ -290,12 +290,18 @@ class Execution:
                 prompt.stepped = node_id
                 self._stepping.add(session.timeline.visits[session.position].class_type)
                 # by now the node has taken what it needs: what it has pushed out is missing, and may come back while it computes
-                sight = self._sights.of_both(prompt.graph.components, prompt.settings.device_budget_bytes, must=True)
+                budget_bytes = prompt.settings.device_budget_bytes
+                sight = self._sights.of_both(prompt.graph.components, budget_bytes, self._in_use(), must=True)
                 now_s = self._runtime.clock()
                 self._runtime.tell(Looks(now_s, self._limits.of_host(prompt, now_s), sight))
                 self._runtime.safe_point()
             self._device.advance()
             self._runtime.look()
+
+    def _in_use(self) -> set[str]:
+        """Components of the node that runs."""
+        session = self._runtime.session
+        return {use.component for use in session.timeline.at(session.position)}
 
     def _steps_end(self, steps: int) -> None:
         if self.prompt is not None:
@@ -307,7 +313,7 @@ class Execution:
             prompt = self.prompt
             if prompt is None or prompt.graph is None or self._runtime.session.phase is not Phase.RUNNING:
                 return
-            sight = self._sights.of_host(prompt.graph.components, changed=True)
+            sight = self._sights.of_host(prompt.graph.components, self._in_use(), changed=True)
             if sight is not NOTHING_SEEN:
                 now_s = self._runtime.clock()
                 self._runtime.tell(Looks(now_s, self._limits.of_host(prompt, now_s), sight))

@@ -24,10 +24,11 @@ from ..record.trace import Trace
 from ..runtime import Mover, Runtime
 from ..settings import prompt as settings
 from ..settings.user import UserSettings
-from ..transfers import ReadAhead, machine
+from ..transfers import ReadAhead, machine, memory
 from ..transfers.disk import THREADS_PER_DRIVE
+from ..transfers.need import MeasuredNeed
 from .device.cuda import Cuda
-from .device.memory_usage import computes_without_device, device_lacks
+from .device.memory_usage import computes_without_device, device_lacks, spare_bytes
 from .device.mover import DeviceMover
 from .device.spread import arranged
 from .execution import Execution
@@ -66,16 +67,17 @@ class ComfyHost:
         self.hooks = Hooks()
         self.runtime = Runtime(at_safe_points=[Tier.DEVICE])
         self.guard = Guard(self.runtime, lambda reason, told: self.execution.abandon(reason, told), self.uninstall)
-        cuda = Cuda.of_comfyui()
+        cuda, need = Cuda.of_comfyui(), MeasuredNeed(memory.host_memory().total_bytes)
         self.device = DeviceMover(
             self.runtime.tell,
             self.runtime.clock,
             cuda,
             lambda: self.runtime.manager.placement,
+            lambda: spare_bytes(need.reserve_bytes),
             look=lambda: self.guard(self.execution.look_in_pass),
             guard=self.guard,
         )
-        self.limits = MemoryLimits(self.device.contents.copies_bytes)
+        self.limits = MemoryLimits(self.device.contents.copies_bytes, need)
         self.execution = Execution(
             self.runtime,
             self.device,

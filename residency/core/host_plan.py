@@ -8,7 +8,7 @@ caching strategies", 1995 (the four rules); Belady, "A study of replacement algo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from heapq import merge
 
 from ..units import size as in_words
@@ -148,13 +148,12 @@ class _Draft:
         busy, brought = self.busy, self._brought
         for found in self._leave_order:
             key = found.key
-            record = self.records.get(key)
+            record = self.records.get(key, NOTHING)
             copy_bytes = self._passing.pop(key, 0)
-            if copy_bytes and record is not None and not (record.coming_bytes or record.answers_due):
+            if copy_bytes and not (record.coming_bytes or record.answers_due):
                 self._victim, self._left, self._takes_copy = found, copy_bytes, True
                 return
-            is_free = record is not None and not record.coming_bytes and key not in busy and key not in brought
-            if is_free and record.held_bytes and key in self.components:
+            if record.held_bytes and not record.coming_bytes and key not in busy and key not in brought and key in self.components:
                 self._victim, self._left, self._takes_copy = found, record.held_bytes, False
                 return
         self._victim, self._left = None, 0

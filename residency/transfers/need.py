@@ -1,4 +1,6 @@
-"""The host memory that everything but weights has needed lately and that must stay free: measured, not a share of the machine."""
+"""The host memory that everything but weights has needed lately, and that copies of weights leave: measured, not a share of the machine.
+
+Page cache may hold files in it, for the kernel takes that back at once."""
 
 from __future__ import annotations
 
@@ -9,6 +11,11 @@ from .machine import SMALL_BYTES, headroom_share
 MARGIN_BYTES = 1024**3
 UNKNOWN_BYTES = 4 * 1024**3  # before a prompt has been seen to its end
 PROMPTS = 4
+
+
+def idle_bytes(total_bytes: int) -> int:
+    """Bytes of all memory that reading ahead leaves to nobody: more on a small machine, where others have little else."""
+    return int(headroom_share(total_bytes) * total_bytes) if total_bytes <= SMALL_BYTES else MARGIN_BYTES
 
 
 class MeasuredNeed:

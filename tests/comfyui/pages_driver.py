@@ -105,6 +105,24 @@ def cycle(
     return rounds
 
 
+def lost(store_of: Any, device_pages: int, host_pages: int) -> list[list[tuple[int, int]]]:
+    """Of each of three models in each round, when its turn has begun: pages said to be lost, and pages that are in neither tier."""
+    free, draw = [device_pages], random.Random(7)
+    store = store_of(lambda: host_pages * PAGE - store.slots.total_bytes, Late(free))
+    models = [patcher(draw, free) for _ in range(3)]
+    rounds = []
+    for _ in range(4):
+        found = []
+        for turn, one in enumerate(models):
+            buffer = one._vbar_get()
+            there = sum(state & 1 for state in buffer.get_residency()) + store.held_bytes(one) // PAGE
+            _, make_room = exchange(store, one, [models[(turn + away) % 3] for away in (2, 1)], free)
+            found.append((store.lost_bytes(one) // PAGE, -(-buffer.offset // PAGE) - there))
+            compute(one, make_room, bool)
+        rounds.append(found)
+    return rounds
+
+
 def pinned_under_a_limit(store_of: Any, most_slabs: int) -> list[int]:
     """Slabs that slots take where the system lets so many be pinned: alone, and beside one that ComfyUI has pinned."""
     import comfy.model_management as model_management
@@ -127,7 +145,7 @@ def pinned_under_a_limit(store_of: Any, most_slabs: int) -> list[int]:
 
 
 def left_free() -> list[int]:
-    """GiB of 64 that copies of weights leave free: by ComfyUI's own headroom of none, 1, 8 and 50 GiB."""
+    """GiB of 64 that copies of weights leave free where all else needs 4: by ComfyUI's own headroom of none, 1, 8 and 50 GiB."""
     import comfy.memory_management as memory_management
 
     from residency.comfyui.device.memory_usage import spare_bytes
@@ -139,7 +157,7 @@ def left_free() -> list[int]:
         memory.host_memory = lambda root="/": memory.HostMemory(1 << 37, 64 << 30, "MemAvailable")
         for headroom_gib in (0, 1, 8, 50):
             memory_management.RAM_CACHE_HEADROOM = headroom_gib << 30
-            found.append(64 - (spare_bytes() >> 30))
+            found.append(64 - (spare_bytes(4 << 30) >> 30))
     finally:
         memory.host_memory, memory_management.RAM_CACHE_HEADROOM = asked, before
     return found
@@ -185,6 +203,7 @@ def main() -> None:
     answer |= {
         "settled": settled,
         "found room": found_room,
+        "lost pages": lost(PageStore, 20, 16),
         "once": once,
         "scarce": scarce,
         "pinned": pinned_under_a_limit(PageStore, 3),

@@ -31,7 +31,7 @@ def told_in_turn() -> list[list[str]]:
     from residency.comfyui.device.host_contents import HostContents
     from residency.core.component import Component
 
-    contents: Any = SimpleNamespace(held_first=lambda component: (component, 0))
+    contents: Any = SimpleNamespace(held_first=lambda component, in_use: (component, 0))
     looks = HostContents(contents, lambda: 0.0)
     parts = {key: Component(key, key, "MODEL", 0) for key in "ab"}
     seen = [looks.look({key: parts[key]}, must=True) for key in "aaba"]

@@ -57,6 +57,12 @@ def test_a_device_that_shares_the_hosts_memory_or_is_reached_otherwise_gets_no_c
     }
 
 
+def test_what_did_not_last_until_a_models_turn_is_known_and_nothing_is_before_its_first(seen: dict[str, Any]):
+    first, *others = seen["lost pages"]
+    assert [told for told, _ in first] == [0, 0, 0]
+    assert all(told == there for turns in others for told, there in turns) and all(sum(told for told, _ in turns) > 0 for turns in others)
+
+
 def test_every_slot_is_in_use_or_free_again(seen: dict[str, Any]):
     assert seen["lost"] == 0
 

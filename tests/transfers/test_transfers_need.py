@@ -1,4 +1,4 @@
-"""What host memory must be left: what everything but weights was seen to take."""
+"""What host memory must be left: by copies of weights, as much as everything else was seen to take; by reading ahead, a fixed rest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from residency.transfers.machine import headroom_share
-from residency.transfers.need import MeasuredNeed
+from residency.transfers.need import MeasuredNeed, idle_bytes
 
 GIB = 1024**3
 
@@ -23,6 +23,12 @@ def test_on_a_small_machine_a_fifth_is_left_whatever_was_needed():
         need.prompt_begins()
         need.look(8 * GIB, 0)
         need.look(8 * GIB, 0)
+
+
+def test_reading_ahead_leaves_a_gibibyte_whatever_was_needed_and_a_fifth_of_a_small_machine():
+    """The kernel takes page cache back at once."""
+    assert [idle_bytes(total_gib * GIB) for total_gib in (24, 32, 128)] == [GIB] * 3
+    assert idle_bytes(16 * GIB) == MeasuredNeed(16 * GIB).reserve_bytes
 
 
 def test_the_largest_fall_of_the_last_four_prompts_is_left_and_one_more():

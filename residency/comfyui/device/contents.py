@@ -13,7 +13,7 @@ from ...core.device_placement import Placement
 from ...weights.components import LANGUAGE_MODEL
 from ...weights.layout import held_first
 from .cuda import Cuda
-from .memory_usage import copied_bytes, device_bytes, pinnable_bytes, pinned_bytes, pinned_in_all, resident_bytes
+from .memory_usage import buffers_bytes, copied_bytes, device_bytes, pinnable_bytes, pinned_in_all, resident_bytes
 from .models import Models
 
 if TYPE_CHECKING:
@@ -39,15 +39,19 @@ class Contents:
         self._models, self._pages, self._cuda, self._spare, self._plan = models, pages, cuda, spare, plan
         self._slices = None if FileSlices is None else FileSlices()
 
-    def held_first(self, component: Component) -> tuple[Component, int]:
+    def held_first(self, component: Component, *, in_use: bool = False) -> tuple[Component, int]:
         """The component with what the process holds of it in front, and how many bytes of it need no reading when a node computes with it.
 
-        None of a legacy model: its loader reads the file whenever it runs. What the plan has no room for does not stay: it will be read.
+        None of a legacy model: its loader reads the file whenever it runs. What the plan has no room for, and what did not last until the
+        model's last turn, does not stay: it will be read. `in_use`: but what the plan has no room for is held while its node runs.
         """
         outside_bytes = self._plan().outside.get(component.key, 0)
+        is_held = in_use and outside_bytes > 0
         for loaded in self._models.loaded(component.key):
             patcher = loaded.model
             if patcher.is_dynamic():
+                lost_bytes = 0 if self._pages is None or is_held else self._pages.lost_bytes(patcher)
+                outside_bytes = 0 if is_held else max(outside_bytes, lost_bytes)
                 missing = None
                 if self._slices is not None:
                     paths = {extent.path for extent in component.extents}
@@ -66,8 +70,8 @@ class Contents:
         return self._pages is not None and self._pages.is_imaged(patcher, module, residency)
 
     def copies_bytes(self) -> int:
-        """Host memory that copies of weights take: pinned buffers of dynamic models, and slots for their pages."""
-        found = (sum(pinned_bytes(entry.model)) for entry in model_management.current_loaded_models if _is_dynamic(entry.model))
+        """Host memory that copies of weights take: pinned buffers of dynamic models and of their patches, and slots for their pages."""
+        found = (buffers_bytes(entry.model) for entry in model_management.current_loaded_models if _is_dynamic(entry.model))
         return sum(found) + (self._pages.slots.total_bytes if self._pages else 0)
 
     def images_bytes(self, patcher: Any) -> int:

@@ -30,7 +30,8 @@ class Images:
 
     `good`: the modules whose weights were good when their pages were taken, with the signature they had: another one means that ComfyUI
     has filled them anew since. `serials`: of the pages that were brought back; comfy-aimdo counts them up at each mapping. `left_out`:
-    what has no image gets no room on the device either. `brought`: the model has had its turn.
+    what has no image gets no room on the device either. `brought`: the model has had its turn. `lost_pages`: its last ones that were
+    neither on the device nor here when its last turn began.
     """
 
     pages: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class Images:
     serials: dict[int, int] = field(default_factory=dict)
     left_out: bool = False
     brought: bool = False
+    lost_pages: int = 0
 
     def keep_good_only(self, page: int, serial: int | None, modules: Iterable[Any]) -> None:
         """The page leaves as it is, or without an image: those of its modules that had other bytes on it are good no longer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ...core.component import Component
 from ...core.events import HostObserved
@@ -25,25 +25,27 @@ class HostContents:
         self._told: dict[str, Component] = {}  # of the last look: the core forgets what a prompt does not know
         self._last_s = self._cost_s = float("-inf")
 
-    def look(self, components: Mapping[str, Component], *, changed: bool = False, must: bool = False) -> HostObserved | None:
-        """Look where the bytes of these lie; None when it is too soon for it. `changed`: weights have been used since the last look.
-        `must`: however soon that is."""
+    def look(
+        self, components: Mapping[str, Component], in_use: Collection[str] = (), *, changed: bool = False, must: bool = False
+    ) -> HostObserved | None:
+        """Look where the bytes of these lie; None when it is too soon for it. `in_use`: those that the running node uses. `changed`:
+        weights have been used since the last look. `must`: however soon that is."""
         now_s = self._clock()
         if not must and now_s < self._last_s + max(0.0 if changed else REFRESH_S, self._cost_s / MOST_SHARE):
             return None
-        seen = self._look(components, now_s)
+        seen = self._look(components, in_use, now_s)
         self._last_s = now_s
         self._cost_s = self._clock() - now_s
         return seen
 
-    def _look(self, components: Mapping[str, Component], now_s: float) -> HostObserved:
+    def _look(self, components: Mapping[str, Component], in_use: Collection[str], now_s: float) -> HostObserved:
         held: dict[str, int] | None = {}
         loaded: dict[str, int] = {}
         surplus: dict[str, int] = {}
         laid_out: dict[str, Component] = {}
         told: dict[str, Component] = {}
         for key, component in components.items():
-            found, loaded_bytes = self._contents.held_first(component)
+            found, loaded_bytes = self._contents.held_first(component, in_use=key in in_use)
             if loaded_bytes:
                 loaded[key] = loaded_bytes
             before = self._told.get(key)

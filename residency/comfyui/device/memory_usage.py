@@ -19,7 +19,7 @@ SNAPSHOT_HEADROOM_BYTES = 4 * 1024**3
 # Beside ComfyUI's own headroom. With nothing beside it, the pins that a model gets while it computes were given up again behind its node,
 # 0.7 GB of 11.9, and read from the drive in each prompt (H100, 12 GiB of it, 32 GB of RAM).
 PINS_MARGIN_BYTES = 1024**3
-PINS_OF_WEIGHTS, LOADED = "weights", "-loaded"  # how the names of pinned buffers begin and end
+PINS_OF_WEIGHTS, PINS_OF_PATCHES, LOADED = "weights", "patches", "-loaded"  # how the names of pinned buffers begin and end
 PINNED_SHARE = 0.98  # of a model's bytes: what is pinned by then counts as all of it; pages are rounded up, small tensors kept elsewhere
 
 
@@ -95,10 +95,11 @@ def device_limit_bytes(headroom_bytes: int = 0) -> int | None:
     return None if total_bytes is None else max(0, int(total_bytes - model_management.minimum_inference_memory()) - headroom_bytes)
 
 
-def spare_bytes() -> int:
-    """Host memory that copies of weights may still take: below its own headroom ComfyUI drops cached results and pins to get it back."""
+def spare_bytes(needed_bytes: int) -> int:
+    """Host memory that copies of weights may still take. `needed_bytes`: that everything else needs. Below its own headroom ComfyUI drops
+    cached results and pins to get it back."""
     comfyui_bytes = int(memory_management.RAM_CACHE_HEADROOM)
-    return memory.holdable_bytes() - max(SNAPSHOT_HEADROOM_BYTES, comfyui_bytes and comfyui_bytes + PINS_MARGIN_BYTES)
+    return memory.holdable_bytes() - max(needed_bytes, comfyui_bytes and comfyui_bytes + PINS_MARGIN_BYTES)
 
 
 def pinnable_bytes() -> int | None:
@@ -110,6 +111,12 @@ def pinnable_bytes() -> int | None:
 def pinned_in_all() -> int:
     """Bytes that ComfyUI has pinned."""
     return int(model_management.TOTAL_PINNED_MEMORY)
+
+
+def buffers_bytes(patcher: Any) -> int:
+    """Bytes of all pinned host buffers of a dynamic model, those of its patches among them."""
+    pins = patcher.model.dynamic_pins[patcher.load_device]
+    return sum(int(pins[name][0].size) for beginning in (PINS_OF_WEIGHTS, PINS_OF_PATCHES) for name in pin_subsets(pins, beginning))
 
 
 def pinned_bytes(patcher: Any) -> tuple[int, int]:

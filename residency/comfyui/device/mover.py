@@ -40,7 +40,7 @@ from .evidence import Evidence
 from .exchanges import Exchanges
 from .headroom import Headroom
 from .kinds import RECORDED, Blocks, allocates_beside_torch
-from .memory_usage import SNAPSHOT_HEADROOM_BYTES, device_bytes, shares_host_memory, spare_bytes
+from .memory_usage import SNAPSHOT_HEADROOM_BYTES, device_bytes, shares_host_memory
 from .models import Models
 from .prefetches import Prefetches
 from .proofs import Feature
@@ -104,7 +104,7 @@ class DeviceMover:
         clock: Callable[[], float],
         cuda: Cuda | None,
         plan: Callable[[], Placement],
-        spare: Callable[[], int] = spare_bytes,
+        spare: Callable[[], int],
         look: Callable[[], object] = bool,
         guard: Callable[..., object] = _calls,
     ) -> None:

@@ -52,6 +52,11 @@ class PageStore:
         images = self._images.get(patcher.model)
         return len(images.pages) * PAGE_BYTES if images else 0
 
+    def lost_bytes(self, patcher: Any) -> int:
+        """Bytes at the model's end that had left both tiers by its last turn: they will have again by the next one."""
+        images = self._images.get(patcher.model)
+        return images.lost_pages * PAGE_BYTES if images else 0
+
     def is_imaged(self, patcher: Any, module: Any, residency: Sequence[int]) -> bool:
         """Whether the module's weights are good, and what of them is not on the device lies in host memory."""
         images = self._images.get(patcher.model)
@@ -76,7 +81,7 @@ class PageStore:
         Raises what the device raises, and DisprovedError for a page that reads otherwise; then none of these models has an image any more,
         and ComfyUI reads what it misses. So does the turn when it goes on."""
         side = self._side(patcher)
-        side.images.left_out = False
+        side.images.left_out, side.images.lost_pages = False, side.lost_pages()
         self.compared = [0, 0]
         compare = self._compare if compares else None
         victims = [Leaving(self._side(victim), compare, outside_bytes) for victim, outside_bytes in leaving.items()]

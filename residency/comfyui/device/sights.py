@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ...core.component import Component
 from ...core.events import DeviceObserved
@@ -19,14 +19,18 @@ class Sights:
         self._in_host = HostContents(contents, clock)
         self._on_device, self._headroom, self._clock, self._exchanges = contents, headroom, clock, exchanges
 
-    def of_host(self, components: Mapping[str, Component], *, changed: bool = False, must: bool = False) -> Sight:
+    def of_host(
+        self, components: Mapping[str, Component], in_use: Collection[str] = (), *, changed: bool = False, must: bool = False
+    ) -> Sight:
         """As `HostContents.look`; nothing is seen when it is too soon for another look."""
-        host = self._in_host.look(components, changed=changed, must=must)
+        host = self._in_host.look(components, in_use, changed=changed, must=must)
         return NOTHING_SEEN if host is None else Sight(host)
 
-    def of_both(self, components: Mapping[str, Component], budget_bytes: int | None, *, must: bool = False) -> Sight:
+    def of_both(
+        self, components: Mapping[str, Component], budget_bytes: int | None, in_use: Collection[str] = (), *, must: bool = False
+    ) -> Sight:
         """Of host memory as `of_host`. `budget_bytes`: what weights may take of the device in all, where the user has set that."""
-        host, device = self._in_host.look(components, must=must), self._of_device(budget_bytes)
+        host, device = self._in_host.look(components, in_use, must=must), self._of_device(budget_bytes)
         # most nodes of a prompt come too soon for another look at host memory, and some machines have no device to look at
         return NOTHING_SEEN if host is None and device is None else Sight(host, device)
 

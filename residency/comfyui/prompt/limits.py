@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ...session import NO_LIMITS, Limits
 from ...transfers import memory
-from ...transfers.need import MeasuredNeed
+from ...transfers.need import MeasuredNeed, idle_bytes
 from ..device.memory_usage import device_limit_bytes
 from .running import RunningPrompt
 
@@ -14,18 +14,14 @@ BUDGET_REFRESH_S = 0.25  # reading the limits takes 40 us: not at every one of a
 
 
 class MemoryLimits:
-    """`copies_bytes()`: host memory that the process's own copies of weights take. `device_bytes`: what weights may take of the device;
-    None where it has no memory of its own. On the executor's thread, but for the two numbers, which any thread may read."""
+    """`copies_bytes()`: host memory that the process's own copies of weights take; what everything else takes is measured into `need`.
+    `device_bytes`: what weights may take of the device; None where it has no memory of its own. `reserve_bytes`: host memory that reading
+    ahead leaves alone. On the executor's thread, but for the two numbers, which any thread may read."""
 
-    def __init__(self, copies_bytes: Callable[[], int]) -> None:
+    def __init__(self, copies_bytes: Callable[[], int], need: MeasuredNeed) -> None:
         self.device_bytes = self._whole_device_bytes = device_limit_bytes()  # asked once: the driver may be at work
-        self._copies_bytes = copies_bytes
-        self._need = MeasuredNeed(memory.host_memory().total_bytes)
-
-    @property
-    def reserve_bytes(self) -> int:
-        """Host memory that reading ahead leaves alone."""
-        return self._need.reserve_bytes
+        self.reserve_bytes = idle_bytes(memory.host_memory().total_bytes)
+        self._copies_bytes, self._need = copies_bytes, need
 
     def spare(self, headroom_bytes: int) -> None:
         """The user wants so much of the device left free. On any thread."""
@@ -49,7 +45,7 @@ class MemoryLimits:
         prompt.next_budget_s = now_s + BUDGET_REFRESH_S
         available_bytes = memory.available_bytes()
         self._need.look(available_bytes, self._copies_bytes())
-        reserve_bytes = self._need.reserve_bytes
+        reserve_bytes = self.reserve_bytes
         limit_bytes = memory.share(available_bytes - reserve_bytes)
         if prompt.settings.host_budget_bytes is not None and prompt.settings.host_budget_bytes < limit_bytes:
             limit_bytes, reserve_bytes = prompt.settings.host_budget_bytes, 0
