@@ -1,4 +1,4 @@
-"""What each of the pack's decisions is worth: the measured scenarios, simulated with one of them left out at a time.
+"""What each of the pack's decisions is worth: scenarios, all but the last measured, simulated with one of them left out at a time.
 
     python benchmarks/ablations.py [--json]
 
@@ -27,7 +27,7 @@ from residency.core.timeline import Timeline
 from residency.simulate import policies
 from residency.simulate.policies import OURS, OURS_DEVICE, OURS_EXCHANGING, STOCK
 from residency.simulate.run import run
-from residency.simulate.scenarios import Scenario, both_sides, scarce_memory
+from residency.simulate.scenarios import Scenario, both_sides, scarce_memory, short_of_both
 
 GB = 10**9
 
@@ -78,6 +78,7 @@ WAYS = (
     Without("free RAM is not filled with what comes next", puts=((host_plan._Draft, "fill_with_expected", nothing),)),
     Without("an encoder that is passed through once counts like the rest", puts=((policies._ManagedPack, "_timeline", all_passed_often),)),
     Without("what fits neither tier is not settled ahead", puts=((Placement, "settle", nothing),)),
+    Without("what a node has gone through leaves the page cache like the rest", puts=((host_plan._Draft, "_is_behind", lambda *_: False),)),
     Without("a first prompt knows nothing of what nodes compute with", replace(OURS_EXCHANGING, first_share=0.0)),
     Without("the host does not tell what lies in RAM", replace(OURS_EXCHANGING, sees_host=False)),
 )
@@ -91,9 +92,9 @@ class Told:
     read_bytes: tuple[int, ...]
 
 
-def measured() -> Sequence[Scenario]:
+def chosen() -> Sequence[Scenario]:
     later = {one.name: one for one in both_sides()}
-    return [later["S1-later"], scarce_memory(), later["C1"], later["C2"]]
+    return [later["S1-later"], scarce_memory(), later["C1"], later["C2"], short_of_both()]
 
 
 def told(scenario: Scenario, way: Without) -> Told:
@@ -124,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows = [told(scenario, way) for scenario in measured() for way in WAYS]
+    rows = [told(scenario, way) for scenario in chosen() for way in WAYS]
     print(json.dumps([asdict(row) for row in rows], indent=1) if options.json else table(rows))
 
 

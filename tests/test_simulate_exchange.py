@@ -20,7 +20,7 @@ from residency.session import Fact, Looks
 from residency.simulate import GB, OURS_DEVICE, OURS_EXCHANGING, STOCK, Drive, Machine, Program, Step, run
 from residency.simulate.device_mover import Link
 from residency.simulate.machine import GIB, H100_LATER
-from residency.simulate.scenarios import FP8_SAMPLER_S, FP8_SIZES, one_expert, scarce_memory, two_experts
+from residency.simulate.scenarios import FP8_SAMPLER_S, FP8_SIZES, one_expert, scarce_memory, short_of_both, two_experts
 from residency.simulate.tiers import Host
 
 # Numbers that a hand can divide by: a drive of 1 GB/s, the link 10 each way; copies of weights leave 10 GB of RAM to others.
@@ -247,11 +247,6 @@ def all_is_announced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_plan, "WINDOW_BYTES", 10**15)
 
 
-# Two experts of 15.5 GB and an encoder of 6.7 in 9.4 GB on the device and 20 of RAM; 4 GB of the 5 that copies leave may hold page cache.
-SHORT = (
-    two_experts(4, {"text encoder": 67 * GB // 10, "expert A": 155 * GB // 10, "expert B": 155 * GB // 10, "vae": GB // 4}, 3.0),
-    replace(CLASS_1[1], device_bytes=114 * GB // 10, host_bytes=253 * GB // 10, idle_floor_bytes=5 * GB, pin_floor_bytes=5 * GB // 2),
-)
 IN_TURN = prompts({"a": 8, "b": 8, "c": 8}, "abc", 8), BENCH
 SCARCE = two_experts(8), replace(scarce_memory().machine, budget_floor_bytes=H100_LATER.budget_floor_bytes)
 
@@ -265,7 +260,7 @@ SCARCE = two_experts(8), replace(scarce_memory().machine, budget_floor_bytes=H10
         (nothing_is_settled_ahead, SMALLER, 2),
         (all_leaves_at_once, SMALL_RESERVE, 0),
         (all_is_announced_at_once, CROWDED, 0),
-        (what_is_behind_stays, SHORT, -1),
+        (what_is_behind_stays, (short_of_both().program, short_of_both().machine), -1),
     ],
 )
 def test_a_rule_that_is_broken_makes_a_prompt_slower(
