@@ -33,11 +33,14 @@ class Worker:
         self.history: dict[str, Any] = {}
         self.begun: list[str] = []
         self.watched: list[Any] = []
+        self.interrupted: list[Any] = []
         self.sockets: dict[str, web.WebSocketResponse] = {}
         self.deaf = False  # heard, never answered
+        self.ignores: set[tuple[str, str]] = set()  # methods and paths to which it is deaf
         self.unanswered: list[tuple[str, str]] = []  # what it was asked while it was deaf
         self.swallows = False  # POST /prompt is taken, and the connection cut
         self.before_a_deletion: Callable[[], Awaitable[None]] | None = None
+        self.before_an_estimate: Callable[[], Awaitable[None]] | None = None
         self.before_an_answer: Callable[[], Awaitable[None]] | None = None  # of GET /queue, when what it says is known
         self.untraced = False  # nobody can tell whether it lives
         self.failure = ""  # what its actor says where it has no server
@@ -58,8 +61,9 @@ class Worker:
                 web.get("/history", self._history),
                 web.get("/history/{id}", self._history),
                 web.post("/prompt", self._prompt),
-                web.post("/interrupt", self._nothing),
+                web.post("/interrupt", self._interrupt),
                 web.get("/api/jobs/{id}", self._no_job),
+                web.post("/api/jobs/{id}/cancel", self._cancel_job),
                 web.get("/residency/state", self._state),
                 web.post("/residency/estimate", self._estimate),
                 web.post("/residency/watch", self._watch),
@@ -121,11 +125,13 @@ class Worker:
 
     @web.middleware
     async def _maybe_deaf(self, request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
-        if self.deaf:
-            self.unanswered.append((request.method, request.path))
-        while self.deaf:
+        asked, life = (request.method, request.path), self.life
+        if self.deaf or asked in self.ignores:
+            await request.read()
+            self.unanswered.append(asked)
+        while self.deaf or asked in self.ignores:
             await asyncio.sleep(0.05)
-        return await handler(request)
+        return await handler(request) if self.life == life else web.Response(status=503)
 
     async def _socket(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
@@ -146,8 +152,9 @@ class Worker:
         if self.before_a_deletion is not None:
             hook, self.before_a_deletion = self.before_a_deletion, None
             await hook()
-        gone = (await request.json()).get("delete", ())
-        self.pending = [item for item in self.pending if item[1] not in gone]
+        asked = await request.json()
+        gone = asked.get("delete", ())
+        self.pending = [item for item in self.pending if item[1] not in gone and not asked.get("clear")]
         return web.Response()
 
     async def _history(self, request: web.Request) -> web.Response:
@@ -168,7 +175,8 @@ class Worker:
             request.transport.close()
         return web.json_response({"prompt_id": body["prompt_id"], "number": body["number"], "node_errors": {}})
 
-    async def _nothing(self, request: web.Request) -> web.Response:
+    async def _interrupt(self, request: web.Request) -> web.Response:
+        self.interrupted.append(await request.json())
         return web.Response()
 
     async def _watch(self, request: web.Request) -> web.Response:
@@ -183,6 +191,11 @@ class Worker:
 
     async def _no_job(self, request: web.Request) -> web.Response:
         return web.json_response({"error": "Job not found"}, status=404)
+
+    async def _cancel_job(self, request: web.Request) -> web.Response:
+        before = len(self.pending)
+        self.pending = [item for item in self.pending if item[1] != request.match_info["id"]]
+        return web.json_response({"cancelled": len(self.pending) < before})
 
     def _lies(self, model: str) -> dict[str, Any]:
         on_device = MODEL_BYTES if model in self.holds else 0
@@ -201,6 +214,9 @@ class Worker:
     async def _estimate(self, request: web.Request) -> web.Response:
         if not self.pack:
             return web.Response(status=404)
+        if self.before_an_estimate is not None:
+            hook, self.before_an_estimate = self.before_an_estimate, None
+            await hook()
         model = (await request.json())["prompt"]["1"]["inputs"]["unet_name"]
         if model in self.lacks:
             return web.json_response({"components": {}, "steps": [], "compute_s": 0.0, "warnings": [f"{model} is not here"]})

@@ -59,6 +59,14 @@ def test_where_all_wait_long_having_waited_longer_is_worth_less_loading():
     assert first(3 * LONG_S + longer_s, 3 * LONG_S) == "1a"
 
 
+def test_where_all_wait_long_short_prompts_go_before_long_ones():
+    def begins(waited_s: float) -> str:
+        long, short = queue("aa", waited_s=waited_s)
+        return pick([replace(long, compute_s=20.0), short], lambda one: 0.0).name
+
+    assert (begins(0.0), begins(LONG_S)) == ("0a", "1a")
+
+
 def test_who_was_overtaken_often_is_overtaken_by_nobody():
     often = [replace(one, overtaken=MOST_OVERTAKEN if one.name == "2b" else 0.0) for one in queue("baba")]
     assert names(ahead(often, memory("a"), FORECAST, 1.0)[0]) == ["1a", "0b", "2b", "3a"]

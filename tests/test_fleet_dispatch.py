@@ -53,6 +53,14 @@ def test_its_own_queue_is_begun_whatever_it_costs():
     assert begun(waiting("a", worker=HERE), {"a": 60.0}, waits_s=0.0) == "0a"
 
 
+def test_a_client_keeps_his_order_in_each_queue_and_waits_in_none_for_another():
+    elsewhere, here, behind = (
+        Queued(name, worker, "me", job(name[1]), float(name[0]), 2.0) for name, worker in (("0b", THERE), ("1a", HERE), ("2c", HERE))
+    )
+    assert begun([elsewhere, here], {"a": 0.0, "b": 60.0}, waits_s=100.0) == "1a"
+    assert begun([here, behind], {"a": 60.0, "c": 0.0}, waits_s=100.0) == "1a"
+
+
 def test_who_was_overtaken_often_takes_the_worker_and_one_that_cannot_run_there_is_passed_over():
     assert begun(waiting("a", overtaken=ahead.MOST_OVERTAKEN), {"a": 6.0}, waits_s=0.1) == "0a"
     assert begun(waiting("ba"), {"a": 0.0, "b": math.inf}, waits_s=1.0) == "1a"

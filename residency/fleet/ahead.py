@@ -2,9 +2,10 @@
 
 Clients take turns. A prompt whose weights are at hand goes before one that would have to load; each second that the other has waited
 longer counts AGE_SHARE of one of loading, and the less the longer prompts wait here at all: loading delays whoever is behind, and where
-many are, fewer changes of model are what gets the queue done. So prompts of one model run together. Nobody is put off for ever: a prompt
-that was overtaken MOST_OVERTAKEN times per worker is overtaken no more. A limit in seconds would not do: once all have waited for so long,
-all run in turn, each of them loads, and the queue grows.
+many are, fewer changes of model are what gets the queue done. So prompts of one model run together. In the same measure short prompts go
+before long ones: many wait less for it, and few longer. Nobody is put off for ever: a prompt that was overtaken MOST_OVERTAKEN times per
+worker is overtaken no more. A limit in seconds would not do: once all have waited for so long, all run in turn, each of them loads, and the
+queue grows.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from .forecast import Forecast, Job, Place
 
 AGE_SHARE = 0.2  # of a second that a prompt has waited longer: worth so many seconds of loading
-LONG_S = 120.0  # where the longest has waited so long, having waited counts half
+LONG_S = 120.0  # where the longest has waited so long, having waited counts half, and a second of computing as half a second of loading
 GAIN_S = 1.0  # of loading that is saved: less is not worth putting anybody off
 MOST_OVERTAKEN = 25.0  # times per worker of the fleet
 ROUNDING = 1e-9
@@ -89,16 +90,21 @@ def is_put_off_no_more(overtaken: float) -> bool:
 
 
 def pick(left: Sequence[Queued], cost_s: Callable[[Queued], float]) -> Queued:
-    """The first of these that costs the least by more than GAIN_S; nobody goes before an earlier prompt of its own client, nor before one
-    whose client has said when it is to run."""
+    """The first of these that costs the least by more than GAIN_S; nobody goes before an earlier prompt of its own client in the same
+    queue, nor before one whose client has said when it is to run."""
     most_waited_s = max(one.waited_s for one in left)
-    share = AGE_SHARE / (1 + max(0.0, most_waited_s) / LONG_S)
-    best, best_s = left[0], cost_s(left[0]) - share * left[0].waited_s
-    clients = set()
+    short = 1 / (1 + max(0.0, most_waited_s) / LONG_S)
+    share, computing = AGE_SHARE * short, 1 - short
+
+    def in_all_s(one: Queued) -> float:
+        return cost_s(one) + computing * one.compute_s - share * one.waited_s
+
+    best, best_s = left[0], in_all_s(left[0])
+    own = set()
     for one in left:
-        if one.client not in clients:
-            clients.add(one.client)
-            one_s = cost_s(one) - share * one.waited_s
+        if (one.client, one.worker) not in own:
+            own.add((one.client, one.worker))
+            one_s = in_all_s(one)
             if one_s < best_s - GAIN_S and not one.fixed:
                 best, best_s = one, one_s
         if one.fixed or is_put_off_no_more(one.overtaken) or best_s - GAIN_S <= -share * most_waited_s:

@@ -13,6 +13,7 @@ import aiohttp
 from .seats import Answer, LostError, Seat, refusal
 
 ASK_S = 30.0
+PATIENT_S = 1.0  # for one worker, before what does not need it goes on
 NOT_PASSED = {
     "accept-encoding", "authorization", "connection", "content-length", "cookie", "host", "origin", "sec-fetch-site", "transfer-encoding",
 }  # fmt: skip

@@ -20,11 +20,12 @@ from typing import Any
 from ..units import shown
 from .asking import Seats
 from .choosing import Chooser
+from .delivery import State
 from .ledger import Ledger
 from .messages import OWN_FILES, Line, Listener, named
 from .outlook import warm_in
 from .policies import Choose
-from .prompts import Prompts, State
+from .prompts import Prompts
 from .seats import HANG_S, Answer, LostError, Seat, refusal
 from .watch import Watch
 
@@ -70,7 +71,8 @@ class Door:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
-        await self.prompts.lines.close()
+        await self.prompts.close()
+        await self.chooser.outlook.close()
         await self.seats.close()
         self._ledger.close()
 

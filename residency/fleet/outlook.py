@@ -7,16 +7,17 @@ there; workers of one machine share its page cache, so what one of them reads is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..simulate import GB, Step, of_rates
 from .ahead import Memory, Queued, ahead
-from .asking import Seats
+from .asking import PATIENT_S, Seats
 from .forecast import Forecast, Job, Place
 from .routing import Router, Worker
-from .seats import LostError, Seat, wants
+from .seats import Answer, LostError, Seat, wants
 
 STATE_S = 1.0  # for so long a worker's own word of what is warm holds
 ESTIMATE_S = 10.0
@@ -48,6 +49,7 @@ class Outlook:
     router: Router = field(init=False)
     seconds: float = SEEN_SECONDS
     _forecasts: dict[tuple[Any, ...], Forecast] = field(default_factory=dict)
+    _hearing: dict[int, tuple[asyncio.Task[None], float]] = field(default_factory=dict)  # by worker: its word, asked for at this time
 
     def __post_init__(self) -> None:
         each = (self.seats[index] for index in range(len(self.seats)))
@@ -59,23 +61,22 @@ class Outlook:
         why_not = "no worker has the pack: by last model and queue"
         best: dict[str, Any] | None = None
         machine = ""
-        for index in range(len(self.seats)):
-            seat = self.seats[index]
-            if index in without or not seat.answers or seat.lacking(wanted, self.clock()):
-                continue
-            try:
-                answer = await self.seats.ask(index, "POST", "/residency/estimate", {"prompt": prompt}, timeout_s=ESTIMATE_S)
-            except LostError:
-                continue
-            if answer.status == 400:
-                why_not = "the pack cannot read this prompt"
-            told = answer.json
-            if told is None or "steps" not in told:
-                continue
-            if best is None or len(told["components"]) > len(best["components"]):
-                best, machine = told, seat.machine
-            if not told["warnings"]:
-                break
+        able = [
+            index
+            for index in range(len(self.seats))
+            if index not in without and self.seats[index].answers and not self.seats[index].lacking(wanted, self.clock())
+        ]
+        async with aclosing(self._estimates(prompt, able)) as estimates:
+            async for index, answer in estimates:
+                if answer.status == 400:
+                    why_not = "the pack cannot read this prompt"
+                told = answer.json
+                if told is None or "steps" not in told:
+                    continue
+                if best is None or len(told["components"]) > len(best["components"]):
+                    best, machine = told, self.seats[index].machine
+                if not told["warnings"]:
+                    break
         if best is None:
             return Known(by_names(prompt), 0.0, why_not=why_not)
         sizes = {key: int(one["size_bytes"]) for key, one in best["components"].items()}
@@ -98,11 +99,21 @@ class Outlook:
         self.router.workers[index].took(expected_s, seconds)
 
     async def listen(self) -> None:
-        """Ask every worker whose word is old what it holds."""
-        now_s = self.clock()
-        old = [index for index in range(len(self.seats)) if self.seats[index].answers and now_s - self.seats[index].state_at_s > STATE_S]
-        for index, state in zip(old, await asyncio.gather(*map(self._state, old)), strict=True):
-            self.seats[index].state, self.seats[index].state_at_s = state, now_s
+        """Ask every worker whose word is old what it holds; of one that does not answer soon the old word is used, and the new one once
+        it comes."""
+        now_s, loop = self.clock(), asyncio.get_running_loop()
+        for index in range(len(self.seats)):
+            if self.seats[index].answers and now_s - self.seats[index].state_at_s > STATE_S and index not in self._hearing:
+                self._hearing[index] = asyncio.create_task(self._hear(index, now_s)), loop.time()
+        soon = {task: left_s for task, asked_s in self._hearing.values() if (left_s := asked_s + PATIENT_S - loop.time()) > 0}
+        if soon:
+            await asyncio.wait(soon, timeout=max(soon.values()))
+
+    async def close(self) -> None:
+        """Wait for nobody's word any more."""
+        for task in (tasks := [task for task, _ in self._hearing.values()]):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def update(
         self,
@@ -186,12 +197,41 @@ class Outlook:
             self._forecasts[kind] = Forecast(of_rates(about[0], about[1], device_bytes, int(about[2])))
         return self._forecasts[kind]
 
-    async def _state(self, index: int) -> Mapping[str, Any] | None:
+    async def _estimates(self, prompt: Any, able: Sequence[int]) -> AsyncGenerator[tuple[int, Answer], None]:
+        """Those of these workers, asked one after the other. Who does not answer soon is waited for beside the next."""
+        left = list(able)
+        asked: dict[asyncio.Task[Answer], int] = {}
+        try:
+            while left or asked:
+                if left:
+                    index = left.pop(0)
+                    asking = self.seats.ask(index, "POST", "/residency/estimate", {"prompt": prompt}, timeout_s=ESTIMATE_S)
+                    asked[asyncio.create_task(asking)] = index
+                timeout_s = PATIENT_S if left else None
+                done, _ = await asyncio.wait(asked, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    index = asked.pop(task)
+                    try:
+                        answer = task.result()
+                    except LostError:
+                        continue
+                    yield index, answer
+        finally:
+            for task in asked:
+                task.cancel()
+
+    async def _hear(self, index: int, now_s: float) -> None:
+        seat = self.seats[index]
+        found = seat.found
         try:
             told = await self.seats.ask_json(index, "/residency/state", ESTIMATE_S)
         except LostError:
-            return None
-        return told if isinstance(told, dict) and told.get("installed") else None
+            told = None
+        finally:
+            del self._hearing[index]
+        if seat.found == found:
+            seat.state = told if isinstance(told, dict) and told.get("installed") else None
+            seat.state_at_s = now_s
 
 
 def place(lies: Mapping[str, Any]) -> Place:

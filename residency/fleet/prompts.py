@@ -1,10 +1,8 @@
-"""The life of a prompt at the door: it is written down, sent to a worker, moved while it waits, run once, and kept.
+"""The life of a prompt at the door: it is written down, sent to a worker, moved while it waits, run once, and kept. Its states are those
+of `delivery`.
 
-    placing   the door is choosing a worker for it
-    doubted   it was sent, and nobody knows whether it has arrived: the worker's queue will tell
-    waiting   it is in its worker's queue, whose pack reads ahead for it; another worker may get it yet
-    running
-    lost      its worker's server has ended: it is placed anew as soon as a worker takes it
+A choice is made, and counts, in one step between two awaits; nobody waits for what is asked of a worker but whose prompt it is. A client's
+prompts are chosen for in the order in which they came.
 
 A prompt that had begun is begun again once, under its id, and its client is told before (`residency.moved`); a second time it ends as
 failed, so that a prompt which ends servers does not end all of them.
@@ -18,15 +16,15 @@ import math
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Coroutine
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ..units import shown
 from .ahead import Queued
-from .asking import Seats
+from .asking import PATIENT_S, Seats
 from .choosing import Chooser, is_much_less
+from .delivery import TAKE_OUT_S, Delivery, Placed, State, taken, until
 from .dispatch import dispatch, looked_at
 from .ledger import Ledger
 from .messages import Lines, named
@@ -39,55 +37,9 @@ log = logging.getLogger("residency.fleet")
 MOST_RUNS = 2
 NUMBER_STEP = 1e-3
 LATE_S = 1.0  # between two looks at what waits behind a prompt that is late
-TAKE_OUT_S = 5.0  # for an answer of the worker whose prompt is to go elsewhere: no other prompt is placed meanwhile
 RETHOUGHT = 32  # prompts that wait, at one look: the next ones first
 SHOWN_ERRORS = 20  # predictions against truth
 NOBODY = "residency-door"  # the client of prompts that name none
-
-
-class State(Enum):
-    """One of the five that the first lines of this module describe."""
-
-    PLACING = "placing"
-    DOUBTED = "doubted"
-    WAITING = "waiting"
-    RUNNING = "running"
-    LOST = "lost"
-
-
-@dataclass(slots=True)
-class Placed:
-    """A prompt that was taken. `body` is what the client has sent, `life` that of its worker's server, `at_s` when it got there."""
-
-    prompt_id: str
-    body: dict[str, Any]
-    client_id: str
-    known: Known
-    state: State = State.PLACING
-    worker: int = -1
-    life: str = ""
-    expected_s: float = 0.0
-    at_s: float = 0.0
-    begun_s: float | None = None
-    runs: int = 0  # how often it was begun
-    lost_with: str = ""
-    cancelled: bool = False
-    fixed: bool = False  # its client has said when it is to run
-    taken_s: float = 0.0
-    overtaken: float = 0.0  # see `ahead.Queued`
-    turn: float | None = None  # its number when it came, where it was brought forward since
-    told: bool = False  # its client knows that it is begun once more
-
-    @property
-    def number(self) -> float:
-        """By which its worker has it in the queue."""
-        number = self.body.get("number")
-        return float(number) if isinstance(number, int | float) else 0.0
-
-    @property
-    def own_turn(self) -> float:
-        """By which it is fair that it runs."""
-        return self.number if self.turn is None else self.turn
 
 
 class Prompts:
@@ -101,7 +53,10 @@ class Prompts:
         self._placed: dict[str, Placed] = {}
         self._turns = Turns()
         self._front = 0
-        self._deciding = asyncio.Lock()
+        self._delivery = Delivery(seats, ledger, self.lines, clock)
+        self._in_order: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by client: one of its prompts is chosen for
+        self._taking: set[asyncio.Task[Answer]] = set()
+        self._moving: set[asyncio.Task[None]] = set()
         self.progressed_s = [-1e9] * len(seats)  # when what runs there has moved on last
         self._changed = False
         self._rethought_s = -1e9
@@ -133,39 +88,63 @@ class Prompts:
         prompt_id = body.get("prompt_id") or str(uuid.uuid4())
         if not isinstance(prompt_id, str):
             return refusal(400, f"prompt_id is {shown(prompt_id)}; send a string, or leave it out")
-        async with self._deciding:
-            before = self._placed.get(prompt_id)
-            if before is not None or self._ledger.history(prompt_id) is not None:
-                return _taken(prompt_id, before.number if before is not None else 0.0)
-            client_id = body.get("client_id")
-            client_id = client_id if isinstance(client_id, str) and client_id else NOBODY
-            body = {**body, "prompt_id": prompt_id, "client_id": client_id}
-            if body.get("front") and "number" not in body:
-                self._front -= 1
-                body["number"] = self._front
-            placed = Placed(prompt_id, body, client_id, await self._outlook.know(body.get("prompt")))
-            placed.fixed, placed.taken_s = "number" in body, self._clock()
-            self._placed[prompt_id] = placed
-            try:
-                answer = await self._place(placed)
-            except NoWorkerError as error:
-                answer = refusal(503, str(error))
-            if answer.status != 200:
-                self._forget(placed)
-            self._changed = True
-            return answer
+        await until(lambda: not self._is_on_its_way(prompt_id))
+        before = self._placed.get(prompt_id)
+        if before is not None or self._ledger.history(prompt_id) is not None:
+            return taken(prompt_id, before.number if before is not None else 0.0)
+        client_id = body.get("client_id")
+        client_id = client_id if isinstance(client_id, str) and client_id else NOBODY
+        body = {**body, "prompt_id": prompt_id, "client_id": client_id}
+        if body.get("front") and "number" not in body:
+            self._front -= 1
+            body["number"] = self._front
+        placed = Placed(prompt_id, body, client_id, Known(by_names(body.get("prompt")), 0.0))
+        placed.fixed, placed.taken_s = "number" in body, self._clock()
+        self._placed[prompt_id] = placed
+        taking = asyncio.create_task(self._take(placed))
+        self._taking.add(taking)
+        taking.add_done_callback(self._taking.discard)
+        return await asyncio.shield(taking)  # who asked may go away meanwhile: what was begun is ended
+
+    async def _take(self, placed: Placed) -> Answer:
+        try:
+            answer = await self._place(placed)
+        except NoWorkerError as error:
+            answer = refusal(503, str(error))
+        except Exception:
+            self._forget(placed)
+            raise
+        if answer is None:
+            self._forget(placed)
+            return taken(placed.prompt_id, placed.number)
+        if answer.status != 200:
+            self._forget(placed)
+        self._changed = True
+        return answer
 
     async def cancel(self, prompt_ids: list[str] | None, path: str, body: Any) -> list[Answer | None]:
-        """Take these (None: all) out of the queues, by the request that the client has made."""
-        async with self._deciding:
-            for placed in list(self._placed.values()):
-                if prompt_ids is not None and placed.prompt_id not in prompt_ids:
-                    continue
-                if placed.state is State.LOST:
-                    self._forget(placed)
-                elif placed.state is not State.RUNNING:
-                    placed.cancelled = True
-            return await self._seats.ask_all("POST", path, body)
+        """Take these (None: all) out of the queues, by the request that the client has made. What is on its way is waited for: no worker
+        can take out what it has not got."""
+        asked = [one for one in self._placed.values() if prompt_ids is None or one.prompt_id in prompt_ids]
+        for placed in asked:
+            if placed.state is State.LOST:
+                self._forget(placed)
+            elif placed.state is not State.RUNNING:
+                placed.cancelled = True
+                self._ledger.gives_back(placed.prompt_id)
+        await until(lambda: not any(self._is_on_its_way(one.prompt_id) for one in asked))
+        return await self._seats.ask_all("POST", path, body)
+
+    def _is_on_its_way(self, prompt_id: str) -> bool:
+        placed = self._placed.get(prompt_id)
+        return placed is not None and placed.on_its_way
+
+    async def close(self) -> None:
+        """Leave what is on its way to the next door."""
+        for task in (tasks := [*self._taking, *self._moving]):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.lines.close()
 
     async def look_for(self, prompt_id: str) -> None:
         """Somebody asks for it: see whether it has ended."""
@@ -179,25 +158,33 @@ class Prompts:
 
     # --- choosing ---
 
-    async def _place(self, placed: Placed) -> Answer:
-        """Send it to the best worker that takes it. Raises NoWorkerError."""
+    async def _place(self, placed: Placed) -> Answer | None:
+        """Send it to the best worker that takes it. None: it was cancelled before it was sent. Raises NoWorkerError."""
         placed.state = State.PLACING
         without: set[int] = set()
         refused: Answer | None = None
-        said = [placed.known.why_not] if placed.known.why_not else []
+        said: list[str] = []
         while True:
-            await self._outlook.listen()
-            try:
-                decision = self._chooser.decide(placed.known, self._queued(placed), self._others(placed), frozenset(without))
-            except NoWorkerError:
-                if refused is None:
-                    raise
-                return refused
+            async with self._in_order.setdefault(placed.client_id, asyncio.Lock()):
+                placed.known = await self._outlook.know(placed.body.get("prompt"), frozenset(without))
+                await self._outlook.listen()
+                if placed.cancelled:
+                    return None
+                try:
+                    decision = self._chooser.decide(placed.known, self._queued(placed), self._others(placed), frozenset(without))
+                except NoWorkerError:
+                    if refused is None:
+                        raise
+                    return refused
+                self._reserve(placed, decision)
+            if not said and placed.known.why_not:
+                said.append(placed.known.why_not)
             name = self._seats[decision.index].name
             answer = await self._send(placed, decision)
             if answer is not None and answer.status == 200:
                 self._chooser.note(placed.prompt_id, decision, placed.runs + 1, said)
                 return answer
+            placed.state = State.PLACING
             without.add(decision.index)
             if answer is None:
                 said.append(f"{name} did not answer")
@@ -208,7 +195,6 @@ class Prompts:
             self._seats[decision.index].lacks.update(dict.fromkeys(missing, self._clock()))
             said.append(f"{name} lacks {', '.join(sorted(missing))}")
             refused = refused or answer
-            placed.known = await self._outlook.know(placed.body.get("prompt"), frozenset(without))
 
     def _queued(self, placed: Placed) -> Queued:
         now_s, known = self._clock(), placed.known
@@ -217,9 +203,9 @@ class Prompts:
         if placed.begun_s is not None:
             left_s = self._outlook.router.workers[placed.worker].left_s(placed.expected_s, now_s - placed.begun_s)
         seconds = known.compute_s or self._outlook.seconds
-        waited_s = now_s - placed.taken_s
+        waited_s, worker = now_s - placed.taken_s, placed.counts_at
         return Queued(
-            placed.prompt_id, placed.worker, placed.client_id, known.job, number, seconds, waited_s, left_s, placed.fixed, placed.overtaken
+            placed.prompt_id, worker, placed.client_id, known.job, number, seconds, waited_s, left_s, placed.fixed, placed.overtaken
         )
 
     def _others(self, placed: Placed) -> list[Queued]:
@@ -227,34 +213,20 @@ class Prompts:
         away = (State.LOST, State.PLACING)
         return [self._queued(one) for one in self._placed.values() if one is not placed and one.state not in away]
 
-    async def _send(self, placed: Placed, decision: Decision) -> Answer | None:
-        """None: the worker has not got it, for sure."""
-        worker, known = self._outlook.router.workers[decision.index], placed.known
+    def _reserve(self, placed: Placed, decision: Decision) -> None:
+        """It counts there from now on."""
+        known = placed.known
         self._outlook.router.demand.asked(known.job.keys, self._clock())
         placed.expected_s = self._chooser.expected_s(known, decision)
         if "number" not in placed.body:  # the client has no wish of its own
             placed.body["number"] = self._turns.of(placed.client_id, placed.expected_s)
-        answer = await self._sends(placed, decision.index)
-        if answer is not None and answer.status == 200:
-            worker.last_model = known.job.model
-        return answer
+        placed.state, placed.goes_to, placed.begun_s = State.SENDING, decision.index, None
 
-    async def _sends(self, placed: Placed, index: int) -> Answer | None:
-        seat = self._seats[index]
-        if seat.found is None:
-            return None
-        placed.worker, placed.life, placed.begun_s = index, seat.found.life, None
-        self._ledger.takes(placed.prompt_id, placed.body, seat.name, placed.life, placed.runs)
-        await self.lines.reach(placed.client_id, placed.prompt_id, index)
-        try:
-            answer = await self._seats.ask(index, "POST", "/prompt", placed.body)
-        except LostError as error:
-            if not error.delivered:
-                return None
-            placed.state, placed.at_s = State.DOUBTED, self._clock()
-            return _taken(placed.prompt_id, placed.number)
-        if answer.status == 200:
-            placed.state, placed.at_s = State.WAITING, self._clock()
+    async def _send(self, placed: Placed, decision: Decision) -> Answer | None:
+        """See `Delivery.send`."""
+        answer = await self._delivery.send(placed)
+        if answer is not None and answer.status == 200:
+            self._outlook.router.workers[decision.index].last_model = placed.known.job.model
         return answer
 
     # --- while it waits ---
@@ -271,21 +243,31 @@ class Prompts:
             return
         await self._outlook.listen()
         for index in self._free():
-            async with self._deciding:
-                await self._give_work(index)
+            self._give_work(index)
+        await self._moved()
         for placed in waiting[:RETHOUGHT]:
-            async with self._deciding:
-                if placed.state is not State.WAITING or placed.cancelled:
-                    continue
-                try:
-                    decision = self._chooser.decide(placed.known, self._queued(placed), self._others(placed))
-                except NoWorkerError:
-                    continue
-                if self._chooser.is_worth_moving(placed.known, placed.worker, decision):
-                    await self._move(placed, decision)
+            if placed.state is not State.WAITING or placed.cancelled or self._placed.get(placed.prompt_id) is not placed:
+                continue
+            try:
+                decision = self._chooser.decide(placed.known, self._queued(placed), self._others(placed))
+            except NoWorkerError:
+                continue
+            if self._chooser.is_worth_moving(placed.known, placed.worker, decision):
+                self._move(placed, decision)
+        await self._moved()
         for index in range(len(self._seats)):
-            async with self._deciding:
-                await self._bring_forward(index)
+            self._bring_forward(index)
+        await self._moved()
+
+    def _begin(self, moving: Coroutine[Any, Any, None]) -> None:
+        self._moving.add(asyncio.create_task(moving))
+
+    async def _moved(self) -> None:
+        """Wait for whatever moves, but not long: a worker that does not answer keeps nobody but what is moved from or to it."""
+        if self._moving:
+            done, self._moving = await asyncio.wait(self._moving, timeout=PATIENT_S)
+            for task in done:
+                task.result()
 
     def _waits_for_late(self) -> bool:
         """Whether a prompt waits behind one that should have ended: that wait grows, and nothing else need happen."""
@@ -298,10 +280,10 @@ class Prompts:
 
     def _free(self) -> set[int]:
         """Workers that have nothing to do and could."""
-        busy = {one.worker for one in self._placed.values() if one.state is not State.LOST}
+        busy = {index for one in self._placed.values() if one.state is not State.LOST for index in (one.worker, one.counts_at)}
         return {index for index in range(len(self._seats)) if self._seats[index].takes_prompts and index not in busy}
 
-    async def _give_work(self, index: int) -> None:
+    def _give_work(self, index: int) -> None:
         """Move here what this worker, which has nothing to do, should begin of all that waits behind something elsewhere."""
         running = [self._queued(one) for one in self._placed.values() if one.state is State.RUNNING]
         begins = {one.worker for one in running}
@@ -332,9 +314,9 @@ class Prompts:
         here, there = scores(one)
         if here is not None and is_much_less(here, there):
             decision = Decision(index, here, f"{here.told()}; it has nothing to do", () if there is None else (there,))
-            await self._move(self._placed[one.name], decision)
+            self._move(self._placed[one.name], decision)
 
-    async def _bring_forward(self, index: int) -> None:
+    def _bring_forward(self, index: int) -> None:
         """Make what should run next on this worker the first of its queue."""
         mine = [one for one in self.of_worker(index) if one.state in (State.WAITING, State.RUNNING)]
         waiting = sorted((one for one in mine if one.state is State.WAITING), key=lambda one: one.number)
@@ -342,42 +324,35 @@ class Prompts:
         if len(waiting) < 2 or order[0] == waiting[0].prompt_id or not self._seats[index].answers:
             return
         placed = self._placed[order[0]]
-        if await self._takes_out(placed):
-            placed.turn = placed.own_turn
-            placed.body["number"] = waiting[0].number - NUMBER_STEP
-            answer = await self._sends(placed, index)
-            if answer is None or answer.status != 200:
-                placed.state = State.LOST
+        placed.state, placed.goes_to = State.SENDING, index
+        self._begin(self._put_first(placed, waiting[0].number - NUMBER_STEP))
 
-    async def _move(self, placed: Placed, decision: Decision) -> None:
+    async def _put_first(self, placed: Placed, number: float) -> None:
+        if await self._delivery.take_out(placed):
+            placed.turn = placed.own_turn
+            placed.body["number"] = number
+            self._has_arrived(placed, await self._delivery.send(placed))
+
+    def _move(self, placed: Placed, decision: Decision) -> None:
+        """Into another worker's queue, where its own answers."""
+        if self._seats[placed.worker].answers:
+            self._reserve(placed, decision)
+            self._begin(self._takes_over(placed, decision))
+
+    async def _takes_over(self, placed: Placed, decision: Decision) -> None:
         before = self._seats[placed.worker].name
-        if not await self._takes_out(placed):
-            return
-        answer = await self._send(placed, decision)
-        if answer is None or answer.status != 200:
-            placed.state = State.LOST
-        else:
+        if await self._delivery.take_out(placed) and self._has_arrived(placed, await self._send(placed, decision)):
             self._chooser.note(placed.prompt_id, decision, 1, [f"moved from {before} while it waited"])
 
-    async def _takes_out(self, placed: Placed) -> bool:
-        """Out of its worker's queue; whether it is certain that it has not begun there. Nobody can say of a worker that does not answer."""
-        index = placed.worker
-        if not self._seats[index].answers:
-            return False
-        placed.state = State.PLACING
-        try:
-            await self._seats.ask(index, "POST", "/queue", {"delete": [placed.prompt_id]}, timeout_s=TAKE_OUT_S)
-            queue = await self._seats.ask_json(index, "/queue", TAKE_OUT_S)
-            history = await self._seats.ask_json(index, f"/history/{placed.prompt_id}", TAKE_OUT_S)
-        except LostError:
-            queue = history = None
-        if queue is None or history is None:
-            placed.state = State.DOUBTED
-            return False
-        if placed.prompt_id in history or any(item[1] == placed.prompt_id for items in queue.values() for item in items):
-            placed.state = State.WAITING  # it has begun: the next look tells
-            return False
-        return True
+    def _has_arrived(self, placed: Placed, answer: Answer | None) -> bool:
+        """Whether the worker has taken what was taken out of a queue. Where it has not, the prompt is lost, and placed anew."""
+        if answer is not None and answer.status == 200:
+            return True
+        if placed.cancelled:
+            self._forget(placed)
+        else:
+            placed.state = State.LOST
+        return False
 
     # --- what the watch has seen ---
 
@@ -396,6 +371,15 @@ class Prompts:
             self._ledger.takes(placed.prompt_id, placed.body, self._seats[placed.worker].name, placed.life, placed.runs)
             self._changed = True
 
+    async def waits(self, placed: Placed) -> None:
+        """It is in its worker's queue, or to be taken out of it: a worker that did not answer has not heard that."""
+        placed.state = State.WAITING
+        if placed.cancelled:
+            try:
+                await self._seats.ask(placed.worker, "POST", "/queue", {"delete": [placed.prompt_id]}, timeout_s=TAKE_OUT_S)
+            except LostError:
+                return
+
     def loses(self, placed: Placed) -> None:
         """Its worker's server has ended."""
         placed.state, placed.lost_with, placed.told = State.LOST, self._seats[placed.worker].name, False
@@ -404,7 +388,8 @@ class Prompts:
     async def place_lost(self) -> None:
         """Give what was lost to other workers."""
         for placed in [one for one in self._placed.values() if one.state is State.LOST]:
-            await self._place_again(placed)
+            self._begin(self._place_again(placed))
+        await self._moved()
 
     def _heard(self, index: int, kind: str, prompt_id: str | None) -> None:
         self.progressed_s[index] = self._clock()
@@ -413,32 +398,32 @@ class Prompts:
             self.runs(placed)  # its client has heard it too: whatever comes now has to be told
 
     async def _place_again(self, placed: Placed) -> None:
-        async with self._deciding:
-            if self._placed.get(placed.prompt_id) is not placed or placed.state is not State.LOST:
-                return
-            if placed.cancelled:
-                self._forget(placed)
-                return
-            if placed.runs >= MOST_RUNS:
-                self._give_up(placed, f"its worker was lost {placed.runs} times while it ran, with {placed.lost_with} last")
-                return
-            placed.state = State.PLACING
-            if placed.runs and not placed.told:
-                placed.told = True
-                about = {"prompt_id": placed.prompt_id, "from": placed.lost_with, "runs": placed.runs + 1}
-                self.lines.tell(placed.client_id, "residency.moved", about)  # before any worker can begin it
-            try:
-                placed.known = await self._outlook.know(placed.body.get("prompt"))
-                answer = await self._place(placed)
-            except NoWorkerError:
-                placed.state = State.LOST  # tried again at the next look
-                return
-            if answer.status != 200 and lacks(answer) and any(not self._seats[index].answers for index in range(len(self._seats))):
-                placed.state = State.LOST  # who is not there now may have what these lack
-            elif answer.status != 200:
-                self._give_up(
-                    placed, f"{placed.lost_with} was lost, and the others refuse it: {answer.body[:500].decode(errors='replace')}"
-                )
+        if self._placed.get(placed.prompt_id) is not placed or placed.state is not State.LOST:
+            return
+        if placed.cancelled:
+            self._forget(placed)
+            return
+        if placed.runs >= MOST_RUNS:
+            self._give_up(placed, f"its worker was lost {placed.runs} times while it ran, with {placed.lost_with} last")
+            return
+        if placed.runs and not placed.told:
+            placed.told = True
+            about = {"prompt_id": placed.prompt_id, "from": placed.lost_with, "runs": placed.runs + 1}
+            self.lines.tell(placed.client_id, "residency.moved", about)  # before any worker can begin it
+        try:
+            answer = await self._place(placed)
+        except NoWorkerError:
+            placed.state = State.LOST  # tried again at the next look
+            return
+        except Exception:
+            placed.state = State.LOST
+            raise
+        if answer is None:
+            self._forget(placed)
+        elif answer.status != 200 and lacks(answer) and any(not self._seats[index].answers for index in range(len(self._seats))):
+            placed.state = State.LOST  # who is not there now may have what these lack
+        elif answer.status != 200:
+            self._give_up(placed, f"{placed.lost_with} was lost, and the others refuse it: {answer.body[:500].decode(errors='replace')}")
 
     async def settle(self, placed: Placed, *, left_queue: bool) -> None:
         """Keep what a prompt that has ended has given, and learn from its seconds. One that has left its worker's queue and has no history
@@ -530,8 +515,3 @@ class Prompts:
             self._turns.begins(placed.number)
         if index >= 0:
             await self.lines.reach(client_id, prompt_id, index)
-
-
-def _taken(prompt_id: str, number: float) -> Answer:
-    """As ComfyUI answers POST /prompt."""
-    return Answer.of({"prompt_id": prompt_id, "number": number, "node_errors": {}})

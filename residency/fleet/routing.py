@@ -164,7 +164,7 @@ class Router:
         """Of one worker; None where it does not take the prompt."""
         look = _Look(self, job, now_s)
         look.at([index], all_of_them=True)
-        return look.decision().score if look.found else None
+        return look.score
 
     def decide(self, job: Job, now_s: float) -> Decision:
         """The worker for the prompt. Raises NoWorkerError where none takes prompts or has its files.
@@ -214,6 +214,11 @@ class _Look:
     def found(self) -> int:
         """The number of workers that could take it, of those looked at."""
         return len(self.seen)
+
+    @property
+    def score(self) -> Score | None:
+        """Of the one worker that was looked at; None where it does not take the prompt. A decision's reason in words takes 3 us more."""
+        return self._scored[0][3] if self._scored else None
 
     def at(self, indices: Iterable[int], *, all_of_them: bool = False) -> None:
         """Look at these too; unless `all_of_them`, at those alone that can be the best."""

@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable
 
 from .asking import Seats
-from .prompts import Placed, Prompts, State
+from .delivery import Placed
+from .prompts import Prompts
 from .seats import EndedError, LostError
 
 log = logging.getLogger("residency.fleet")
@@ -57,13 +58,13 @@ class Watch:
         running = {item[1] for item in queue["queue_running"]}
         pending = {item[1] for item in queue["queue_pending"]}
         for placed in self._prompts.of_worker(index):
-            if placed.state is State.PLACING or placed.at_s >= asked_s:
+            if placed.on_its_way or placed.at_s >= asked_s:
                 continue
             if placed.prompt_id in running:
                 self._prompts.runs(placed)
                 await self._end_if_it_hangs(placed)
             elif placed.prompt_id in pending:
-                placed.state = State.WAITING
+                await self._prompts.waits(placed)
             else:
                 await self._prompts.settle(placed, left_queue=True)
 
@@ -85,7 +86,7 @@ class Watch:
             if now_s - seat.silent_since_s > self._hang_s:
                 await self._end_server(index, f"it has not answered for {now_s - seat.silent_since_s:.0f} s")
         for placed in self._prompts.of_worker(index):
-            if placed.state is not State.PLACING and (found is None or placed.life != found.life):
+            if not placed.on_its_way and (found is None or placed.life != found.life):
                 self._prompts.loses(placed)
 
     async def _end_if_it_hangs(self, placed: Placed) -> None:
