@@ -103,11 +103,12 @@ def test_the_console_line_is_written_only_when_it_is_wanted(settled: Server):
 def test_models_leave_when_nothing_has_run_for_a_while_and_the_next_prompt_runs(settled: Server):
     settled.post("/residency/settings", {"idle_release_min": 0.02})
     settled.run(two_experts(seed=35))
-    assert wait_for(lambda: line_count(settled, "models leave the device") == 1)
+    assert wait_for(lambda: line_count(settled, "models leave the device") >= 1)
     assert settled.get_json("/residency/status")["threads"] == []
     settled.post("/residency/settings", {"idle_release_min": 0})
+    left = line_count(settled, "models leave the device")
     assert len(settled.run(two_experts(seed=36)).images) == 1
-    assert not wait_for(lambda: line_count(settled, "models leave the device") > 1, seconds=3)
+    assert not wait_for(lambda: line_count(settled, "models leave the device") > left, seconds=3)
 
 
 def test_settings_hold_after_a_restart_and_a_broken_file_does_not(comfyui: ComfyUI, models: Path, tmp_path: Path, settled: Server):
