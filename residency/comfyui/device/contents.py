@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management as model_management
 
 from ...core.component import Component
-from ...core.device_placement import Placement
+from ...core.device_placement import Copies, Placement
 from ...weights.components import LANGUAGE_MODEL
 from ...weights.layout import held_first
 from .cuda import Cuda
@@ -45,13 +45,16 @@ class Contents:
         None of a legacy model: its loader reads the file whenever it runs. What the plan has no room for, and what did not last until the
         model's last turn, does not stay: it will be read. `in_use`: but what the plan has no room for is held while its node runs.
         """
-        outside_bytes = self._plan().outside.get(component.key, 0)
+        plan = self._plan()
+        outside_bytes = plan.outside.get(component.key, 0)
         is_held = in_use and outside_bytes > 0
         for loaded in self._models.loaded(component.key):
             patcher = loaded.model
             if patcher.is_dynamic():
-                lost_bytes = 0 if self._pages is None or is_held else self._pages.lost_bytes(patcher)
-                outside_bytes = 0 if is_held else max(outside_bytes, lost_bytes)
+                if is_held:
+                    outside_bytes = 0
+                elif self._pages is not None and plan.copies is Copies.ONE:
+                    outside_bytes = max(outside_bytes, self._pages.lost_bytes(patcher))
                 missing = None
                 if self._slices is not None:
                     paths = {extent.path for extent in component.extents}
