@@ -209,7 +209,8 @@ def test_nodes_inside_a_subgraph_are_converted_too_and_it_stays_open(editor: Any
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_widgets_that_a_subgraph_shows_keep_their_values(page: Any, name: str) -> None:
+def test_widgets_that_a_subgraph_shows_keep_their_values(used_page: Any, name: str) -> None:
+    page = used_page
     data, _, _ = STORIES[name]
     inner, *others = data["definitions"]["subgraphs"]
     loader = {"id": 90, "type": "VAELoader", "pos": [0, 0], "size": [300, 60], "flags": {}, "order": 0, "mode": 0, "inputs": []}
@@ -223,8 +224,9 @@ def test_widgets_that_a_subgraph_shows_keep_their_values(page: Any, name: str) -
     assert_one_workflow(page)
 
 
-def test_a_subgraph_that_no_node_uses_stays_and_is_converted_with_the_rest(page: Any) -> None:
+def test_a_subgraph_that_no_node_uses_stays_and_is_converted_with_the_rest(used_page: Any) -> None:
     """A file that the front end saves has no such definition: it is in the open workflow only."""
+    page = used_page
     loader = node(5, "VAELoader", [], ["residency_tae.safetensors"]) | {"outputs": [{"name": "VAE", "type": "VAE", "links": []}]}
     latent = node(6, "EmptyLatentImage", [], [64, 64, 1])
     data, _, _ = STORIES["the instance's value wins"]
@@ -240,8 +242,9 @@ def test_a_subgraph_that_no_node_uses_stays_and_is_converted_with_the_rest(page:
     assert as_api(page) == prompt
 
 
-def test_every_link_into_an_input_that_grows_is_kept(page: Any, comfy_server: Any) -> None:
+def test_every_link_into_an_input_that_grows_is_kept(used_page: Any) -> None:
     """TextEncodeJoyImageEdit has as many image inputs as are linked, and one more."""
+    page = used_page
     open_graph(page, {"nodes": [], "links": [], "version": 0.4})
     page.evaluate("""() => {
       const encode = app.graph.add(LiteGraph.createNode("TextEncodeJoyImageEdit"));
@@ -261,7 +264,8 @@ def test_every_link_into_an_input_that_grows_is_kept(page: Any, comfy_server: An
     assert_one_workflow(page)
 
 
-def test_a_link_that_the_other_class_has_no_input_for_is_taken_out_and_undo_brings_it_back(page: Any, comfy_server: Any) -> None:
+def test_a_link_that_the_other_class_has_no_input_for_is_taken_out_and_undo_brings_it_back(used_page: Any) -> None:
+    page = used_page
     open_graph(page, with_ours(two_experts()))
     page.evaluate("""() => {
       const text = app.graph.add(LiteGraph.createNode("PrimitiveInt"));
@@ -314,8 +318,9 @@ FORGETFUL = {
 
 
 @pytest.mark.parametrize("how", FORGETFUL)
-def test_a_front_end_that_does_not_take_a_conversion_has_the_workflow_as_it_was_and_the_user_is_told(page: Any, how: str) -> None:
+def test_a_front_end_that_does_not_take_a_conversion_has_the_workflow_as_it_was_and_the_user_is_told(used_page: Any, how: str) -> None:
     """Each conversion is compared with what was asked for before it stays: nobody knows the front ends to come."""
+    page = used_page
     open_graph(page, two_experts())
     page.evaluate("() => ['2', '3'].forEach((id) => app.canvas.select(app.graph.getNodeById(id)))")
     settle(page)
@@ -332,10 +337,13 @@ def test_a_front_end_that_does_not_take_a_conversion_has_the_workflow_as_it_was_
         FORGETFUL[how],
     )
 
+    given_back = how != "never gives a link back"
+    told = page.get_by_text("Nothing was changed" if given_back else "Undo this")
+    assert not told.count()
+
     command(page, "Residency.ConvertSelection")
 
-    given_back = how != "never gives a link back"
-    page.get_by_text("Nothing was changed" if given_back else "Undo this").first.wait_for()
+    told.first.wait_for()
     page.evaluate("() => window.mend()")
     assert page.evaluate("() => Object.keys(app.canvas.selected_nodes).sort()") == ["2", "3"]
     assert page.evaluate(UNDO_STEPS) == steps + (not given_back)
@@ -367,7 +375,8 @@ def test_what_nodes_show_of_their_run_stays_and_other_extensions_are_told(editor
     assert page.evaluate("() => app.graph.nodes.every((node) => node.told)")
 
 
-def test_copy_and_paste_keeps_the_settings(page: Any, comfy_server: Any) -> None:
+def test_copy_and_paste_keeps_the_settings(used_page: Any) -> None:
+    page = used_page
     open_graph(page, with_ours(two_experts(), "low-vram"))
     page.evaluate("() => { app.canvas.select(app.graph.getNodeById(7)); app.canvas.copyToClipboard(); app.canvas.pasteFromClipboard(); }")
     experts = [node for node in graph_of(page)["nodes"] if node["type"] == "ResidencyUNETLoader"]
@@ -375,7 +384,8 @@ def test_copy_and_paste_keeps_the_settings(page: Any, comfy_server: Any) -> None
     assert all("low-vram" in node["widgets_values"] for node in experts)
 
 
-def test_every_node_of_the_pack_can_be_placed_converted_and_saved(page: Any, comfy_server: Any) -> None:
+def test_every_node_of_the_pack_can_be_placed_converted_and_saved(used_page: Any) -> None:
+    page = used_page
     ours = page.evaluate(OUR_NODES)
     assert {"ResidencyMode", "ResidencyReport", "ResidencyUNETLoader", "ResidencyKSampler"} <= set(ours)
     open_graph(page, {"nodes": [], "links": [], "version": 0.4})

@@ -31,6 +31,18 @@ def server(shared: Server) -> Iterator[Server]:
     assert shared.get_json("/residency/status")["failures"] == 0
 
 
+def drawn(server: Server, extra: dict[str, Any] | None = None) -> list[bytes]:
+    """Pixels of the prompt of seed 8, nothing of it loaded or cached before."""
+    forget(server)
+    return [pixels(image) for image in server.run(two_experts(seed=8), extra).images]
+
+
+@pytest.fixture(scope="module")
+def stock(shared: Server) -> list[bytes]:
+    """What ComfyUI draws without ours."""
+    return drawn(shared, mode("off"))
+
+
 def switch(server: Server, *modes: str) -> None:
     for name in modes:
         server.post("/residency/mode", {"mode": name})
@@ -95,15 +107,9 @@ def test_who_replaces_the_start_of_prompts_does_not_hide_them(server: Server):
 
 @pytest.mark.parametrize("first", ["ours", "theirs"])
 @pytest.mark.parametrize("kind", ["devices", "unloading", "weights", "loading", "watch"])
-def test_with_each_kind_of_pack_images_are_right_and_theirs_outlives_ours(server: Server, kind: str, first: str):
+def test_with_each_kind_of_pack_images_are_right_and_theirs_outlives_ours(server: Server, stock: list[bytes], kind: str, first: str):
     """`devices`: asks of its own where to compute; `unloading`: streams models itself; `weights`: hides functions from a compiler;
     `loading`: frees before it loads; `watch`: draws what is loaded."""
-
-    def drawn(extra: dict[str, Any] | None = None) -> list[bytes]:
-        forget(server)
-        return [pixels(image) for image in server.run(two_experts(seed=8), extra).images]
-
-    stock = drawn(mode("off"))
     if first == "theirs":
         switch(server, "off")
     server.post("/neighbour", {"patch": kind})
@@ -112,13 +118,13 @@ def test_with_each_kind_of_pack_images_are_right_and_theirs_outlives_ours(server
     for on in (True, False, True):
         switch(server, "auto" if on else "off")
         before = calls(server, kind)
-        assert drawn() == stock and calls(server, kind) > before
+        assert drawn(server) == stock and calls(server, kind) > before
         assert not on or {one["name"] for one in features(server).values() if not one["on"]} == set()
     # it puts back what it found: with ours first that is a function of ours
     switch(server, "off")
     server.post("/neighbour", {"undo": kind})
     switch(server, "auto")
-    assert drawn() == stock and server.get_json("/residency/trace")["outcome"] == "success"
+    assert drawn(server) == stock and server.get_json("/residency/trace")["outcome"] == "success"
 
 
 def test_a_models_own_patcher_is_followed_like_comfyuis(server: Server):

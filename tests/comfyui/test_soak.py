@@ -15,6 +15,7 @@ PROMPTS = 200
 SECONDS = 150  # on a slow machine fewer prompts
 
 
+@pytest.mark.timeout(900)  # two servers, stock's images and the prompts: 301 s beside seven busy processes on two cores
 def test_two_hundred_prompts_leave_nothing_behind(comfyui: ComfyUI, models: Path, tmp_path: Path):
     own = shutil.copytree(models, tmp_path / "models")
     soak.with_variants(own)
