@@ -145,15 +145,16 @@ class _Draft:
         self._takes_copy = False  # the victim is the second copy of a component that passes
 
     def _next_victim(self) -> None:
-        busy, brought = self.busy, self._brought
+        busy, brought, passing = self.busy, self._brought, self._passing
         for found in self._leave_order:
             key = found.key
-            record = self.records.get(key, NOTHING)
-            copy_bytes = self._passing.pop(key, 0)
-            if copy_bytes and not (record.coming_bytes or record.answers_due):
-                self._victim, self._left, self._takes_copy = found, copy_bytes, True
-                return
-            if record.held_bytes and not record.coming_bytes and key not in busy and key not in brought and key in self.components:
+            if passing and (copy_bytes := passing.pop(key, 0)):
+                record = self.records[key]
+                if not (record.coming_bytes or record.answers_due):
+                    self._victim, self._left, self._takes_copy = found, copy_bytes, True
+                    return
+            record = NOTHING if key in busy or key in brought else self.records.get(key, NOTHING)
+            if record.held_bytes and not record.coming_bytes and key in self.components:
                 self._victim, self._left, self._takes_copy = found, record.held_bytes, False
                 return
         self._victim, self._left = None, 0
@@ -358,10 +359,10 @@ class _Draft:
         priority = 0 if policy is None else policy.priority
         patience: float | None = None
         free = self.free
-        if free < 0 and not self._is_behind(key) and free + self._unneeded_bytes() < 0:
+        if free < 0 and not (self._takes_copy and self._is_behind(key)) and free + self._unneeded_bytes() < 0:
             return  # nothing could come into the room
         while found is not None and wanted > free:
-            behind = self._is_behind(key)
+            behind = self._takes_copy and self._is_behind(key)
             if (found.key == key and not behind) or not found.yields_to(priority, at):
                 return
             if behind and wanted - free <= self.terms.reserve_bytes:
@@ -382,9 +383,9 @@ class _Draft:
             found, free = self._victim, self.free
 
     def _is_behind(self, key: str) -> bool:
-        """Whether the victim is what the running node has gone through of the component that comes: in a loop the last bytes leave first
-        (Belady 1966), or all would be pushed out by their own rest before they are used again."""
-        return self._takes_copy and self._victim is not None and self._victim.key == key
+        """Whether the victim, a second copy, is what the running node has gone through of the component that comes: in a loop the last
+        bytes leave first (Belady 1966), or all would be pushed out by their own rest before they are used again."""
+        return self._victim is not None and self._victim.key == key
 
     def _unneeded_bytes(self) -> int:
         """Bytes that could leave and that nothing reads any more."""

@@ -378,7 +378,8 @@ class Manager:
             return []
         placement, terms = self._device.placement, self._host.terms
         terms.passes = placement.copies is Copies.ONE
-        terms.passing = self._running.intersection(placement.outside) if terms.passes else NONE
+        if terms.passes or terms.passing:
+            terms.passing = self._running.intersection(placement.outside)
         return self._host.replan(self._running or self._soon)
 
     def _device_view(self) -> View:
