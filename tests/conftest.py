@@ -23,8 +23,8 @@ JOB_BYTES = 6 << 30  # of a job's servers, each 0.5 to 1.5 GB, and of what they 
 LONGEST = [
     f"comfyui/test_{name}"
     for name in (
-        "faults", "convert", "families", "soak", "panel", "mover", "neighbours", "order_real", "fleet", "bench", "server", "demo",
-        "profiles_real", "replaced", "warmth", "nodes", "settings_dialog", "transformers", "event_loop", "examples", "later", "pages",
+        "faults", "panel", "bench", "soak", "families", "convert", "fleet", "replaced", "order_real", "neighbours", "server", "demo",
+        "event_loop", "profiles_real", "warmth", "nodes", "settings_dialog", "transformers", "examples", "mover", "later", "pages",
         "lock_order", "abandoned",
     )
 ]  # fmt: skip

@@ -19,24 +19,30 @@ from residency.bench.scenarios import Limits, Size, choose
 from residency.installation.locate import PACK, ComfyUI
 
 
-def begin(comfyui: ComfyUI, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "COMFYUI_PATH": str(comfyui.path), "COMFYUI_PYTHON": str(comfyui.python), "RESIDENCY_CACHE": str(folder)}
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the bench keeps its models between runs: the first story has them made, the others find them there."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def begin(comfyui: ComfyUI, cache: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "COMFYUI_PATH": str(comfyui.path), "COMFYUI_PYTHON": str(comfyui.python), "RESIDENCY_CACHE": str(cache)}
     environment["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, "-m", "residency", "bench", "--output-directory", str(folder / "out"), *arguments]
     return subprocess.Popen(command, cwd=PACK, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def bench(comfyui: ComfyUI, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    process = begin(comfyui, folder, *arguments)
+def bench(comfyui: ComfyUI, cache: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    process = begin(comfyui, cache, folder, *arguments)
     output, errors = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def test_one_run_measures_both_sides_and_leaves_results_traces_pictures_and_a_table(comfyui: ComfyUI, tmp_path: Path):
+def test_one_run_measures_both_sides_and_leaves_results_traces_pictures_and_a_table(comfyui: ComfyUI, cache: Path, tmp_path: Path):
     page = tmp_path / "page.md"
     page.write_text(f"{BEGIN}\n{END}\n")
     few = ["--scenarios", "S8,S1,S3", "--rounds", "1", "--repeats", "1", "--warm-ups", "1", "--no-references"]
-    ran = bench(comfyui, tmp_path, *few, "--png", str(tmp_path / "pictures"), "--markdown", str(page))
+    ran = bench(comfyui, cache, tmp_path, *few, "--png", str(tmp_path / "pictures"), "--markdown", str(page))
     assert ran.returncode == 0, ran.stderr
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     told = {name: raw["summary"] for name, raw in found["scenarios"].items()}
@@ -53,9 +59,9 @@ def test_one_run_measures_both_sides_and_leaves_results_traces_pictures_and_a_ta
     assert "| S8: " in page.read_text() and "not what the pack gains" in page.read_text()
 
 
-def test_the_pack_runs_beside_an_earlier_checkout_and_in_another_way_and_all_draw_the_same(comfyui: ComfyUI, tmp_path: Path):
+def test_the_pack_runs_beside_an_earlier_checkout_and_in_another_way_and_all_draw_the_same(comfyui: ComfyUI, cache: Path, tmp_path: Path):
     few = ["--scenarios", "S8", "--rounds", "1", "--repeats", "1", "--warm-ups", "0", "--before", str(PACK)]
-    ran = bench(comfyui, tmp_path, *few, "--way", "off=RESIDENCY_NOTE=1 mode=off --verbose DEBUG", "--sides", "off,stock,before")
+    ran = bench(comfyui, cache, tmp_path, *few, "--way", "off=RESIDENCY_NOTE=1 mode=off --verbose DEBUG", "--sides", "off,stock,before")
     assert ran.returncode == 0, ran.stderr
     found = json.loads((tmp_path / "out" / "results.json").read_text())["scenarios"]["S8"]
     assert [(run["side"], run["place"]) for run in found["runs"]] == [("stock", 1), ("before", 1), ("off", 1)]
@@ -82,9 +88,9 @@ def test_a_switch_posts_each_workflow_when_the_one_before_has_ended(comfyui: Com
         assert one["drive_bytes"] == sum(part["drive_bytes"] for part in one["parts"])
 
 
-def test_a_run_that_was_cut_short_goes_on_where_it_was(comfyui: ComfyUI, tmp_path: Path):
+def test_a_run_that_was_cut_short_goes_on_where_it_was(comfyui: ComfyUI, cache: Path, tmp_path: Path):
     path, few = tmp_path / "out" / "results.json", ["--scenarios", "S8", "--rounds", "1", "--repeats", "1", "--warm-ups", "0"]
-    with begin(comfyui, tmp_path, *few) as cut:
+    with begin(comfyui, cache, tmp_path, *few) as cut:
         assert cut.stderr is not None
         for line in cut.stderr:
             if line.startswith("S8, stock, round 1"):
@@ -93,7 +99,7 @@ def test_a_run_that_was_cut_short_goes_on_where_it_was(comfyui: ComfyUI, tmp_pat
         cut.communicate()
     before = json.loads(path.read_text())
     assert [run["side"] for run in before["scenarios"]["S8"]["runs"]] == ["stock"]
-    ran = bench(comfyui, tmp_path, *few, "--resume", "--verbose")
+    ran = bench(comfyui, cache, tmp_path, *few, "--resume", "--verbose")
     assert ran.returncode == 0 and "S8, stock" not in ran.stderr, ran.stderr
     found = json.loads(path.read_text())["scenarios"]["S8"]
     assert found["runs"][:1] == before["scenarios"]["S8"]["runs"] and [run["side"] for run in found["runs"]] == ["stock", "pack"]
@@ -103,11 +109,11 @@ def test_a_run_that_was_cut_short_goes_on_where_it_was(comfyui: ComfyUI, tmp_pat
     # the end may have come before the first log was copied
     assert {"S8-stock-1.log": False} | logs == {"S8-stock-1.log": False, "S8-pack-1.log": True}
     path.write_text(json.dumps({**before, "machine": {**before["machine"], "boot": "another"}}))
-    refused = bench(comfyui, tmp_path, *few, "--resume")
+    refused = bench(comfyui, cache, tmp_path, *few, "--resume")
     assert refused.returncode == 2 and "another --output-directory" in refused.stderr
 
 
-def test_a_server_that_does_not_start_ends_its_scenario_at_once_with_its_log(comfyui: ComfyUI, tmp_path: Path):
+def test_a_server_that_does_not_start_ends_its_scenario_at_once_with_its_log(comfyui: ComfyUI, cache: Path, tmp_path: Path):
     broken = tmp_path / "broken"
     (broken / "comfy").mkdir(parents=True)
     (broken / "main.py").write_text("raise SystemExit('this ComfyUI is broken')")
@@ -117,15 +123,19 @@ def test_a_server_that_does_not_start_ends_its_scenario_at_once_with_its_log(com
     for file in files_of(choose(["S8"])[0], Size.TINY):
         file.at(models).parent.mkdir(parents=True, exist_ok=True)
         file.at(models).write_bytes(bytes(1 << 20))
-    ran = bench(ComfyUI(broken, comfyui.python, ""), tmp_path, "--scenarios", "S8", "--rounds", "1", "--models-directory", str(models))
+    ran = bench(
+        ComfyUI(broken, comfyui.python, ""), cache, tmp_path, "--scenarios", "S8", "--rounds", "1", "--models-directory", str(models)
+    )
     assert ran.returncode == 1 and "this ComfyUI is broken" in ran.stderr
     assert "this ComfyUI is broken" in json.loads((tmp_path / "out" / "results.json").read_text())["scenarios"]["S8"]["error"]
 
 
 @pytest.mark.timeout(900)  # six servers, one after the other
-def test_a_family_is_switched_from_and_back_to_and_stock_with_its_own_options_stands_beside_it(comfyui: ComfyUI, tmp_path: Path):
+def test_a_family_is_switched_from_and_back_to_and_stock_with_its_own_options_stands_beside_it(
+    comfyui: ComfyUI, cache: Path, tmp_path: Path
+):
     few = ["--family", "qwen_image", "--parts", "text,switch", "--rounds", "1", "--repeats", "1", "--warm-ups", "0", "--no-references"]
-    ran = bench(comfyui, tmp_path, *few, "--best-flags", "--sides", "stock,high-ram,pack")
+    ran = bench(comfyui, cache, tmp_path, *few, "--best-flags", "--sides", "stock,high-ram,pack")
     assert ran.returncode == 0, ran.stderr
     found = json.loads((tmp_path / "out" / "results.json").read_text())["scenarios"]
     assert {name: raw["summary"]["identical"] for name, raw in found.items()} == {
