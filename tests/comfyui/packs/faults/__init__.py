@@ -151,7 +151,7 @@ def _broken_at(host, fault):
     if kind == "limits raise":
         return host.limits, name
     if kind == "look raises":
-        return own._in_host, "look"
+        return own._sights._in_host, "look"
     if kind == "errand raises":
         return own.look_ahead, name
     if kind == "system refuses":
