@@ -85,14 +85,19 @@ def trial(seed: int, store_of: Any) -> tuple[int, int, int]:
     return wrong, store.slots.total_bytes - used, kept
 
 
+def scene(store_of: Any, device_pages: int, host_pages: int) -> tuple[Any, list[Any], list[int]]:
+    """A store, three models of 52 pages in all, and the pages that are free on their device."""
+    free, draw = [device_pages], random.Random(7)
+    store = store_of(lambda: host_pages * PAGE - store.slots.total_bytes, Late(free))
+    return store, [patcher(draw, free) for _ in range(3)], free
+
+
 def cycle(
     store_of: Any, device_pages: int, host_pages: int, passed_once: bool = False, outside_pages: int = 0, headroom: int = 0
 ) -> list[list[int]]:
     """Modules of each of three models, of 52 pages in all, that are read from the file in each round. `passed_once`: the first of them, and
     so many pages of its end are meant for neither tier."""
-    free, draw = [device_pages], random.Random(7)
-    store = store_of(lambda: host_pages * PAGE - store.slots.total_bytes, Late(free))
-    models = [patcher(draw, free) for _ in range(3)]
+    store, models, free = scene(store_of, device_pages, host_pages)
     rounds = []
     for _ in range(5):
         filled = []
@@ -106,10 +111,8 @@ def cycle(
 
 
 def lost(store_of: Any, device_pages: int, host_pages: int) -> list[list[tuple[int, int]]]:
-    """Of each of three models in each round, when its turn has begun: pages said to be lost, and pages that are in neither tier."""
-    free, draw = [device_pages], random.Random(7)
-    store = store_of(lambda: host_pages * PAGE - store.slots.total_bytes, Late(free))
-    models = [patcher(draw, free) for _ in range(3)]
+    """Of each of the three models in each round, when its turn has begun: pages said to be lost, and pages that are in neither tier."""
+    store, models, free = scene(store_of, device_pages, host_pages)
     rounds = []
     for _ in range(4):
         found = []

@@ -38,6 +38,31 @@ def told_in_turn() -> list[list[str]]:
     return [sorted(one.laid_out) for one in seen if one is not None]
 
 
+def held_of(one: Any, files: list[Path]) -> dict[str, int]:
+    """Weights of a model on the device that count as held: as many copies as its plan has, and what it has outside; its last three pages
+    did not last until its last turn."""
+    from residency.comfyui.device.contents import Contents
+    from residency.core.component import Component, Extent
+    from residency.core.device_placement import Copies, Placement
+
+    one.is_dynamic = lambda: True
+    models: Any = SimpleNamespace(loaded=lambda key: [SimpleNamespace(model=one)])
+    pages: Any = SimpleNamespace(lost_bytes=lambda patcher: 3 * PAGE, is_imaged=lambda *asked: False)
+    part = Component("a", "a", "MODEL", 24 * BYTES, tuple(Extent(str(file), 0, 12 * BYTES) for file in files))
+    all_bytes = {"a": 10**9}
+
+    def held(plan: Placement, *, in_use: bool = False) -> int:
+        return Contents(models, pages, None, lambda: 0, lambda: plan).held_first(part, in_use=in_use)[1] // BYTES
+
+    return {
+        "two copies": held(Placement(Copies.BOTH)),
+        "one copy": held(Placement(Copies.ONE)),
+        "one copy, in use": held(Placement(Copies.ONE), in_use=True),
+        "outside": held(Placement(Copies.ONE, outside=all_bytes)),
+        "outside, in use": held(Placement(Copies.ONE, outside=all_bytes), in_use=True),
+    }
+
+
 def main() -> None:
     root, scratch = map(Path, sys.argv[1:3])
     enter(root, scratch)
@@ -67,6 +92,7 @@ def main() -> None:
     answer["on the device"] = missing(files)
     answer["outside"] = missing(files, outside_bytes=3 * PAGE)
     answer["all outside"] = missing(files, outside_bytes=buffer.max_size)
+    answer["held"] = held_of(one, files)
     buffer.free_memory(buffer.max_size)
     parts[0]._pins = {"weights": {"pin": object()}, "patches": {"pin": object()}}
     parts[1]._pins = {"patches": {"pin": object()}, "weights": {"pin": None}}

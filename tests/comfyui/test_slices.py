@@ -39,6 +39,12 @@ def test_the_end_that_is_meant_for_neither_tier_is_missing_wherever_it_lies(miss
     assert missing["all outside"] == missing["cold"]
 
 
+def test_what_did_not_last_counts_where_weights_have_one_copy_and_what_has_no_room_while_its_node_runs(missing: dict[str, Any]):
+    """24 weights' bytes, of which eleven lie in pages; the rest of the files counts as held."""
+    held, lost = missing["held"], len(missing["outside"])
+    assert held == {"two copies": 24, "one copy": 24 - lost, "one copy, in use": 24 - lost, "outside": 13, "outside, in use": 24}
+
+
 def test_a_pin_of_the_weights_or_an_image_of_their_pages_is_a_copy_and_a_pin_of_a_patch_is_none(missing: dict[str, Any]):
     assert missing["pinned and imaged"] == of(1, 3, 4, 6, 7, 8, 9, 10, 11)
 

@@ -46,19 +46,18 @@ class Contents:
         model's last turn, does not stay: it will be read. `in_use`: but what the plan has no room for is held while its node runs.
         """
         plan = self._plan()
-        outside_bytes = plan.outside.get(component.key, 0)
-        is_held = in_use and outside_bytes > 0
+        planned_bytes = plan.outside.get(component.key, 0)
+        outside_bytes = 0 if in_use else planned_bytes
         for loaded in self._models.loaded(component.key):
             patcher = loaded.model
             if patcher.is_dynamic():
-                if is_held:
-                    outside_bytes = 0
-                elif self._pages is not None and plan.copies is Copies.ONE:
-                    outside_bytes = max(outside_bytes, self._pages.lost_bytes(patcher))
-                missing = None
+                missing, end_bytes = None, outside_bytes
+                # of this end pinned weights are no part: they are looked at one by one
+                if self._pages is not None and plan.copies is Copies.ONE and not (in_use and planned_bytes):
+                    end_bytes = max(end_bytes, self._pages.lost_bytes(patcher))
                 if self._slices is not None:
                     paths = {extent.path for extent in component.extents}
-                    missing = self._slices.missing(patcher, paths, partial(self._is_imaged, patcher), outside_bytes)
+                    missing = self._slices.missing(patcher, paths, partial(self._is_imaged, patcher), end_bytes)
                 if missing is not None:
                     return held_first(component, missing)
             elif component.kind != LANGUAGE_MODEL:
