@@ -264,7 +264,7 @@ class DeviceTier:
 @dataclass(frozen=True, slots=True)
 class View:
     """The prompt as the device tier sees it. `running`: components of the node at `position`; `may_return(key)`: whether it may come for
-    the prompt that usually comes next, though nobody has queued that; `comes_bytes`: as many can cross the link while the node runs;
+    the prompt that usually comes next, though nobody has queued that; `comes_bytes` can cross the link while the node runs;
     infinite where nobody knows how long it runs, or how fast the link is."""
 
     timeline: Timeline

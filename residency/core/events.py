@@ -165,8 +165,8 @@ class DeviceObserved:
     one runs: then its working set is part of the contents. `in_host`: bytes of each component with a copy in host memory, ready to cross
     the link; None: the host does not tell.
 
-    `exchanges`: its mover can enact Exchange. `host_copies_bytes`: as many could host copies of weights take in all, those that are
-    there included; None: the host does not tell.
+    `exchanges`: its mover can enact Exchange. `host_copies_bytes`: the most that host copies of weights could take in all, with
+    those that are there; None: the host does not tell.
     """
 
     time_s: float

@@ -68,7 +68,7 @@ class Wait:
 class Evict:
     """Give the component's bytes on the tier back, those in [keep_bytes, upto_bytes) (None: to its end); the mover answers with Evicted.
 
-    `size_bytes`: as many are expected to come free.
+    `size_bytes` are expected to come free.
     """
 
     component: Component
