@@ -38,7 +38,7 @@ FLOORS = [
 ]
 CORE = [
     "component", "_frozen", "timeline", "budget", "events", "instructions", "strategies", "component_state", "story", "eviction_order",
-    "view", "host_plan", "host_tier", "device_placement", "device_tier", "manager",
+    "view", "place", "host_room", "host_plan", "host_tier", "device_placement", "device_tier", "releases", "manager",
 ]  # fmt: skip
 PURE = ("core", "session", "graph")
 

@@ -11,6 +11,8 @@ from .component import Policy
 from .component_state import ComponentState
 from .eviction_order import NEVER
 
+NOTHING = ComponentState("")  # of a component that the tier has never heard of
+
 
 class Move(NamedTuple):
     """Bytes of one component. A prefetch: how many are to be there. An eviction: how many are to be given back, the last ones."""
