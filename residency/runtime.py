@@ -23,7 +23,8 @@ from .core.instructions import Cancel, Evict, Exchange, Instruction, Prefetch, W
 from .core.manager import Manager
 from .record.ahead import foreseen
 from .record.contents import TELLING, Contents
-from .record.trace import Trace, UnderWay
+from .record.trace import Trace
+from .record.transfers import UnderWay
 from .session import Fact, Phase, Session, SessionError, StandsAside
 
 log = logging.getLogger(__name__)

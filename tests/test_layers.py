@@ -16,7 +16,9 @@ COMFYUI = {"comfy", "comfy_api", "comfy_execution", "execution", "folder_paths",
 FLOORS = [
     {"units", "graph"},
     {"core"},
-    {"weights.identity", "record.node_times", "record.contents"},
+    {"weights.identity", "record.node_times", "record.contents", "record.decisions"},
+    {"record.transfers"},
+    {"record.as_json"},
     {
         "record.trace",
         "record.text",

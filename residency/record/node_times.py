@@ -131,6 +131,15 @@ class NodeTimes:
         running = self.running
         return self.ended_stall_s + (0.0 if running is None else min(running.stall_s, max(0.0, now_s - running.start_s)))
 
+    def now(self, now_s: float, left: int | None) -> Running:
+        """The running node by then; nothing has run where there is none. `left`: the steps that it has announced and not done."""
+        node = self.running
+        if node is None:
+            return Running(0.0)
+        ran_s = node.left_s(now_s)
+        since_s = max(0.0, ran_s - sum(took_s - stall_s for took_s, stall_s, _ in node.steps))
+        return Running(ran_s, [(took_s - stall_s) / steps for took_s, stall_s, steps in node.steps[1:]], since_s, left)
+
     def _count(self, record: NodeRecord, sign: int) -> None:
         assert record.end_s is not None
         self.compute_s += sign * record.left_s(record.end_s)

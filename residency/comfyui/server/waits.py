@@ -15,7 +15,8 @@ from typing import Any
 from comfy_execution.progress import NodeState, get_progress_state
 from server import PromptServer
 
-from ...record.trace import Reading, Trace
+from ...record.trace import Trace
+from ...record.transfers import Reading
 
 log = logging.getLogger("residency")
 
