@@ -1,7 +1,7 @@
 """The deciding core: events in, instructions out. It touches no device, no file and no clock.
 
 The manager knows where the running prompt is on its timeline; the bytes there, on their way and leaving stand in the records of its two
-tiers. After each event that could change the answer it asks the planner what should move, and turns the plan into instructions.
+tiers. After each event that could change the answer it asks the planner for a plan and turns that into instructions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The routes that a fleet asks of a worker: what is warm here, what a prompt would take, and that its weights be read now.
+"""The routes that a fleet asks of a worker: the weights that are warm here, the seconds that a prompt would take, and that its weights be
+read now.
 
 GET /residency/state, GET /residency/ready, POST /residency/estimate, POST /residency/warm. Weights are named by content
-(weights/content.py); no path comes in or goes out. Whatever looks at files runs apart: where a drive does not answer, the answer is 503.
+(weights/content.py); no path comes in or goes out. Handlers that look at files run apart: where a drive does not answer, the answer is 503.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class Warmth:
         return found
 
     def _add_files(self, files: dict[str, dict[str, Any]], component: Component, lies: Mapping[str, int | None]) -> None:
-        """Count for each of its files their share of what lies in memory of the component."""
+        """Count for each of its files their share of the component's bytes in memory."""
         whole_bytes = max(1, sum(extent.size_bytes for extent in component.extents))
         for path in dict.fromkeys(extent.path for extent in component.extents):
             named = content_of(path)
@@ -141,7 +142,7 @@ class Warmth:
             return []
 
     def estimate(self, prompt: Mapping[str, Any]) -> dict[str, Any]:
-        """Seconds of the prompt as the simulator's host takes them from what lies where now. Raises AllowanceError."""
+        """Seconds of the prompt on the simulator's host, with weights where they lie now. Raises AllowanceError."""
         found = outlined(prompt)
         used = {component.key: component for component in found.used()}
         lies = self._lies(used)
@@ -186,7 +187,7 @@ class Warmth:
         }
 
     def _steps(self, found: Outlined) -> tuple[tuple[Step, ...], int]:
-        """One step for each node, with what earlier runs say of it; and of how many nodes they say nothing."""
+        """One step for each node, with the expectation of earlier runs; and the number of nodes without one."""
         with self._lock:
             expected = self._teacher.foretell(found.nodes, found.of_nodes()).expected
         steps = []
@@ -200,7 +201,8 @@ class Warmth:
         return tuple(steps), sum(node_id not in expected for node_id in found.order)
 
     def _machine(self, components: Iterable[Component]) -> tuple[Machine, list[str]]:
-        """This machine as the simulator has it, and what of it is assumed. A device without memory of its own is reached in no time."""
+        """This machine as the simulator has it, and which parts of it are assumed. A device without memory of its own is reached in no
+        time."""
         host = self._host
         paths = {extent.path for component in components for extent in component.extents}
         measured = host.read_rates()
@@ -297,7 +299,7 @@ def _warm_request(asked: Any) -> Mapping[str, Any]:
 
 
 def _files(identities: list[str]) -> list[Component]:
-    """Files of ComfyUI's model folders by content, each as one component. Raises BadRequestError for what is in none of them."""
+    """Files of ComfyUI's model folders by content, each as one component. Raises BadRequestError for a name that is in none of them."""
     found: dict[str, Component] = {}
     wanted = dict.fromkeys(identities)
     sizes = {one.partition("-")[0] for one in wanted}
