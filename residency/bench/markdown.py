@@ -34,7 +34,7 @@ def insert(path: Path, section: str, begin_mark: str = BEGIN, end_mark: str = EN
 
 
 def section(results: Data) -> str:
-    """The runs, the machines, the table and what was not run."""
+    """The runs, the machines, the tables and the scenarios that were not run to their end."""
     head = [*runs(results), "", "\n\n".join(machines(results)), "", "\n\n".join(measured(results)), ""]
     if results["size"] != "full":
         head = [f"**Small random models ({results['size']}): these figures show that the bench runs, not what the pack gains.**", "", *head]
@@ -62,7 +62,7 @@ count for that process: page faults and read-ahead with it, the page cache's ans
 
 
 def _every_prompt(results: Data) -> list[str]:
-    """A table with one row a side of each scenario that knows its prompts' places, and what the sides are."""
+    """A table with one row a side of each scenario that knows its prompts' places, and the sides' descriptions."""
     found = places.rows(results)
     if not found:
         return []

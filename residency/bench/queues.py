@@ -1,4 +1,4 @@
-"""One queue on a server: posted, followed to its end, and what it leaves in the results."""
+"""One queue on a server: posted, followed to its end, and its record in the results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BEFORE_COLLECTION_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is posted where: `with_pack`: the server has the pack's traces to tell; `models`: its models folder."""
+    """The queue to post, and the server: `with_pack`: the server has the pack's traces to tell; `models`: its models folder."""
 
     scenario: Scenario
     size: Size
@@ -79,7 +79,7 @@ def measured(asked: Asked, number: int, reads: Reads, clock: DeviceClock) -> tup
 
 
 def _read(done: Done, reads: Reads) -> int | None:
-    """Bytes of the whole queue, and of what was read between the queue before it and this one."""
+    """Bytes of the whole queue, and of reads between the queue before it and this one."""
     if not done.parts:
         return reads.since()
     each = [part["drive_bytes"] for part in done.parts]
@@ -106,7 +106,7 @@ def _seen(ran: Ran, one: Prompt) -> dict[str, Any]:
 
 
 def _blank(images: Iterable[bytes]) -> bool:
-    """Whether one of them is a plain area: what weights that overflow draw, and no proof that two sides are alike."""
+    """Whether one of them is a plain area: the picture of weights that overflow, and no proof that two sides are alike."""
     from PIL import Image
 
     for data in images:

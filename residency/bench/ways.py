@@ -21,7 +21,7 @@ HOW = "NAME=WORDS, where a word is VARIABLE=value for the server's environment, 
 
 
 class WayError(ValueError):
-    """A way that cannot be gone. One line, with what was asked for."""
+    """A way that cannot be gone. One line, with the way as it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Way:
     arguments: tuple[str, ...] = ()
 
     def told(self) -> str:
-        """For people: what is special about it."""
+        """The way in words, with its settings and arguments."""
         if self.pack is None:
             return " ".join(["without the pack", *(["with", *self.arguments] if self.arguments else [])])
         parts = ["the pack" if self.pack == PACK_FOLDER else f"the pack in {self.pack.name}"]

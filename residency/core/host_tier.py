@@ -335,7 +335,7 @@ class HostTier:
         return Evict(self.components[key], HOST, size_bytes, reason, record.loaded_bytes + stays_bytes if stays_bytes > 0 else 0)
 
     def _give_surplus(self, key: str, size_bytes: int, reason: str) -> Instruction:
-        """Give back the last bytes of the second copy; whatever stays of it is seen at the next look."""
+        """Give back the last bytes of the second copy; the rest of it is seen at the next look."""
         stays_bytes = self.state.drop_copy(key, reason) - size_bytes
         upto_bytes = self.state.records[key].loaded_bytes
         return Evict(self.components[key], HOST, size_bytes, reason, upto_bytes - size_bytes if stays_bytes > 0 else 0, upto_bytes)

@@ -1,6 +1,6 @@
 """Where the time of the nodes went. Of each node: compute + stall + own + unsplit = its wall time, whatever was told and in which order.
 
-What is told of waiting adds up from several clocks (the host's, the device's, the thread's), so it can overlap by moments: a node has
+Waiting adds up from several clocks (the host's, the device's, the thread's), so it can overlap by moments: a node has
 never waited longer than it took.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class NodeRecord:
-    """Seconds since the prompt's start, and of the node. `steps`: (seconds, of it stall, number of steps) of what has
-    ended; the first one begins with the node, and what follows the last one is in none."""
+    """Seconds since the prompt's start, and of the node. `steps`: (seconds, of it stall, number of steps) of the steps that have ended; the
+    first one begins with the node, and the time behind the last one is in none."""
 
     node_id: str
     class_type: str
@@ -88,7 +88,7 @@ class NodeTimes:
             self.running.stall_s += max(0.0, seconds)
 
     def spent(self, since_s: float, end_s: float) -> None:
-        """By the pack itself, less what lies before the running node."""
+        """By the pack itself, less the time before the running node."""
         record = self.running
         if record is not None and end_s > record.start_s:
             record.own_s += end_s - max(since_s, record.start_s)

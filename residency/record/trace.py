@@ -90,7 +90,8 @@ class Trace:
     def __init__(
         self, started: PromptStarted, started_unix_s: float, under_way: Iterable[UnderWay] = (), began: Contents | None = None
     ) -> None:
-        """`under_way`: transfers of the prompt before; this one tells what they move from now on. `began`: what lay where."""
+        """`under_way`: transfers of the prompt before; this one tells the bytes that they move from now on. `began`: the tiers' contents by
+        then."""
         self._lock = threading.RLock()
         self.prompt_id = started.prompt_id
         self.mode: Mode = started.mode
@@ -121,7 +122,7 @@ class Trace:
             self._transfers.take_over(one)
 
     def record(self, event: Event, instructions: Sequence[Instruction]) -> None:
-        """Take one event and what the manager answered."""
+        """Take one event and the manager's answer."""
         with self._lock:
             if self._spent:
                 self._catch_up()
@@ -135,7 +136,7 @@ class Trace:
                 self._decided(instruction)
 
     def spent(self, event: Spent) -> None:
-        """As `record`, several times a node: what it says is counted before the next event, or as soon as somebody asks."""
+        """As `record`, several times a node: its seconds are counted before the next event, or as soon as somebody asks."""
         self._spent.append(event)
 
     def _catch_up(self) -> None:
@@ -176,7 +177,7 @@ class Trace:
 
     @_locked
     def reading(self) -> Reading | None:
-        """The needs of the running node and what of them is still being read; None where nothing is."""
+        """The running node's components that are still being read; None where there are none."""
         node = self._times.running
         if node is None or node.steps:  # what has ended a step has its weights
             return None

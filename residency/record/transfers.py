@@ -1,4 +1,4 @@
-"""The transfers of a prompt: when each was announced, what it has moved by when, how it ended, and how much of that no node has used."""
+"""The transfers of a prompt: when each was announced and ended, how much it has moved by when, and how much of that no node has used."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class UnderWay:
-    """A transfer that a prompt leaves unanswered, and what of it that prompt's trace has told."""
+    """A transfer that a prompt leaves unanswered, with the bytes that its trace has told."""
 
     component: Component
     tier: Tier
@@ -155,7 +155,7 @@ class Transfers:
         return any(one.moved_bytes > 0 and (one.end_s is None or one.end_s >= since_s) for one in ahead)
 
     def reading(self, node: NodeRecord, components: Mapping[str, Component]) -> Reading | None:
-        """The needs of the node and what of them is still being read; None where nothing is."""
+        """The node's components that are still being read; None where there are none."""
         coming = {key: record for key in node.reads if (record := self.open.get((key, Tier.HOST.value))) is not None}
         found = [components[key] for key in coming if key in components]
         size_bytes = sum(one.size_bytes for one in found)

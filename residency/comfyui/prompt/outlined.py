@@ -19,7 +19,7 @@ from .queued import whole_nodes
 
 @dataclass(frozen=True, slots=True)
 class Outlined:
-    """`order`: ids of the nodes that would run; `computes` and `loads`: component keys by node id; `warnings`: a sentence for each model
+    """`order`: ids of the nodes that would run; `computes` and `loads`: component keys by node id; `warnings`: a sentence for each thing
     that cannot be used; files are named, their folders are not."""
 
     nodes: Mapping[str, Any]
