@@ -57,7 +57,7 @@ def scenarios(families: Iterable[str], classes: Sequence[str], parts: Sequence[P
 
 
 def references(families: Iterable[str]) -> tuple[Scenario, ...]:
-    """The scenarios that tell how long each computes with everything on the device."""
+    """Scenarios that tell each one's compute time with everything on the device."""
     return tuple(_scenario(family, EVERYTHING, Part.TEXT, (Part.TEXT,)) for family in families)
 
 

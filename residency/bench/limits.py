@@ -1,5 +1,4 @@
-"""Scarce memory and cold files: other processes hold the memory that the server shall not have, the system forgets the files that it has
-read.
+"""Scarce memory and cold files: other processes hold memory that the server shall not have, the system forgets files.
 
 The holders end with this process, however it ends: they wait on a pipe from it.
 """

@@ -34,7 +34,7 @@ def insert(path: Path, section: str, begin_mark: str = BEGIN, end_mark: str = EN
 
 
 def section(results: Data) -> str:
-    """The runs, the machines, the tables and the scenarios that were not run to their end."""
+    """The runs, machines, tables, and scenarios not run to their end."""
     head = [*runs(results), "", "\n\n".join(machines(results)), "", "\n\n".join(measured(results)), ""]
     if results["size"] != "full":
         head = [f"**Small random models ({results['size']}): these figures show that the bench runs, not what the pack gains.**", "", *head]

@@ -25,7 +25,7 @@ BEFORE_COLLECTION_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The queue to post, and the server: `with_pack`: the server has the pack's traces to tell; `models`: its models folder."""
+    """A queue and its server. `with_pack`: the server has the pack's traces to tell; `models`: its models folder."""
 
     scenario: Scenario
     size: Size

@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Bench:
-    """One run of the plan; `data`: the results as they are written, without the summaries."""
+    """One run of the plan; `data`: the results without the summaries."""
 
     plan: Plan
     comfyui: ComfyUI
@@ -84,7 +84,7 @@ class Bench:
         return time.monotonic() - self.started_s
 
     def sides(self, scenarios: Sequence[Scenario], sides: Iterable[str], round_number: int) -> list[Side]:
-        """The works that these sides have yet to do in a round: a scenario for compute times alone runs once, on the first side."""
+        """The works left to these sides in a round: scenarios for compute times alone run once, on the first one."""
         told: list[Side] = []
         for side in sides:
             wanted = [one for one in scenarios if one.name not in self.references or (side == self.names[0] and round_number == 0)]
@@ -144,7 +144,7 @@ def run(plan: Plan, comfyui: ComfyUI, models_folder: Path, folder: Path, say: Ca
 
 
 def _references(asked: Sequence[Scenario]) -> tuple[Scenario, ...]:
-    """The scenarios that tell compute times besides these."""
+    """Those that tell compute times besides these."""
     told = {one.name for one in asked}
     of_families = families.references(dict.fromkeys(one.family for one in asked if one.family))
     return (*references([one for one in asked if not one.family]), *(one for one in of_families if one.name not in told))

@@ -18,7 +18,7 @@ class Size(Enum):
 
 
 class Precision(Enum):
-    """The number format in the experts' files."""
+    """The experts' number format."""
 
     BF16 = "bf16"
     FP8 = "fp8"
@@ -119,7 +119,7 @@ class Scenario:
 
     @property
     def server_arguments(self) -> tuple[str, ...]:
-        """The arguments that both sides' servers are started with."""
+        """The arguments of both sides' servers."""
         host_bytes = self.limits.host_free_bytes
         if host_bytes is None or not self.true_reserve:
             return self.arguments

@@ -35,7 +35,7 @@ class Way:
     arguments: tuple[str, ...] = ()
 
     def told(self) -> str:
-        """The way in words, with its settings and arguments."""
+        """The way in words, for people."""
         if self.pack is None:
             return " ".join(["without the pack", *(["with", *self.arguments] if self.arguments else [])])
         parts = ["the pack" if self.pack == PACK_FOLDER else f"the pack in {self.pack.name}"]

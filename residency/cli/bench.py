@@ -112,7 +112,7 @@ def _write(page: Path, found: dict[str, Any]) -> None:
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Raises BenchError for arguments, ServerError for what fails on the way."""
+    """Raises BenchError for arguments, ServerError for failures on the way."""
     least = (("--rounds", options.rounds, 1), ("--repeats", options.repeats, 1), ("--warm-ups", options.warm_ups, 0))
     for name, value, lowest in least:
         if value is not None and value < lowest:

@@ -395,6 +395,6 @@ class Execution:
         return dynamic_vram() and self._hooks.are_in(seams.PIN, seams.FAULT)
 
     def _tell_copies(self) -> None:
-        """Tell the trace of the copies that have crossed the link to the device since the last time."""
+        """Tell the trace which copies have crossed the link since the last time."""
         for copied in self._device.streams.link.take():
             self._runtime.tell(copied)

@@ -203,7 +203,7 @@ class ComfyHost:
         self._settle()
 
     def _settle(self) -> None:
-        """Hold to the settings the pin limit and idle release, which live only while a mode other than off is chosen."""
+        """Set the pin limit and idle release, which hold only while a mode other than off is chosen."""
         on = self.user.mode is not Mode.OFF
         seams.PIN_LIMIT.set(self.standing.pin_budget_bytes if on else None)
         if self.idle is not None:

@@ -1,4 +1,4 @@
-"""A run's facts as a file, to be told to another session later: the host's looks and events, and the instructions that followed.
+"""A run's facts as a file, to be told to another session later, and the instructions that followed.
 
 One JSON array a line: [kind, fields, instructions]. The first line names the format. A file that has reached its limit ends there, between
 two facts; a line that was cut off ends the replay.

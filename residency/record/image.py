@@ -37,7 +37,7 @@ class Box:
 
     @property
     def striped_s(self) -> float:
-        """The stall at its start, if it begins with one: the label goes behind it."""
+        """The stall at its start: the label goes behind it."""
         return self.waits[0][1] if self.waits and self.waits[0][0] == self.start_s else 0.0
 
 

@@ -90,8 +90,7 @@ class Trace:
     def __init__(
         self, started: PromptStarted, started_unix_s: float, under_way: Iterable[UnderWay] = (), began: Contents | None = None
     ) -> None:
-        """`under_way`: transfers of the prompt before; this one tells the bytes that they move from now on. `began`: the tiers' contents by
-        then."""
+        """`under_way`: transfers of the prompt before; this one tells their bytes from now on. `began`: the tiers' contents."""
         self._lock = threading.RLock()
         self.prompt_id = started.prompt_id
         self.mode: Mode = started.mode

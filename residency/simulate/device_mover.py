@@ -150,8 +150,8 @@ class Link:
         return key in self._going
 
     def load(self, key: str, size_bytes: int, working_set_bytes: int, wait: Callable[[float], object]) -> int:
-        """The consumer loads the component; `wait(seconds)` passes the time that its exchange takes. Returns the bytes that the consumer
-        shall find room for: all of it, or those that the exchange has brought where the rest is left out."""
+        """The consumer loads the component; `wait(seconds)` passes the time that its exchange takes. Returns the bytes that need room: all
+        of it, or those that the exchange has brought where the rest is left out."""
         placed = self._placed.get(key)
         if placed is None:
             return size_bytes
@@ -238,7 +238,7 @@ class Link:
     # --- the world's clock ---
 
     def settle(self) -> None:
-        """Answer the copies that have ended."""
+        """Answer ended copies."""
         while self._queue:
             copy = self._queue[0]
             if copy.front >= copy.instruction.size_bytes - 1e-6:

@@ -36,7 +36,7 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One other way: `what` is drive, ram, vram or mode, `to` its value (bytes, bytes per second, or the mode's name)."""
+    """One other way: `what` is alone, drive, ram, vram or mode, `to` its value (bytes, bytes per second, or the mode's name)."""
 
     what: str
     to: float | str

@@ -58,7 +58,7 @@ class World:
             self.host.cache(key, loaded_bytes, loaded_bytes + size_bytes)
 
     def settle(self) -> None:
-        """Answer the transfers that have ended."""
+        """Answer ended transfers."""
         self.mover.settle()
         self.link.settle()
 

@@ -58,7 +58,7 @@ class Answers:
             self.placed = {key: one for key, one in self.placed.items() if key in self.unanswered}
 
     def cancel(self, key: str, reason: str) -> None:
-        """Answer every instruction that stands for the component."""
+        """Answer all that stands of the component."""
         pending = self.pending.pop(key, None)
         if pending is not None:
             self.finish(pending, reason)
@@ -115,5 +115,5 @@ class Answers:
         self._tell(TransferStopped(self._clock(), key, Tier.DEVICE, 0, self._present_bytes(key), 0.0, reason))
 
     def evicted(self, key: str, freed_bytes: int, reason: str) -> None:
-        """Tell of bytes that have left, by an Evict or in an exchange."""
+        """Bytes have left, by an Evict or in an exchange."""
         self._tell(Evicted(self._clock(), key, Tier.DEVICE, freed_bytes, reason))

@@ -47,7 +47,7 @@ class Coverage:
         return ""
 
     def ends(self) -> str:
-        """No more passes are watched. Returns the evidence of all of them against it, empty for none."""
+        """No more passes: the evidence of all of them against it, empty for none."""
         gone = len(self._early - self._late) if self.passes >= LEAST_PASSES else 0
         return f"{gone} of {len(self._signatures)} weights passed the gate in the first passes and in no later one" if gone else ""
 

@@ -1,4 +1,4 @@
-"""Device memory that copies of weights leave free, and so the memory that they may take, while a node runs."""
+"""Device memory for copies of weights while a node runs, and the part that they leave free."""
 
 from __future__ import annotations
 

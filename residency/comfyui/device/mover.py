@@ -11,7 +11,7 @@ Room is made for a whole model at once. ComfyUI frees 32 MiB at a time when a pa
 two experts of 23.8 GB in 24 GB of an H100 took 12.3 s that way and 10.4 s with the room made at the node's start.
 
 A copy that fails is answered with the reason (`answers.py`), and ComfyUI loads what it misses. Whether ComfyUI behaves as a feature needs
-it is seen while it is at work (`evidence.py`); a feature that cannot rely on it is left out.
+it is seen at work (`evidence.py`); where it does not, the feature is left out.
 """
 
 from __future__ import annotations

@@ -110,8 +110,8 @@ class LiveGraph:
         made_with: Callable[[Any, Any], NodeLoads | None] = lambda key, outputs: None,
         budget: Budget = DEFAULT_BUDGET,
     ) -> None:
-        """`is_loaded(key)`: whether a model of the component is alive. `made_with(key, outputs)`: the loads behind a result in ComfyUI's
-        cache, though another file may lie in the place of theirs now. Every prediction raises AllowanceError where `budget` does not allow
+        """`is_loaded(key)`: whether a model of the component is alive. `made_with(key, outputs)`: the loads that a result in ComfyUI's
+        cache was made of, even where their files are others now. Every prediction raises AllowanceError where `budget` does not allow
         it."""
         self.prompt_id = prompt_id
         self._loaders = Loaders(made_with)
@@ -150,7 +150,7 @@ class LiveGraph:
         makes_none(self.class_type(node_id), kinds)
 
     def node_loads(self, node_id: str) -> NodeLoads:
-        """The same with the warnings about files that could not be read."""
+        """The same with the warnings."""
         return self._loads[node_id]
 
     def look_at_files(self, node_id: str) -> bool:

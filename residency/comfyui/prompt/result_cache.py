@@ -66,7 +66,7 @@ class CachedResults:
                     self._given_up.append((origin.loads.components[0][0], change))
 
     def tell(self) -> None:
-        """Tell the trace of the prompt that has begun which components were given up for it."""
+        """Tell the trace of the new prompt which components were given up for it."""
         for component, reason in dict(self._given_up).items():
             self._runtime.tell(GivenUp(self._runtime.clock(), component, reason))
         self._given_up.clear()
@@ -132,7 +132,7 @@ class CachedResults:
         return prompt.may_stay[key]
 
     def _change(self, origin: Origin | None) -> str | None:
-        """Why the nodes behind a result would make another one now; None where they would not."""
+        """Why its nodes would make another result now; None where they would not."""
         if origin is None or origin.makers is None:
             return "it was made of something that is not known"
         return next((change for maker in origin.makers if (change := maker.change(loads_now)) is not None), None)
@@ -144,7 +144,7 @@ class CachedResults:
                 kept_by_key.pop(key, None)
 
     def dropped(self, prompt: RunningPrompt, cache: Any) -> None:
-        """ComfyUI has dropped the results that it wanted to: models that went with them are read again at their next use."""
+        """ComfyUI has dropped results: models that went with them are read again at their next use."""
         if prompt.graph is None or not prompt.unused:
             return
         gone = set(chain.from_iterable([prompt.unused.pop(key) for key in [*prompt.unused] if key not in cache.cache]))

@@ -58,7 +58,7 @@ class Stalls:
         self._tell(self.weight_waits.node_ends())
 
     def prompt_ends(self) -> None:
-        """Tell the waits that the device has got to by now, and measure nothing any more."""
+        """Tell the waits seen by now, and measure nothing any more."""
         self._tell(self.weight_waits.node_ends())
         self.weight_waits.forget()
 

@@ -54,7 +54,7 @@ def pick(chooses: Runs, tell_choice: Tell) -> Wrapper:
 
 
 def stage(runs: Runs, tell_start: Tell, hold: Callable[[Any], Awaitable[None]]) -> Wrapper:
-    """Around stage_node_execution: `tell_start(execution_list, node_id)` gives the holds of the node, none where it need not wait."""
+    """Around stage_node_execution: `tell_start(execution_list, node_id)` gives the node's holds."""
 
     def wrapper(original: Any) -> Any:
         @functools.wraps(original)

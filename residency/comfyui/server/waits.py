@@ -114,5 +114,5 @@ class Waits:
 
 
 def _share(reading: Reading | None) -> float:
-    """The part that is in host memory, in whole percent."""
+    """The part in host memory, in whole percent."""
     return 0.0 if reading is None else round(WHOLE * reading.present_bytes / reading.size_bytes)

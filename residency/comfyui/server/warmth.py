@@ -1,5 +1,4 @@
-"""The routes that a fleet asks of a worker: the weights that are warm here, the seconds that a prompt would take, and that its weights be
-read now.
+"""The routes that a fleet asks of a worker: which weights are warm here, how long a prompt would take, and that its weights be read now.
 
 GET /residency/state, GET /residency/ready, POST /residency/estimate, POST /residency/warm. Weights are named by content
 (weights/content.py); no path comes in or goes out. Handlers that look at files run apart: where a drive does not answer, the answer is 503.
