@@ -50,10 +50,9 @@ LOCK_S = 0.05  # the event loop waits for nothing longer: whoever holds the lock
 class Execution:
     """One executor's. The hooks call it on that thread, through the guard.
 
-    `queued()` lists what is behind the running prompt; `user()` are the settings that hold for the next one, which `expect_prompt()` makes
-    ready for; `ended(trace)` hears of each that has ended. `budget`: the cost that predicting a prompt may have. Without `reorder`
-    ComfyUI's own order of nodes stands, from the next prompt on. `prompt`: the one that is followed; `executing`: whether one runs,
-    whatever its mode. Both may be read on any thread.
+    `queued()` lists the prompts behind the running one; `user()` the settings for the next one, which `expect_prompt()` makes ready for;
+    `ended(trace)` hears of each that has ended. `budget`: of predicting a prompt. Without `reorder` ComfyUI's own order of nodes stands,
+    from the next prompt on. `prompt`: the one that is followed; `executing`: whether one runs, whatever its mode. Any thread may read both.
     """
 
     def __init__(

@@ -52,8 +52,8 @@ log = logging.getLogger("residency")
 
 
 class ComfyHost:
-    """One per process. `queue()` lists the prompts behind the running one as (id, prompt, outputs); `budget`: the cost that predicting a
-    prompt may have. `queue_depth` says how many of them the timeline runs on into; it holds from the next look at the queue on.
+    """One per process. `queue()` lists the prompts behind the running one as (id, prompt, outputs); `budget`: of predicting a prompt.
+    `queue_depth` says how many of them the timeline runs on into; it holds from the next look at the queue on.
     """
 
     def __init__(self, queue: Callable[[], Iterable[Queued]] = tuple, budget: Budget = DEFAULT_BUDGET) -> None:
