@@ -6,6 +6,7 @@ import argparse
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,4 +179,6 @@ def _command_line() -> str:
 
 
 def _say() -> Callable[[str], None]:
-    return lambda line: print(line, file=sys.stderr, flush=True)
+    """Lines with the seconds since the bench began: where a lent machine's time goes."""
+    began_s = time.monotonic()
+    return lambda line: print(f"{time.monotonic() - began_s:5.0f} s  {line}", file=sys.stderr, flush=True)
