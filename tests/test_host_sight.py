@@ -108,13 +108,13 @@ def test_where_the_system_does_not_tell_of_its_page_cache_what_was_read_is_remem
     assert told(again) == [("Prefetch", "a", 30)]  # asking its mover costs little, and nobody has looked meanwhile
 
 
-def test_of_what_usually_comes_next_the_rest_of_what_is_held_in_part_is_read_when_nothing_else_is_missing():
+def test_what_usually_comes_next_is_read_when_nothing_else_is_missing_and_of_what_is_held_in_part_the_rest():
     parts = components(a=30, b=30, c=30)
     manager, instructions = begun(expecting("ab", "abc"), parts, 100, seen({"a": 30}, {}))
     assert told(instructions) == [("Prefetch", "b", 30)]
     assert manager.handle(TransferDone(1.0, "b", Tier.HOST, 30 * MB, 30 * MB, 0.1)) == []
-    manager.handle(NodeStarted(2.0, 1))
-    (prefetch,) = manager.handle(seen({"a": 20, "b": 30}, {}))  # c is nowhere: nobody has asked for it
+    assert told(manager.handle(NodeStarted(2.0, 1))) == [("Prefetch", "c", 30)]  # of a and b the process holds all
+    (prefetch,) = manager.handle(seen({"a": 20, "b": 30}, {}))
     assert told([prefetch]) == [("Prefetch", "a", 30)] and isinstance(prefetch, Prefetch) and prefetch.start_bytes == 20 * MB
     assert prefetch.reason == "KSampler is expected to read it again"
     manager.handle(NodeFinished(3.0, 1))
@@ -143,6 +143,7 @@ def test_nothing_leaves_for_what_could_not_come_all_the_same():
 
     assert short_by(5) == []  # with all of what nobody reads gone there would be no room yet; the reserve lets it stay
     assert short_by(50) == [("Evict", "old", 30), ("Evict", "b", 10)]
+    assert short_by(38) == [("Evict", "old", 30), ("Evict", "b", 22)]  # 2 of them for the limit: a tenth of the bytes that come
 
 
 def test_a_host_that_looks_is_believed_and_not_what_its_nodes_should_have_read():

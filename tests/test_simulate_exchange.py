@@ -91,7 +91,6 @@ CLASS_1 = (
 
 SMALL_RESERVE = two_experts(1), replace(scarce_memory().machine, idle_floor_bytes=34 * GB // 10, pin_floor_bytes=17 * GB // 10)
 CROWDED = prompts({"t": 14, "a": 16, "b": 14}, "ttattb", 1), replace(BENCH, host_bytes=25 * GB, budget_floor_bytes=12 * GB)
-SMALLER = CLASS_1[0], replace(CLASS_1[1], host_bytes=26 * GB)
 
 
 def test_a_first_prompt_reads_each_byte_once():
@@ -257,7 +256,7 @@ SCARCE = two_experts(8), replace(scarce_memory().machine, budget_floor_bytes=H10
         (forgets_a_write_back, SCARCE, -1),
         (what_is_needed_next_leaves, IN_TURN, -1),
         (nothing_is_left_out, SCARCE, -1),
-        (nothing_is_settled_ahead, SMALLER, 2),
+        (nothing_is_settled_ahead, (short_of_both().program, short_of_both().machine), -1),
         (all_leaves_at_once, SMALL_RESERVE, 0),
         (all_is_announced_at_once, CROWDED, 0),
         (what_is_behind_stays, (short_of_both().program, short_of_both().machine), -1),

@@ -186,11 +186,11 @@ class _Draft:
         self._drive_is_taken |= key in self.terms.alone
 
     def fill_with_expected(self) -> None:
-        """Nothing that was asked for is missing. Of components that usually come next, the rest of those that the process holds in part:
-        bytes that the end of this prompt has pushed out are back before the next one begins."""
+        """Nothing that was asked for is missing. Components that usually come next: bytes that the end of this prompt has pushed out are
+        back before the next one begins."""
         for use in self.timeline.expected_reads:
             record = self.records.get(use.component, NOTHING)
-            if record.loaded_bytes and use.component in self.components and self._may_come(use.component):
+            if use.component in self.components and self._may_come(use.component):
                 reason = f"{self.timeline.visits[use.position].class_type} is expected to read it again"
                 missing = self.components[use.component].size_bytes - record.held_bytes - record.loaded_bytes
                 if missing <= 0 or record.coming_bytes or self.room.is_given(use.component):

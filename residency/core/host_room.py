@@ -115,8 +115,8 @@ class Room:
         priority = 0 if policy is None else policy.priority
         patience: float | None = None
         free = self.free
-        if free < 0 and not (self._takes_copy and self._is_behind(key)) and free + self._unneeded_bytes() < 0:
-            return  # nothing could come into the room
+        if free < 0 and not (self._takes_copy and self._is_behind(key)) and -free - self._unneeded_bytes() > wanted // MOST_LOST:
+            return  # with all gone that nobody reads, too much would still have to leave
         while found is not None and wanted > free:
             behind = self._takes_copy and self._is_behind(key)
             if (found.key == key and not behind) or not found.yields_to(priority, at):

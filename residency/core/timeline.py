@@ -62,8 +62,8 @@ class _Uses:
 class Timeline:
     """Visits in the order in which they are expected, and the uses they make, ordered by position.
 
-    Visits from `expected_from` on nobody has queued: they usually come next. They speak for keeping their components, and for reading the
-    rest of those that are there in part; None: every visit was asked for.
+    Visits from `expected_from` on nobody has queued: they usually come next. They speak for keeping their components, and for reading
+    them when nothing that was asked for is missing; None: every visit was asked for.
 
     The indexes are built once, in one pass: 100,000 uses take 0.1 s. Every question about one component is a bisection.
     """

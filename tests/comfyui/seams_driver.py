@@ -37,7 +37,7 @@ def functions() -> list[Any]:
     return found
 
 
-def run_prompt(prompt: dict[str, Any] | None = None, outputs: tuple[str, ...] = ("3",)) -> bool:
+def executor() -> Any:
     import execution
 
     class Silent:
@@ -46,16 +46,21 @@ def run_prompt(prompt: dict[str, Any] | None = None, outputs: tuple[str, ...] = 
         def send_sync(self, *arguments: Any, **options: Any) -> None:
             """Nobody listens."""
 
-    executor = execution.PromptExecutor(
+    return execution.PromptExecutor(
         Silent(), cache_type=execution.CacheType.CLASSIC, cache_args={"ram": 0.0, "ram_inactive": 0.0, "lru": 0}
     )
+
+
+def run_prompt(prompt: dict[str, Any] | None = None, outputs: tuple[str, ...] = ("3",), on: Any = None) -> bool:
+    """On an executor of its own, or on one that may hold results of earlier prompts."""
     prompt = prompt or {
         "1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
         "2": {"class_type": "LatentFlip", "inputs": {"samples": ["1", 0], "flip_method": "x-axis: vertically"}},
         "3": {"class_type": "SaveLatent", "inputs": {"samples": ["2", 0], "filename_prefix": "x"}},
     }
-    executor.execute(prompt, "p", {}, list(outputs))
-    return bool(executor.success)
+    on = on or executor()
+    on.execute(prompt, "p", {}, list(outputs))
+    return bool(on.success)
 
 
 def story_fit() -> dict[str, Any]:
@@ -263,8 +268,17 @@ class NamesWeights:
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         return {"required": {"vae_name": (["few.safetensors"],)}}
 
-    def run(self, vae_name: str) -> tuple[()]:
+    def run(self, vae_name: str, **others: Any) -> tuple[()]:
         return ()
+
+
+class EncodesWithWeights(NamesWeights):
+    """Is no output of the prompt."""
+
+    RETURN_TYPES, OUTPUT_NODE = ("CONDITIONING",), False
+
+    def run(self, vae_name: str, **others: Any) -> Any:
+        return (vae_name,)
 
 
 def story_ahead() -> dict[str, Any]:
@@ -303,6 +317,40 @@ def story_ahead() -> dict[str, Any]:
     run_prompt()
     host.queue_depth = 1
     run_prompt()
+    host.uninstall()
+    return {"told": told}
+
+
+def story_unchanged() -> dict[str, Any]:
+    """The files of the repetition that is expected of each prompt: first all is new, then all but the first node is."""
+    import folder_paths  # type: ignore[import-not-found]
+    import torch
+    from comfy.cli_args import args
+    from safetensors.torch import save_file
+
+    import nodes
+    from residency.comfyui.host import ComfyHost
+    from residency.session import PromptBegins
+
+    host, told = ComfyHost(queue=list), []
+
+    def listen(fact: Any, instructions: Any) -> None:
+        if isinstance(fact, PromptBegins):
+            expected = {use.component for use in fact.timeline.uses if use.position >= fact.timeline.expected_from}
+            told.append(sorted(fact.components[key].name for key in expected))
+
+    host.runtime.recorder = listen
+    host.install()
+    folder = Path(args.user_directory)
+    for name in ("encoder", "one", "two"):
+        save_file({"weight": torch.zeros(16)}, folder / f"{name}.safetensors")
+    folder_paths.add_model_folder_path("vae", str(folder))
+    nodes.NODE_CLASS_MAPPINGS |= {"NamesWeights": NamesWeights, "EncodesWithWeights": EncodesWithWeights}
+    server = executor()
+    for other in ("one", "two"):
+        prompt = {"1": {"class_type": "EncodesWithWeights", "inputs": {"vae_name": "encoder.safetensors"}}}
+        prompt["2"] = {"class_type": "NamesWeights", "inputs": {"vae_name": f"{other}.safetensors", "positive": ["1", 0]}}
+        run_prompt(prompt, ("2",), server)
     host.uninstall()
     return {"told": told}
 

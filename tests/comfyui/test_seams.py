@@ -67,6 +67,10 @@ def test_the_timeline_runs_on_into_what_usually_comes_next_or_into_the_queue_as_
     assert three_deep == [3, 3 + 3 * 2, None] and one_deep == [3, 3 + 2, None]
 
 
+def test_models_whose_nodes_are_answered_from_the_cache_are_expected_no_more_than_they_are_used(tell: Any):
+    assert tell("unchanged")["told"] == [["encoder", "one"], ["two"]]
+
+
 def test_when_our_own_code_raises_every_prompt_runs_and_the_hooks_leave(tell: Any):
     assert tell("failing") == {"ran": [True] * 4, "failures": 3, "installed": False, "restored": True}
 

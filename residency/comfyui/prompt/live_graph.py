@@ -117,6 +117,7 @@ class LiveGraph:
         self._loaders = Loaders(made_with)
         self.components: dict[str, Component] = self._loaders.components  # of the queued prompts as well
         self._uses = Uses(self.components)
+        self._used: set[str] = set()  # by the nodes of this prompt that run
         self.node_components: dict[str, frozenset[str]] = {}  # node id -> what it loads or computes with
         self.expected: dict[tuple[str, str], Expected] = {}
         self.estimated: dict[str, int] = {}  # working sets of this prompt's nodes, where no run has told: bytes by node id
@@ -259,6 +260,7 @@ class LiveGraph:
         return self._run_on(visits, uses, ahead)
 
     def _run_on(self, visits: list[Visit], uses: list[Use], ahead: Ahead) -> Timeline:
+        self._used.update(use.component for use in uses)
         seen = {use.component for use in uses}.union(*self.node_components.values())
         for prompt_id, prompt, outputs in ahead.queue:
             later = read_once(self._uses_of(prompt_id, prompt, outputs, len(visits)))
@@ -269,8 +271,9 @@ class LiveGraph:
         if ahead.repetition is None or not self.components:  # who loads nothing keeps nothing for the next time
             return Timeline(tuple(visits), tuple(uses))
         prompt_id, prompt, outputs = ahead.repetition
-        # whatever is gone by then is read again: that is what keeping it saves
-        again = self._uses_of(prompt_id, prompt, outputs, len(visits))
+        # whatever is gone by then is read again: that is what keeping it saves. Who changes the seed alone does so next time, too: models
+        # whose nodes ComfyUI answers from its cache are expected no more than they are used
+        again = [use for use in self._uses_of(prompt_id, prompt, outputs, len(visits)) if use.component in self._used]
         return Timeline((*visits, *self._visits_of(prompt_id, prompt)), (*uses, *again), expected_from=len(visits))
 
     def _stays(self, use: Use) -> bool:
