@@ -149,7 +149,7 @@ class Warmth:
         used = {component.key: component for component in found.used()}
         lies = self._lies(used)
         cached = _cached(found.nodes)
-        steps, unknown = self._steps(found, cached)
+        steps, unknown, same_work = self._steps(found, cached)
         left = tuple(step for step in steps if step.node_id not in cached)
         machine, assumed = self._machine(used.values())
         policy = policy_of(self._host.limits.device_bytes, exchanges=self._host.execution.exchanges())
@@ -184,16 +184,19 @@ class Warmth:
                     "passes": step.passes,
                     "working_set_bytes": step.working_set_bytes,
                     "cached": step.node_id in cached,
+                    "same_work": step.node_id in same_work,
                     "components": [names[key] for key in step.components if key in names],
                 }
                 for step in steps
             ],
         }
 
-    def _steps(self, found: Outlined, cached: frozenset[str]) -> tuple[tuple[Step, ...], int]:
-        """One step for each node, with what earlier runs say of it; and of how many nodes that will run they say nothing."""
+    def _steps(self, found: Outlined, cached: frozenset[str]) -> tuple[tuple[Step, ...], int, frozenset[str]]:
+        """One step for each node, with what earlier runs say of it; of how many nodes that will run they say nothing; and of which they
+        have seen the same work."""
         with self._lock:
-            expected = self._teacher.foretell(found.nodes, found.of_nodes()).expected
+            foresight = self._teacher.foretell(found.nodes, found.of_nodes())
+        expected = foresight.expected
         steps = []
         for node_id in found.order:
             known = expected.get(node_id)
@@ -202,7 +205,8 @@ class Warmth:
             passes = sampler_passes(found.nodes, node_id) if samples else 1
             told = (known.compute_s, known.working_set_bytes) if known is not None else (0.0, 0)
             steps.append(Step(node_id, found.nodes[node_id]["class_type"], told[0], keys, passes, told[1]))
-        return tuple(steps), sum(node_id not in expected and node_id not in cached for node_id in found.order)
+        unknown = sum(node_id not in expected and node_id not in cached for node_id in found.order)
+        return tuple(steps), unknown, foresight.same_work
 
     def _machine(self, components: Iterable[Component]) -> tuple[Machine, list[str]]:
         """This machine as the simulator has it, and what of it is assumed. A device without memory of its own is reached in no time."""
