@@ -10,12 +10,14 @@ from bench_story import ran, results, scenario
 
 from residency.bench import family_table, flags, markdown, models, workflows
 from residency.bench.families import CLASSES, EVERYTHING, IN_QUEUE, NAMES, Part, references, scenarios
-from residency.bench.results import PACK, STOCK, summarise, write
+from residency.bench.results import PACK, STOCK, identical, summarise, write
 from residency.bench.run import SMALL_SIZES
 from residency.bench.scenarios import GB, GIB, Limits, Size, Temperature, Workflow
 from residency.bench.sessions import sessions
-from residency.bench.ways import Way
+from residency.bench.ways import Way, choose, with_nodes
 from residency.cli.main import main
+from residency.comfyui.sample_models.families import OWN_NODES
+from residency.comfyui.sample_models.family_prompts import PROMPTS
 
 EVERY_PART = list(Part)
 
@@ -161,6 +163,20 @@ def test_the_page_gets_the_table_in_its_place_and_none_without_results(tmp_path:
 def test_the_documents_page_has_a_place_for_it_at_its_top():
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert page.index(family_table.BEGIN) < page.index(family_table.END) < page.index("\n## ")
+
+
+def test_workflows_with_nodes_of_the_pack_run_on_both_sides_with_them():
+    stock, pack = (with_nodes(way) for way in choose(()))
+    assert stock.pack == pack.pack and stock.settings == {"mode": "off"} and not pack.settings
+    assert stock.told() == "without the pack, but its nodes"
+    assert with_nodes(Way("lru", None, arguments=("--cache-lru", "9"))).told() == "without the pack, but its nodes with --cache-lru 9"
+    assert all("Residency" in str(PROMPTS[name](1)) for name in OWN_NODES)
+
+
+def test_other_words_are_another_result():
+    stock, pack = ({**ran(side, 9.0), "words": ["a sea"]} for side in (STOCK, PACK))
+    assert identical([stock, pack]) is True
+    assert identical([stock, {**pack, "words": ["a lake"]}]) is False
 
 
 def test_every_family_has_a_picture_of_published_size():

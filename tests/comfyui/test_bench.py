@@ -130,6 +130,20 @@ def test_a_server_that_does_not_start_ends_its_scenario_at_once_with_its_log(com
     assert "this ComfyUI is broken" in json.loads((tmp_path / "out" / "results.json").read_text())["scenarios"]["S8"]["error"]
 
 
+def test_a_language_model_writes_the_same_words_with_the_pack_off_and_on(comfyui: ComfyUI, cache: Path, tmp_path: Path):
+    few = ["--family", "language", "--class", "24/64", "--parts", "text", "--no-references", "--rounds", "1", "--repeats", "2"]
+    ran = bench(comfyui, cache, tmp_path, *few)
+    assert ran.returncode == 0, ran.stderr
+    text = json.loads((tmp_path / "out" / "results.json").read_text())["scenarios"]["language-24-64-text"]
+    assert text["summary"]["identical"] is True and text["ways"]["stock"] == "without the pack, but its nodes"
+    words = {side: [run["words"] for run in text["runs"] if run["side"] == side] for side in ("stock", "pack")}
+    assert words["stock"] == words["pack"] and len({str(one) for one in words["pack"]}) == 2  # another text, another answer
+    assert all(len(one.split()) == 4 for said in words["pack"] for one in said)
+    assert {run["side"] for run in text["runs"] if "pack" in run} == {"pack"}  # off it has no trace
+    assert any(used[0].startswith("residency_writer") for used in text["prompts"]["the family's workflow"]["uses"].values())
+    assert all(run["predicted_s"] > 0 for run in text["runs"] if run["side"] == "pack")
+
+
 @pytest.mark.timeout(900)  # six servers, one after the other
 def test_a_family_is_switched_from_and_back_to_and_stock_with_its_own_options_stands_beside_it(
     comfyui: ComfyUI, cache: Path, tmp_path: Path
