@@ -30,7 +30,7 @@ PICTURES = {
     "qwen_image": Picture(1024, 20, words=24),
     "krea2": Picture(1024, 8),
     "ltx2.3": Picture(512, 8, 97),
-    "language": Picture(1024, 8, words=32),
+    "language": Picture(1024, 8, words=24),
 }
 LTX_SIGMAS = "1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0"
 
