@@ -76,7 +76,8 @@ def _foretold_s(asked: Asked, prompt: Prompt) -> float | None:
     except ServerError:
         return None  # the queue itself says what is wrong with the server
     models = {key for key, one in told["components"].items() if one["kind"] == "MODEL"}
-    drawing = [step["same_work"] and step["compute_s"] for step in told["steps"] if models.intersection(step["components"])]
+    # an earlier checkout does not say of whose work its seconds are
+    drawing = [step.get("same_work") and step["compute_s"] for step in told["steps"] if models.intersection(step["components"])]
     return float(told["total_s"]) if drawing and all(drawing) else None
 
 
