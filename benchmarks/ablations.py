@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from residency.core import host_plan
+from residency.core import host_plan, host_room
 from residency.core.device_placement import Placement
 from residency.core.timeline import Timeline
 from residency.simulate import policies
@@ -78,7 +78,7 @@ WAYS = (
     Without("free RAM is not filled with what comes next", puts=((host_plan._Draft, "fill_with_expected", nothing),)),
     Without("an encoder that is passed through once counts like the rest", puts=((policies._ManagedPack, "_timeline", all_passed_often),)),
     Without("what fits neither tier is not settled ahead", puts=((Placement, "settle", nothing),)),
-    Without("what a node has gone through leaves the page cache like the rest", puts=((host_plan._Draft, "_is_behind", lambda *_: False),)),
+    Without("what a node has gone through leaves the page cache like the rest", puts=((host_room.Room, "_is_behind", lambda *_: False),)),
     Without("a first prompt knows nothing of what nodes compute with", replace(OURS_EXCHANGING, first_share=0.0)),
     Without("the host does not tell what lies in RAM", replace(OURS_EXCHANGING, sees_host=False)),
 )

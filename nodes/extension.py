@@ -1,4 +1,4 @@
-"""The pack as ComfyUI sees it: its nodes, and what is switched on when it is loaded."""
+"""The pack as ComfyUI sees it: its nodes, and how it is switched on when it is loaded."""
 
 from __future__ import annotations
 

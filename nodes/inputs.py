@@ -1,4 +1,4 @@
-"""The inputs that the pack adds, as ComfyUI shows them: settings/node_inputs.py has what they take, here are the words for it."""
+"""The inputs that the pack adds, as ComfyUI shows them: settings/node_inputs.py has the values they take, here are the words for them."""
 
 from __future__ import annotations
 

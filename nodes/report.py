@@ -1,4 +1,4 @@
-"""Residency Report: what happened up to this node, as an image of the timeline, a text and the trace as JSON."""
+"""Residency Report: the prompt up to this node, as an image of the timeline, a text and the trace as JSON."""
 
 from __future__ import annotations
 

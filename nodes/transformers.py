@@ -28,7 +28,7 @@ DESCRIBE = "Describe this image in one paragraph, as a prompt for an image gener
 
 
 def register_folders() -> None:
-    """Make models/LLM and models/transformers known to ComfyUI, beside what extra_model_paths.yaml names so."""
+    """Make models/LLM and models/transformers known to ComfyUI, beside the folders that extra_model_paths.yaml names so."""
     take_out.register("ResidencyTransformersLoader", Family.LOADER)
     for name in LANGUAGE_FOLDERS:
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))

@@ -74,7 +74,7 @@ def _inputs_listing_folders(core: Any) -> Iterator[tuple[str, list[str], bool]]:
 
 
 def wrapped(core_id: str, core: Any, kind: Family) -> type[io.ComfyNode]:
-    """A V3 node that does what the core node does, with the inputs of its family added."""
+    """A V3 node that works as the core node does, with the inputs of its family added."""
     more = {"CORE": core, "CORE_ID": core_id, "FAMILY": kind, "__doc__": f"{core_id} with memory settings."}
     if issubclass(core, io.ComfyNode):
         # a subclass: its own checks, fingerprints and helpers go on working; what ComfyUI has remembered of the core class is forgotten

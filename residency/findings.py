@@ -1,6 +1,6 @@
-"""What a bug report needs, as facts in words: ComfyUI's options that cost something, memory, swap, drives, and how much of the pack works.
+"""The facts that a bug report needs, in words: ComfyUI's options that cost something, memory, swap, drives, and how much of the pack works.
 
-Looks at the machine through transfers/ only; what a running ComfyUI and an installed one add stands in comfyui/server/doctor.py and
+Looks at the machine through transfers/ only; the facts of a running ComfyUI and an installed one stand in comfyui/server/doctor.py and
 installation/doctor.py.
 """
 

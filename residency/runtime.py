@@ -23,7 +23,8 @@ from .core.instructions import Cancel, Evict, Exchange, Instruction, Prefetch, W
 from .core.manager import Manager
 from .record.ahead import foreseen
 from .record.contents import TELLING, Contents
-from .record.trace import Trace, UnderWay
+from .record.trace import Trace
+from .record.transfers import UnderWay
 from .session import Fact, Phase, Session, SessionError, StandsAside
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Mover(Protocol):
 
     Every method but `so_far` is called without the runtime's lock, one call at a time, in the order of the decisions: by the thread that
     told the fact, or by one that was telling another just then. A tier of the runtime's `at_safe_points` is enacted only inside
-    `safe_point()`, on the thread that calls it. No method may block on a transfer or raise for what happens to the user's files; a refusal
+    `safe_point()`, on the thread that calls it. No method may block on a transfer or raise for the state of the user's files; a refusal
     is a TransferStopped event. After `close` nothing is announced any more, but answers to earlier instructions may still arrive.
     """
 

@@ -6,8 +6,8 @@ itself. The life of a prompt, and which fact is legal in which phase:
     IDLE --PromptBegins--> BETWEEN --NodeBegins--> RUNNING --NodeEnds--> BETWEEN --PromptEnds--> IDLE
                            BETWEEN, RUNNING: OrderChanges, Looks;  any: StandsAside -> IDLE, and every event that passes through
 
-A fact carries all that its host has looked at for it, so that the order in which the manager is told (limits, what lies where, then what
-happens) is written here once and nowhere else.
+A fact carries all that its host has looked at for it, so that the order in which the manager is told (limits, contents of the tiers, then
+the event) is written here once and nowhere else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sizes and rates as people read and write them, and values out of files, cut to what a message needs.
+"""Sizes and rates as people read and write them, and values out of files, cut to the length of a message.
 
 `size` is the word of every reason, report and picture (web/format.js says it alike); `written` and the parsers are the decimal ones of
 packages and data sheets: 24GB, 9.8 GB, 8GiB, 512MB, 1.5GB/s.
@@ -55,7 +55,7 @@ def printable(text: str) -> str:
 
 
 def without_folders(text: str, paths: Iterable[str]) -> str:
-    """The text, in which each of the paths is a name only: for what is told to other machines."""
+    """The text, in which each of the paths is a name only: for answers to other machines."""
     for folder in sorted({os.path.join(os.path.dirname(path), "") for path in paths}, key=len, reverse=True):
         if folder.strip(os.sep):
             text = text.replace(repr(folder)[1:-1], "").replace(folder, "")
@@ -63,13 +63,13 @@ def without_folders(text: str, paths: Iterable[str]) -> str:
 
 
 class UsageError(Exception):
-    """One line: what was given, what is wrong with it, and what to give instead."""
+    """One line: the value given, what is wrong with it, and what to give instead."""
 
 
 def parse_size(text: object, what: str) -> int:
-    """Bytes. A number out of a JSON file is bytes, written text needs its unit; `what` is what errors call it.
+    """Bytes. A number out of a JSON file is bytes, written text needs its unit; `what` is its name in errors.
 
-    Raises UsageError for what is no size, is negative, or is more than MAX_BYTES.
+    Raises UsageError for a value that is no size, is negative, or is more than MAX_BYTES.
     """
     if isinstance(text, int | float) and not isinstance(text, bool):
         return _checked(text, text, what)

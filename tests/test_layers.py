@@ -16,7 +16,9 @@ COMFYUI = {"comfy", "comfy_api", "comfy_execution", "execution", "folder_paths",
 FLOORS = [
     {"units", "graph"},
     {"core"},
-    {"weights.identity", "record.node_times", "record.contents"},
+    {"weights.identity", "record.node_times", "record.contents", "record.decisions"},
+    {"record.transfers"},
+    {"record.as_json"},
     {
         "record.trace",
         "record.text",
@@ -38,7 +40,7 @@ FLOORS = [
 ]
 CORE = [
     "component", "_frozen", "timeline", "budget", "events", "instructions", "strategies", "component_state", "story", "eviction_order",
-    "view", "host_plan", "host_tier", "device_placement", "device_tier", "manager",
+    "view", "place", "host_room", "host_plan", "host_tier", "device_placement", "device_tier", "releases", "manager",
 ]  # fmt: skip
 PURE = ("core", "session", "graph")
 

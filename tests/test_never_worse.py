@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import corpus
-from residency.core import host_plan
+from residency.core import host_plan, host_room
 from residency.core.eviction_order import Rank
 from residency.simulate import LRU, MRU, OURS, STOCK, Managed, Outcome, Policy, ideal, optimum, run, sequence
 
@@ -80,8 +80,8 @@ def nearest_leaves_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def whole_components_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    take = host_plan._Draft._take
-    monkeypatch.setattr(host_plan._Draft, "_take", lambda self, victim, size_bytes, reason: take(self, victim, self._left, reason))
+    take = host_room.Room._take
+    monkeypatch.setattr(host_room.Room, "_take", lambda self, victim, size_bytes, reason: take(self, victim, self._left, reason))
 
 
 def nothing_leaves_for_what_is_read_next(monkeypatch: pytest.MonkeyPatch) -> None:

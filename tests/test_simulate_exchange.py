@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residency.core import device_placement, host_plan
+from residency.core import device_placement, host_plan, host_room
 from residency.core.component import Component
 from residency.core.device_placement import Placement
 from residency.core.device_tier import DeviceTier
@@ -240,7 +240,7 @@ def all_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def what_is_behind_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_plan._Draft, "_is_behind", lambda self, key: False)
+    monkeypatch.setattr(host_room.Room, "_is_behind", lambda self, key: False)
 
 
 def all_is_announced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

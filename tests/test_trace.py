@@ -27,8 +27,9 @@ from residency.core.events import (
 from residency.core.instructions import Cancel, Evict, Prefetch, Wait
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.record import text
-from residency.record.trace import MAX_RECORDS, OWN, Mark, Trace
+from residency.record.trace import MAX_RECORDS, Mark, Trace
 from residency.record.trace_events import chrome
+from residency.record.transfers import OWN
 
 
 def trace_of(timeline, parts, start_s=100.0):

@@ -16,7 +16,7 @@ COMMAND = ("nvidia-smi", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits
 
 
 class DeviceClock:
-    """From entering to leaving, what nvidia-smi says of the first device; nothing where there is no nvidia-smi."""
+    """From entering to leaving, the first device's clock by nvidia-smi; nothing where there is no nvidia-smi."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[float, float]] = []

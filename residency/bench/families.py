@@ -1,4 +1,4 @@
-"""The families that people run on the classes of hardware that they have: what `bench --family` measures.
+"""The families that people run on the classes of hardware that they have: the scenarios of `bench --family`.
 
 Files and prompts are those of comfyui/sample_models/families.py, of published size or small. A class is the device memory and RAM that
 other processes leave free, with ComfyUI's own reserve of a machine of that size.
@@ -58,7 +58,7 @@ def scenarios(families: Iterable[str], classes: Sequence[str], parts: Sequence[P
 
 
 def references(families: Iterable[str]) -> tuple[Scenario, ...]:
-    """What tells how long each computes with everything on the device."""
+    """Scenarios that tell each one's compute time with everything on the device."""
     return tuple(_scenario(family, EVERYTHING, Part.TEXT, (Part.TEXT,)) for family in families)
 
 

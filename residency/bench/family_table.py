@@ -1,4 +1,4 @@
-"""The table that a user looks for: my workflow on my hardware, stock and with the pack, and what is left to wait for."""
+"""The table that a user looks for: my workflow on my hardware, stock and with the pack, and the waiting that is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user would do instead of installing the pack: stock with those of its options that keep more of what comes again.
+"""A user's other way than installing the pack: stock with those of its options that keep more weights for their next use.
 
 Which of them this ComfyUI has is asked from its own `--help`.
 """

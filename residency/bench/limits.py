@@ -1,4 +1,4 @@
-"""Scarce memory and cold files: other processes hold what the server shall not have, the system forgets what it has read.
+"""Scarce memory and cold files: other processes hold memory that the server shall not have, the system forgets files.
 
 The holders end with this process, however it ends: they wait on a pipe from it.
 """
@@ -69,7 +69,7 @@ def held(limits: Limits, comfyui: ComfyUI) -> Iterator[list[str]]:
 
 
 class Holder:
-    """What is held now; changed while a server runs, but only to leave more free: what the server has taken nobody else can hold.
+    """The memory held now; changed while a server runs, but only to leave more free: memory that the server has taken nobody else can hold.
 
     Without `device` there is no device memory to hold.
     """

@@ -1,4 +1,4 @@
-"""How fast the pack's bulk copies crossed the link, against what the machine reaches from pinned memory: one target for all scenarios."""
+"""How fast the pack's bulk copies crossed the link, against the machine's rate from pinned memory: one target for all scenarios."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def insert(path: Path, section: str, begin_mark: str = BEGIN, end_mark: str = EN
 
 
 def section(results: Data) -> str:
-    """The runs, the machines, the table and what was not run."""
+    """The runs, machines, tables, and scenarios not run to their end."""
     head = [*runs(results), "", "\n\n".join(machines(results)), "", "\n\n".join(measured(results)), ""]
     if results["size"] != "full":
         head = [f"**Small random models ({results['size']}): these figures show that the bench runs, not what the pack gains.**", "", *head]
@@ -66,7 +66,7 @@ cache's answers not). Several rounds: the median of each place."""
 
 
 def _every_prompt(results: Data) -> list[str]:
-    """A table with one row a side of each scenario that knows its prompts' places, and what the sides are."""
+    """A table with one row a side of each scenario that knows its prompts' places, and the sides' descriptions."""
     found = places.rows(results)
     if not found:
         return []

@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One file: its folder below the models folder, its name, and what random_models.py needs to make it; of a family, whose files
+    """One file: its folder below the models folder, its name, and the recipe by which random_models.py makes it; of a family, whose files
     families.py makes, its name as the recipe and no more."""
 
     folder: str
@@ -82,7 +82,7 @@ def other(size: Size) -> Family:
 
 
 def family_files(name: str) -> tuple[ModelFile, ...]:
-    """Of one of the families that people run; the same names whatever their size."""
+    """Of one of the families that people run; the same names in every size."""
     return tuple(ModelFile(folder, file, name) for folder, file in (path.rsplit("/", 1) for path in FAMILIES[name]))
 
 
@@ -98,7 +98,7 @@ def files_of(scenario: Scenario, size: Size) -> tuple[ModelFile, ...]:
 def make(comfyui: ComfyUI, models: Path, size: Size, wanted: Iterable[ModelFile], spare: Iterable[ModelFile], say: Say) -> bool:
     """Make the files that are missing; where the disk is short, spare ones are removed. Whether any was made.
 
-    Raises ServerError with what the maker said.
+    Raises ServerError with the maker's words.
     """
     missing = [one for one in wanted if not one.at(models).exists()]
     if not missing:

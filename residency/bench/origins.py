@@ -21,12 +21,13 @@ def runs(results: Data) -> list[str]:
 
 
 def machines(results: Data) -> list[str]:
-    """One paragraph, or one for each machine with the names of its scenarios. What they do not tell makes no two machines of one."""
+    """One paragraph, or one for each machine with the names of its scenarios. Anything that they do not tell makes no two machines of
+    one."""
     return _told("Machine", "of", _grouped(results, machine))
 
 
 def measured(results: Data) -> list[str]:
-    """What the runs have measured of drive and link: one line, or one for each run; none where nothing was."""
+    """The measured rates of drive and link: one line, or one for each run; none where nothing was."""
     found = _grouped(results, rates)
     return _told("Measured", "with", {text: names for text, names in found.items() if text})
 
@@ -36,7 +37,7 @@ def _told(what: str, link: str, found: Mapping[str, str]) -> list[str]:
 
 
 def _grouped(results: Data, tell: Callable[[Data], str]) -> dict[str, str]:
-    """What is told of the scenarios' runs, each text once, with the names of those it is told of; of the whole when none has run."""
+    """The words on the scenarios' runs, each text once, with the names of those it is told of; of the whole when none has run."""
     names: dict[str, list[str]] = {}
     for name, raw in results["scenarios"].items():
         names.setdefault(tell(raw), []).append(name)

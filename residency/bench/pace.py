@@ -1,7 +1,7 @@
-"""How long a side will take, from what has been seen of this run: servers come up, first queues read, later ones mostly compute.
+"""How long a side will take, from this run so far: servers come up, first queues read, later ones mostly compute.
 
-What has not been seen of a scenario is taken from its other side, else from the slowest other scenario, by the prompt; what nobody has
-seen takes nothing. So a first side may be begun that turns out longer; it gives way to its other side then, queue by queue.
+Times not seen of a scenario are taken from its other side, else from the slowest other scenario, by the prompt; those that nobody has seen
+count as nothing. So a first side may be begun that turns out longer; it gives way to its other side then, queue by queue.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Seen:
 
 @dataclass(slots=True)
 class Pace:
-    """What has been seen. `around`: (side, seconds) of a server's start, once it has ended with all else that is no queue."""
+    """The times seen. `around`: (side, seconds) of a server's start, once it has ended with all else that is no queue."""
 
     queues: list[Seen] = field(default_factory=list)
     around: list[tuple[str, float]] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Pace:
         return self.queues_s(side, works) + self._around_s(side) if works else 0.0
 
     def queues_s(self, side: str, works: Iterable[Work]) -> float:
-        """Seconds of what a server that is up does."""
+        """Seconds of these works on a server that is up."""
         return sum(self._queue_s(side, work, kind) for work in works for kind in kinds(work))
 
     def _around_s(self, side: str) -> float:
@@ -85,7 +85,7 @@ Side = tuple[str, Sequence[Work]]
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What shall still have its time: `works` on the server of `side`, which is up, then these servers."""
+    """The rest that shall still have its time: `works` on the server of `side`, which is up, then these servers."""
 
     side: str
     works: Sequence[Work] = ()
@@ -101,6 +101,6 @@ def least(sides: Sequence[Side]) -> Rest:
 
 
 def one_more(rest: Rest, work: Work, done: int) -> Rest:
-    """One measured queue more of a scenario that has had `done`, and as many of each in what comes after it, not at their cost."""
+    """One measured queue more of a scenario that has had `done`, and as many of each in the works behind it, not at their cost."""
     again = replace(work, warm_ups=0, measured=1, fresh=False)
     return Rest(rest.side, (again, *fewer(rest.works, done + 1)), [(side, fewer(works, done + 1)) for side, works in rest.sides])

@@ -13,7 +13,7 @@ from .traces import coloured_alike
 
 
 class PictureError(Exception):
-    """Pictures that cannot be drawn here. The message says what is missing."""
+    """Pictures that cannot be drawn here. The message names the missing package."""
 
 
 def draw(results: Mapping[str, Any], folders: Sequence[Path], into: Path) -> list[Path]:

@@ -14,7 +14,8 @@ Data = Mapping[str, Any]
 
 
 def sides(runs: Iterable[Data], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """For a scenario's summary, each side that has run: its median, its places, and what its worst prompt was against the first name's."""
+    """For a scenario's summary, each side that has run: its median, its places, and the least ratio of the first name's prompts to its
+    own."""
     told = {side: _side([run for run in runs if run["side"] == side]) for side in names}
     stock = told[names[0]]
     for one in told.values():

@@ -1,4 +1,4 @@
-"""One queue on a server: foretold, posted, followed to its end, and what it leaves in the results."""
+"""One queue on a server: foretold, posted, followed to its end, and its record in the results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BEFORE_COLLECTION_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is posted where: `with_pack`: the server has the pack's traces to tell; `models`: its models folder."""
+    """A queue and its server. `with_pack`: the server has the pack's traces to tell; `models`: its models folder."""
 
     scenario: Scenario
     size: Size
@@ -38,7 +38,7 @@ class Asked:
 @dataclass(frozen=True, slots=True)
 class Done:
     """Seconds to the last success, on the clock of `ran`. `parts`: seconds and bytes read of each prompt that was posted alone.
-    `predicted_s`: what the pack told before the queue was posted; None where it does not know."""
+    `predicted_s`: the pack's estimate before the queue was posted; None where it has none."""
 
     seconds: float
     ran: tuple[Ran, ...]
@@ -100,7 +100,7 @@ def measured(asked: Asked, number: int, reads: Reads, clock: DeviceClock) -> tup
 
 
 def _read(done: Done, reads: Reads) -> int | None:
-    """Bytes of the whole queue, and of what was read between the queue before it and this one."""
+    """Bytes of the whole queue, and of reads between the queue before it and this one."""
     if not done.parts:
         return reads.since()
     whole: int | None = _sum(part["drive_bytes"] for part in done.parts)
@@ -133,7 +133,7 @@ def _seen(ran: Ran, one: Prompt) -> dict[str, Any]:
 
 
 def _blank(images: Iterable[bytes]) -> bool:
-    """Whether one of them is a plain area: what weights that overflow draw, and no proof that two sides are alike."""
+    """Whether one of them is a plain area: the picture of weights that overflow, and no proof that two sides are alike."""
     from PIL import Image
 
     for data in images:

@@ -53,7 +53,7 @@ def _boot() -> str:
 
 
 def link(comfyui: ComfyUI) -> dict[str, Any]:
-    """What transfers/link.py prints, run by ComfyUI's Python; {} without a CUDA device. Raises ServerError when it fails."""
+    """The JSON that transfers/link.py prints, run by ComfyUI's Python; {} without a CUDA device. Raises ServerError when it fails."""
     command = [str(comfyui.python), "-m", "residency.transfers.link"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PACK)
     if answer.returncode:

@@ -2,7 +2,7 @@
 
 The kernel counts a read where it is handed to the drive, for the task that waits for it: a page fault in a mapped file with the read-ahead
 that it sets off, `read`, a direct read, a page that comes back from swap, in every thread; nothing that the page cache answers. The sectors
-of the block device would count the same and what every other process has read meanwhile.
+of the block device would count the same and the reads of every other process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Results as JSON-ready data: the raw times of every prompt, and what follows from them (medians, bounds, ratios, targets).
+"""Results as JSON-ready data: the raw times of every prompt, and the summaries made of them (medians, bounds, ratios, targets).
 
 `summarise` needs nothing but the raw part, so that a file can be read, merged with others and summarised again anywhere.
 """
@@ -52,7 +52,8 @@ def read(paths: Iterable[Path]) -> Data:
 def to_resume(path: Path, size: str, machine: Mapping[str, Any]) -> Data:
     """The results of an earlier run to go on with, "drive" and "scenarios"; empty where it has left no file.
 
-    Raises ResultsError for a file that is none, or of models of another size, or of another machine: what ran here could not be compared.
+    Raises ResultsError for a file that is none, or of models of another size, or of another machine: runs here could not be compared with
+    it.
     """
     if not path.exists():
         return {"drive": {}, "scenarios": {}}
@@ -67,7 +68,7 @@ def to_resume(path: Path, size: str, machine: Mapping[str, Any]) -> Data:
 
 
 def _joined(before: Data, one: Data) -> Data:
-    """A scenario that both have is taken from the second, with what it has of its run, and beside it the sides that only the first one has
+    """A scenario that both have is taken from the second, with the keys of its run, and beside it the sides that only the first one has
     measured, where both are of one machine since its last start; nobody misses what only one of them has skipped."""
     kept, skipped = before.get("scenarios", {}), before.get("skipped", {})
     come = {name: _beside(kept.get(name), {**{key: one[key] for key in OWN}, **raw}) for name, raw in one["scenarios"].items()}
@@ -110,7 +111,7 @@ def sides(runs: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def summary(raw: Mapping[str, Any], results: Mapping[str, Any]) -> Data:
-    """Medians of both sides, the bound, the stall beyond compute, and whether the target is reached; None for what is not known."""
+    """Medians of both sides, the bound, the stall beyond compute, and whether the target is reached; None for anything unknown."""
     told: Data = {"sides": places.sides(raw["runs"], sides(raw["runs"]))}
     seconds = {side: [run["seconds"] for run in raw["runs"] if run["side"] == side] for side in SIDES}
     stock_s, pack_s = (median(seconds[side]) if seconds[side] else None for side in SIDES)
@@ -131,7 +132,7 @@ def summary(raw: Mapping[str, Any], results: Mapping[str, Any]) -> Data:
 
 
 def _told_stall(runs: Iterable[Mapping[str, Any]]) -> float | None:
-    """The stall that the pack's own traces tell of the whole queue, the middle one of its runs: beside what is beyond compute, it says how
+    """The stall that the pack's own traces tell of the whole queue, the middle one of its runs: beside the time beyond compute, it says how
     much of that was waiting for weights."""
     whole = [run["pack"] for run in runs if run["side"] == PACK and run.get("pack")]
     told = [sum(one["stall_s"] for one in pack) for pack in whole if all("other_s" in one for one in pack)]  # older ones told less
@@ -177,7 +178,7 @@ def reached(target: Target, told: Mapping[str, Any]) -> bool | None:
 
 
 def _bounds(raw: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """(compute, bound) in seconds of the whole queue: each prompt's own bound holds whatever the ones before it left behind."""
+    """(compute, bound) in seconds of the whole queue: each prompt's own bound holds for any state that the ones before it left behind."""
     compute_s = least_s = 0.0
     lanes = _lanes(raw)
     for workflow in raw["queue"]:
@@ -197,7 +198,7 @@ def _bounds(raw: Mapping[str, Any], results: Mapping[str, Any]) -> tuple[float |
 
 
 def _lanes(raw: Mapping[str, Any]) -> list[Lane]:
-    """The drive and the link with what each may have behind it: nothing when cold, else as much as the tiers hold.
+    """The drive and the link with the bytes that each may have behind it: none when cold, else as much as the tiers hold.
 
     Of the machine that the scenario itself ran on: merged files can come from several, and no two drives are alike.
     """

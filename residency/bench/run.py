@@ -1,4 +1,4 @@
-"""Running scenarios: each on fresh servers, side by side in turn; what was measured is on disk after every prompt."""
+"""Running scenarios: each on fresh servers, side by side in turn; each queue's times are on disk as soon as it has ended."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ NUMBERS_APART = 100
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the user asked for. `ways`: the sides, in their turn. `prompts` and `warm_ups` replace each warm scenario's own number of queues
+    """The user's request. `ways`: the sides, in their turn. `prompts` and `warm_ups` replace each warm scenario's own number of queues
     that are measured on a server and of those before them; fewer are where `time_limit_s` has no room for more, and no side is begun that
     would end later with one.
 
-    `resume`: what the folder holds of an earlier run on this machine stays, and only what it lacks is run; what comes after a side may then
+    `resume`: the results in the folder of an earlier run on this machine stay, and only missing ones are run; those behind a side may then
     be left for the next time. `verbose`: the servers' logs, which are kept beside the results, tell everything.
     """
 
@@ -58,7 +58,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Bench:
-    """One run of the plan; `data` is what is written, without the summaries."""
+    """One run of the plan; `data`: the results without the summaries."""
 
     plan: Plan
     comfyui: ComfyUI
@@ -85,7 +85,7 @@ class Bench:
         return time.monotonic() - self.started_s
 
     def sides(self, scenarios: Sequence[Scenario], sides: Iterable[str], round_number: int) -> list[Side]:
-        """What these sides have yet to do in a round: what only tells compute times runs once, on the first one."""
+        """The works left to these sides in a round: scenarios for compute times alone run once, on the first one."""
         told: list[Side] = []
         for side in sides:
             wanted = [one for one in scenarios if one.name not in self.references or (side == self.names[0] and round_number == 0)]
@@ -145,7 +145,7 @@ def run(plan: Plan, comfyui: ComfyUI, models_folder: Path, folder: Path, say: Ca
 
 
 def _references(asked: Sequence[Scenario]) -> tuple[Scenario, ...]:
-    """What tells compute times besides these."""
+    """Those that tell compute times besides these."""
     told = {one.name for one in asked}
     of_families = families.references(dict.fromkeys(one.family for one in asked if one.family))
     return (*references([one for one in asked if not one.family]), *(one for one in of_families if one.name not in told))
@@ -187,9 +187,10 @@ def _make_models(bench: Bench, session: Sequence[Scenario], later: Sequence[Scen
 
 
 def _session(bench: Bench, session: Sequence[Scenario]) -> None:
-    """Its rounds: the sides in their order, backwards, and so on. What fails is kept as the error of the scenario that ran.
+    """Its rounds: the sides in their order, backwards, and so on. A failure is kept as the error of the scenario that ran.
 
-    Where time is short, a side is begun when it and those after it in its round fit with one measured queue of each scenario.
+    Where time is short, a side is begun when it and those after it in its round fit with one measured queue of each scenario; in the
+    first round one that does not is left out.
     """
     before = bench.data["scenarios"]
     raws = {one.name: _again(bench, before[one.name], one) if one.name in before else _head(bench, one) for one in session}
@@ -207,7 +208,9 @@ def _session(bench: Bench, session: Sequence[Scenario]) -> None:
                 continue
             if not bench.fits(least([(way.side, mine), *coming])):
                 _skip(bench, session, f"the time limit came before round {number + 1}, {way.side}")
-                return
+                if number:
+                    return
+                continue  # the last side of a first round may still fit: without the pack nobody has a ratio
             _side(bench, mine, raws, seen, holder, (way, number), coming)
     for name, raw in raws.items():
         raw["complete"] = raw["error"] is None and name not in bench.data["skipped"]
@@ -218,7 +221,7 @@ def _tails(ways: Sequence[Way]) -> Iterator[Sequence[Way]]:
 
 
 def _again(bench: Bench, raw: dict[str, Any], scenario: Scenario) -> dict[str, Any]:
-    """What an earlier run has of a scenario, to go on with."""
+    """An earlier run's results of a scenario, to go on with."""
     ways = {way.side: _way(way, scenario).told() for way in bench.plan.ways}
     return {**raw, "error": None, "ways": {**raw.get("ways", {}), **ways}}
 
@@ -275,6 +278,7 @@ def _side(
     try:
         with ExitStack() as stack:
             _leave(bench, holder, session[0], raws)
+            before_s = bench.elapsed_s()  # holding 100 GB takes half a minute, once for all sides
             small = bench.plan.size is not Size.FULL and session[0].scenario.family
             others = [SMALL_SIZES] if small else []
             server = stack.enter_context(
@@ -303,7 +307,7 @@ def _side(
 
 
 def _leave(bench: Bench, holder: limits.Holder, work: Work, raws: dict[str, Any]) -> None:
-    """Hold what the scenario shall not have. Raises ServerError."""
+    """Hold the memory that the scenario shall not have. Raises ServerError."""
     told = holder.leave(work.scenario.limits)
     if told is None:
         return
@@ -317,7 +321,7 @@ def _leave(bench: Bench, holder: limits.Holder, work: Work, raws: dict[str, Any]
 def _measure(
     bench: Bench, work: Work, asked: Asked, reads: Reads, raw: dict[str, Any], seen: traces.Traces, turn: tuple[str, int], rest: Rest
 ) -> None:
-    """One scenario on a server that runs. `rest`: what comes after it. Raises ServerError."""
+    """One scenario on a server that runs. `rest`: the works after it. Raises ServerError."""
     scenario, (side, round_number) = work.scenario, turn
     files = [one.at(bench.models) for one in models.files_of(scenario, bench.plan.size)]
     name = f"{scenario.name}, {side}, round {round_number + 1}"

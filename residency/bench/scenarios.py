@@ -1,4 +1,4 @@
-"""The scenarios: what is run, with how much memory, and what counts as reached. One table."""
+"""The scenarios, each with its queue, its memory and its target. One table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Size(Enum):
 
 
 class Precision(Enum):
-    """What the experts' files hold."""
+    """The experts' number format."""
 
     BF16 = "bf16"
     FP8 = "fp8"
@@ -55,10 +55,10 @@ class Temperature(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What counts as reached: all that is not None. `ratio`: stock over pack at least; `over_bound`: pack over the bound at most;
+    """The figures to reach: all that are not None. `ratio`: stock over pack at least; `over_bound`: pack over the bound at most;
     `stall_gone`: the share of stock's stall that is gone at least; `pack_s`: the pack's seconds at most, on one H100 with models of size
-    full; `drive_bytes`: what the pack reads from the drive at most, queue by queue. `every`: ratio and seconds hold for each prompt by its
-    place on the server, not for the medians."""
+    full; `drive_bytes`: bytes that the pack reads from the drive at most, queue by queue. `every`: ratio and seconds hold for each prompt
+    by its place on the server, not for the medians."""
 
     ratio: float
     over_bound: float | None = None
@@ -84,7 +84,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What other processes leave free; None: all there is."""
+    """Memory that other processes leave free; None: all there is."""
 
     device_free_bytes: int | None = None
     host_free_bytes: int | None = None
@@ -94,7 +94,7 @@ class Limits:
 class Scenario:
     """`queue` is posted at once and measured as a whole; without `at_once` each prompt of it when the one before has ended, as by somebody
     who looks at the picture first. `true_reserve`: ComfyUI keeps as much RAM free as it would on a machine of that size, and not a share of
-    all RAM that it sees past what is held. `warm_ups` queues run first on each warm server and are not counted, then `prompts` that are.
+    all RAM that it sees past the holders. `warm_ups` queues run first on each warm server and are not counted, then `prompts` that are.
     `family` and `hardware` are names of families.py."""
 
     name: str
@@ -114,12 +114,12 @@ class Scenario:
 
     @property
     def weights(self) -> str:
-        """What its files are: scenarios that share it share a server, and tell what one another compute at least."""
+        """The name of its files: scenarios that share it share a server, and tell one another's least compute time."""
         return self.family or self.precision.value
 
     @property
     def server_arguments(self) -> tuple[str, ...]:
-        """What both sides' servers are started with."""
+        """The arguments of both sides' servers."""
         host_bytes = self.limits.host_free_bytes
         if host_bytes is None or not self.true_reserve:
             return self.arguments
@@ -128,7 +128,7 @@ class Scenario:
 
     @property
     def resident(self) -> bool:
-        """Whether its warm prompts find everything on the device, so that they tell what computing takes."""
+        """Whether its warm prompts find everything on the device, so that they tell the compute time."""
         return self.temperature is Temperature.WARM and self.limits == Limits() and self.queue in _RESIDENT
 
 
@@ -233,7 +233,7 @@ def choose(names: Iterable[str], table: Sequence[Scenario] = SCENARIOS) -> tuple
 
 
 def references(chosen: Sequence[Scenario], table: Sequence[Scenario] = SCENARIOS) -> tuple[Scenario, ...]:
-    """The scenarios that are not chosen and tell what the chosen ones compute at least, in the table's order."""
+    """The scenarios that are not chosen and tell the least compute time of the chosen ones, in the table's order."""
 
     def told(scenarios: Iterable[Scenario]) -> set[tuple[Precision, Workflow]]:
         return {(scenario.precision, scenario.queue[0]) for scenario in scenarios if scenario.resident}

@@ -1,4 +1,4 @@
-"""What one server runs: which scenarios share it, and how many queues of each."""
+"""The work of one server: which scenarios share it, and how many queues of each."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def sessions(asked: Sequence[Scenario], extra: Sequence[Scenario]) -> list[tuple
     """Scenarios that one server of each side can run in turn: the same files, the same arguments, the same RAM left free.
 
     The cold one first, for it needs a fresh server; then the less device memory, the sooner: more can be left free while a server runs,
-    less cannot. Those that tell what computing takes come before others that have as much.
+    less cannot. Those that tell compute times come before others that have as much.
     """
     groups: dict[tuple[Any, ...], list[Scenario]] = {}
     for one in [*asked, *extra]:

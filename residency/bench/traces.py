@@ -19,8 +19,8 @@ Trace = dict[str, Any]
 
 
 class Traces:
-    """Those of one scenario, as they come; `write` keeps the median one of each side. With `keep` a side of which none comes keeps what the
-    file has of it."""
+    """Those of one scenario, as they come; `write` keeps the median one of each side. With `keep` a side of which none comes keeps its
+    trace in the file."""
 
     def __init__(self, path: Path, *, keep: bool = False) -> None:
         self.path = path
@@ -53,7 +53,7 @@ def seen(seconds: float, ran: Sequence[Ran], prompts: Sequence[Prompt]) -> Trace
 def joined(told: Sequence[Trace]) -> Trace:
     """The traces of a queue as one: times count from the first prompt's start, bytes and seconds add up.
 
-    What one prompt does not know, the queue does not: None. A rate is no sum.
+    A figure that one prompt does not know, the queue does not: None. A rate is no sum.
     """
     if len(told) == 1:
         return told[0]
@@ -75,7 +75,7 @@ def joined(told: Sequence[Trace]) -> Trace:
 
 
 def _later(record: Mapping[str, Any], shift_s: float, end_s: float) -> Trace:
-    """A record of a prompt that took `end_s`; what had not ended by then has another one in the next prompt."""
+    """A record of a prompt that took `end_s`; a transfer that had not ended by then has another one in the next prompt."""
     times = {key: (end_s if record[key] is None else record[key]) + shift_s for key in ("start_s", "end_s", "time_s") if key in record}
     return {**record, **times}
 

@@ -21,7 +21,7 @@ HOW = "NAME=WORDS, where a word is VARIABLE=value for the server's environment, 
 
 
 class WayError(ValueError):
-    """A way that cannot be gone. One line, with what was asked for."""
+    """A way that cannot be gone. One line, with the way as it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Way:
     nodes_only: bool = False
 
     def told(self) -> str:
-        """For people: what is special about it."""
+        """The way in words, for people."""
         if self.pack is None or self.nodes_only:
             without = "without the pack, but its nodes" if self.nodes_only else "without the pack"
             return " ".join([without, *(["with", *self.arguments] if self.arguments else [])])

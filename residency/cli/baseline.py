@@ -57,7 +57,7 @@ def row(scenario: Scenario) -> Row:
 
 
 def start_shares() -> list[dict[str, float | None]]:
-    """S1 on the machine with the slower disk, nodes held until each share of what is being read ahead for them is there."""
+    """S1 on the machine with the slower disk, nodes held until each share of the bytes being read ahead for them is there."""
     return [
         {
             "start_share": share,

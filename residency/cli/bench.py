@@ -6,6 +6,7 @@ import argparse
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def _write(page: Path, found: dict[str, Any]) -> None:
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Raises BenchError for arguments, ServerError for what fails on the way."""
+    """Raises BenchError for arguments, ServerError for failures on the way."""
     least = (("--rounds", options.rounds, 1), ("--repeats", options.repeats, 1), ("--warm-ups", options.warm_ups, 0))
     for name, value, lowest in least:
         if value is not None and value < lowest:
@@ -180,4 +181,6 @@ def _command_line() -> str:
 
 
 def _say() -> Callable[[str], None]:
-    return lambda line: print(line, file=sys.stderr, flush=True)
+    """Lines with the seconds since the bench began: where a lent machine's time goes."""
+    began_s = time.monotonic()
+    return lambda line: print(f"{time.monotonic() - began_s:5.0f} s  {line}", file=sys.stderr, flush=True)

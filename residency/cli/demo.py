@@ -80,7 +80,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def _choose(comfyui: ComfyUI | None, asked_mib: int | None) -> tuple[Path, int, float]:
-    """The folder of the models, the size of an expert in MiB, and what the drive below that folder reads in bytes per second.
+    """The folder of the models, the size of an expert in MiB, and the rate of the drive below that folder in bytes per second.
 
     Raises UsageError where not even the smallest models have room, OSError where nothing can be written.
     """

@@ -19,7 +19,7 @@ WIDTH = 100
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The place of the runs. `drive_bytes_per_s` is 0 where it could not be measured; `results` names what was compared."""
+    """The place of the runs. `drive_bytes_per_s` is 0 where it could not be measured; `results` names the results compared."""
 
     host: str
     results: str
@@ -73,7 +73,7 @@ def comparison(measured: Iterable[Measured], scenario: str) -> Comparison:
 
 
 def _restless(measured: Iterable[Measured]) -> bool:
-    """Warm runs read nothing: what makes them differ is not the drive."""
+    """Whether warm runs, which read nothing, differ all the same."""
     compared = comparison(measured, "warm")
     return any(side.high_s - side.low_s > RESTLESS_SHARE * side.median_s for side in (compared.first, compared.second) if side)
 
@@ -110,7 +110,7 @@ def _middle(counts: Iterable[int | None]) -> str:
 
 
 def _cold(setting: Setting, runs: Sequence[Measured]) -> str:
-    """Whether these runs were what they are called."""
+    """The words on whether the cold runs were cold."""
     counts = [run.cold_bytes for run in runs]
     known = [count for count in counts if count is not None]
     if len(known) < len(counts) or not counts:
@@ -126,7 +126,7 @@ def _cold(setting: Setting, runs: Sequence[Measured]) -> str:
 
 
 def _why(setting: Setting, compared: Comparison) -> str:
-    """The words where nothing could be measured: what there was to hide, beside what the runs differ by anyway."""
+    """The words where nothing could be measured: the reading that there was to hide, beside the runs' differences by chance."""
     if compared.verdict is not Verdict.NONE or compared.interval_s is None or setting.reading_s is None:
         return ""
     doubt_s = (compared.interval_s[1] - compared.interval_s[0]) / 2

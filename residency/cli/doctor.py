@@ -1,4 +1,4 @@
-"""`python -m residency doctor`: what the pack finds on this machine."""
+"""`python -m residency doctor`: the pack's findings on this machine."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""The machine that a simulation runs on, from what the user says of it: --vram, --ram, --disk, --link.
-
-What nobody says is assumed and told as such. Everything else follows the machine that the simulator was checked against.
+"""The machine that a simulation runs on, from the user's options: --vram, --ram, --disk, --link. A figure that nobody gives is assumed and
+told as such. Everything else follows the machine that the simulator was checked against.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ HEADROOM_SHARE = 0.1  # of the RAM: as the ComfyUI host leaves it alone
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A machine and one line for people that says what of it was assumed."""
+    """A machine and one line for people that says which parts of it were assumed."""
 
     machine: Machine
     line: str

@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _with_negatives(arguments: Iterable[str]) -> Iterator[str]:
-    """`--vram -3GB` as one argument: argparse takes what begins with a dash for an option, and its error would not name the value."""
+    """`--vram -3GB` as one argument: argparse takes a value that begins with a dash for an option, and its error would not name the
+    value."""
     option = ""
     for argument in arguments:
         if option and _NEGATIVE.match(argument):

@@ -50,7 +50,7 @@ def trace_of(outcome: Outcome, program: Program) -> dict[str, Any]:
 
 
 def write(options: argparse.Namespace, traces: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
-    """Write what was asked for; returns the paths. Raises UsageError where a file cannot be written."""
+    """Write the files asked for; returns their paths. Raises UsageError where a file cannot be written."""
     paths = []
     try:
         if options.png is not None:

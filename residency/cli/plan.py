@@ -1,10 +1,10 @@
 """`python -m residency plan`: will it fit, how long, where will it wait. The timeline, then each memory mode on a simulated machine.
 
-The first prompt begins cold, with nothing in memory; the second is the same again, with what the first has left there.
+The first prompt begins cold, with nothing in memory; the second is the same again, with memory as the first has left it.
 
-What was not understood (files that are nowhere, classes that nobody knows, files that cannot be read) is listed and counts as nothing; the
-verdict then speaks of the rest. Exit status: 0 when something is understood, or no node names weights; 2 when nothing of what the
-workflow reads is understood, and for a file that is no workflow. Of a picture, the prompt that made it counts.
+Anything not understood (files that are nowhere, classes that nobody knows, files that cannot be read) is listed and counts as nothing; the
+verdict then speaks of the rest. Exit status: 0 when something is understood, or no node names weights; 2 when none of the workflow's reads
+are understood, and for a file that is no workflow. Of a picture, the prompt that made it counts.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def as_json(prepared: programs.Prepared, work: Program, described: machines.Desc
 
 
 def timeline_text(prediction: Prediction) -> str:
-    """Order of nodes, what they load and compute with, what is missing."""
+    """Order of nodes, their loads and uses, and missing files."""
     lines = []
     read: set[str] = set()
     for position, visit in enumerate(prediction.timeline.visits):

@@ -1,4 +1,4 @@
-"""`python -m residency profiles`: shows what earlier runs taught, or forgets it."""
+"""`python -m residency profiles`: shows the lessons of earlier runs, or forgets them."""
 
 from __future__ import annotations
 

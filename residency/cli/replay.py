@@ -2,7 +2,7 @@
 
 A recording of facts (RESIDENCY_RECORD=FILE) is told to this version's session and manager instead: are the instructions still the same?
 
-The trace gives the order, the compute, the weights and the steps; the machine is what the options say. Nodes that compute with a diffusion
+The trace gives the order, the compute, the weights and the steps; the options give the machine. Nodes that compute with a diffusion
 model go over its weights once a step, --passes times where the trace does not tell the steps; all others once.
 """
 
@@ -30,7 +30,7 @@ LEAST_MEASURED_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A trace as a program of one prompt, what it took, and the rate at which its transfers read; None where too little was read."""
+    """A trace as a program of one prompt, the prompt's time, and the rate at which its transfers read; None where too little was read."""
 
     program: Program
     duration_s: float

@@ -1,8 +1,8 @@
-"""The execution of prompts: what ComfyUI's executor does, told to the session as facts, and what it is answered.
+"""The execution of prompts: the executor's doings, told to the session as facts, and the session's answers.
 
 Per prompt: prompt_begins -> (node_starts -> node_completes | node_returns)* -> prompt_ends. At its first node, where its graph is known,
 the session hears of it. A node is held back while its files are being read ahead, if the plan says so. Beside it, on the errands' thread:
-LookAhead, when a prompt has started or the queue has changed, and what the prompt taught once it has ended.
+LookAhead, when a prompt has started or the queue has changed, and the lessons of a prompt that has ended.
 """
 
 from __future__ import annotations
@@ -48,12 +48,11 @@ LOCK_S = 0.05  # the event loop waits for nothing longer: whoever holds the lock
 
 
 class Execution:
-    """One executor's. What the hooks call is called on its thread, through the guard.
+    """One executor's. The hooks call it on that thread, through the guard.
 
-    `queued()` lists what is behind the running prompt; `user()` are the settings that hold for the next one, which `expect_prompt()` makes
-    ready for; `ended(trace)` hears of each that has ended. `budget`: what predicting a prompt may cost. Without `reorder` ComfyUI's own
-    order of nodes stands, from the next prompt on. `prompt`: the one that is followed; `executing`: whether one runs, whatever its mode.
-    Both may be read on any thread.
+    `queued()` lists the prompts behind the running one; `user()` the settings for the next one, which `expect_prompt()` makes ready for;
+    `ended(trace)` hears of each that has ended. `budget`: of predicting a prompt. Without `reorder` ComfyUI's own order of nodes stands,
+    from the next prompt on. `prompt`: the one that is followed; `executing`: whether one runs, whatever its mode. Any thread may read both.
     """
 
     def __init__(
@@ -102,7 +101,8 @@ class Execution:
         return self._runtime.foresee(trace, foresight.same_margins_s(), left)
 
     def forget_results(self) -> None:
-        """Give up what ComfyUI's cache holds for us only. While a prompt runs that is left to its end: its cache is not to be touched."""
+        """Give up the results that ComfyUI's cache holds for us only. While a prompt runs that is left to its end: its cache is not to be
+        touched."""
         if self._lock.acquire(timeout=LOCK_S):
             try:
                 if not self.executing:
@@ -117,8 +117,8 @@ class Execution:
         return prompt
 
     def abandon(self, reason: str, told: bool) -> None:
-        """Leave the rest of the running prompt to ComfyUI: nothing goes on being moved for it, and its trace ends here. What the executor's
-        thread does for a node meanwhile falls into the void. `told`: a prompt without a trace gets one that says why."""
+        """Leave the rest of the running prompt to ComfyUI: nothing goes on being moved for it, and its trace ends here. The executor's work
+        for a node meanwhile falls into the void. `told`: a prompt without a trace gets one that says why."""
         prompt, self.prompt = self.prompt, None
         runtime = self._runtime
         if told and prompt is not None and runtime.trace is None:
@@ -280,7 +280,7 @@ class Execution:
         return not all(hold.over() for hold in holds)
 
     def _step(self, node_id: str) -> None:
-        """Between two steps of the running node: what its first step has shown of its working set leaves room for the next node."""
+        """Between two steps of the running node: its working set, as its first step has shown it, leaves room for the next node."""
         with self._lock:
             prompt = self.prompt
             if prompt is None or prompt.graph is None:
@@ -308,7 +308,7 @@ class Execution:
             self.stalls.steps_end(steps)
 
     def look_in_pass(self) -> None:
-        """In the middle of a node's first pass: what it has fetched lies in the page cache a second time."""
+        """In the middle of a node's first pass: its fetched bytes lie in the page cache a second time."""
         with self._lock:
             prompt = self.prompt
             if prompt is None or prompt.graph is None or self._runtime.session.phase is not Phase.RUNNING:
@@ -356,7 +356,7 @@ class Execution:
     # --- results of nodes ---
 
     def teaches(self, node_id: str) -> bool:
-        """Whether a node of the running prompt makes something to learn from: loaded weights, or what is to be decoded."""
+        """Whether a node of the running prompt makes something to learn from: loaded weights, or a latent to decode."""
         prompt = self.prompt
         return prompt is not None and prompt.graph is not None and (bool(prompt.decoders) or bool(prompt.graph.loads_of(node_id)))
 
@@ -395,6 +395,6 @@ class Execution:
         return dynamic_vram() and self._hooks.are_in(seams.PIN, seams.FAULT)
 
     def _tell_copies(self) -> None:
-        """Into the trace: what has crossed the link to the device since the last time."""
+        """Tell the trace which copies have crossed the link since the last time."""
         for copied in self._device.streams.link.take():
             self._runtime.tell(copied)

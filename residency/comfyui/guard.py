@@ -1,4 +1,4 @@
-"""The guard between the pack and ComfyUI: whatever raises inside is logged, counted, and the prompt is left to ComfyUI."""
+"""The guard between the pack and ComfyUI: an error inside is logged, counted, and the prompt is left to ComfyUI."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_FAILURES = 3
 
 
 class Guard:
-    """Calls functions of the pack for ComfyUI, and answers for what they raise. On any thread.
+    """Calls functions of the pack for ComfyUI, and answers for their errors. On any thread.
 
     `abandon(reason, told)` leaves the running prompt to ComfyUI; after MAX_FAILURES, or where the device hangs, `give_up()` takes every
     hook out.
@@ -34,7 +34,7 @@ class Guard:
             self._failed(function, error)
 
     def timed(self, function: Callable[..., Any], *args: Any) -> Any:
-        """The same for what runs on the executor's thread; its time counts as the pack's own and as no stall."""
+        """The same for calls on the executor's thread; its time counts as the pack's own and as no stall."""
         runtime = self._runtime
         started_s, stalled_s, trace = runtime.clock(), runtime.stalled_s, runtime.trace
         try:

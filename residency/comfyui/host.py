@@ -1,11 +1,11 @@
-"""The ComfyUI host: puts the pack into ComfyUI and takes it out again, holds to what the user has set, and tells how it is.
+"""The ComfyUI host: puts the pack into ComfyUI and takes it out again, holds to the user's settings, and tells how it is.
 
 Life: `install()` in the pack's on_load or when a mode other than off is chosen; `uninstall()` takes every hook out and asks every thread
-to end. In between the hooks call `execution.py`, and the device's mover. Whatever fails in there is handed back to ComfyUI (`guard.py`):
+to end. In between the hooks call `execution.py`, and the device's mover. Every failure in there is handed back to ComfyUI (`guard.py`):
 after a few failures the host takes itself out.
 
-What ComfyUI's event loop calls (`apply`, `set_user_mode`, `install`, `uninstall`, the hooks of the queue) waits for no drive, no device, no
-thread, and for neither the execution's lock, which is held while the device's mover works, nor the runtime's: it tells no fact itself.
+Methods for ComfyUI's event loop (`apply`, `set_user_mode`, `install`, `uninstall`, the hooks of the queue) wait for no drive, no device, no
+thread, and for neither the execution's lock, which is held while the device's mover works, nor the runtime's: they tell no fact.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ log = logging.getLogger("residency")
 
 
 class ComfyHost:
-    """One per process. `queue()` lists the prompts behind the running one as (id, prompt, outputs); `budget` is what predicting a prompt
-    may cost. `queue_depth` says how many of them the timeline runs on into; it holds from the next look at the queue on.
+    """One per process. `queue()` lists the prompts behind the running one as (id, prompt, outputs); `budget`: of predicting a prompt.
+    `queue_depth` says how many of them the timeline runs on into; it holds from the next look at the queue on.
     """
 
     def __init__(self, queue: Callable[[], Iterable[Queued]] = tuple, budget: Budget = DEFAULT_BUDGET) -> None:
@@ -138,7 +138,7 @@ class ComfyHost:
             self.execution.look_ahead.close()
 
     def _leave(self, prompt: RunningPrompt | None, movers: Mapping[Tier, Mover]) -> None:
-        """End the trace of the prompt that ran when the pack was switched off, and what was read for it. On a thread that may wait."""
+        """End the trace of the prompt that ran when the pack was switched off, and the reading for it. On a thread that may wait."""
         if prompt is not None:
             self.runtime.abandon("left to ComfyUI: the pack was switched off while it ran", prompt.prompt_id)
         if Tier.HOST in movers:
@@ -187,7 +187,7 @@ class ComfyHost:
         self._settle()
 
     def apply(self, wanted: UserSettings) -> None:
-        """Enact what the user has set for all workflows; the mode at once, the rest from the next prompt on at the latest."""
+        """Enact the user's settings for all workflows; the mode at once, the rest from the next prompt on at the latest."""
         self.standing = wanted
         self.queue_depth = wanted.queue_depth
         chosen = settings.Settings(wanted.mode, "the user's setting") if wanted.mode else self.fallback
@@ -203,7 +203,7 @@ class ComfyHost:
         self._settle()
 
     def _settle(self) -> None:
-        """Hold to the settings what lives only while a mode other than off is chosen."""
+        """Set the pin limit and idle release, which hold only while a mode other than off is chosen."""
         on = self.user.mode is not Mode.OFF
         seams.PIN_LIMIT.set(self.standing.pin_budget_bytes if on else None)
         if self.idle is not None:
@@ -259,7 +259,7 @@ class ComfyHost:
         return self.hooks.look() + [seams.Fit(*told) for told in self.device.states()] + lacks
 
     def on_device(self) -> dict[str, int]:
-        """Bytes on the device by component: ComfyUI's own word between prompts, else what was told last."""
+        """Bytes on the device by component: ComfyUI's own word between prompts, else the last look's."""
         told = self.runtime.contents.device
         if not self.execution.executing:
             try:
@@ -269,8 +269,8 @@ class ComfyHost:
         return dict(told.held) if told is not None else {}
 
     def device_limit_bytes(self) -> int | None:
-        """Bytes of the device that weights may take beside what other programs hold, by what is free between prompts, else by what was
-        told last; None where it has no memory of its own."""
+        """Bytes of the device that weights may take beside other programs: by the free memory of now between prompts, else as told last;
+        None where it has no memory of its own."""
         told = self.runtime.contents.device_limit
         left_bytes = None if told is None else told[0]
         if not self.execution.executing:
@@ -289,7 +289,7 @@ class ComfyHost:
         return findings.works("", only, ((fit.name, fit.reason) for fit in self.hooks.look() if not fit.fits))
 
     def contained(self) -> dict[str, int]:
-        """Failures that cost a copy or a lesson, and did not reach a prompt: how many, by what has failed."""
+        """Failures that cost a copy or a lesson, and did not reach a prompt: how many, by the part that has failed."""
         store, mover = self.device.pages, self.runtime.movers.get(Tier.HOST)
         found = {
             **self.runtime.failures,

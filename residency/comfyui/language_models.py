@@ -203,7 +203,7 @@ def _generate(lm: LanguageModel, inputs: Any, sampling: Sampling, on_token: Call
 
 
 def _config(saved: Any, tokenizer: Any, sampling: Sampling) -> Any:
-    """The folder's own generation settings (top_p, penalties, end tokens) with what the user asked for."""
+    """The folder's own generation settings (top_p, penalties, end tokens) with the user's sampling."""
     config = copy.deepcopy(saved)
     config.max_length = None
     config.max_new_tokens = sampling.max_new_tokens

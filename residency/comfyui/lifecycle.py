@@ -85,13 +85,13 @@ def record(host: ComfyHost) -> None:
 
 
 def release(node_id: str, value: Any, where: str | None) -> None:
-    """A Release node runs: give up the component behind `value`, or what the graph says flows into the node."""
+    """A Release node runs: give up the component behind `value`, or the one that flows into the node by the graph."""
     if host is not None:
         host.wishes.release(node_id, value, where)
 
 
 def prefetch(node_id: str, value: Any) -> None:
-    """A Prefetch node runs: the component behind `value`, or what the graph says flows into the node, is wanted now."""
+    """A Prefetch node runs: the component behind `value`, or the one that flows into the node by the graph, is wanted now."""
     if host is not None:
         host.wishes.prefetch(node_id, value)
 

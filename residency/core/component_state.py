@@ -23,7 +23,7 @@ STORY_MOVES = 100  # of one component on one tier; older ones are forgotten
 
 
 class State(Enum):
-    """The state of a component's bytes on a tier; it says what may happen to them next."""
+    """The state of a component's bytes on a tier; it says which moves they may make next."""
 
     ABSENT = "absent"
     ANNOUNCED = "announced"  # the mover was told to bring it; a part may be there already

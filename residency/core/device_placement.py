@@ -66,9 +66,8 @@ class Placement:
         self.copies, self.reason = (Copies.BOTH if self.fits else Copies.ONE), told
 
     def settle(self, seen: DeviceObserved | None, passed_once: Iterable[Component], working_set_bytes: int) -> None:
-        """Set `outside`, the bytes meant for neither tier, from what is known by now. `passed_once`: components that every node of the
-        prompt goes through once; `working_set_bytes`: the most that a node computes with beside its weights, of which a first prompt knows
-        nothing."""
+        """Set `outside`, the bytes meant for neither tier, from the sizes known by now. `passed_once`: components that every node of the
+        prompt goes through once; `working_set_bytes`: the most that a node computes with beside its weights, unknown in a first prompt."""
         self.outside = {}
         if self.copies is Copies.ONE and seen is not None and seen.host_copies_bytes is not None:
             device_bytes = sum(seen.held.values()) + seen.room_bytes - working_set_bytes

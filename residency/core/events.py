@@ -68,8 +68,8 @@ class NodeFinished:
 @dataclass(frozen=True, slots=True)
 class TransferMoved:
     """A transfer has moved `moved_bytes` in `duration_s` so far and goes on; `present_bytes` are on the tier now. `read_bytes` were copied
-    for that, those beside a gap that were there already included. Where the system does not tell what was there, all that was read
-    counts as moved. For the record: nothing is decided by it."""
+    for that, those beside a gap that were there already included. Where the system does not tell which bytes were there, all bytes read
+    count as moved. For the record: nothing is decided by it."""
 
     time_s: float
     component: str

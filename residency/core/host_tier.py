@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Mapping
-from dataclasses import dataclass
 
 from . import host_plan as planning
 from .component import Component, Policy, Tier
 from .component_state import ComponentState, State, TierState
 from .events import HostObserved, RatesMeasured
 from .eviction_order import Rank, Ranking, rank
-from .host_plan import NOTHING
 from .instructions import Cancel, Evict, Instruction, Prefetch
-from .timeline import EMPTY, Timeline
-from .view import Move, Terms
+from .place import Place
+from .timeline import Timeline
+from .view import NOTHING, Move, Terms
 
 HOST = Tier.HOST  # as in component_state: asking the enum takes ten times as long
 # Without rates a component that others would have to leave for comes in so many parts: room is given away no earlier than it must be.
 UNKNOWN_PARTS = 16
 FINEST_PARTS = 64
-
-
-@dataclass(slots=True)
-class Place:
-    """The place of the prompt: `position` has started, or has ended when not `running`. `visit`, None for none yet, is the one that has
-    begun at `begun_s`, or begins there at once."""
-
-    timeline: Timeline = EMPTY
-    position: int = -1
-    running: bool = False
-    visit: int | None = None
-    begun_s: float = 0.0
-
-    @property
-    def until_s(self) -> float | None:
-        """The expected end of `visit`; None where nothing is known. Asked for by few of the plans, so nobody keeps it."""
-        visits = self.timeline.visits
-        if self.visit is None or self.visit >= len(visits):
-            return None
-        compute_s = visits[self.visit].compute_s
-        return self.begun_s + compute_s if compute_s > 0 else None
 
 
 class HostTier:
@@ -357,7 +335,7 @@ class HostTier:
         return Evict(self.components[key], HOST, size_bytes, reason, record.loaded_bytes + stays_bytes if stays_bytes > 0 else 0)
 
     def _give_surplus(self, key: str, size_bytes: int, reason: str) -> Instruction:
-        """Give back the last bytes of the second copy; whatever stays of it is seen at the next look."""
+        """Give back the last bytes of the second copy; the rest of it is seen at the next look."""
         stays_bytes = self.state.drop_copy(key, reason) - size_bytes
         upto_bytes = self.state.records[key].loaded_bytes
         return Evict(self.components[key], HOST, size_bytes, reason, upto_bytes - size_bytes if stays_bytes > 0 else 0, upto_bytes)

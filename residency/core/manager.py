@@ -1,7 +1,7 @@
 """The deciding core: events in, instructions out. It touches no device, no file and no clock.
 
 The manager knows where the running prompt is on its timeline; the bytes there, on their way and leaving stand in the records of its two
-tiers. After each event that could change the answer it asks the planner what should move, and turns the plan into instructions.
+tiers. After each event that could change the answer it asks the planner for a plan and turns that into instructions.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from .events import (
     TransferDone,
     TransferStopped,
 )
-from .host_tier import HostTier, Place
+from .host_tier import HostTier
 from .instructions import Instruction, Wait
+from .place import Place
+from .releases import Releases
 from .story import in_order
 from .strategies import Placements, ResolvedMode
 from .timeline import Use, UseKind
 
-GIVEN_UP = "the user gave it up"
 NONE: frozenset[str] = frozenset()
 
 
@@ -59,8 +60,7 @@ class Manager:
         self._used: set[str] = set()  # were on the device, and may have been used for the last time
         self._observed = False  # the host looks into its page cache, nothing has to be asked again
         self.kept: dict[str, Component] = {}  # those that the last prompt to know them asked to keep beyond its end
-        self._releases: list[ReleaseAsked] = []  # of components in use: they leave when their node has ended
-        self._released: set[str] = set()  # by a node, and not used since
+        self._releases = Releases(self._host, self._device)
         self._handlers: dict[type[Any], Callable[[Any], list[Instruction]]] = {
             PromptStarted: self._prompt_started,
             Replanned: self._replanned,
@@ -166,8 +166,7 @@ class Manager:
             host.begin(place)
         self._running = self._soon if expected and self._soon else _used_by(uses)
         self._soon = NONE
-        if self._released:
-            self._released -= self._running
+        self._releases.used(self._running)
         is_planned = host.pass_by(self._running)
         if self._placements.off:
             return []
@@ -212,8 +211,7 @@ class Manager:
         if may_release:
             instructions += self._released_after(position)
         self._used.clear()
-        if self._releases:
-            instructions += self._release_what_was_in_use()
+        instructions += self._releases.due()
         # the next node's components are as good as in use: it starts at once
         self._soon = _used_by(timeline.at(position + 1))
         return instructions + self._replan()
@@ -240,8 +238,8 @@ class Manager:
         self._running = self._soon = NONE
         host.place.running = False
         if event.outcome is Outcome.ABANDONED:
-            self._releases.clear()
-        device = self._device.stop(host.components, "the prompt has ended") + self._release_what_was_in_use()
+            self._releases.drop_put_off()
+        device = self._device.stop(host.components, "the prompt has ended") + self._releases.due()
         if event.outcome is not Outcome.SUCCESS:
             stopped = host.cancel(list(host.state.coming), event.reason or f"the prompt has ended: {event.outcome.value}")
             host.ask_no_more(list(host.state.asked))
@@ -259,7 +257,7 @@ class Manager:
         if event.tier is Tier.DEVICE:
             given_up = self._device.state.of(key).state is State.GIVEN_UP
             self._device.arrived(event, refusal)
-            return self._release_arrived(event) if given_up and self._device.holds(key) else []
+            return self._releases.arrived(event, self._running) if given_up and self._device.holds(key) else []
         coming = host.state.coming.get(key)
         given_up = coming is not None and coming.state is State.GIVEN_UP
         if refusal is None:
@@ -267,19 +265,9 @@ class Manager:
         else:
             host.stopped(key, event.present_bytes, refusal)
         if given_up:
-            return self._release_arrived(event) + self._replan()
+            return self._releases.arrived(event, self._running) + self._replan()
         # bytes that land as announced were planned for
         return self._replan() if host.changed else []
-
-    def _release_arrived(self, event: TransferDone | TransferStopped) -> list[Instruction]:
-        """Evictions of a component that the user gave up while it was on its way; none while a node that has begun meanwhile uses it."""
-        key = event.component
-        if key in self._running:
-            self._releases.append(ReleaseAsked(event.time_s, key, event.tier is Tier.HOST, GIVEN_UP))
-            return []
-        if event.tier is Tier.HOST:
-            return self._host.release(key, GIVEN_UP)
-        return self._device.release(self._host.components[key], GIVEN_UP)
 
     def _evicted(self, event: Evicted) -> list[Instruction]:
         if event.tier is Tier.HOST:
@@ -318,7 +306,7 @@ class Manager:
     def _prefetch_asked(self, event: PrefetchAsked) -> list[Instruction]:
         if event.component not in self._host.components or self._placements.off:
             return []
-        self._released.discard(event.component)
+        self._releases.used([event.component])
         self._host.ask(event.component, event.reason)
         return self._replan()
 
@@ -326,19 +314,9 @@ class Manager:
         if event.component not in self._host.components or self._placements.off:
             return []
         if event.component in self._running:
-            self._releases.append(event)
+            self._releases.put_off(event)
             return []
-        return self._release(event) + self._replan()
-
-    def _release_what_was_in_use(self) -> list[Instruction]:
-        """The node that used it has ended, well or not."""
-        asked, self._releases = self._releases, []
-        return [instruction for one in asked if one.component in self._host.components for instruction in self._release(one)]
-
-    def _release(self, event: ReleaseAsked) -> list[Instruction]:
-        self._released.add(event.component)
-        instructions = self._device.release(self._host.components[event.component], event.reason)
-        return instructions + self._host.release(event.component, event.reason) if event.host else instructions
+        return self._releases.now(event) + self._replan()
 
     # --- models that the running prompt does not use ---
 
@@ -392,29 +370,16 @@ class Manager:
             place.position,
             self._host.components,
             running,
-            may_prefetch=self._may_come_to_device,
+            may_prefetch=self._placements.may_come_to_device,
             may_return=self._may_return_to_device,
-            may_evict=self._may_leave_device,
-            priority=self._priority,
+            may_evict=self._placements.may_leave_device,
+            priority=self._placements.priority,
             comes_bytes=comes_bytes,
         )
 
-    def _may_come_to_device(self, key: str) -> bool:
-        policy = self._placements.policies.get(key)
-        return self._placements.of(key) is not None and (policy is None or policy.prefetch)
-
     def _may_return_to_device(self, key: str) -> bool:
         given_back = self._placements.of(key) is Strategy.RELEASE and not self._placements.is_auto(key)
-        return not given_back and key not in self._released
-
-    def _may_leave_device(self, key: str) -> bool:
-        # a strategy that was asked for and not found by auto: the user wants it kept, and ComfyUI decides when there is no room
-        strategy = self._placements.of(key)
-        return strategy is not None and (strategy is not Strategy.RESIDENT or self._placements.is_auto(key))
-
-    def _priority(self, key: str) -> int:
-        policy = self._placements.policies.get(key)
-        return 0 if policy is None else policy.priority
+        return not given_back and key not in self._releases
 
     def _may_prefetch(self, key: str) -> bool:
         policy = self._placements.policies.get(key)

@@ -89,6 +89,21 @@ class Placements:
         policy = self.policies.get(key)
         return self.asked is Mode.AUTO and (policy is None or (policy.strategy is None and policy.mode in (None, Mode.AUTO)))
 
+    def may_come_to_device(self, key: str) -> bool:
+        """Whether the component may be brought there ahead."""
+        policy = self.policies.get(key)
+        return self.of(key) is not None and (policy is None or policy.prefetch)
+
+    def may_leave_device(self, key: str) -> bool:
+        """Whether it may leave ahead of its turn: not where it is left to the host, or where the user, and not auto, wants it kept."""
+        strategy = self.of(key)
+        return strategy is not None and (strategy is not Strategy.RESIDENT or self.is_auto(key))
+
+    def priority(self, key: str) -> int:
+        """The priority that the user gave the component; 0 for none."""
+        policy = self.policies.get(key)
+        return 0 if policy is None else policy.priority
+
     def _find(self, key: str) -> Strategy | None:
         if self.off:
             return None

@@ -11,6 +11,8 @@ from .component import Policy
 from .component_state import ComponentState
 from .eviction_order import NEVER
 
+NOTHING = ComponentState("")  # of a component that the tier has never heard of
+
 
 class Move(NamedTuple):
     """Bytes of one component. A prefetch: how many are to be there. An eviction: how many are to be given back, the last ones."""
@@ -67,7 +69,7 @@ class Terms:
 
     `alone`: components whose drive serves one reader at a time. `copies`: a node needs room for another copy of all it reads.
     `passes`: the running node's weights leave the page cache as they are fetched, piece by piece, and the host looks meanwhile.
-    `passing`: components of which the process will not keep what the running node has fetched: their second copies leave by rank.
+    `passing`: components whose bytes the process will not keep once the running node has fetched them: their second copies leave by rank.
     `reserve_bytes`: the contents may exceed the limit by so many. `may_prefetch(key)`: whether modes and policies let it be read ahead.
     `before_free(key)`: bytes of a component that its drive can bring before the components in use are free.
     """

@@ -1,4 +1,4 @@
-"""Seconds of the same work done in two ways, in pairs: what differs, and what cannot be told from chance. Pure functions.
+"""Seconds of the same work done in two ways, in pairs: the difference, and whether it can be told from chance. Pure functions.
 
 The rule: a difference is told where the confidence interval of the paired differences excludes zero. The interval is the one of the sign
 test: its ends are the differences at the same place from either end, and its confidence follows from counting coin tosses, exact for any

@@ -1,4 +1,4 @@
-"""The runs of the demo, the same for every host: in which order they come, and what is kept of each."""
+"""The runs of the demo, the same for every host: their order, and the record kept of each."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run of the prompt with this seed. `cold_bytes` of the model files were not in the page cache before it, `read_bytes` is what the
-    process had the drive read, both None where the system does not tell; `trace` has only nodes when the mode is off."""
+    """One run of the prompt with this seed. `cold_bytes` of the model files were not in the page cache before it, `read_bytes` were read
+    from the drive for the process, both None where the system does not tell; `trace` has only nodes when the mode is off."""
 
     scenario: str
     mode: Mode
@@ -43,7 +43,7 @@ class RunOnce(Protocol):
 
 
 def measure(run_once: RunOnce, pairs: int | None, progress: Progress) -> list[Measured]:
-    """Every pair of every scenario, after one run of each side that is not counted: the first ones pay for what a process imports.
+    """Every pair of every scenario, after one run of each side that is not counted: the first ones pay for a process's imports.
 
     `pairs` of each scenario; None: as many as this machine does in PATIENCE_S.
     """

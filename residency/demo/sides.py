@@ -44,7 +44,7 @@ COLD_TRIES = 4
 
 
 def make_models(comfyui: ComfyUI, folder: Path, progress: Progress, expert_mib: int | None = None) -> None:
-    """Make the demo's models with ComfyUI's own Python; quick when they are there. Raises ServerError with what it said."""
+    """Make the demo's models with ComfyUI's own Python; quick when they are there. Raises ServerError with its words."""
     script = Path(__file__).parents[1] / "comfyui" / "sample_models" / "tiny.py"
     arguments = [str(script), str(comfyui.path), str(folder), *([str(expert_mib)] if expert_mib else [])]
     try:
@@ -225,7 +225,7 @@ def write(measured: list[Measured], folder: Path) -> dict[str, Path]:
 
 
 def _coloured_alike(runs: list[Measured]) -> list[Measured]:
-    """A trace seen from outside knows no components: what its nodes use is told by the trace of the same workflow with the pack on."""
+    """A trace seen from outside knows no components: its nodes' uses are told by the trace of the same workflow with the pack on."""
     told = next((run.trace for run in runs if run.trace["components"]), None)
     if told is None:
         return runs

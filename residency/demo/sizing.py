@@ -23,9 +23,9 @@ def files_bytes(expert_mib: int) -> int:
 
 
 def choose_mib(drive_bytes_per_s: float, ram_bytes: int, disk_bytes: int, there: Collection[int] = ()) -> int | None:
-    """The size of one expert in MiB: what this drive reads in READ_S, rounded down to one of SIZES_MIB; rate 0: not known.
+    """The size of one expert in MiB: the bytes that this drive reads in READ_S, rounded down to one of SIZES_MIB; rate 0: not known.
 
-    Files and a copy of them have to fit into the RAM that is available, new files into what the disk has free; None where not even the
+    Files and a copy of them have to fit into the RAM that is available, new files into the disk's free space; None where not even the
     smallest does. Sizes that are `there` from earlier runs need no disk, and are used where they are near enough: a rate that was measured
     a little higher makes no gigabytes of new files.
     """

@@ -1,7 +1,7 @@
 """How much predicting one prompt may cost, counted in operations and not in seconds, so that it ends at the same place every time.
 
 An operation is a node or a link looked at, a node queued or taken, a component carried over a link. A prediction is linear in nodes and
-links; an allowance stops a graph that makes it be done again and again, and whatever nobody has thought of.
+links; an allowance stops a graph that makes it be done again and again, and any other way without an end.
 """
 
 from __future__ import annotations

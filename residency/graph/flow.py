@@ -13,8 +13,8 @@ looks at link types only, so that it also holds for node packs nobody has seen:
    nothing but a VAE and numbers (of a model, where the class says so): an empty one. A VAE or another encoder that goes into a model
    patch is used while the patch is made. A VAE in a node that makes CONDITIONING, with neither picture nor latent linked to it, has
    nothing to encode (image to video without an image).
-6. A node that a component leaves, or that gets it in a pipe, computes with it if it makes what such a component makes of what the node
-   gets: LATENT from LATENT with a model, CONDITIONING with a text encoder, IMAGE from LATENT or LATENT from IMAGE with a VAE.
+6. A node that a component leaves, or that gets it in a pipe, computes with it if it makes of its inputs a result that such a component
+makes: LATENT from LATENT with a model, CONDITIONING with a text encoder, IMAGE from LATENT or LATENT from IMAGE with a VAE.
 7. Components that CONDITIONING carries are computed with beside a model.
 """
 

@@ -1,1 +1,1 @@
-"""Where a ComfyUI lies, how it is started, and what of the pack fits it."""
+"""Where a ComfyUI lies, how it is started, and which parts of the pack fit it."""

@@ -1,4 +1,4 @@
-"""What the pack finds on this machine: ComfyUI, Python, memory, drives, which seams fit. A probe that fails says so and stops nothing."""
+"""The pack's findings on this machine: ComfyUI, Python, memory, drives, which seams fit. A probe that fails says so and stops nothing."""
 
 from __future__ import annotations
 

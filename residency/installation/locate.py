@@ -52,8 +52,8 @@ class ComfyUI:
 def find_comfyui(environment: Mapping[str, str] | None = None, pack: Path | None = None, home: Path | None = None) -> ComfyUI | None:
     """The ComfyUI to use, None when there is none. The arguments replace os.environ, this pack's folder and the home folder.
 
-    Raises LocateError when COMFYUI_PATH or COMFYUI_PYTHON is set and names no ComfyUI or no file: what was asked for is never replaced
-    by something else.
+    Raises LocateError when COMFYUI_PATH or COMFYUI_PYTHON is set and names no ComfyUI or no file: a ComfyUI that was asked for is never
+    replaced by another.
     """
     environment = os.environ if environment is None else environment
     home = Path.home() if home is None else home

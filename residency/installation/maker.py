@@ -1,4 +1,4 @@
-"""Models of random weights, made by the Python that runs ComfyUI: what its process says is heard as it comes, and quoted when it fails."""
+"""Models of random weights, made by the Python that runs ComfyUI: its process's lines are heard as they come, and quoted when it fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Made = Callable[[str, int, int], None]
 def make(
     comfyui: ComfyUI, arguments: Sequence[str], made: Made, note: Callable[[str], None] | None = None, cwd: Path | None = None
 ) -> None:
-    """Run a maker to its end; it ends with this process. Raises ServerError with the last of what it said besides."""
+    """Run a maker to its end; it ends with this process. Raises ServerError with the last of its other lines."""
     command = [str(comfyui.python), *arguments]
     process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     said = []

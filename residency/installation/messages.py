@@ -1,6 +1,6 @@
 """The text messages of a websocket on this machine, with nothing but the standard library: the bench runs where ComfyUI's Python is bare.
 
-RFC 6455, the client's side of what ComfyUI's server does: no extensions, no TLS.
+RFC 6455, the client's side, as far as ComfyUI's server goes: no extensions, no TLS.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Messages:
         self._socket.close()
 
     def next(self, timeout_s: float) -> str | None:
-        """The next text; None when none has come in time. What has come of one by then is kept."""
+        """The next text; None when none has come in time. The part that has come by then is kept."""
         self._socket.settimeout(timeout_s)
         while True:
             frame = self._frame()
@@ -66,7 +66,7 @@ class Messages:
         self._read += data
 
     def _frame(self) -> tuple[bool, int, bytes] | None:
-        """The first frame (final, kind, payload) of what was read; None while it is not whole. Servers do not mask."""
+        """The first frame (final, kind, payload) of the bytes read; None while it is not whole. Servers do not mask."""
         read = self._read
         if len(read) < 2:
             return None

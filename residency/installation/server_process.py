@@ -33,7 +33,7 @@ _NOT_COPIED = (".git", ".venv", "out", "tests", "benchmarks", "__pycache__", ".*
 
 
 class ServerError(Exception):
-    """The server did not start, died, or refused a prompt. The message carries what it said."""
+    """The server did not start, died, or refused a prompt. The message carries its words."""
 
 
 @dataclass(frozen=True, slots=True)

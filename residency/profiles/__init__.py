@@ -1,4 +1,4 @@
-"""What earlier runs taught, kept across restarts: durations, device peaks, loaded bytes, rates, and which nodes load what.
+"""The lessons of earlier runs, kept across restarts: durations, device peaks, loaded bytes, rates, and the components that nodes load.
 
 The first run of a workflow is its warm-up. `node_keys` says which earlier runs speak for a node, `Profiles` keeps and answers.
 The file is SQLite, holds no text of the user's beyond the names of classes and weights, stays below some 6 MB, and may be deleted at

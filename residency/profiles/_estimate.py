@@ -1,7 +1,7 @@
 """From samples to an estimate that knows how wrong it tends to be. Pure.
 
-A Track holds the last samples of one quantity under one key. Each new sample is first compared with what the track would have
-said: a predictor that was wrong widens its own margin, one that was right narrows it.
+A Track holds the last samples of one quantity under one key. Each new sample is first compared with the track's estimate before it: a
+predictor that was wrong widens its own margin, one that was right narrows it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def is_sample(value: float) -> bool:
 def typical(quantity: Quantity, samples: tuple[float, ...]) -> float:
     """One value for the samples: the largest for a peak, else the median; of two the lesser.
 
-    What disturbs a duration (a cold first pass, another program) only ever adds to it, and a peak that is too small costs more than one
+    A disturbance of a duration (a cold first pass, another program) only ever adds to it, and a peak that is too small costs more than one
     that is too large.
     """
     if quantity is Quantity.PEAK:

@@ -3,7 +3,7 @@
 Four levels, most specific first. Each is a predictor of its own, with an error of its own (`_estimate.py`):
 
 EXACT    every widget of the node and of all its ancestors and how they are wired, without seeds and texts
-SHAPE    of the same graph only what changes the amount of work: no strengths, no names of weights, no nodes without such widgets
+SHAPE    of the same graph only widgets that change the amount of work: no strengths, no names of weights, no nodes without such widgets
 WEIGHTS  the class with the same components
 CLASS    the class
 
@@ -47,7 +47,7 @@ _WEIGHTS = SAFETENSORS_SUFFIXES + WHOLE_FILE_SUFFIXES
 
 @dataclass(frozen=True, slots=True)
 class NodeKey:
-    """`ids` has one hash for each of LEVELS; `components` are the sorted keys of what the node loads or computes with."""
+    """`ids` has one hash for each of LEVELS; `components` are the sorted keys of those that the node loads or computes with."""
 
     environment: str
     class_type: str
@@ -75,7 +75,7 @@ def node_keys(
 ) -> dict[str, NodeKey]:
     """The key of each node of a prompt in API format, expanded nodes included. About 45 µs a node, so once a prompt.
 
-    `environment` names whatever makes old numbers foreign: ComfyUI's version, the device, the patcher. `components` are the keys
+    `environment` names the conditions under which old numbers hold: ComfyUI's version, the device, the patcher. `components` are the keys
     that each node loads or computes with. `shapes` are sizes that only the host can know, by node: width and height of the
     picture that a LoadImage names. Where they are given the file's name does not count; elsewhere another picture is another shape.
     """
@@ -95,7 +95,7 @@ def node_keys(
 
 
 def _shape(class_type: str, widgets: Iterable[tuple[str, Any]], known: Sequence[int] | None, above: set[str]) -> str:
-    """A node that adds nothing passes on what is above it: putting one in between changes no shape."""
+    """A node that adds nothing passes on the shape above it: putting one in between changes no shape."""
     own: list[Any] = [item for name, value in widgets for item in _work(name, value, known is not None)]
     if known is not None:
         own.append(("shape", list(known)))

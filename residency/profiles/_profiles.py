@@ -39,7 +39,7 @@ class _Sample:
 
 
 class Profiles:
-    """Thread-safe. No method raises for what is wrong with the file: it is logged once, and `off` says it."""
+    """Thread-safe. No method raises for a fault of the file: it is logged once, and `off` says it."""
 
     def __init__(self, store: Store, unix_clock: Callable[[], float], max_rows: int) -> None:
         self._store = store
@@ -81,7 +81,7 @@ class Profiles:
         return self._is_empty
 
     def recall(self, keys: Iterable[NodeKey]) -> None:
-        """Bring what is known of these nodes to memory: 2.6 ms for 100 nodes, which cost 12.6 asked one by one (a busy machine)."""
+        """Bring these nodes' rows to memory: 2.6 ms for 100 nodes, which cost 12.6 asked one by one (a busy machine)."""
         self._refresh()
         known = list(keys)
         for quantity, ids in ((Quantity.DURATION, [id_ for key in known for id_ in key.ids]), (Quantity.PEAK, _all_peak_ids(known))):
@@ -202,7 +202,7 @@ class Profiles:
             self._cache.update(((quantity, id_), found.get(id_)) for id_ in missing)
 
     def _refresh(self) -> None:
-        """Forget what is cached when somebody else has written to the file."""
+        """Forget cached rows when somebody else has written to the file."""
         now_s = time.monotonic()
         if now_s < self._look_s:
             return

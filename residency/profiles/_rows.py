@@ -43,7 +43,7 @@ _MAX_VARIABLES = 500  # of one statement; SQLite before 3.32 takes 999
 
 @dataclass(frozen=True, slots=True)
 class TrackRow:
-    """A track and what people call it: class, component or drive, and where it was measured."""
+    """A track and its names for people: class, component or drive, and where it was measured."""
 
     quantity: Quantity
     id: str
@@ -112,7 +112,7 @@ def write(
     loaded: Mapping[str, tuple[str, tuple[str, ...]]],
     accuracy: Mapping[tuple[str, str], Accuracy],
 ) -> None:
-    """Write what one prompt taught; `loaded` is (class, component keys) by node id hash."""
+    """Write the lessons of one prompt; `loaded` is (class, component keys) by node id hash."""
     connection.executemany(
         "INSERT OR REPLACE INTO tracks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (

@@ -2,7 +2,7 @@
 
 WAL: a reader never waits, a writer that dies leaves the last commit. One connection behind one lock serves every thread. A corrupt
 file is moved aside once and begun anew; where nothing can be written the same tables are kept in memory until `retry` finds the file
-usable. What another program or a newer version of this pack has written is never touched.
+usable. A file of another program or a newer version of this pack is never touched.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Store:
             self._open()
 
     def retry(self) -> None:
-        """Open the file again when it is off for a reason that may have passed. What was kept in memory meanwhile is given up for it."""
+        """Open the file again when it is off for a reason that may have passed. Rows kept in memory meanwhile are given up for it."""
         with self._lock:
             if self.off and self._passes and self._connection is not None:
                 self._open()
@@ -98,7 +98,7 @@ class Store:
         return sum(_size(side) for side in self._files(self.path)) if not self.off else 0
 
     def close(self) -> None:
-        """Close the file; whatever comes later finds nothing and keeps nothing."""
+        """Close the file; later calls find nothing and keep nothing."""
         with self._lock:
             self._disconnect()
 

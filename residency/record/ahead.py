@@ -1,5 +1,5 @@
-"""A forecast of the rest of the running prompt: which node begins when, what is read for it and where it will wait. Pure, for people to
-look at: nothing is decided by it.
+"""A forecast of the rest of the running prompt: which node begins when, which components are read for it and where it will wait. Pure, for
+people to look at: nothing is decided by it.
 
 One reader, in the order of the plan; a node begins when the one before has ended and waits until its bytes are there. So a wait is told
 rather too long than too short: the first pass over weights can run while the last of them arrive.
@@ -76,7 +76,7 @@ def foreseen(
 
     `position`: of the visit that runs, or that runs next where `running` is None. `missing`: bytes by component that are not in host
     memory; `rates`: bytes per second by component, none where nobody has measured. `margins_s`: seconds by node, of those whose same work
-    has run before. Times are on the clock of `now_s`. What takes an unknown time takes none, and `unknown` says why.
+    has run before. Times are on the clock of `now_s`. A node or read of unknown time takes none, and `unknown` says why.
     """
     nodes: list[dict[str, Any]] = []
     reads: list[dict[str, Any]] = []

@@ -13,7 +13,7 @@ TELLING = frozenset({HostObserved, DeviceObserved, RatesMeasured, BudgetChanged}
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The last word on each; None: nothing was told yet. Bytes of limits: (what weights may take, what is kept free beyond that)."""
+    """The last word on each; None: nothing was told yet. Bytes of limits: (those that weights may take, those kept free beyond that)."""
 
     host: HostObserved | None = None
     device: DeviceObserved | None = None
@@ -22,7 +22,7 @@ class Contents:
     device_limit: tuple[int, int] | None = None
 
     def after(self, event: Event) -> Contents:
-        """With what the event tells of them. Not asked of what is not TELLING: the match below asks class by class, 0.4 us an event."""
+        """With the event's word on them. Called for TELLING events only: the match below asks class by class, 0.4 us an event."""
         match event:
             case HostObserved():
                 return replace(self, host=event)

@@ -1,7 +1,7 @@
-"""A run's facts as a file, to be told to another session later: what a host saw, and the instructions that followed.
+"""A run's facts as a file, to be told to another session later, and the instructions that followed.
 
 One JSON array a line: [kind, fields, instructions]. The first line names the format. A file that has reached its limit ends there, between
-two facts; a line that was cut off is the end of what can be replayed.
+two facts; a line that was cut off ends the replay.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def is_recording(path: Path) -> bool:
 
 
 def read(path: Path) -> Iterator[Told]:
-    """The facts of a recording in order. Raises FactsError where the file is none, or holds what this version does not know."""
+    """The facts of a recording in order. Raises FactsError where the file is none, or holds a fact that this version does not know."""
     with path.open(encoding="utf-8") as file:
         if _line(file.readline()) != FORMAT:
             raise FactsError(f"{path}: the first line is not {json.dumps(FORMAT)}; record a run with this version of the pack")

@@ -1,4 +1,4 @@
-"""A trace as lanes on one time axis: what computed, what was read meanwhile, what was evicted; and as a page of HTML. `png` draws the same.
+"""A trace as lanes on one time axis: nodes, transfers, evictions; and as a page of HTML. `png` draws the same.
 
 Lanes: nodes (one box each; striped where it stood still for weights), to the device where anything moved there, to RAM (one box per
 transfer, in the colour of its component; transfers that overlap get rows of their own), evictions. Words and colours are the panel's.
@@ -37,7 +37,7 @@ class Box:
 
     @property
     def striped_s(self) -> float:
-        """Of its stall what lies at its start: the label goes behind it."""
+        """The stall at its start: the label goes behind it."""
         return self.waits[0][1] if self.waits and self.waits[0][0] == self.start_s else 0.0
 
 
@@ -88,8 +88,8 @@ def lanes_of(trace: Trace) -> list[Lane]:
 
 
 def _waits(node: Trace, end_s: float) -> Iterator[tuple[float, float]]:
-    """The times in which a node stood still: at the beginning of each step that waited; what is told of no step, behind the last one, or
-    all of it at its start where the trace tells no steps."""
+    """The times in which a node stood still: at the beginning of each step that waited; the stall of no step, behind the last one, or all
+    of it at its start where the trace tells no steps."""
     at_s, left_s = node["start_s"], node["stall_s"]
     for took_s, stall_s, _ in node.get("steps", ()):
         if stall_s > 0:

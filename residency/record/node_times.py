@@ -1,6 +1,6 @@
 """Where the time of the nodes went. Of each node: compute + stall + own + unsplit = its wall time, whatever was told and in which order.
 
-What is told of waiting adds up from several clocks (the host's, the device's, the thread's), so it can overlap by moments: a node has
+Waiting adds up from several clocks (the host's, the device's, the thread's), so it can overlap by moments: a node has
 never waited longer than it took.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class NodeRecord:
-    """Seconds since the prompt's start, and of the node. `steps`: (seconds, of it stall, number of steps) of what has
-    ended; the first one begins with the node, and what follows the last one is in none."""
+    """Seconds since the prompt's start, and of the node. `steps`: (seconds, of it stall, number of steps) of the steps that have ended; the
+    first one begins with the node, and the time behind the last one is in none."""
 
     node_id: str
     class_type: str
@@ -88,7 +88,7 @@ class NodeTimes:
             self.running.stall_s += max(0.0, seconds)
 
     def spent(self, since_s: float, end_s: float) -> None:
-        """By the pack itself, less what lies before the running node."""
+        """By the pack itself, less the time before the running node."""
         record = self.running
         if record is not None and end_s > record.start_s:
             record.own_s += end_s - max(since_s, record.start_s)
@@ -130,6 +130,15 @@ class NodeTimes:
         """In all; of the running node no more than it has taken so far."""
         running = self.running
         return self.ended_stall_s + (0.0 if running is None else min(running.stall_s, max(0.0, now_s - running.start_s)))
+
+    def now(self, now_s: float, left: int | None) -> Running:
+        """The running node by then; nothing has run where there is none. `left`: the steps that it has announced and not done."""
+        node = self.running
+        if node is None:
+            return Running(0.0)
+        ran_s = node.left_s(now_s)
+        since_s = max(0.0, ran_s - sum(took_s - stall_s for took_s, stall_s, _ in node.steps))
+        return Running(ran_s, [(took_s - stall_s) / steps for took_s, stall_s, steps in node.steps[1:]], since_s, left)
 
     def _count(self, record: NodeRecord, sign: int) -> None:
         assert record.end_s is not None

@@ -1,4 +1,4 @@
-"""A run as a client sees it, in the shape of a version 1 trace: when each node ran, and nothing of what moved meanwhile."""
+"""A run as a client sees it, in the shape of a version 1 trace: when each node ran, without transfers or evictions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def node(node_id: str, class_type: str, start_s: float, end_s: float, **more: Any) -> dict[str, Any]:
-    """One node's record. `more`: what else the client knows of it."""
+    """One node's record. `more`: further keys that the client knows."""
     return {"node_id": node_id, "class_type": class_type, "start_s": start_s, "end_s": end_s, "stall_s": 0.0, **more}
 
 

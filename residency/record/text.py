@@ -70,7 +70,7 @@ def patching(trace: dict[str, Any]) -> str | None:
 
 
 def prediction(trace: dict[str, Any]) -> str | None:
-    """One line: what earlier runs said of the compute, and how far off that was; None when they said nothing."""
+    """One line: the compute that earlier runs foretold, and how far off that was; None when they foretold nothing."""
     summary = trace["summary"]
     predicted_s = summary.get("predicted_compute_s")
     if predicted_s is None:
@@ -110,7 +110,7 @@ def text(trace: dict[str, Any]) -> str:
 
 
 def placed(policy: dict[str, Any], mode: str) -> str:
-    """One component's policy in words: what was asked for it, else the mode of the prompt, and who said so."""
+    """One component's policy in words: the strategy or mode asked for it, else the mode of the prompt, and who said so."""
     asked = policy["mode"] if policy["mode"] not in (None, "auto") else mode
     words = [f"strategy {policy['strategy']}" if policy["strategy"] else asked]
     words += [f"priority {policy['priority']}"] if policy["priority"] else []

@@ -41,7 +41,7 @@ class Choice:
     options: tuple[str, ...]
 
     def parse(self, value: object) -> str:
-        """The value itself. Raises ValueError, which says what to choose, for anything else."""
+        """The value itself. Raises ValueError, which lists the choices, for anything else."""
         if isinstance(value, str) and value in self.options:
             return value
         raise ValueError(f"choose one of {', '.join(self.options)}")
@@ -163,7 +163,7 @@ def wrapped_id(core_id: str) -> str:
 
 
 def core_inputs(class_type: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The inputs without the pack's own, which say when weights move and not what they are."""
+    """The inputs without the pack's own, which change when weights move and not the weights."""
     if not class_type.startswith(PREFIX):
         return inputs
     return {name: value for name, value in inputs.items() if name not in BY_NAME}

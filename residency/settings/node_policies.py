@@ -1,8 +1,8 @@
-"""What single nodes ask for their components, and which of them is heard. docs/modes.md has the table.
+"""The wishes of single nodes for their components, and which of them is heard. docs/modes.md has the table.
 
 A policy node that a component flows through speaks before the loader that reads it, the loader before a step that computes with it; among
-equals the first in the prompt. Each of mode, strategy and priority is decided by itself; prefetch is off when any of them says so. What no
-node asks for is decided by the mode of the whole prompt, and then `Policy.source` names who chose that.
+equals the first in the prompt. Each of mode, strategy and priority is decided by itself; prefetch is off when any of them says so. A
+component for which no node asks is decided by the mode of the whole prompt, and then `Policy.source` names who chose that.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def policies(
 
 
 def with_hints(timeline: Timeline, prompt_id: str, asks: Iterable[NodeAsk]) -> Timeline:
-    """The timeline with the working sets that steps of this prompt name instead of what was expected of them."""
+    """The timeline with the working sets that steps of this prompt name instead of the expected ones."""
     hints = {ask.node_id: int(float(ask.values["working_set_gib"]) * 2**30) for ask in asks if ask.values.get("working_set_gib")}
     if not hints:
         return timeline

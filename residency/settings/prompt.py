@@ -1,7 +1,7 @@
-"""Which memory mode a prompt runs in, what its nodes ask, and who said so. docs/modes.md has the table.
+"""The memory mode that a prompt runs in, the wishes of its nodes, and who said so. docs/modes.md has the table.
 
 First that speaks wins: the Residency Mode node of the workflow, the API's extra_data, the workflow's own `extra`, the user's setting, the
-environment, auto. What single nodes ask for their components comes before all of these (residency/settings/node_policies.py).
+environment, auto. The wishes of single nodes for their components come before all of these (residency/settings/node_policies.py).
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ def standing(environment: Mapping[str, str]) -> Settings:
 
 
 def of_prompt(prompt: Mapping[str, Any], extra_data: object, user: Settings) -> Settings:
-    """The settings of one prompt; `user` is what the user chose, or what stands. Mode and budgets each come from the first that names one.
+    """The settings of one prompt; `user` is the user's choice, or the one that stands. Mode and budgets each come from the first that names
+    one.
 
-    `extra_data` is what a client sent, of any shape. Unknown values are reported and passed over: a shared workflow never breaks on them.
+    `extra_data` comes from a client, of any shape. Unknown values are reported and passed over: a shared workflow never breaks on them.
     """
     chosen = user
     mode_is_open = True

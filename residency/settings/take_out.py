@@ -1,12 +1,12 @@
 """Takes the pack's own inputs out of a prompt before ComfyUI checks it, and puts their values where only the pack looks.
 
-ComfyUI's cache key of a node is made of its inputs: left there, another memory mode would load the model and sample anew. What is taken
-out also never meets ComfyUI's validation, so that a value which this version does not know is a warning and not a refused prompt.
+ComfyUI's cache key of a node is made of its inputs: left there, another memory mode would load the model and sample anew. Inputs that are
+taken out also never meet ComfyUI's validation, so that a value which this version does not know is a warning and not a refused prompt.
 
     prompt["4"]["inputs"]["memory_mode"] = "low-vram"
     -> extra_data["residency"]["nodes"]["4"] = {"memory_mode": "low-vram"}
 
-The saved workflow keeps the inputs; the `prompt` in an image's metadata is what has run and lacks them: they do not change the image.
+The saved workflow keeps the inputs; the `prompt` in an image's metadata has run without them and lacks them: they do not change the image.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class UserSettings:
 
     @property
     def vram_headroom_bytes(self) -> int:
-        """Bytes of the device that weights leave free beside what ComfyUI itself keeps free."""
+        """Bytes of the device that weights leave free beside ComfyUI's own reserve."""
         return int(self.vram_headroom_gib * GIB)
 
     @property
@@ -75,7 +75,7 @@ NAMES = tuple(field.name for field in fields(UserSettings))
 
 
 def parse(values: object) -> UserSettings | str:
-    """The settings that a mapping asks for, what it leaves out at its default; or one sentence that says what is wrong with it."""
+    """The settings that a mapping asks for, those that it leaves out at their defaults; or one sentence that says what is wrong with it."""
     if not isinstance(values, Mapping):
         return f'the settings must be a JSON object, not {type(values).__name__}; send for example {{"mode": "auto"}}'
     version = values.get("version", VERSION)

@@ -27,7 +27,7 @@ class Lane:
 def bound_s(program: Program, machine: Machine, start: Mapping[str, int] | None = None) -> float:
     """Seconds for all prompts. `start`: bytes by component that are in the host or on the device already; None is cold.
 
-    What must be read is the least that any replacement rule could read for the first k uses with the room that both tiers give together:
+    The bytes to read are the least that any replacement rule could read for the first k uses with the room that both tiers give together:
     Belady's rule, byte by byte, with streaming allowed.
     """
     steps = list(program.steps())

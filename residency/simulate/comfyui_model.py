@@ -37,7 +37,7 @@ class Consumer:
         return max(held_bytes + host.images.get(key, 0), host.pins.get(key, 0))
 
     def run(self, step: Step, compute_s: float) -> None:
-        """One node: the first pass, then the others over what did not stay on the device."""
+        """One node: its first pass over the weights, then all others."""
         world = self.world
         world.running = step.components
         total_bytes = self.program.step_bytes(step)
@@ -119,7 +119,7 @@ class Consumer:
             self._streamed[key] = self._streamed.get(key, 0) + size_bytes
 
     def _may_pin(self, key: str, at: int) -> bool:
-        """Pins grow from their end; where weights have one copy none is made of what lies on the device."""
+        """Pins grow from their end; where weights have one copy none is made of those on the device."""
         return self.world.machine.pins and at <= self.world.host.pins.get(key, 0) and self.world.link.placed(key) is None
 
     def _stretch(self, start: int, end: int, rate_bytes_per_s: float, compute_s_per_byte: float) -> int:
@@ -131,7 +131,7 @@ class Consumer:
         return end
 
     def _later_passes(self, key: str, passes: int, compute_s_per_byte: float) -> None:
-        """All further passes at once: what stayed where it is used at that place's rate, `passes` times.
+        """All further passes at once: the component's bytes where they are, at that place's rate, `passes` times.
 
         The layers that are not on the device have the first claim on the model's pins: they take those of layers that are.
         """

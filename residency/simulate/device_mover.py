@@ -1,8 +1,8 @@
 """The simulated device mover: copies to the device beside the consumer, one after the other, while the link is free.
 
-Like the real one it gives memory back at once, keeps what a cancelled copy has brought, and stops where the host holds no more. What the
-node that runs computes with crosses as the consumer fetches it, and is answered then. An Exchange is carried out when the consumer loads
-the component: both directions of the link at once.
+Like the real one it gives memory back at once, keeps what a cancelled copy has brought, and stops where the host holds no more. Weights of
+the node that runs cross as the consumer fetches them, and are answered then. An Exchange is carried out when the consumer loads the
+component: both directions of the link at once.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Going:
         return sum(own_bytes for _, own_bytes in self.leaving)
 
     def leave(self, size_bytes: int, held: Mapping[str, int], one: Callable[..., None]) -> int:
-        """Let so many go, of what is `held` on the device; returns how many went."""
+        """Let so many of the bytes `held` on the device go; returns how many went."""
         left_bytes = max(0, size_bytes)
         while left_bytes > 0 and self.leaving:
             key, own_bytes = self.leaving.popleft()
@@ -137,7 +137,7 @@ class Link:
     # --- the consumer ---
 
     def expect(self) -> None:
-        """A node is about to start: what was placed for the one before no longer holds."""
+        """A node is about to start: the placement for the one before no longer holds."""
         self._placed = {key: one for key, one in self._placed.items() if key in self._unanswered}
         self._going.clear()
 
@@ -150,8 +150,8 @@ class Link:
         return key in self._going
 
     def load(self, key: str, size_bytes: int, working_set_bytes: int, wait: Callable[[float], object]) -> int:
-        """The consumer loads the component; `wait(seconds)` passes the time that its exchange takes. Returns what the consumer shall find
-        room for: all of it, or what the exchange has brought where the rest is left out."""
+        """The consumer loads the component; `wait(seconds)` passes the time that its exchange takes. Returns the bytes that need room: all
+        of it, or those that the exchange has brought where the rest is left out."""
         placed = self._placed.get(key)
         if placed is None:
             return size_bytes
@@ -238,7 +238,7 @@ class Link:
     # --- the world's clock ---
 
     def settle(self) -> None:
-        """Answer what has ended."""
+        """Answer ended copies."""
         while self._queue:
             copy = self._queue[0]
             if copy.front >= copy.instruction.size_bytes - 1e-6:
@@ -271,7 +271,7 @@ class Link:
         self._device.fill(copy.key, int(copy.front))
 
     def _pace_ends(self, copy: Copy) -> float:
-        """The end of what is pinned and the beginning of what is cached, or the copy itself."""
+        """The byte at which the copy's rate changes: the end of the pinned bytes, or of the copy."""
         pinned_bytes = self._host.pins.get(copy.key, 0)
         size_bytes = copy.instruction.size_bytes
         return float(min(size_bytes, pinned_bytes) if copy.front < pinned_bytes else size_bytes)

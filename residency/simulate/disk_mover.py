@@ -1,6 +1,6 @@
 """The simulated read-ahead mover: one first-in first-out lane a drive, driven by the world's clock.
 
-It answers as transfers/disk.py does: pages that are cached are skipped, what is queued or being read is never dropped.
+It answers as transfers/disk.py does: pages that are cached are skipped, bytes queued or being read are never dropped.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class ReadAheadLanes:
     # --- the world's clock ---
 
     def settle(self) -> None:
-        """Skip what is cached and answer what has ended, until each lane has bytes to read or is empty."""
+        """Skip cached bytes and answer transfers that have ended, until each lane has bytes to read or is empty."""
         for lane in self.lanes:
             while lane.queue and self._has_ended(lane.queue[0]):
                 transfer = lane.queue.popleft()

@@ -30,11 +30,11 @@ class Machine:
     """One device, its host and its drives. Rates are bytes per second, sizes bytes.
 
     `fresh_pin_bytes_per_s`: page cache -> newly registered host buffer -> device, the first consumption of weights.
-    `device_overhead_bytes`: context and allocator. `host_bytes`: what is free for weights when nothing is loaded.
-    `pin_floor_bytes`: pins grow until this little is available; `idle_floor_bytes`: after each node pins are given up until this
-    much is (both in execution.py and ensure_pin_budget of ComfyUI 0.33). `budget_floor_bytes`: what our host leaves alone.
-    `pins` is false where ComfyUI keeps no pinned copy; then weights come from the page cache in every pass. `both_ways_share`: of its own
-    rate, what each direction of the link reaches while both are at work.
+    `device_overhead_bytes`: context and allocator. `host_bytes`: free for weights when nothing is loaded. `pin_floor_bytes`: pins grow
+    until this little is available; `idle_floor_bytes`: after each node pins are given up until this much is (both in execution.py and
+    ensure_pin_budget of ComfyUI 0.33). `budget_floor_bytes`: left alone by our host. `pins` is false where ComfyUI keeps no pinned copy;
+    then weights come from the page cache in every pass. `both_ways_share`: the part of its own rate that each direction of the link reaches
+    while both are at work.
     """
 
     name: str

@@ -42,10 +42,10 @@ MRU = OnDemand("mru", Victim.MOST_RECENT)
 class Managed:
     """The pack: the manager of this tree behind its own runtime.
 
-    `start_share` makes every node wait for that share of what is being read ahead for it; None leaves waiting to the manager.
+    `start_share` makes every node wait for that share of the bytes being read ahead for it; None leaves waiting to the manager.
     `informed`: the host knows rates and compute times, as after a few runs. `device_prefetch`: its device mover can prefetch. `exchanges`:
-    it can exchange as well, so that weights may have one copy over two tiers. `sees_host` false: it does not tell what lies in RAM.
-    `first_share`: of what nodes compute with beside their weights, what the first prompt goes by; 0: nothing is known of it then.
+    it can exchange as well, so that weights may have one copy over two tiers. `sees_host` false: it does not tell the contents of RAM.
+    `first_share`: the part of nodes' working sets that the first prompt goes by; 0: nothing is known of them then.
     """
 
     start_share: float | None = None

@@ -1,6 +1,6 @@
 """A run that has been recorded, as the simulator takes it: the prompt's trace in, program, machine and start out. Pure.
 
-What a trace does not tell is not guessed: the run is then said to be unknown, with the reason. Two things are not measured on every
+Nothing that a trace leaves out is guessed: the run is then said to be unknown, with the reason. Two things are not measured on every
 machine and stand in both runs that are compared, so that most of them cancels out: the page cache and freshly pinned memory are as fast as
 on the host of machine.H100.
 """
@@ -36,7 +36,7 @@ class Unknown(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """`rest_s`: what the prompt took beside its nodes. `repeats`: its nodes are the same when it runs again (a loader that reads its files
+    """`rest_s`: time of the prompt beside its nodes. `repeats`: its nodes are the same when it runs again (a loader that reads its files
     is not: its result stays)."""
 
     steps: tuple[Step, ...]
@@ -55,7 +55,7 @@ class Recorded:
 
 
 def recorded(trace: Mapping[str, Any], consumer_share: float) -> Recorded | Unknown:
-    """`trace` is Trace.as_dict(). `consumer_share`: of the rate of many large reads, what a node draws that reads by itself."""
+    """`trace` is Trace.as_dict(). `consumer_share`: the part of the rate of many large reads that a node draws which reads by itself."""
     began, summary, nodes = trace.get("began"), trace["summary"], trace["nodes"]
     if trace["outcome"] != "success":
         return Unknown.FAILED
@@ -107,7 +107,7 @@ def _step(node: Mapping[str, Any]) -> Step:
 
 
 def _machine(began: Mapping[str, Any], drives: tuple[Drive, ...], link: float | None, pinned_bytes: int) -> Machine:
-    """Without a link there is no device with memory of its own: what lies in RAM is used where it is."""
+    """Without a link there is no device with memory of its own: weights in RAM are used where they are."""
     crossing = link or math.inf
     return Machine(
         name="recorded",
@@ -126,7 +126,7 @@ def _machine(began: Mapping[str, Any], drives: tuple[Drive, ...], link: float | 
 
 
 def _read_rates(trace: Mapping[str, Any], keys: set[str]) -> dict[str, float]:
-    """Bytes per second by component: what this run has read from its drive, else what earlier ones have measured."""
+    """Bytes per second by component: this run's own rate where all lies on one drive, else earlier ones'."""
     known: dict[str, float] = {key: rate for key, rate in trace["began"]["read_bytes_per_s"].items() if rate > 0}
     own = _own_rate([one for one in trace["transfers"] if one["tier"] == "host" and one["end_s"] is not None])
     if own is not None and len(set(known.values())) <= 1:  # all on one drive

@@ -49,7 +49,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NodeTime:
-    """Seconds of one node: held before it ran, running, and computing alone. Stall is what is left of the first two."""
+    """Seconds of one node: held before it ran, running, and computing alone. Stall is the rest of the first two."""
 
     prompt: int
     node_id: str

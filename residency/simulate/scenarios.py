@@ -1,4 +1,4 @@
-"""The scenarios of benchmarks on the H100 (2026-11-23), as programs, with what stock ComfyUI 0.33 took.
+"""The scenarios of benchmarks on the H100 (2026-11-23), as programs, with stock ComfyUI 0.33's times.
 
 Workflow "two experts": text encode (CLIP-L and T5-XXL) -> sampler A -> sampler B -> VAE decode -> save. Compute times are the same
 workflow's with everything resident; bytes are the files'.
@@ -27,8 +27,8 @@ FP8_SIZES = {**SIZES, "expert A": 119 * GB // 10, "expert B": 119 * GB // 10}
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`warm_up` prompts run before the measured ones. `measured_s` is what stock ComfyUI took, the mean of `runs_s`; `pack_runs_s` what the
-    pack took."""
+    """`warm_up` prompts run before the measured ones. `measured_s` is stock ComfyUI's time, the mean of `runs_s`; `pack_runs_s` are the
+    pack's."""
 
     name: str
     what: str
@@ -103,9 +103,9 @@ def short_of_both() -> Scenario:
 
 
 def both_sides() -> Sequence[Scenario]:
-    """The scenarios of docs/benchmarks.md that are modelled, with what both sides took there: each on H100_LATER, with the best rate of the
-    drive and the link's as its own run has measured them. Not modelled: the legacy patcher (S5), patched weights (S6), and what ComfyUI's
-    cache drops between prompts (S7)."""
+    """The scenarios of docs/benchmarks.md that are modelled, with both sides' times there: each on H100_LATER, with the best rate of the
+    drive and the link's as its own run has measured them. Not modelled: the legacy patcher (S5), patched weights (S6), and results that
+    ComfyUI's cache drops between prompts (S7)."""
     fp8 = FP8_SIZES, FP8_SAMPLER_S
     plenty, small = _later(24 * GIB, 1267 * GB // 10), _later(24 * GIB, 1267 * GB // 10, 1.56, 54.8, 8.3)
     class_1, class_2 = _later(12 * GIB, 32 * GB, 1.65, 52.7, 7.8), _later(8 * GIB, 24 * GB, 2.05, 54.9, 8.6)

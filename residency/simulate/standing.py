@@ -1,4 +1,4 @@
-"""A server as it stands, as the simulator takes it: its machine, the pack in it, and what lies where. Pure.
+"""A server as it stands, as the simulator takes it: its machine, the pack in it, and the places of its weights. Pure.
 
 `lies` has for each component the bytes on the device ("device_bytes"), in host memory ready to cross the link ("pinned_bytes") and in the
 page cache ("cached_bytes", None where the system does not tell).
@@ -27,8 +27,8 @@ def machine_of(
     disk_bytes_per_s: float,
     link_bytes_per_s: float,
 ) -> Machine:
-    """`device_bytes`: what weights may take of the device now; None: it has no memory of its own and is reached in no time.
-    `available_bytes` of host memory beside what the process holds of weights; `reserve_bytes` of it reading ahead leaves alone.
+    """`device_bytes` of the device are for weights now; None: it has no memory of its own and is reached in no time.
+    `available_bytes` of host memory, beside weights that the process holds; `reserve_bytes` of it reading ahead leaves alone.
     `headroom_bytes`: ComfyUI's own, at which it gives up pins behind each node; they grow until half of it is left."""
     told = contents.device.in_host if contents.device is not None else None
     if told is None:

@@ -73,9 +73,9 @@ class Ranges:
 
 
 class Host:
-    """Page cache, pins and images over one limit. Pins and images come before the page cache; the page cache is what is left.
+    """Page cache, pins and images over one limit. Pins and images come before the page cache; the page cache gets the rest.
 
-    The image of a component is what was written back of it: the bytes behind those that lie on the device, which have no other copy.
+    The image of a component is its bytes that were written back: those behind those that lie on the device, which have no other copy.
     """
 
     def __init__(self, limit_bytes: int, victim: Victim = Victim.LEAST_RECENT) -> None:
@@ -114,7 +114,7 @@ class Host:
             self.pins[key] = self.pins.pop(key)
 
     def cache(self, key: str, start: int, end: int, protected: Collection[str] = ()) -> None:
-        """Pages were read. What does not fit beside protected components is not kept."""
+        """Pages were read. Those that do not fit beside protected components are not kept."""
         ranges = self._cache.pop(key, None) or Ranges()
         before = ranges.size_bytes
         ranges.add(start, end)

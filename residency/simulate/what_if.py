@@ -1,7 +1,7 @@
 """A recorded run, simulated under other terms: ComfyUI alone, another mode, more memory, a faster drive. Pure.
 
 ComfyUI alone is simulated twice, since nobody has measured how fast its own single reader is: as fast as many large reads at once, and as
-much slower as on machine.H100. The run itself is simulated as well: how far that is from what was recorded says how sure the rest is.
+much slower as on machine.H100. The run itself is simulated as well: how far that is from the recording says how sure the rest is.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One other way: `what` is drive, ram, vram or mode, `to` its value (bytes, bytes per second, or the mode's name)."""
+    """One other way: `what` is alone, drive, ram, vram or mode, `to` its value (bytes, bytes per second, or the mode's name)."""
 
     what: str
     to: float | str
@@ -90,7 +90,7 @@ def _seconds(one: Recorded, policy: Policy) -> float:
 
 
 def _variants(trace: Mapping[str, Any], base: Recorded, installed: Installed) -> Iterator[Variant]:
-    """The next size of each thing above what there is, ComfyUI alone, and the other modes where there is a device to manage."""
+    """The next size of each thing above the present one, ComfyUI alone, and the other modes where there is a device to manage."""
     policy, machine = policy_of(trace, base), base.machine
     yield Variant("alone", "", base, STOCK)
     ram_bytes, vram_bytes = installed.ram_bytes, installed.vram_bytes

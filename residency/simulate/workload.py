@@ -31,7 +31,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """From `time_s` on other programs hold `host_bytes` of what the machine had free."""
+    """From `time_s` on other programs hold `host_bytes` of the machine's free RAM."""
 
     time_s: float
     host_bytes: int
@@ -40,7 +40,7 @@ class Pressure:
 @dataclass(frozen=True, slots=True)
 class Start:
     """Contents of the tiers before the first prompt, bytes by component, each from its beginning: pinned in host memory, on the device, and
-    in the page cache behind what is `loaded` of either."""
+    in the page cache behind the bytes `loaded` of either."""
 
     cached: Mapping[str, int] = field(default_factory=dict)
     loaded: Mapping[str, int] = field(default_factory=dict)

@@ -48,7 +48,7 @@ class World:
         self._pressure = sorted(program.pressure, key=lambda pressure: pressure.time_s)
 
     def begin(self, start: Start) -> None:
-        """Fill the tiers with what lies there before the first prompt, as far as the machine has room for it."""
+        """Fill the tiers with their contents before the first prompt, as far as the machine has room for it."""
         for key, size_bytes in start.device.items():
             self.device.fill(key, max(0, min(size_bytes, self.device.limit_bytes - sum(self.device.held.values()))))
         for key, size_bytes in start.pinned.items():
@@ -58,7 +58,7 @@ class World:
             self.host.cache(key, loaded_bytes, loaded_bytes + size_bytes)
 
     def settle(self) -> None:
-        """Answer what has ended."""
+        """Answer ended transfers."""
         self.mover.settle()
         self.link.settle()
 

@@ -1,9 +1,9 @@
 """The mover between disk and host: reads components into the page cache ahead of their use, and gives them back.
 
-The life of a transfer: `prefetch` queues it on the lane of each drive that it reads from -> the lane's threads take its chunks in
-order, skip those that are cached, read the others -> TransferDone, or TransferStopped with the bytes moved by then. `cancel` ends
-it within one chunk, `close(wait=False)` at once, whatever its threads wait for. `evict` and `drop` are answered with Evicted; bytes that
-are being read, or queued to be, are never dropped.
+The life of a transfer: `prefetch` queues it on the lane of each drive that it reads from -> the lane's threads take its chunks in order,
+skip those that are cached, read the others -> TransferDone, or TransferStopped with the bytes moved by then. `cancel` ends it within one
+chunk, `close(wait=False)` at once, though its threads may wait for a drive. `evict` and `drop` are answered with Evicted; bytes that are
+being read, or queued to be, are never dropped.
 
 Reads are ordinary buffered reads: ComfyUI's own later come from the page cache, and without us from the disk. Where the system has to drop
 other pages for them, the pages read are used once more at once: else they would be dropped before the models of workflows long over,
@@ -53,7 +53,7 @@ class ReadAhead:
 
     `post` is called on this mover's threads, or on that of whoever asks where it has none, without its lock, once for each instruction that
     asks for an answer. `clock` gives seconds, `available` bytes, `pressure` percent; `crowded`: see memory.is_crowded. All methods are
-    thread-safe; none raises for what happens to files. No method but `wait` and `close` waits for a drive, `prefetch` of a file that nobody
+    thread-safe; none raises for the state of files. No method but `wait` and `close` waits for a drive, `prefetch` of a file that nobody
     has asked about before excepted.
     """
 

@@ -102,9 +102,9 @@ def measure_read_rate(
 ) -> float:
     """Bytes per second of one cold sequential read of the file's beginning, until one of the budgets is spent.
 
-    The pages are dropped first and left cached afterwards. Only chunks that were not cached count, so a file that cannot be
-    dropped (in use, or a system without a way to) gives 0.0, as an empty file does. Where the system does not tell what is cached,
-    samples must have shown that nothing is. OSError when the file cannot be read.
+    The pages are dropped first and left cached afterwards. Only chunks that were not cached count, so a file that cannot be dropped (in
+    use, or a system without a way to) gives 0.0, as an empty file does. Where the system does not tell which bytes are cached, samples must
+    have shown that none are. OSError when the file cannot be read.
     """
     fd = pagecache.open_file(path)
     try:

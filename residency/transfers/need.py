@@ -21,8 +21,8 @@ def idle_bytes(total_bytes: int) -> int:
 class MeasuredNeed:
     """The largest fall, within one prompt, of the bytes that would be available without the copies of weights that the process holds.
 
-    Those copies are planned for; images, activations, caches and other programs remain. `total_bytes` is all memory. What was
-    needed once, by whatever program, is no reason to leave more idle than the machine's share; on a small machine that is left in any case.
+    Those copies are planned for; images, activations, caches and other programs remain. `total_bytes` is all memory. A need seen once, of
+    any program, is no reason to leave more idle than the machine's share; on a small machine that is left in any case.
     """
 
     def __init__(self, total_bytes: int) -> None:

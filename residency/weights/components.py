@@ -1,7 +1,7 @@
 """Components from files: which bytes a loader node will read, told from widget values and file headers alone.
 
-Nothing here knows a node class by name. A node loads weights when a widget names a file in a model folder; what the file
-is for follows from the node's output types and, where a file holds several models, from the tensors' name prefixes.
+Nothing here knows a node class by name. A node loads weights when a widget names a file in a model folder; the file's purpose follows from
+the node's output types and, where a file holds several models, from the tensors' name prefixes.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def merge_extents(path: str, tensors: Iterable[Tensor]) -> tuple[Extent, ...]:
 
 
 def distinct_bytes(components: Iterable[Component]) -> int:
-    """Bytes to read for all of them together: what several read of one file counts once."""
+    """Bytes to read for all of them together: bytes of a file that several read count once."""
     total_bytes = 0
     ranges: dict[str, list[tuple[int, int]]] = {}
     for component in components:

@@ -1,4 +1,4 @@
-"""Names of weights by content: the same on every machine that has the file, whatever it is called there and wherever it lies.
+"""Names of weights by content: the same on every machine that has the file, under any name and in any folder.
 
 Size and header alone would name two fine-tunes of one model alike, which differ in their values only: samples of the data belong to it.
 """

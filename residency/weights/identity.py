@@ -19,7 +19,7 @@ def identity(path: str) -> FileIdentity:
 
 
 def identities(paths: Iterable[str]) -> tuple[FileIdentity, ...]:
-    """The identity of each path; a folder stands for every file below it, whatever is in them."""
+    """The identity of each path; a folder stands for every file below it."""
     found: list[FileIdentity] = []
     for path in paths:
         inside = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)

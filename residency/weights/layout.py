@@ -1,4 +1,4 @@
-"""A component with its bytes in another order: first what the process holds for itself, then what it would have to read again."""
+"""A component with its bytes in another order: first those that the process holds, then those that it would have to read again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..core.component import Component, Extent
 
 
 def held_first(component: Component, missing: Iterable[Extent]) -> tuple[Component, int]:
-    """The component with what is `missing` of it at its end, each part in its old order, and the bytes in front of that.
+    """The component with its `missing` ranges at its end, each part in its old order, and the bytes in front of that.
 
-    Missing ranges may touch and overlap; what of them lies outside the component counts for nothing.
+    Missing ranges may touch and overlap; any part of them outside the component counts for nothing.
     """
     gaps = _joined(missing)
     held: list[Extent] = []

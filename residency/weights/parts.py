@@ -1,7 +1,7 @@
 """The part of a checkpoint that each tensor belongs to, and the parts that a loader takes: told from the tensors' names alone.
 
-The prefixes are those by which ComfyUI's own loaders pick their tensors (comfy/supported_models.py, comfy/model_detection.py and the
-loader nodes; tests/comfyui/test_parts.py asks them). Quantised weights keep their scales beside them under the same prefix. What no prefix
+The prefixes are those by which ComfyUI's own loaders pick their tensors (comfy/supported_models.py, comfy/model_detection.py and the loader
+nodes; tests/comfyui/test_parts.py asks them). Quantised weights keep their scales beside them under the same prefix. Tensors that no prefix
 claims, a second set of averaged weights for one, nobody reads.
 """
 
@@ -78,8 +78,8 @@ def divide(names: Collection[str]) -> dict[str, list[str]]:
 
 
 def taken(names: Collection[str], class_type: str, handles: Collection[str]) -> dict[str, tuple[str, list[str]]]:
-    """The parts that a loader takes out of one file, by the link type of what it makes of it: (part, tensor names). Empty: the file is one
-    thing.
+    """The parts that a loader takes out of one file, by the link type that it makes of each: (part, tensor names). Empty: the
+    file is one thing.
 
     `handles` are the loader's output types that carry weights. A link type that is none of them goes into a handle that wraps models (a
     pipe). A loader takes the audio VAE of a file that has one when its class says so.

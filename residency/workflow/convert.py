@@ -1,7 +1,7 @@
 """Workflows between ComfyUI's own nodes and this pack's twins of them: API prompts and the editor's files, subgraphs included.
 
-Pure functions on parsed JSON; the argument is not changed. Back and forth gives the same workflow: what was set on a twin waits in the
-node's properties (`residency`) until it is converted again.
+Pure functions on parsed JSON; the argument is not changed. Back and forth gives the same workflow: settings of a twin wait in the node's
+properties (`residency`) until it is converted again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KEPT = "residency"  # in a node's properties
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """The workflow, how many of its nodes are others now, and what could not be carried over, one line each."""
+    """The workflow, how many of its nodes are others now, and a line for each thing that could not be carried over."""
 
     data: dict[str, Any]
     changed: int
@@ -49,7 +49,7 @@ def to_residency(data: dict[str, Any], available: Collection[str]) -> Converted:
 def to_core(data: dict[str, Any], available: Collection[str]) -> Converted:
     """Each twin becomes its core node where that is among the `available` class names; the pack's other nodes go.
 
-    What flows through a policy, keep, release or prefetch node flows past it. What shows a report goes with the report.
+    Values that flow through a policy, keep, release or prefetch node flow past it. Nodes that show a report go with the report.
     """
     data = copy.deepcopy(data)
     notes: list[str] = []

@@ -1,6 +1,6 @@
-"""What is known of ComfyUI's own node classes, and of this pack's, without running it: a shipped table, written by tools/core_nodes.py.
+"""ComfyUI's own node classes, and this pack's, as they are known without running it: a shipped table, written by tools/core_nodes.py.
 
-One entry of the table, with what is empty or false left out:
+One entry of the table, without keys that are empty or false:
     out        link types of the outputs, in slot order, separated by spaces
     is_output, is_async
     lazy       names of lazy inputs
@@ -39,7 +39,7 @@ class CoreNode:
         return found
 
     def count(self, values: Sequence[object]) -> int:
-        """The number of the saved values that are those of this class's widgets; what another class added comes behind them."""
+        """The number of the saved values that are those of this class's widgets; those that another class added come behind them."""
         return _take(self.widgets, values, 0, "", {})
 
 

@@ -1,7 +1,7 @@
 """The format in which ComfyUI's editor saves workflows, flattened to the prompt that the editor queues.
 
 Follows the editor's graphToPrompt and ExecutableNodeDTO (comfyui-frontend-package 1.49.6): subgraphs are expanded to nodes "5:3", muted
-nodes and what only they feed vanish, a bypassed node hands on its first input of the same type, Reroute and PrimitiveNode live in the
+nodes and those that only they feed vanish, a bypassed node hands on its first input of the same type, Reroute and PrimitiveNode live in the
 editor only.
 """
 
@@ -49,7 +49,7 @@ class _Value:
 class _Scope:
     """One graph as it is used at one place: the root, or one instance of a subgraph.
 
-    What the instance saves: `values` by its input, `given` by inner node id and widget. `shown`: see ui_values.
+    The instance's saved values: `values` by its input, `given` by inner node id and widget. `shown`: see ui_values.
     """
 
     prefix: str

@@ -114,7 +114,7 @@ class UiGraph:
         return gone
 
     def splice(self, node: dict[str, Any], through: str) -> None:
-        """Take a node out and lead what came in at `through` to everything that read from it."""
+        """Take a node out and lead the link that came in at `through` to every reader of the node."""
         incoming = next(
             (link for link in self._links() if _get(link, "target_id") == node["id"] and self._enters(link, node, through)), None
         )

@@ -2,9 +2,9 @@
 
 An instance shows widgets of its inner nodes as its own, and its values win. Where a widget is linked to an input of the subgraph, the
 instance saves its value in the order of the subgraph's inputs. Older files list the shown widgets by inner node id and name in the
-instance's property `proxyWidgets`, values in that order. The editor (comfyui-frontend-package 1.49.6) applies the first, over it what it
-once could not place (`proxyWidgetErrorQuarantine`), over both the second. It goes by position: names (`widgets_values_named`) are read
-here for classes that nobody knows and where a file has nothing else.
+instance's property `proxyWidgets`, values in that order. The editor (comfyui-frontend-package 1.49.6) applies the first, over it the values
+that it once could not place (`proxyWidgetErrorQuarantine`), over both the second. It goes by position: names (`widgets_values_named`) are
+read here for classes that nobody knows and where a file has nothing else.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ _EXIF_ASCII = 2
 
 
 def texts(file: BinaryIO) -> dict[str, str] | None:
-    """Keyword -> text, of a file open at its beginning; None where it is no PNG and no WebP. What is damaged is left out."""
+    """Keyword -> text, of a file open at its beginning; None where it is no PNG and no WebP. Damaged parts are left out."""
     head = file.read(8)
     if head == _PNG:
         return dict(_png(file))
@@ -71,7 +71,7 @@ def _exif(data: bytes) -> Iterator[str]:
 
 
 def _text(data: bytes) -> str:
-    """The standards say Latin-1, the editor reads UTF-8; ComfyUI itself writes what is both."""
+    """The standards say Latin-1, the editor reads UTF-8; ComfyUI itself writes ASCII, which is both."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:

@@ -40,7 +40,7 @@ def read_extra_paths(file: Path) -> tuple[ExtraFolder, ...]:
 
 
 def _folders(section: Any, beside: Path) -> list[ExtraFolder]:
-    """Of one section; what is not a text names no folder."""
+    """Of one section; a value that is not a text names no folder."""
     if not isinstance(section, dict):
         return []
     base = beside / os.path.expandvars(os.path.expanduser(str(section.get("base_path", ""))))

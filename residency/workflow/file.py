@@ -22,14 +22,14 @@ _DEEPEST = 100  # lists and objects in one another
 
 
 class WorkflowError(Exception):
-    """One line: which file, what is wrong with it, and what to do."""
+    """One line: which file, what is wrong with it, and the way out."""
 
 
 @dataclass(frozen=True)
 class Workflow:
     """`prompt` is in API format; `outputs` are its output nodes in the prompt's order.
 
-    `output_types` holds what the file itself says of its nodes' outputs (only the editor's format does), by node id.
+    `output_types` holds the types that the file itself gives of its nodes' outputs (only the editor's format does), by node id.
     """
 
     prompt: dict[str, dict[str, Any]]
@@ -46,7 +46,7 @@ class Workflow:
 def read_workflow(path: str | Path) -> Workflow:
     """Read a workflow file, or a picture that ComfyUI has saved. Raises WorkflowError when the file cannot be read as one.
 
-    Of a picture the prompt counts, which says what has run; what the editor's workflow beside it says of unknown classes is used.
+    Of a picture the prompt counts, which has run; output types of unknown classes are taken from the editor's workflow beside it.
     """
     saved, *ran = read_documents(path)
     if not ran:
@@ -105,7 +105,7 @@ def _json(raw: bytes, path: str | Path) -> Any:
 
 
 def parse_workflow(data: object, name: str = "workflow") -> Workflow:
-    """The same from parsed JSON; `name` is what errors call it."""
+    """The same from parsed JSON; `name` is its name in errors."""
     if isinstance(data, dict) and isinstance(data.get("nodes"), list):
         return _from_ui(data, name)
     if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
@@ -136,7 +136,7 @@ def _from_api(data: Mapping[str, Any], name: str) -> Workflow:
 
 
 def _guessed(prompt: Mapping[str, Mapping[str, Any]]) -> dict[str, NodeTraits]:
-    """Traits of unknown classes, from what the known ones that read from them expect; "*" where nobody known does.
+    """Traits of unknown classes, from the types that known readers of theirs expect; "*" where nobody known does.
 
     A class of which a node is read by nobody is taken for an output: why else is it there?
     """

@@ -33,7 +33,8 @@ def names_weights(value: str) -> bool:
 
 
 class ModelFolder:
-    """The `models` folder with the folders of extra_model_paths.yaml, and `sizes` in bytes by file name for what is in none of them."""
+    """The `models` folder with the folders of extra_model_paths.yaml, and `sizes` in bytes by file name for files that are in none of
+    them."""
 
     def __init__(self, path: Path, sizes: Mapping[str, int], extra: Sequence[ExtraFolder] = ()) -> None:
         self.sizes = sizes
@@ -52,7 +53,7 @@ class ModelFolder:
     def find(self, value: str, preferred: tuple[str, ...]) -> str | None:
         """Absolute path of the file or folder of weights that a value names, `preferred` folders first.
 
-        It stays inside the folder whatever the value says, as in ComfyUI, and takes Windows' separators on every system.
+        It stays inside the folder for any value, as in ComfyUI, and takes Windows' separators on every system.
         """
         inside = os.path.relpath(os.path.join("/", value.replace("\\", "/")), "/")
         for folder in sorted(self._folders, key=lambda folder: folder.name not in preferred):
@@ -77,7 +78,7 @@ class Search:
         self.missing: dict[str, None] = {}
 
     def resolve(self, input_name: str, value: str) -> str | None:
-        """Absolute path of what a value names, None when it names nothing. Notes what looks like weights and is nowhere.
+        """Absolute path of the weights that a value names, None when it names none. Notes values that look like weights and are nowhere.
 
         Without a suffix of weights a value names some only where the node's class is unknown or chooses from a folder there.
         """

@@ -1,4 +1,4 @@
-"""A workflow file as the pack would act on it, told without ComfyUI: order of nodes, their components, bytes, what nobody could tell."""
+"""A workflow file as the pack would act on it, told without ComfyUI: order of nodes, their components, bytes, and the unknown."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def predict(
 
 
 class _Reader:
-    """Reads node after node for what it loads."""
+    """Finds the loads of node after node."""
 
     def __init__(self, workflow: Workflow, folder: ModelFolder) -> None:
         self._workflow = workflow
@@ -235,7 +235,7 @@ def _declared(
 ) -> tuple[tuple[Component, str | None], ...]:
     """The components that a node would load from files that are only known by name and size, by the same rules as from real ones.
 
-    A size tells no parts: a file that holds a diffusion model counts as that, and what else is taken from it as nothing. Else all of it
+    A size tells no parts: a file that holds a diffusion model counts as that, and other parts taken from it as nothing. Else all of it
     would be read for the first node that needs a sliver.
     """
     handles = tuple(dict.fromkeys(kind for kind in types if kind not in DATA_TYPES))

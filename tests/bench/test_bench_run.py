@@ -11,7 +11,9 @@ import pytest
 
 from residency.bench import run as bench
 from residency.bench.models import files_of
+from residency.bench.pace import Kind, Seen
 from residency.bench.scenarios import Size, choose
+from residency.bench.ways import Way
 from residency.installation.locate import ComfyUI
 
 NAMES = ["S4", "S8", "S4b"]
@@ -54,3 +56,24 @@ def test_a_server_that_fails_is_on_disk_before_the_next_one_is_started(broken: C
 def test_when_the_time_is_over_nothing_is_begun_and_the_file_says_so(broken: ComfyUI, monkeypatch: pytest.MonkeyPatch):
     end = told(broken, monkeypatch, time_limit_s=0.001)[-1][1]
     assert end["scenarios"] == {} and end["skipped"] == dict.fromkeys(NAMES, "the time limit came first")
+
+
+@pytest.mark.parametrize(("limit_s", "sides"), [(1000, ["stock", "before", "pack"]), (250, ["stock", "pack"]), (150, ["stock"])])
+def test_where_not_all_sides_fit_the_last_one_runs_all_the_same(
+    broken: ComfyUI, monkeypatch: pytest.MonkeyPatch, limit_s: float, sides: list[str]
+):
+    clock, ran = [0.0], []
+
+    def side(run: bench.Bench, session: Any, *rest: Any) -> None:
+        way = rest[3][0]
+        ran.append(way.side)
+        clock[0] += 100.0
+        run.pace.queues.extend(Seen(way.side, work.scenario.name, kind, 1, 50.0) for work in session for kind in (Kind.FIRST, Kind.LATER))
+
+    monkeypatch.setattr(bench, "_side", side)
+    monkeypatch.setattr(bench.Bench, "elapsed_s", lambda run: clock[0])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    ways = tuple(Way(name) for name in ("stock", "before", "pack"))
+    plan = bench.Plan(choose(["S8"]), Size.TINY, ways, rounds=1, warm_ups=1, prompts=1, time_limit_s=limit_s, with_references=False)
+    bench.run(plan, broken, broken.path / "models", broken.path / "out", lambda line: None)
+    assert ran == sides

@@ -53,12 +53,12 @@ class Answers:
         self.unanswered.add(instruction.component.key)
 
     def node_starts(self) -> None:
-        """Another node: what was exchanged for the last one is over."""
+        """Another node: the exchange for the last one is over."""
         if self.placed:
             self.placed = {key: one for key, one in self.placed.items() if key in self.unanswered}
 
     def cancel(self, key: str, reason: str) -> None:
-        """Answer whatever stands of the component."""
+        """Answer all that stands of the component."""
         pending = self.pending.pop(key, None)
         if pending is not None:
             self.finish(pending, reason)
@@ -66,7 +66,7 @@ class Answers:
             self.stop(key, reason)
 
     def take_all(self) -> tuple[list[Pending], list[str]]:
-        """Nothing stands any more. Returns what is still to be answered: each Prefetch, and the component of each Exchange."""
+        """Nothing stands any more. Returns the unanswered: each Prefetch, and the component of each Exchange."""
         pending, self.pending = list(self.pending.values()), {}
         unanswered, self.unanswered, self.placed = sorted(self.unanswered), set(), {}
         return pending, unanswered
@@ -115,5 +115,5 @@ class Answers:
         self._tell(TransferStopped(self._clock(), key, Tier.DEVICE, 0, self._present_bytes(key), 0.0, reason))
 
     def evicted(self, key: str, freed_bytes: int, reason: str) -> None:
-        """Of an Evict, and of what has left in an exchange."""
+        """Bytes have left, by an Evict or in an exchange."""
         self._tell(Evicted(self._clock(), key, Tier.DEVICE, freed_bytes, reason))

@@ -1,4 +1,4 @@
-"""The facts that the host tells of the device: which components lie there, what has a copy in host memory, and what room both have left."""
+"""The facts that the host tells of the device: the components there, those with a copy in host memory, and the room left in both."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Contents:
         self._slices = None if FileSlices is None else FileSlices()
 
     def held_first(self, component: Component, *, in_use: bool = False) -> tuple[Component, int]:
-        """The component with what the process holds of it in front, and how many bytes of it need no reading when a node computes with it.
+        """The component with the bytes that the process holds in front, and how many of it need no reading when a node computes with it.
 
-        None of a legacy model: its loader reads the file whenever it runs. What the plan has no room for, and what did not last until the
-        model's last turn, does not stay: it will be read. `in_use`: but what the plan has no room for is held while its node runs.
+        None of a legacy model: its loader reads the file whenever it runs. Bytes that the plan has no room for, and those that did not last
+        until the model's last turn, do not stay: they will be read. `in_use`: while its node runs, those without room in the plan are held.
         """
         plan = self._plan()
         planned_bytes = plan.outside.get(component.key, 0)
@@ -98,7 +98,7 @@ class Contents:
         return found
 
     def host_capacity_bytes(self) -> int:
-        """Bytes that host copies of weights could take in all: what is left for them, and what ComfyUI's and our pinned copies hold,
+        """Bytes that host copies of weights could take in all: the room left for them, and the bytes of ComfyUI's and our pinned copies,
         as far as the system lets be pinned."""
         pinned_bytes, more_bytes = pinned_in_all(), pinnable_bytes()
         held_bytes = self._spare() + pinned_bytes + (self._pages.slots.total_bytes if self._pages else 0)
@@ -111,7 +111,8 @@ class Contents:
         return int(model_management.get_free_memory(self._cuda.device)) - headroom_bytes - self.spared_bytes
 
     def limit_bytes(self) -> int | None:
-        """Bytes that weights may take in all, beside what other programs hold by now; None where the device has no memory of its own."""
+        """Bytes that weights may take in all, beside the memory of other programs by now; None where the device has no memory of its
+        own."""
         if self._cuda is None:
             return None
         there_bytes = int(model_management.get_free_memory(self._cuda.device)) + sum(self.held().values())

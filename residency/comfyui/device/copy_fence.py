@@ -1,4 +1,4 @@
-"""Copies under way, module by module: what computes with one waits for that copy, on the device, and for no other.
+"""Copies under way, module by module: each computation waits, on the device, for the copy that it uses and for no other.
 
 A whole model takes 0.2 to 0.5 s to cross the link, its first layer a millisecond: the first pass runs behind the copies instead of after
 them. Every module of a dynamic model goes through `comfy.ops.cast_modules_with_vbar` before its weights are used, patched ones and ones
@@ -105,8 +105,8 @@ class Gate:
         return self._seen is not None
 
     def seen(self) -> tuple[set[int], dict[int, list[tuple[int, int]]]]:
-        """Numbers of the modules that were asked for since, and what was asked for with its address: by the number of the buffer, spans
-        in order that do not overlap."""
+        """Numbers of the modules that were asked for since, and the ranges that were asked for by address: by the number of the buffer,
+        spans in order that do not overlap."""
         spans: dict[int, list[tuple[int, int]]] = {}
         for buffer, start, end in sorted(self._ranges):
             own = spans.setdefault(buffer, [])

@@ -47,7 +47,7 @@ class CopyStreams:
             self.gate.forget()
 
     def wait_for_copies(self) -> None:
-        """Make what is computed from here on wait for every copy announced so far."""
+        """Make all computing from here on wait for every copy announced so far."""
         if self._made is not None and self.cuda is not None:
             self.cuda.computing().wait_stream(self._made.into)
 
@@ -57,7 +57,7 @@ class CopyStreams:
             self._made.into.synchronize()
 
     def give_up(self) -> None:
-        """Wait until what was announced has arrived, and let nobody else wait for it."""
+        """Wait until all announced copies have arrived, and let nobody else wait for them."""
         if self._made is not None:
             self._made.into.synchronize()
         self.gate.forget()

@@ -1,4 +1,4 @@
-"""Whether every weight that a model computes with is asked for through the gate: what its passes show, pass by pass.
+"""Whether every weight that a model computes with is asked for through the gate, as its passes show one by one.
 
 A weight that was filled meanwhile and was not asked for has been used behind the gate's back. So has one that the first passes ask for and
 no later one: ComfyUI records a block in its second pass and replays it from the third on. A sampler may pass over blocks for a step or
@@ -31,8 +31,8 @@ class Coverage:
         self.passes = 0
 
     def pass_ends(self, gate: Gate) -> str:
-        """One pass has ended, of which the gate has seen what it has; a pass in which it has seen nothing of the model was another
-        model's. Returns what speaks against it, empty for nothing."""
+        """One pass has ended; a pass in which the gate has seen nothing of the model was another model's. Returns the evidence against it,
+        empty for none."""
         modules = self._alive()
         asked, spans = gate.seen()
         seen = {id(module) for module in modules if id(module) in asked or _lies_in(spans, module)}
@@ -47,7 +47,7 @@ class Coverage:
         return ""
 
     def ends(self) -> str:
-        """No more of them is watched: what all of them together speak against it."""
+        """No more passes: the evidence of all of them against it, empty for none."""
         gone = len(self._early - self._late) if self.passes >= LEAST_PASSES else 0
         return f"{gone} of {len(self._signatures)} weights passed the gate in the first passes and in no later one" if gone else ""
 

@@ -48,11 +48,11 @@ class Cuda:
         return torch.cuda.current_stream(self.device)
 
     def capturing(self) -> bool:
-        """Whether a graph is being made of what is announced: nothing of it runs now."""
+        """Whether announced work is being recorded as a graph: nothing of it runs now."""
         return bool(torch.cuda.is_current_stream_capturing())
 
     def on(self, stream: torch.cuda.Stream) -> AbstractContextManager[Any]:
-        """Announce on the stream what is copied while this is open."""
+        """Announce copies on the stream while this is open."""
         return torch.cuda.stream(stream)
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
@@ -60,7 +60,7 @@ class Cuda:
         target.copy_(source, non_blocking=True)
 
     def outside_graphs(self) -> AbstractContextManager[Any]:
-        """Keep what is allocated while this is open out of the allocations that ComfyUI's compiler records and replays."""
+        """Keep allocations made while this is open out of those that ComfyUI's compiler records and replays."""
         pause = getattr(model_prefetch, "pause_malloc_graph", None)
         return nullcontext() if pause is None else cast(AbstractContextManager[Any], pause())
 
@@ -68,7 +68,7 @@ class Cuda:
         return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
     def free_bytes(self) -> int:
-        """Device memory that nobody has: what torch has reserved is left to activations."""
+        """Device memory that nobody has: torch's reserved memory is left to activations."""
         return int(torch.cuda.mem_get_info(self.device)[0])
 
     def reserved_bytes(self) -> int:

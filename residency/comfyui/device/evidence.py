@@ -1,7 +1,7 @@
-"""The evidence for what features rest on, seen while the mover is at work and written into its ledger (`proofs.py`).
+"""The evidence for the behaviours that features rest on, seen while the mover is at work and written into its ledger (`proofs.py`).
 
 The passes of a kind of models are watched, on the safe path, until it is known whether all of their weights pass the gate (`coverage.py`).
-Around whatever fills or frees pages here, they are looked at for any that stays pinned.
+Around each filling or freeing of pages here, they are looked at for any that stays pinned.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Evidence:
     # --- passes ---
 
     def watch(self, patcher: Any) -> None:
-        """Its passes begin. What is still to be seen of them costs one look at each module and pass, of MOST_PASSES of a kind's nodes."""
+        """Its passes begin. Watching them costs one look at each module and pass, of MOST_PASSES of a kind's nodes."""
         kind = self.kind(patcher)
         if self._gate.open or kind in self._watched or kind in self._looked_at:
             return
@@ -78,13 +78,13 @@ class Evidence:
         self._watched[kind] = (weakref.ref(patcher), Coverage(weight_modules(patcher)))
 
     def fills(self, patcher: Any) -> None:
-        """The mover is about to fill the model's pages: what is filled from here on says nothing of ComfyUI's passes."""
+        """The mover is about to fill the model's pages: pages filled from here on say nothing of ComfyUI's passes."""
         kind = self.kind(patcher)
         if kind in self._watched and (watched := self._watched[kind][0]()) is not None and watched.model is patcher.model:
             del self._watched[kind]
 
     def pass_ends(self) -> None:
-        """Look at what has been computed since the last time."""
+        """Look at the passes since the last time."""
         if not self._watched:
             return
         for kind, (patcher_of, coverage) in list(self._watched.items()):

@@ -1,7 +1,7 @@
 """The two sides of an exchange of pages: the model that comes, and those that leave for it.
 
-What ComfyUI would compute with is told by signatures: comfy-aimdo counts a page's serial up at each mapping, and a module is resident when
-the signature of its pages is the one that it was filled at.
+Signatures tell which weights ComfyUI would compute with: comfy-aimdo counts a page's serial up at each mapping, and a module is resident
+when the signature of its pages is the one that it was filled at.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Compare = Callable[[torch.Tensor, torch.Tensor, bool], None]
 class Images:
     """Pages of one model in host memory.
 
-    `good`: the modules whose weights were good when their pages were taken, with the signature they had: another one means that ComfyUI
-    has filled them anew since. `serials`: of the pages that were brought back; comfy-aimdo counts them up at each mapping. `left_out`:
-    what has no image gets no room on the device either. `brought`: the model has had its turn. `lost_pages`: its last ones that were
-    neither on the device nor here when its last turn began.
+    `good`: the modules whose weights were good when their pages were taken, with the signature they had: another one means that ComfyUI has
+    filled them anew since. `serials`: of the pages that were brought back; comfy-aimdo counts them up at each mapping. `left_out`: pages
+    without an image get no room on the device either. `brought`: the model has had its turn. `lost_pages`: its last ones that were neither
+    on the device nor here when its last turn began.
     """
 
     pages: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -168,9 +168,9 @@ class Coming:
                 self.announced.append(page)
 
     def announce_at(self, pages: Iterable[int], stream: torch.cuda.Stream) -> list[torch.Tensor]:
-        """ComfyUI is about to compute with what lies on these pages. Begin with the copies of those that wait in host memory; of those that
-        find no room on the device the images are given up, for ComfyUI does not know of them: it reads that, and keeps pins. Returns the
-        slots that are free then."""
+        """ComfyUI is about to compute with the weights on these pages. Begin the copies of those that wait in host memory; of those that
+        find no room on the device the images are given up, for ComfyUI does not know of them: it reads the weights, and keeps pins. Returns
+        the slots that are free then."""
         side, free = self._side, []
         with side.cuda.on(stream):
             for page in pages:
@@ -215,7 +215,7 @@ class Coming:
 
 
 def good_modules(residency: Sequence[int], modules: Iterable[Any]) -> dict[Any, Any]:
-    """Signatures of those of the modules whose weights on the device are what ComfyUI would compute with."""
+    """Signatures of those of the modules with whose weights on the device ComfyUI would compute."""
     found = {}
     for module in modules:
         if not all(residency[page] & 1 for page in pages_of(module)):

@@ -1,4 +1,5 @@
-"""Each Exchange of the device tier, carried out when ComfyUI loads the model: others leave for it, and what was written back of it returns.
+"""Each Exchange of the device tier, carried out when ComfyUI loads the model: others leave for it, and its pages that were written back
+return.
 
 One goes on while its node runs (`page_exchange.py:Turn`): the rest of the room is made as ComfyUI asks for the pages.
 """
@@ -32,7 +33,8 @@ class Exchanges:
         self._turns.clear()
 
     def before_load(self, key: str, patcher: Any, asked_bytes: int) -> None:
-        """Bring back what was written back of the model: as it is placed, or, where host memory holds copies again, into free room."""
+        """Bring back the model's pages that were written back: as they are placed, or, where host memory holds copies again, into free
+        room."""
         placed, own = self._answers.placed.get(key), self._answers.pending.get(key)
         pages, cuda = self._pages, self._streams.cuda
         if pages is None or cuda is None or (placed is None and (own is None or not self._contents.images_bytes(patcher))):
@@ -75,14 +77,14 @@ class Exchanges:
                     yield component.key, other
 
     def after_load(self, key: str, patcher: Any) -> None:
-        """ComfyUI has loaded the model: what the plan leaves out of it gets no page."""
+        """ComfyUI has loaded the model: weights that the plan leaves out get no page."""
         placed = self._answers.placed.get(key)
         if placed is not None and placed.left_out and self._pages is not None:
             self._pages.leave_out(patcher)
 
     def may_pin(self, subset: str) -> bool:
-        """Whether ComfyUI may make a host copy of weights. Where there is one copy, none of what lies on the device, nor of what is read
-        once; what is streamed at each step needs one in any case."""
+        """Whether ComfyUI may make a host copy of weights. Where there is one copy, none of weights that lie on the device, nor of those
+        that are read once; those streamed at each step need one in any case."""
         return not any(placed.left_out or subset.endswith("-loaded") for placed in self._answers.placed.values())
 
     # --- turns ---
@@ -98,7 +100,7 @@ class Exchanges:
         return next((turn for turn in self._turns if turn.buffer is buffer), None)
 
     def go_on(self, turn: Turn, address: int, size_bytes: int) -> None:
-        """Make room for the pages there, and bring what of them lies in host memory still."""
+        """Make room for the pages there, and bring those that still lie in host memory."""
         assert self._streams.cuda is not None
         self._turns.remove(turn)  # one that fails is over
         with self._streams.gate.aside(), self._streams.cuda.outside_graphs(), self._evidence.seeing_unpinned(turn.patcher):
@@ -107,7 +109,7 @@ class Exchanges:
         self._turns.append(turn)
 
     def tell_left(self, turn: Turn) -> None:
-        """Tell what has left in the turn since the last time."""
+        """Tell which bytes have left in the turn since the last time."""
         for other, size_bytes in turn.take_left():
             key = self._models.key_of_model(other.model) or ""
             self._answers.evicted(key, size_bytes, "written back: host memory is too short for copies in both")

@@ -37,9 +37,9 @@ class FileSlices:
     def missing(
         self, patcher: Any, paths: Collection[str], is_imaged: Callable[[Any, Sequence[int]], bool], outside_bytes: int = 0
     ) -> list[Extent] | None:
-        """Ranges of `paths`, the model's files. `is_imaged(module, residency)`: whether what of the module is not on the device lies in
-        images of its pages. `outside_bytes` of its end count as missing wherever they lie: they will not stay there. None where nobody can
-        tell which of the files a tensor lies in."""
+        """Ranges of `paths`, the model's files. `is_imaged(module, residency)`: whether the module's weights off the device lie in images
+        of its pages. `outside_bytes` of its end count as missing wherever they lie: they will not stay there. None where nobody can tell
+        which of the files a tensor lies in."""
         buffer = patcher._vbar_get()
         residency = () if buffer is None else buffer.get_residency()
         outside_from = 0 if buffer is None else first_outside(buffer, outside_bytes)

@@ -1,4 +1,4 @@
-"""Device memory that copies of weights leave free, and so what they may take, while a node runs."""
+"""Device memory for copies of weights while a node runs, and the part that they leave free."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KNOWN_HEADROOM_BYTES = 512 * 1024**2
 
 
 class Headroom:
-    """Of the node that runs. `size_bytes`: free beside what the node has yet to allocate and what the user wants left free."""
+    """Of the node that runs. `size_bytes`: free beside the node's allocations to come and the user's headroom."""
 
     def __init__(self, cuda: Cuda | None, contents: Contents) -> None:
         self.size_bytes = HEADROOM_BYTES
@@ -25,8 +25,8 @@ class Headroom:
         self.size_bytes = KNOWN_HEADROOM_BYTES if working_set_bytes else HEADROOM_BYTES
 
     def room_for_copies(self, asked_bytes: int = 0) -> int:
-        """Device memory that copies may take beside what the node that runs has yet to allocate: what is known of it, else what ComfyUI has
-        asked for."""
+        """Device memory that copies may take beside the allocations to come of the node that runs: its known working set, else ComfyUI's
+        own request."""
         assert self._cuda is not None
         coming_bytes = self._working_set_bytes - self._cuda.reserved_bytes() if self._working_set_bytes else asked_bytes
         return self._cuda.free_bytes() - max(0, coming_bytes) - self.size_bytes - self._contents.spared_bytes

@@ -1,4 +1,5 @@
-"""The facts that the host tells of host memory: what of each component the process holds, and what of the rest the page cache does."""
+"""The facts that the host tells of host memory: the bytes of each component that the process holds, and those of the rest in the page
+cache."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ RECORDED = "ComfyUI has recorded it as a graph that it replays where its weights
 
 
 def surroundings() -> str:
-    """The compiler's settings and the parameters of what the mover calls, in words: they hold for all models."""
+    """The compiler's settings and the parameters of the functions that the mover calls, in words: they hold for all models."""
     settings = [f"{name}={value}" for name, value in sorted(vars(args).items()) if any(word in name for word in COMPILER_WORDS)]
     owners = [(comfy.ops, ("cast_modules_with_vbar",)), (pinned_memory, ("get_pin", "pin_memory"))]
     owners += [(getattr(model_vbar, "ModelVBAR", None), ("fault", "unpin", "set_watermark", "free_memory", "get_residency"))]
@@ -50,7 +50,7 @@ def _signature(function: Any) -> str:
 
 
 def allocates_beside_torch(device: Any) -> bool:
-    """Whether ComfyUI's compiler keeps what nodes compute with in memory that torch's allocator does not tell of."""
+    """Whether ComfyUI's compiler keeps working sets in memory that torch's allocator does not tell of."""
     enabled = getattr(model_prefetch, "malloc_graph_enabled", None)
     return enabled is not None and bool(enabled(device))
 
@@ -88,7 +88,8 @@ def pin_subsets(state: Any, beginning: str) -> list[str]:
 
 
 def is_streamed(patcher: Any) -> bool:
-    """Whether ComfyUI reads what does not fit on the device from the model's files at each use, and keeps no copy of what does fit."""
+    """Whether ComfyUI reads weights that do not fit on the device from the model's files at each use, and keeps no copy of those that
+    do."""
     state = patcher.model.dynamic_pins.get(patcher.load_device, {}) if patcher.is_dynamic() else {}
     own = state.get(STREAMED)
     return bool(getattr(model_management.args, "fast_disk", False) if own is None else own)

@@ -50,7 +50,7 @@ def resident_bytes(patcher: Any, images_bytes: int) -> int:
 
 
 def shares_host_memory(device: torch.device) -> bool:
-    """Whether what lies on that device takes from the host's memory: then each byte would be counted twice, and copied for nothing."""
+    """Whether that device's memory is the host's: then each byte would be counted twice, and copied for nothing."""
     if device.type in ("cpu", "mps"):
         return True
     try:
@@ -103,7 +103,7 @@ def spare_bytes(needed_bytes: int) -> int:
 
 
 def pinnable_bytes() -> int | None:
-    """Bytes that may be pinned beside what ComfyUI has pinned, ours counted in; None: the system has no limit of its own."""
+    """Bytes that may be pinned beside those pinned already, by ComfyUI or us; None: the system has no limit of its own."""
     most_bytes = memory.host_memory().pinnable_bytes
     return None if most_bytes is None else max(0, most_bytes - pinned_in_all())
 
@@ -120,8 +120,8 @@ def buffers_bytes(patcher: Any) -> int:
 
 
 def pinned_bytes(patcher: Any) -> tuple[int, int]:
-    """Bytes of a dynamic model's pinned host buffers of weights: of what does not fit on the device, and of what lay there when it was
-    pinned. Versions have one, two or more of them, under names that begin alike."""
+    """Bytes of a dynamic model's pinned host buffers of weights: of weights that do not fit on the device, and of those that lay there when
+    they were pinned. Versions have one, two or more of them, under names that begin alike."""
     pins = patcher.model.dynamic_pins[patcher.load_device]
     sizes = {name: int(pins[name][0].size) for name in pin_subsets(pins, PINS_OF_WEIGHTS)}
     loaded_bytes = sum(size_bytes for name, size_bytes in sizes.items() if name.endswith(LOADED))

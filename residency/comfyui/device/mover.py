@@ -1,4 +1,4 @@
-"""The device mover of the ComfyUI host: enacts what the core has decided of the device, and nothing else.
+"""The device mover of the ComfyUI host: enacts the core's decisions about the device, and nothing else.
 
 Everything happens on the executor thread at safe points: where a node starts, around ComfyUI's own load of a model, between the steps of a
 sampler (`advance`). Which of ComfyUI's two patchers a model uses is asked of the model, each time:
@@ -10,8 +10,8 @@ sampler (`advance`). Which of ComfyUI's two patchers a model uses is asked of th
 Room is made for a whole model at once. ComfyUI frees 32 MiB at a time when a page is missing, and waits for the device each time:
 two experts of 23.8 GB in 24 GB of an H100 took 12.3 s that way and 10.4 s with the room made at the node's start.
 
-A copy that fails is answered with the reason (`answers.py`), and ComfyUI loads what it misses. What a feature needs of ComfyUI is seen
-while it is at work (`evidence.py`), and what is not to be relied on is left out.
+A copy that fails is answered with the reason (`answers.py`), and ComfyUI loads what it misses. Whether ComfyUI behaves as a feature needs
+it is seen at work (`evidence.py`); where it does not, the feature is left out.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class DeviceMover:
     """Enacts Prefetch, Exchange, Cancel and Evict on the device tier. On the executor's thread; `close` may come from another one.
 
     `cuda` None: ComfyUI computes on a device whose memory nothing is copied to. `plan()`: where the running prompt's weights lie.
-    `spare()`: bytes of host memory that copies may still take. `look()`: host memory is about to be taken in the middle of a pass; what
-    the pass has fetched may leave the page cache before. `guard(function, *arguments)` calls it, and answers for what it raises: nothing
+    `spare()`: bytes of host memory that copies may still take. `look()`: host memory is about to be taken in the middle of a pass; the
+    pass's fetched bytes may leave the page cache before. `guard(function, *arguments)` calls it, and answers for its errors: nothing
     but a missing copy may stop a pass. `_busy` is held while device memory is worked on, and by `close`; the executor's thread waits
     PATIENCE_S for it.
     """
@@ -133,8 +133,8 @@ class DeviceMover:
     # --- instructions ---
 
     def prefetch(self, instruction: Prefetch) -> Future[None]:
-        """Announce the copy. What the running node computes with crosses at once; what finds no room, when ComfyUI has loaded the model.
-        What is needed later follows step by step (`advance`). One that is announced already becomes longer."""
+        """Announce the copy. Weights of the running node cross at once; those that find no room, when ComfyUI has loaded the model. Weights
+        needed later follow step by step (`advance`). One that is announced already becomes longer."""
         with self._working:  # else a close could answer it between being remembered and being brought
             return self._prefetches.announce(instruction).future
 
@@ -187,7 +187,7 @@ class DeviceMover:
         return self.contents.present_bytes(key)
 
     def so_far(self, key: str) -> TransferMoved | None:
-        """It posts what has moved after each copy."""
+        """None: moved bytes are told after each copy."""
         return None
 
     # --- safe points ---
@@ -206,7 +206,7 @@ class DeviceMover:
         return any(pending.ahead for pending in self._answers.pending.values())
 
     def carry_on(self, *, waits: bool) -> None:
-        """A node starts: what was announced for later ones follows its own weights; where it `waits`, between two of the node's steps, or
+        """A node starts: copies announced for later ones follow its own weights; where it `waits`, between two of the node's steps, or
         behind the prompt's end: announcing 10 GB takes this thread 0.15 s, and the node does not hide it."""
         self._waits = waits
         self._follow()
@@ -216,7 +216,7 @@ class DeviceMover:
             self._advance(None)
 
     def prompt_ends(self) -> None:
-        """Nobody waits for the prompt any more: what its last nodes were not to wait for follows."""
+        """Nobody waits for the prompt any more: copies that its last nodes were not to wait for follow."""
         if self._waits:
             self._advance(None)
 
@@ -233,7 +233,7 @@ class DeviceMover:
     # --- around ComfyUI's own load ---
 
     def before_load(self, patchers: Iterable[Any], working_set_bytes: int = 0) -> None:
-        """ComfyUI is about to load these: what is exchanged for them leaves now, and host copies are held on to."""
+        """ComfyUI is about to load these: pages exchanged for them leave now, and host copies are held on to."""
         with self._working:
             if self.streams.gate.open:
                 self.streams.wait_for_copies()
@@ -262,7 +262,7 @@ class DeviceMover:
             self.evidence.failed(key, Feature.HOST_COPIES, error)
 
     def after_load(self, patchers: Iterable[Any], working_set_bytes: int) -> None:
-        """ComfyUI has made room for these and gives each layer its bytes when it computes: what stands of their copies is carried out."""
+        """ComfyUI has made room for these and gives each layer its bytes when it computes: their pending copies are carried out."""
         if self.pages is None:
             return
         ours = [patcher for patcher in patchers if self.streams.reaches(patcher)]
@@ -280,8 +280,8 @@ class DeviceMover:
         self._follow()
 
     def before_fault(self, buffer: Any, address: int, size_bytes: int) -> None:
-        """ComfyUI is about to ask for pages that it computes with: what stands of the model's exchange makes room for them, and copies to
-        them have arrived. Raises what waiting for those does."""
+        """ComfyUI is about to ask for pages that it computes with: the rest of the model's exchange makes room for them, and copies to them
+        have arrived. Raises as waiting for those does."""
         turn = self.exchanges.turn_at(buffer)
         if turn is not None and not turn.is_over(size_bytes):
             if turn.is_seen_again():
@@ -299,7 +299,7 @@ class DeviceMover:
         self._guard(self.exchanges.tell_left, turn)
 
     def before_unload(self, patcher: Any, device: Any) -> None:
-        """ComfyUI is about to take the model off the device: the host copies that were kept stand in for what would be copied back."""
+        """ComfyUI is about to take the model off the device: the host copies that were kept take the place of copying it back."""
         with self._working:
             if device is not None and device.type == "cpu":
                 self.snapshots.restore(patcher)
@@ -321,7 +321,7 @@ class DeviceMover:
         return found + self.storage.states()
 
     def close(self, *, wait: bool = True) -> None:
-        """Give every copy up once what is being moved has arrived; nothing is announced any more. Only `wait` waits for the device."""
+        """Give every copy up once those under way have arrived; nothing is announced any more. Only `wait` waits for the device."""
         self._closed = self._closer.submit(self._give_up)
         if wait:
             self.settle()

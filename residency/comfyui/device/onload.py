@@ -1,7 +1,7 @@
 """Host -> device copies of a dynamic model ahead of its use: from ComfyUI's pinned buffers into the pages of its virtual device buffer.
 
 Everything here runs on the executor thread, between nodes or between the steps of one; only the copies themselves run beside the
-computation, on a stream of their own. What is found on the device when the model is used is used; what is not, ComfyUI loads itself:
+computation, on a stream of their own. Weights found on the device when the model is used are used; the others ComfyUI loads itself:
 the bytes and their layout are those of comfy.ops, so either way gives the same image.
 """
 
@@ -100,9 +100,10 @@ def shares_its_place(modules: list[Any]) -> set[int]:
 
 
 def onload(patcher: Any, cuda: Cuda, stream: torch.cuda.Stream, gate: Gate, room_bytes: int, size_bytes: int) -> Progress:
-    """Copy on that stream what of the model's first `size_bytes` is not on the device, taking at most `room_bytes` of free device memory.
+    """Copy on that stream those of the model's first `size_bytes` that are not on the device, taking at most `room_bytes` of free device
+    memory.
 
-    The gate, or where it is open the caller, sees to it that the model computes with nothing that has not arrived. Never reads a file,
+    The gate, or where it is open the caller, sees to it that the model computes only with weights that have arrived. Never reads a file,
     never pushes another model out: it stops where the pinned bytes, the room or the size end.
     """
     buffer = patcher._vbar_get()
@@ -180,7 +181,7 @@ class _Places:
     """The modules' bytes in a virtual device buffer as tensors. The one that is asked for first has the lowest address of them.
 
     Making a tensor of an address asks the driver about it, cutting one out of a larger one does not. The large one begins at the first
-    module that is asked for: what lies before that need not be mapped.
+    module that is asked for: the pages before that need not be mapped.
     """
 
     def __init__(self, buffer: Any, cuda: Cuda) -> None:

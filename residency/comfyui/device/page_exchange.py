@@ -2,12 +2,12 @@
 
 With copies in both, two experts of 23.8 GB and an encoder of 9.8 GB need 57 GB of host memory, or are read from the disk again in each
 prompt. A model that leaves the device is written back instead, page by page, into the pinned slots that the model which comes in has just
-left. An image is good as long as nobody has changed the weights it was taken of; what has none, ComfyUI reads from the file.
+left. An image is good as long as nobody has changed the weights it was taken of; a page without one ComfyUI reads from the file.
 
-Where even one copy of each does not fit, what is needed last leaves without an image (Belady 1966). A model that is passed through once,
-a text encoder, gets no room for what it has lost: it is read while it computes, and nothing else loses its place for it. So in prompts that
-repeat it is always the end of the encoder that is missing, and the page cache can hold that. Without this the ends of the models were
-missing in turn, 6 to 9 GB from the drive in each prompt (H100, 24 GB on the device and 42 GB of RAM for 57.5 GB of weights).
+Where even one copy of each does not fit, pages needed last leave without an image (Belady 1966). A model that is passed through once, a
+text encoder, gets no room for the pages that it has lost: it is read while it computes, and nothing else loses its place for it. So in
+prompts that repeat it is always the end of the encoder that is missing, and the page cache can hold that. Without this the ends of the
+models were missing in turn, 6 to 9 GB from the drive in each prompt (H100, 24 GB on the device and 42 GB of RAM for 57.5 GB of weights).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PageStore:
         return images.lost_pages * PAGE_BYTES if images else 0
 
     def is_imaged(self, patcher: Any, module: Any, residency: Sequence[int]) -> bool:
-        """Whether the module's weights are good, and what of them is not on the device lies in host memory."""
+        """Whether the module's weights are good, and those off the device lie in host memory."""
         images = self._images.get(patcher.model)
         if images is None or module not in images.good:
             return False
@@ -75,11 +75,11 @@ class PageStore:
         compares: bool = False,
     ) -> Turn:
         """It is the model's turn. `leaving`: those that may leave for it, the one needed last first, and bytes at the end of each that
-        leave without an image. `room_bytes()` is what weights may take on the device. For what a model that is `passed_once` has lost no
-        other loses its image: see `leave_out`. `compares`: the first pages, with what they should hold.
+        leave without an image. `room_bytes()`: device memory that weights may take. No other loses its image for pages that a model which
+        is `passed_once` has lost: see `leave_out`. `compares`: the first pages, with their sources.
 
-        Raises what the device raises, and DisprovedError for a page that reads otherwise; then none of these models has an image any more,
-        and ComfyUI reads what it misses. So does the turn when it goes on."""
+        Raises the device's errors, and DisprovedError for a page that reads otherwise; then none of these models has an image any more,
+        and ComfyUI reads the missing pages. So does the turn when it goes on."""
         side = self._side(patcher)
         side.images.left_out, side.images.lost_pages = False, side.lost_pages()
         self.compared = [0, 0]
@@ -90,7 +90,7 @@ class PageStore:
         return turn
 
     def give_up(self, all_images: Iterable[Images], streams: Streams) -> None:
-        """Forget these images: copies may be half done or still under way, and nobody knows which hold what they should."""
+        """Forget these images: copies may be half done or still under way, and nobody knows which hold the right bytes."""
         try:
             streams.into.synchronize()
             streams.out.synchronize()
@@ -115,7 +115,7 @@ class PageStore:
                 raise DisprovedError(Behaviour.WRITTEN_BACK_EQUAL, f"a page that was {way} read otherwise")
 
     def leave_out(self, patcher: Any) -> None:
-        """ComfyUI has loaded the model. What the exchange has made no room for gets no page until it is loaded again: it is read at each
+        """ComfyUI has loaded the model. Weights without room in the exchange get no page until it is loaded again: they are read at each
         use. Does nothing to a model for which there is room."""
         side = self._side(patcher)
         if side.images.left_out:
@@ -157,9 +157,9 @@ class PageStore:
 
 
 class Turn:
-    """One model's exchange, for as long as its node runs. What has an image comes back when it begins. For the rest, which ComfyUI fetches
+    """One model's exchange, for as long as its node runs. Pages with an image come back when it begins. For the rest, which ComfyUI fetches
     as it computes, the others leave piece by piece: until then the page cache, where that rest waits, keeps its room in host memory. With
-    all leaving at once, what had been read ahead of the model was pushed out and read again."""
+    all leaving at once, bytes read ahead of the model were pushed out and read again."""
 
     def __init__(
         self, store: PageStore, side: Side, coming: Coming, victims: Sequence[Leaving], streams: Streams, room_bytes: Callable[[], int]
@@ -186,7 +186,7 @@ class Turn:
         return any(other.model is patcher.model for other in (self.patcher, *(victim.patcher for victim in self._victims)))
 
     def begin(self, passed_once: bool) -> None:
-        """Bring back what is in host memory of the model, in exchange for the last pages of the others."""
+        """Bring back the model's pages in host memory, in exchange for the last pages of the others."""
         with self._giving_up():
             self._begin(passed_once)
 
@@ -223,7 +223,8 @@ class Turn:
 
     def is_over(self, size_bytes: int) -> bool:
         """The model asks for so many bytes: whether it has gone through all of its weights before, twice over, for it may ask for blocks
-        and for what is in them. By then it has what it gets, and each look at the device would cost a module more than its own launch."""
+        and for the modules in them. By then it has all that it gets, and each look at the device would cost a module more than its own
+        launch."""
         self._asked_bytes += size_bytes
         return self._asked_bytes > 2 * int(self.patcher.model_size())
 
@@ -263,7 +264,7 @@ class Turn:
         return max(min(missing_pages, most_pages), sum(not residency[page] & 1 for page in asked if page < len(residency)))
 
     def waits_at(self, address: int, size_bytes: int) -> bool:
-        """Whether what the model asks for lies in host memory still."""
+        """Whether a page that the model asks for still lies in host memory."""
         return bool(self._coming.waiting_pages) and any(page in self._coming.images.pages for page in self._pages_at(address, size_bytes))
 
     def bring(self, address: int, size_bytes: int) -> None:
@@ -280,7 +281,7 @@ class Turn:
         return range(start // PAGE_BYTES, -(-(start + size_bytes) // PAGE_BYTES))
 
     def take_left(self) -> list[tuple[Any, int]]:
-        """(model, bytes) of what has left since this was asked last."""
+        """(model, bytes) that have left since this was asked last."""
         found = [(victim.patcher, victim.left_bytes - told) for victim, told in self._told.items() if victim.left_bytes > told]
         self._told = {victim: victim.left_bytes for victim in self._victims}
         return found

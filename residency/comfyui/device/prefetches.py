@@ -1,7 +1,7 @@
 """Each Prefetch of the device tier, carried out: pinned bytes of dynamic models are copied into their pages as far as there is room.
 
-What the node that runs computes with crosses at once, or when ComfyUI has loaded the model and made room; what is needed later follows
-step by step. A legacy model is not prefetched: its patcher moves weights only when it loads them.
+Weights of the node that runs cross at once, or when ComfyUI has loaded the model and made room; those needed later follow step by step. A
+legacy model is not prefetched: its patcher moves weights only when it loads them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Prefetches:
         self._streams, self._headroom, self._blocks = context.streams, context.headroom, context.blocks
 
     def announce(self, instruction: Prefetch) -> Pending:
-        """Take it on, or refuse it. What the node that runs computes with crosses at once. One that is pending already becomes longer."""
+        """Take it on, or refuse it. Weights of the node that runs cross at once. One that is pending already becomes longer."""
         key = instruction.component.key
         pending = self._answers.pending.get(key)
         if pending is not None:
@@ -54,7 +54,7 @@ class Prefetches:
         return pending
 
     def advance(self, limit_bytes: int | None) -> None:
-        """Carry on what is needed later, as far as there is room, and no more than `limit_bytes` in all."""
+        """Carry on the copies needed later, as far as there is room, and no more than `limit_bytes` in all."""
         ahead = [(key, pending) for key, pending in self._answers.pending.items() if pending.ahead]
         if not ahead:
             return
@@ -79,20 +79,20 @@ class Prefetches:
                 self._after_copy(key, pending, done)
 
     def before_load(self, key: str, patcher: Any) -> None:
-        """ComfyUI is about to load the model: what was meant to come later is for a node that nobody knew to compute with it."""
+        """ComfyUI is about to load the model, for a node that nobody knew to compute with it: a copy meant for later ends."""
         pending = self._answers.pending.get(key)
         if pending is not None and pending.ahead:
             pending.present_bytes = device_bytes(patcher)
             self._end(key, "its node has started and loads the rest itself")
 
     def after_load(self, key: str, asked_bytes: int) -> None:
-        """ComfyUI has loaded the model and made room, beside `asked_bytes` of its own: what is pending crosses now or not at all."""
+        """ComfyUI has loaded the model and made room, beside `asked_bytes` of its own: a pending copy crosses now or not at all."""
         pending = self._answers.pending.get(key)
         if pending is not None:
             self._bring(key, pending, at_load=True, asked_bytes=asked_bytes)
 
     def _bring(self, key: str, pending: Pending, *, at_load: bool, asked_bytes: int = 0) -> None:
-        """Announce the copies of what is computed with now. What finds no room waits for ComfyUI's load, which makes some."""
+        """Announce the copies for the node that runs now. Those without room wait for ComfyUI's load, which makes some."""
         done = None
         for loaded in self._models.loaded(key):
             if not self._streams.reaches(loaded.model) or onload.is_complete(loaded.model):

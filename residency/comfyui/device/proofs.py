@@ -2,7 +2,7 @@
 
 No version number says how a ComfyUI computes with its pages, and a wrong guess is a wrong picture. So each kind of model (`Kind`) runs its
 first pass on the safe path, where every copy is waited for as a whole, while the mover watches; pages are compared the first times that
-they are exchanged. What has failed is off until the mover is made anew, with a sentence; a kind that has changed is another kind.
+they are exchanged. A feature that has failed is off until the mover is made anew, with a sentence; a kind that has changed is another kind.
 Needs no ComfyUI.
 """
 
@@ -56,7 +56,7 @@ LOST = {
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Models that behave alike: the class of the patcher and of the model, and what ComfyUI does with them: its compiler's settings, and
+    """Models that behave alike: the class of the patcher and of the model, and their surroundings in ComfyUI: its compiler's settings, and
     the parameters of the functions that the mover calls or wraps."""
 
     patcher: str
@@ -77,7 +77,7 @@ class State:
 
 
 class DisprovedError(Exception):
-    """A behaviour that a feature rests on is not there; the message says what was seen."""
+    """A behaviour that a feature rests on is not there; the message says how that was seen."""
 
     def __init__(self, behaviour: Behaviour, seen: str) -> None:
         super().__init__(seen)
@@ -96,14 +96,14 @@ class Proofs:
         self._surroundings = ""
 
     def settle(self, surroundings: str) -> None:
-        """A prompt begins with these settings and functions: what was seen with others counts no more."""
+        """A prompt begins with these settings and functions: proofs made with others count no more."""
         if surroundings != self._surroundings:
             self._surroundings = surroundings
             self._proved = {one for one in self._proved if one[1].surroundings == surroundings}
             self._disproved = {one: seen for one, seen in self._disproved.items() if one[1].surroundings == surroundings}
 
     def prove(self, behaviour: Behaviour, kind: Kind) -> None:
-        """It was seen. What was disproved stays so."""
+        """It was seen. A disproved behaviour stays so."""
         if (behaviour, kind) not in self._disproved:
             self._proved.add((behaviour, kind))
 
@@ -144,7 +144,7 @@ class Proofs:
             self._in_a_row[feature] = 0
 
     def forgive(self) -> None:
-        """Try again what has failed; what was disproved stays off."""
+        """Try failed features again; disproved ones stay off."""
         self.off.clear()
         self._in_a_row.clear()
 

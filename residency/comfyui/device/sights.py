@@ -1,4 +1,4 @@
-"""Looks at both tiers, as the facts have them: what of the weights lies in host memory and on the device, and the room beside it."""
+"""Looks at both tiers, as the facts have them: the weights in host memory and on the device, and the room beside them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Sights:
     def of_both(
         self, components: Mapping[str, Component], budget_bytes: int | None, in_use: Collection[str] = (), *, must: bool = False
     ) -> Sight:
-        """Of host memory as `of_host`. `budget_bytes`: what weights may take of the device in all, where the user has set that."""
+        """Of host memory as `of_host`. `budget_bytes`: device memory that weights may take in all, where the user has set that."""
         host, device = self._in_host.look(components, in_use, must=must), self._of_device(budget_bytes)
         # most nodes of a prompt come too soon for another look at host memory, and some machines have no device to look at
         return NOTHING_SEEN if host is None and device is None else Sight(host, device)

@@ -1,4 +1,4 @@
-"""Pinned host memory for pages of the device: what an exchange writes back, and brings again."""
+"""Pinned host memory for pages of the device, which an exchange writes back and brings again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SLAB_PAGES = 16  # slots are allocated 0.5 GiB at a time: registering memory cos
 
 
 class Slots:
-    """Pinned host memory in slots of one page. Takes as much as `spare_bytes()` gives, and no more than the system lets be pinned; what was
-    allocated is used again."""
+    """Pinned host memory in slots of one page. Takes as much as `spare_bytes()` gives, and no more than the system lets be pinned;
+    allocated slots are used again."""
 
     def __init__(self, spare_bytes: Callable[[], int], cuda: Cuda) -> None:
         self._spare_bytes = spare_bytes

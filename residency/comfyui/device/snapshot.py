@@ -48,7 +48,7 @@ class Snapshots:
         return self.held_bytes(model)
 
     def restore(self, patcher: Any) -> int:
-        """Before an unload: put the host copies in place of what is on the device. Returns the bytes that need no copying back.
+        """Before an unload: put the host copies in place of the weights on the device. Returns the bytes that need no copying back.
 
         Patched weights are left to ComfyUI: their originals come from the patcher's backup.
         """

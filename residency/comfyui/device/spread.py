@@ -1,12 +1,12 @@
 """The choice of a dynamic model's weights that stay on a device that is too small for all of them.
 
-The last bytes of a model's virtual device buffer are the first to leave, and what has left crosses the link anew at each step, one weight
-ahead of what is computed with. ComfyUI lays the largest weights in front and those of one size by name: what streams then lies close
-together in the pass, there the device waits for the link, and elsewhere the link for the device. Here the weights of each size leave
-evenly over the pass, wherever the room ends: a step takes about the longer of computing and crossing, not their sum.
+The last bytes of a model's virtual device buffer are the first to leave, and weights that have left cross the link anew at each step, one
+weight ahead of the computation. ComfyUI lays the largest weights in front and those of one size by name: streamed weights then lie close
+together in the pass, there the device waits for the link, and elsewhere the link for the device. Here the weights of each size leave evenly
+over the pass, wherever the room ends: a step takes about the longer of computing and crossing, not their sum.
 
-What computes with one vector a picture and not with each of its tokens has no computing behind which its copy could hide: it stays longest.
-In Flux that is a quarter of the bytes.
+A weight that computes with one vector a picture and not with each of its tokens has no computing behind which its copy could hide: it stays
+longest. In Flux that is a quarter of the bytes.
 
 Where the model's first load brings patches, ComfyUI's order stands: on weights of 8 bits and fewer a patch is rounded where they stay, and
 not where they stream, so that the image depends on which do which.

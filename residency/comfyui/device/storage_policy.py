@@ -1,9 +1,9 @@
 """Models stay in host memory that ComfyUI would read from their fast drive at each use, where the plan says that host memory lasts.
 
 ComfyUI decides the policy by model when it is made, writes it into the state of the model's pinned buffers, and reads it there whenever
-a weight is cast: pinned copies are made of what is streamed only, or of everything. So the entry of that one model is all that is
+a weight is cast: pinned copies are made of streamed weights only, or of all. So the entry of that one model is all that is
 changed, before it is loaded: the copies themselves, their budget and who of them leaves stay ComfyUI's, as with --disable-fast-disk.
-Every weight is read from the same file in either case. What the user has asked for on the command line stays as it is.
+Every weight is read from the same file in either case. The user's choice on the command line stays as it is.
 """
 
 from __future__ import annotations

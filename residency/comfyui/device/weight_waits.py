@@ -3,10 +3,10 @@
 Every module's weights pass `comfy.ops.cast_modules_with_vbar`. Where they are not on the device, ComfyUI reads them from the file into host
 memory on this thread and announces a copy, for which the device then waits. Measured around that call:
 
-- on CUDA by two events: one on the computing stream before the call, one on the stream of the copy behind it. What lies between them by
-  the device's clock is the time in which it had nothing to compute with: a read that outlasts what the device had still to do counts with
-  the rest of its time, one behind which the device was busy not at all. Nothing is ever synchronised: the events are read when the device
-  has passed them, at the next step or later.
+- on CUDA by two events: one on the computing stream before the call, one on the stream of the copy behind it. The time between them by the
+  device's clock is that in which it had nothing to compute with: a read that outlasts the device's pending work counts with the rest of its
+  time, one behind which the device was busy not at all. Nothing is ever synchronised: the events are read when the device has passed them,
+  at the next step or later.
 - elsewhere by the host's clock.
 
 Cost: a call whose modules are on the device takes one look at the buffer and one at the clock; one that misses takes three more calls
@@ -133,11 +133,11 @@ class WeightWaits:
             self._failed(error)
 
     def steps_end(self, steps: int) -> list[Waited | Stepped]:
-        """So many have ended since the last time; what is known by now of them and of earlier ones."""
+        """So many have ended since the last time. Returns the waits known by now, of them and of earlier ones."""
         return self._take(steps)
 
     def node_ends(self) -> list[Waited | Stepped]:
-        """As `steps_end`. What the device has not got to yet is told at the next step or node."""
+        """As `steps_end`. Waits that the device has not got to yet are told at the next step or node."""
         return self._take(0)
 
     def _take(self, steps: int) -> list[Waited | Stepped]:
@@ -181,8 +181,8 @@ class WeightWaits:
 
 
 def is_missing(modules: Sequence[Any]) -> bool:
-    """Whether one of the modules may not be on the device. What is there lies in front in the model's buffer, mostly: behind a hole the
-    host's clock tells."""
+    """Whether one of the modules may not be on the device. Those on the device lie in front in the model's buffer, mostly: behind a hole
+    the host's clock tells."""
     for module in modules:
         buffer, address, size_bytes = module._v
         if address + size_bytes > buffer.base_addr + buffer.loaded_size():

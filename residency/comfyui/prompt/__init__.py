@@ -1,1 +1,1 @@
-"""The running prompt: its graph, what comes behind it, what earlier runs know of it."""
+"""The running prompt: its graph, the queue behind it, the knowledge of earlier runs."""

@@ -46,7 +46,7 @@ class Errands:
         return done
 
     def close(self, *, wait: bool = True) -> None:
-        """Let what was submitted end; `wait`: join the thread, unless it is the one that asks."""
+        """Let submitted errands end; `wait`: join the thread, unless it is the one that asks."""
         with self._lock:
             self._closed = True
             thread = self._thread

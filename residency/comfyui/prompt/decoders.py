@@ -1,8 +1,8 @@
 """The working sets of a prompt's decoders before one of them has run: ComfyUI's own estimate for the latents at hand.
 
-A decoder of pictures takes more of the device than all nodes before it (2.7 GB at 1024 px, flux, where its sampler takes 1.1), and what it
-pushes out there without a plan has to be read again in the next prompt. ComfyUI's estimate is too high, by two thirds there: it stands in
-until the node's own peak is known, and never for more than a part of the device.
+A decoder of pictures takes more of the device than all nodes before it (2.7 GB at 1024 px, flux, where its sampler takes 1.1), and weights
+that it pushes out there without a plan have to be read again in the next prompt. ComfyUI's estimate is too high, by two thirds there: it
+stands in until the node's own peak is known, and never for more than a part of the device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_SHARE = 0.5  # of what weights may take of the device: more is ComfyUI's wa
 
 
 class Decoders:
-    """Of one prompt. `device_bytes`: what weights may take of the device. On the executor's thread."""
+    """Of one prompt. `device_bytes`: device memory that weights may take. On the executor's thread."""
 
     def __init__(self, nodes: Mapping[str, Mapping[str, Any]], traits: TraitsOf, device_bytes: int) -> None:
         self._most_bytes = int(MOST_SHARE * device_bytes)

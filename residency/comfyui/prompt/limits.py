@@ -14,8 +14,8 @@ BUDGET_REFRESH_S = 0.25  # reading the limits takes 40 us: not at every one of a
 
 
 class MemoryLimits:
-    """`copies_bytes()`: host memory that the process's own copies of weights take; what everything else takes is measured into `need`.
-    `device_bytes`: what weights may take of the device; None where it has no memory of its own. `reserve_bytes`: host memory that reading
+    """`copies_bytes()`: host memory that the process's own copies of weights take; the use of everything else is measured into `need`.
+    `device_bytes`: device memory that weights may take; None where it has no memory of its own. `reserve_bytes`: host memory that reading
     ahead leaves alone. On the executor's thread, but for the two numbers, which any thread may read."""
 
     def __init__(self, copies_bytes: Callable[[], int], need: MeasuredNeed) -> None:

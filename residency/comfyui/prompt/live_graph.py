@@ -1,4 +1,4 @@
-"""The graph of the running prompt as plain data for the core: the components of its nodes, and the timeline of what is left to run, with
+"""The graph of the running prompt as plain data for the core: the components of its nodes, and the timeline of the nodes left to run, with
 the queued prompts behind it."""
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ DEFAULT_BUDGET = Budget()
 class LiveGraph:
     """The graph of one running prompt: its components once, its timeline as often as the order or the queue changes.
 
-    Made on the executor thread. `expected` holds what is foretold, by prompt and node id, `estimated` what stands in for it; both may be
-    filled at any time. With a `group_within_bytes`, what the device holds, nodes that share models go one after the other where they do
-    not all fit.
+    Made on the executor thread. `expected` holds forecasts, by prompt and node id, `estimated` the working sets that stand in for them;
+    both may be filled at any time. With a `group_within_bytes`, the room on the device, nodes that share models go one after the other
+    where they do not all fit.
     """
 
     def __init__(
@@ -110,9 +110,9 @@ class LiveGraph:
         made_with: Callable[[Any, Any], NodeLoads | None] = lambda key, outputs: None,
         budget: Budget = DEFAULT_BUDGET,
     ) -> None:
-        """`is_loaded(key)`: whether a model of the component is alive. `made_with(key, outputs)`: what a result in ComfyUI's cache was
-        loaded from, whatever lies at its file's place now.
-        Whatever predicts raises AllowanceError where `budget` does not allow it."""
+        """`is_loaded(key)`: whether a model of the component is alive. `made_with(key, outputs)`: the loads that a result in ComfyUI's
+        cache was made of, even where their files are others now. Every prediction raises AllowanceError where `budget` does not allow
+        it."""
         self.prompt_id = prompt_id
         self._loaders = Loaders(made_with)
         self.components: dict[str, Component] = self._loaders.components  # of the queued prompts as well
@@ -150,7 +150,7 @@ class LiveGraph:
         makes_none(self.class_type(node_id), kinds)
 
     def node_loads(self, node_id: str) -> NodeLoads:
-        """The same with what could not be read."""
+        """The same with the warnings."""
         return self._loads[node_id]
 
     def look_at_files(self, node_id: str) -> bool:
@@ -163,7 +163,7 @@ class LiveGraph:
         return True
 
     def _forget_nodes(self) -> None:
-        """Look at every node again, and at what those have loaded that are others now."""
+        """Look at every node again, and at the loads of those that are others now."""
         self._loads = {node_id: found for node_id, found in self._loads.items() if self._node(node_id) == self._nodes.get(node_id)}
         for known in (self._nodes, self._flowing, self._keyed, self._computes):
             known.clear()
@@ -290,7 +290,7 @@ class LiveGraph:
         return self._dynprompt.get_node(node_id) if self._dynprompt.has_node(node_id) else None
 
     def _refresh(self, execution_list: Any) -> None:
-        """Look at the nodes that have come since the last time: what they load and compute with. Those before them stay as they were."""
+        """Look at the loads and uses of the nodes that have come since the last time. Those before them stay as they were."""
         if any((now := self._node(node_id)) is not node and now != node for node_id, node in self._nodes.items()):
             self._forget_nodes()  # a loop has put another node in the place of one
             self.node_components.clear()
@@ -325,8 +325,8 @@ class LiveGraph:
             self._grouping = self._grouped(self._computes, self._computed_with)
 
     def _kept_links(self, node_id: str, node: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The node with the links that it had the first time, where it has no such input any more: what ends a loop is not linked to the
-        body while that runs, and hands on what the last round has made, of the same models."""
+        """The node with the links that it had the first time, where it has no such input any more: the end of a loop is not linked to the
+        body while that runs, and hands on the last round's results, of the same models."""
         before = self._at_first.setdefault(node_id, node)
         if before is node or before["class_type"] != node["class_type"]:
             return node

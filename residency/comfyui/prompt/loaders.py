@@ -29,7 +29,7 @@ def makes_none(class_type: str, kinds: frozenset[str]) -> None:
 class Loaders:
     """The loads of one running prompt's nodes and of those queued behind it. `components` has all that were found, by key.
 
-    `made_with(key, outputs)`: the loads that a result in ComfyUI's cache was made of, whatever lies at its file's place now; None where
+    `made_with(key, outputs)`: the loads that a result in ComfyUI's cache was made of, even where their files are others now; None where
     that is not known.
     """
 
@@ -73,7 +73,7 @@ class Loaders:
         return tuple(file for one in loads if id(one) not in made for component, _ in one.components for file in component.files)
 
     def _known(self, class_type: str, loads: NodeLoads) -> NodeLoads:
-        """Without what a run has shown that the class does not make of its files."""
+        """Without the kinds that a run has shown the class not to make of its files."""
         if not loads.components:
             return loads
         unmade = _not_made.get(class_type, frozenset())

@@ -31,7 +31,7 @@ Guard = Callable[..., Any]  # (function, *arguments): calls it, and answers for 
 
 
 class LookAhead:
-    """From `open` to `close`. `lock` guards the running prompt, which `current()` gives; `queue()` lists what is queued behind it."""
+    """From `open` to `close`. `lock` guards the running prompt, which `current()` gives; `queue()` lists the prompts behind it."""
 
     def __init__(
         self,
@@ -59,7 +59,8 @@ class LookAhead:
         self._teacher = Teacher()
 
     def close(self) -> None:
-        """Nothing more is taken on. What is being done goes on to its end, and the profiles are closed behind it: nobody waits for that."""
+        """Nothing more is taken on. The errand under way goes on to its end, and the profiles are closed behind it: nobody waits for
+        that."""
         teacher, self._teacher = self._teacher, None
         if teacher is not None:
             self._errands.submit(teacher.close)
@@ -68,7 +69,7 @@ class LookAhead:
     # --- on the executor's thread, with the lock held ---
 
     def plan(self, prompt: RunningPrompt, execution_list: Any) -> None:
-        """Give the prompt the timeline of what is left of it and of what is behind it now."""
+        """Give the prompt the timeline of its nodes left and of the prompts behind it now."""
         assert prompt.graph is not None
         prompt.ahead = self._ahead(prompt)
         if self._expected and prompt.prompt_id not in prompt.foresights:
@@ -169,7 +170,7 @@ class LookAhead:
             del self._expected[next(iter(self._expected))]
 
     def _replan_behind(self, prompt: RunningPrompt) -> None:
-        """The order of this prompt stands; what is behind it, or known of it, has changed. With the lock held."""
+        """The order of this prompt stands; the prompts behind it, or their forecasts, have changed. With the lock held."""
         session = self._runtime.session
         if session.phase is not Phase.RUNNING:
             prompt.changed = True  # the start of the next node, a moment away, does it

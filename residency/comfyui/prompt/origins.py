@@ -1,6 +1,6 @@
 """The origins of ComfyUI's values: the files behind a MODEL, CLIP, VAE or ControlNet as they were when its loader node ran.
 
-A result that lies in ComfyUI's cache stays what it is when its file is replaced. What it was made of is kept beside the value itself, by
+A result that lies in ComfyUI's cache stays what it is when its file is replaced. Its origin is kept beside the value itself, by
 weak reference, so that it is known exactly as long as the value lives, and of no other that comes to lie under the same cache key.
 """
 
@@ -23,7 +23,7 @@ LoadsNow = Callable[[str, Mapping[str, Any]], NodeLoads]
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """A node that has loaded files, and what it loaded."""
+    """A node that has loaded files, and its loads."""
 
     class_type: str
     inputs: Mapping[str, Any]
@@ -44,8 +44,8 @@ class Maker:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """`result` is ComfyUI's cache key of the result that the value was made as. `makers`: the nodes that have loaded what is in it, itself
-    first; None where something went in of which nothing is known."""
+    """`result` is ComfyUI's cache key of the result that the value was made as. `makers`: the nodes that have loaded its parts, its own
+    first; None where something of unknown origin went in."""
 
     result: Any
     loads: NodeLoads
@@ -59,8 +59,8 @@ class Origins:
         self._origins: weakref.WeakKeyDictionary[Any, Origin] = weakref.WeakKeyDictionary()
 
     def learn(self, result: Any, outputs: Iterable[Any], maker: Maker, took: Iterable[Any]) -> None:
-        """A loader node has run: `took` are the results that went in. Files that are not what they were when it started, files that cannot
-        be read and other things that went in leave the origin unknown."""
+        """A loader node has run: `took` are the results that went in. Files that have changed since it started, files that cannot be read
+        and inputs of unknown origin leave its own unknown."""
         known = not maker.loads.warnings and first_change(maker.files()) is None
         makers: tuple[Maker, ...] | None = (maker,) if known else None
         for values in took:
@@ -72,7 +72,7 @@ class Origins:
                 self._origins[value] = Origin(result, maker.loads, makers)
 
     def of_result(self, result: Any, outputs: Any) -> Origin | None:
-        """The origin of what lies in ComfyUI's cache under the key `result`; None where that is not known, or it passes on another's."""
+        """The origin of the value in ComfyUI's cache under the key `result`; None where that is not known, or it passes on another's."""
         found = [self._origins.get(value) for value in holders(outputs or ())]
         return found[0] if found and all(origin is not None and origin.result == result for origin in found) else None
 

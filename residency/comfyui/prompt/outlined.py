@@ -19,8 +19,8 @@ from .queued import whole_nodes
 
 @dataclass(frozen=True, slots=True)
 class Outlined:
-    """`order`: ids of the nodes that would run; `computes` and `loads`: component keys by node id; `warnings`: what cannot be used, a
-    sentence each; files are named, their folders are not."""
+    """`order`: ids of the nodes that would run; `computes` and `loads`: component keys by node id; `warnings`: a sentence for each thing
+    that cannot be used; files are named, their folders are not."""
 
     nodes: Mapping[str, Any]
     order: tuple[str, ...]
@@ -42,7 +42,7 @@ class Outlined:
         return self.warnings[0] + (f", and {others} more" if others else "")
 
     def of_nodes(self) -> dict[str, frozenset[str]]:
-        """Keys of what each node loads or computes with."""
+        """Keys of the components that each node loads or computes with."""
         return {one: frozenset(self.loads.get(one, ())).union(self.computes.get(one, ())) for one in self.order}
 
 

@@ -40,11 +40,12 @@ class Foresight:
     same_work: frozenset[str] = frozenset()
 
     def same_margins_s(self) -> dict[str, float]:
-        """Seconds by node of `same_work`; 0 of what was over before it could be timed."""
+        """Seconds by node of `same_work`; 0 of a node that was over before it could be timed."""
         return {node_id: self.margins_s.get(node_id, 0.0) for node_id in self.same_work}
 
     def total(self, node_ids: Iterable[str], now_s: float) -> Foretold | None:
-        """The sum over the nodes that will run; None when nothing is known of any. Margins add up: what slows one node slows all."""
+        """The sum over the nodes that will run; None when nothing is known of any. Margins add up: a cause that slows one node slows
+        all."""
         known = [node_id for node_id in node_ids if node_id in self.margins_s]
         if not known:
             return None
@@ -171,6 +172,6 @@ def picture_sizes(prompt: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def environment() -> str:
-    """Whatever makes old numbers foreign: ComfyUI's version, the device, who loads weights."""
+    """The conditions under which old numbers hold: ComfyUI's version, the device, who loads weights."""
     device = model_management.get_torch_device_name(model_management.get_torch_device())
     return f"ComfyUI {comfyui_version.__version__}, {device}, {'dynamic' if dynamic_vram() else 'legacy'} patcher"

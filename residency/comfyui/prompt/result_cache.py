@@ -4,9 +4,9 @@ With its default cache ComfyUI drops, after the first node of a prompt, every re
 memory is free. With a loader's result its model goes, its pinned memory too, and the next prompt that wants it reads the files again: of a
 queue in which two models of 23.8 GB take turns each prompt took 20 s more (H100, 126 GiB of RAM).
 
-What ComfyUI would have dropped is worth what its files are: when the next prompt begins, and before ComfyUI looks into its cache, a result
-is given up whose files are no longer those that it was loaded from. Without us the loader would run and read them. What ComfyUI keeps by
-itself is used as it is.
+A result that ComfyUI would have dropped is worth as much as its files: when the next prompt begins, and before ComfyUI looks into its
+cache, a result is given up whose files are no longer those that it was loaded from. Without us the loader would run and read them. Results
+that ComfyUI keeps by itself are used as they are.
 """
 
 from __future__ import annotations
@@ -66,20 +66,20 @@ class CachedResults:
                     self._given_up.append((origin.loads.components[0][0], change))
 
     def tell(self) -> None:
-        """Into the trace of the prompt that has begun: what was given up for it."""
+        """Tell the trace of the new prompt which components were given up for it."""
         for component, reason in dict(self._given_up).items():
             self._runtime.tell(GivenUp(self._runtime.clock(), component, reason))
         self._given_up.clear()
 
     def forget(self) -> None:
-        """ComfyUI decides alone from now on: what is still here for us goes. No prompt may be running."""
+        """ComfyUI decides alone from now on: results still here for us go. No prompt may be running."""
         cache = self._cache()
         for key in [*self._spared]:
             self._give_up(cache, key)
         self._given_up.clear()
 
     def prompt_ends(self, execution_list: Any) -> None:
-        """It has ended with success. What it has used of the spared results ComfyUI would have made for it, and keeps now."""
+        """It has ended with success. The spared results that it has used ComfyUI would have made for it, and keeps now."""
         if not self._spared:
             return
         keys = execution_list.output_cache.cache_key_set
@@ -93,8 +93,8 @@ class CachedResults:
         self._spared.difference_update([keys.get_data_key(node_id) for node_id in used])
 
     def spared(self, prompt: RunningPrompt, cache: Any, target_bytes: int) -> list[Any]:
-        """ComfyUI is about to drop what the prompt does not use if less than `target_bytes` are available: keys of the results whose models
-        something in the queue needs again."""
+        """ComfyUI is about to drop results that the prompt does not use if less than `target_bytes` are available: keys of the results
+        whose models something in the queue needs again."""
         manager = self._runtime.manager
         if prompt.graph is None or not (prompt.ahead.queue or manager.kept):
             return []
@@ -132,7 +132,7 @@ class CachedResults:
         return prompt.may_stay[key]
 
     def _change(self, origin: Origin | None) -> str | None:
-        """Why a result is not what its nodes would make now; None where it is."""
+        """Why its nodes would make another result now; None where they would not."""
         if origin is None or origin.makers is None:
             return "it was made of something that is not known"
         return next((change for maker in origin.makers if (change := maker.change(loads_now)) is not None), None)
@@ -144,7 +144,7 @@ class CachedResults:
                 kept_by_key.pop(key, None)
 
     def dropped(self, prompt: RunningPrompt, cache: Any) -> None:
-        """ComfyUI has dropped what it wanted: what went with it is read again at its next use."""
+        """ComfyUI has dropped results: models that went with them are read again at their next use."""
         if prompt.graph is None or not prompt.unused:
             return
         gone = set(chain.from_iterable([prompt.unused.pop(key) for key in [*prompt.unused] if key not in cache.cache]))

@@ -1,4 +1,4 @@
-"""The running prompt as ComfyUI knows it: its graph, its order, its settings, and what comes behind it. Where it is, the session knows."""
+"""The running prompt as ComfyUI knows it: its graph, its order, its settings, and the queue behind it. Its place the session knows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RunningPrompt:
         return _workflow(self.nodes)
 
     def take(self, timeline: Timeline) -> None:
-        """The order of what is left, with the nodes' own hints."""
+        """Take the order of the nodes left, with the nodes' own hints."""
         self.timeline = with_hints(timeline, self.prompt_id, self.asks)
 
     def must_look_at_queue(self, now_s: float, every_s: float) -> bool:

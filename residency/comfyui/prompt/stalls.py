@@ -1,7 +1,7 @@
 """The stalls of the running prompt: the time in which its nodes wait for weights, told to the session as it is seen.
 
-All of a model's load counts, and what the pack does before a node computes. Inside a forward pass each cast is measured
-(`device/weight_waits.py`). Of a loader node it is what its thread waited for its files' bytes: what it does with them no reading saves.
+All of a model's load counts, and the pack's work before a node computes. Inside a forward pass each cast is measured
+(`device/weight_waits.py`). Of a loader node the wait of its thread for its files' bytes counts: no reading saves its work on them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Stalls:
         return self.weight_waits.asks(modules, copies_under_way=self._copies_under_way())
 
     def load_stalled(self, seconds: float) -> None:
-        """All of a model's load is waiting for weights; of a loader's own what its thread waited for, which is told at its end."""
+        """All of a model's load is waiting for weights; of a loader's own its thread's wait counts, which is told at its end."""
         if not self._loads():
             self.add(seconds)
 
@@ -58,7 +58,7 @@ class Stalls:
         self._tell(self.weight_waits.node_ends())
 
     def prompt_ends(self) -> None:
-        """Tell what the device has got to by now, and measure nothing any more."""
+        """Tell the waits seen by now, and measure nothing any more."""
         self._tell(self.weight_waits.node_ends())
         self.weight_waits.forget()
 

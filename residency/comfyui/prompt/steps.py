@@ -1,4 +1,4 @@
-"""The steps of a running node as safe points: what may only happen on the executor thread can happen between them.
+"""The steps of a running node as safe points: work that belongs on the executor thread can be done between them.
 
 Samplers, tiled decoders and upscalers report each step to ComfyUI's progress registry, on the thread that runs the node. The registry is
 made anew for each prompt, so the handler is added to it at each prompt's first node.
@@ -41,8 +41,8 @@ class Steps(ProgressHandler):
         self._thread = None
 
     def left(self, node_id: str) -> int | None:
-        """Steps that the node has announced and not done; None where it has reported none, or has begun to count again: what else it will
-        count is not known then."""
+        """Steps that the node has announced and not done; None where it has reported none, or has begun to count again: the count to come
+        is not known then."""
         told_by, left = self._left
         return left if told_by == node_id else None
 

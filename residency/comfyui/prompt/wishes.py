@@ -18,14 +18,14 @@ log = logging.getLogger("residency")
 class Wishes:
     """Of the running prompt, which `current()` gives; none are followed where that is None. On the executor's thread.
 
-    `guard(function, *arguments)` calls it, and answers for what it raises.
+    `guard(function, *arguments)` calls it, and answers for its errors.
     """
 
     def __init__(self, runtime: Runtime, models: Models, current: Callable[[], RunningPrompt | None], guard: Callable[..., object]) -> None:
         self._runtime, self._models, self._current, self._guard = runtime, models, current, guard
 
     def release(self, node_id: str, value: Any, where: str | None) -> None:
-        """Give up what is behind `value`. `where` None: as the prompt says. Does nothing while the pack is off."""
+        """Give up the component behind `value`. `where` None: as the prompt says. Does nothing while the pack is off."""
         self._guard(self._release, node_id, value, where)
 
     def _release(self, node_id: str, value: Any, where: str | None) -> None:
@@ -37,7 +37,7 @@ class Wishes:
             self._runtime.safe_point()
 
     def prefetch(self, node_id: str, value: Any) -> None:
-        """Ask for what is behind `value` now. Does nothing while the pack is off."""
+        """Ask for the component behind `value` now. Does nothing while the pack is off."""
         self._guard(self._prefetch, node_id, value)
 
     def _prefetch(self, node_id: str, value: Any) -> None:

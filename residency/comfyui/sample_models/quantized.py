@@ -54,7 +54,7 @@ def nvfp4(weights: Weights) -> Weights:
 
 
 def _quantized(weights: Weights, multiple: int, quantize: Callable[[Any], Weights]) -> Weights:
-    """Every matrix inside a block whose width `multiple` divides, as what `quantize` makes of it (by what follows the module's name)."""
+    """The weights; every matrix inside a block whose width `multiple` divides is replaced by `quantize`'s tensors, named by suffix."""
     found: Weights = {}
     for name, weight in weights.items():
         if weight.ndim == 2 and _LINEAR.search(name) and weight.shape[1] % multiple == 0:
@@ -74,7 +74,7 @@ def _fp8(weight: Any, scale_name: str) -> Weights:
 
 
 def _fp4(weight: Any) -> Weights:
-    """The scales of the blocks, which are padded to what the hardware reads at once, are 1."""
+    """The scales of the blocks, padded to the hardware's tile, are 1."""
     rows, columns = weight.shape
     blocks = (-(-rows // 128) * 128, -(-columns // 64) * 4)
     packed = _unset((-(-rows // 16) * 16, columns // 2), "uint8")

@@ -2,7 +2,7 @@
 
 Run in the pack's folder by ComfyUI's Python: `python -m residency.comfyui.sample_models.random_models COMFYUI SPECIFICATION`. The
 specification is JSON: {"make": [{"path", "recipe", "dtype", "seed", "shape": [hidden, double, single, context]}], "spare": [paths]}.
-Prints "made DONE TOTAL NAME" (bytes) around each file and "note …" for what people should read. The room on the disk is looked at first:
+Prints "made DONE TOTAL NAME" (bytes) around each file and "note …" for people to read. The room on the disk is looked at first:
 where it is short, spare files are removed, and where that is not enough nothing is written. Draws on the CUDA device where there is one.
 """
 

@@ -1,8 +1,8 @@
 """Recipes: which tensors, of which shapes and formats, a file of a family holds, and its metadata; small ones, or of the published sizes.
 
-Each is made of ComfyUI's own modules and quantized by its own layouts (quantized.py), so that its loaders detect, load and compute with
-what they would find in a published file. A small one has a few MB; where ComfyUI takes a size from no file, the metadata says it
-(small_sizes.py). The tensors of a full one are shapes without values.
+Each is made of ComfyUI's own modules and quantized by its own layouts (quantized.py), so that its loaders detect, load and compute as with
+a published file. A small one has a few MB; where ComfyUI takes a size from no file, the metadata says it (small_sizes.py). The tensors of a
+full one are shapes without values.
 
 Stand-ins: the SentencePiece model of Wan's and LTX's text encoders is that of another T5, which ComfyUI ships; VAEs are ComfyUI's tiny
 ones where the published one has no size to choose (small Z-Image; MiniMax H3, whose sound is sampled and not decoded). Qwen-Image 2.1's

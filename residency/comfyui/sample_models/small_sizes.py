@@ -1,7 +1,7 @@
 """Lets ComfyUI's own loaders accept small models of families whose sizes they take from no file.
 
 ComfyUI reads most shapes off a file's tensors and fixes the rest at those of the published model: the width of a Z-Image or of a
-Qwen-Image, every text encoder. `install()` lets a file's metadata say what is smaller, as ComfyUI itself lets Wan and LTX files do under
+Qwen-Image, every text encoder. `install()` lets a file's metadata give smaller sizes, as ComfyUI itself lets Wan and LTX files do under
 "config". Detection, layers, operations, quantized formats and loading stay ComfyUI's. For tests: files of published sizes need none of it.
 """
 

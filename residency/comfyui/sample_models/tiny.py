@@ -24,7 +24,7 @@ Weights = dict[str, Any]
 def expert_shape(size_mib: int) -> tuple[int, int, int]:
     """(hidden size, double blocks, single blocks) of a flux model of about `size_mib` in 16 bit.
 
-    A double block has 36 h² weights, a single one 15 h² (comfy/ldm/flux/layers.py), what lies around them about 6 h².
+    A double block has 36 h² weights, a single one 15 h² (comfy/ldm/flux/layers.py), the layers around them about 6 h².
     """
     hidden = 128
     for candidate in (256, 512, 1024):

@@ -1,1 +1,1 @@
-"""Every monkeypatch of the pack, and what each of them tells the host."""
+"""Every monkeypatch of the pack, and the facts that each of them tells the host."""

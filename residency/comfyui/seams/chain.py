@@ -21,7 +21,7 @@ _CONTAINER_SIZE = 64  # more values than a pack keeps of its originals are not l
 
 
 class Link:
-    """`function` is what goes in the place of `original`. `reached` says whether a retired one is still called."""
+    """`function` takes the place of `original`. `reached` says whether a retired one is still called."""
 
     def __init__(self, original: Any, wrapper: Wrapper, *, asynchronous: bool) -> None:
         self.original = original
@@ -62,7 +62,7 @@ def leads_to(function: Any, link: Link) -> bool:
     """Whether `function` calls the link, as far as its code shows: it captures or names it, or something that it captures does.
 
     `__wrapped__` proves nothing of a plain function: functools.wraps also decorates replacements that call no original. A True that is
-    wrong leaves the link unreached, a False that is wrong only puts another link on top: what is not certain is False.
+    wrong leaves the link unreached, a False that is wrong only puts another link on top: anything uncertain is False.
     """
     todo, seen = [function], set[int]()
     while todo:
@@ -79,7 +79,7 @@ def leads_to(function: Any, link: Link) -> bool:
 
 
 def module_of(function: Any) -> str:
-    """The name of the module whose code runs. `__module__` would say what functools.wraps has copied."""
+    """The name of the module whose code runs. `__module__` would be the one that functools.wraps has copied."""
     inner = _innermost(function)
     return str(inner.__globals__.get("__name__")) if isinstance(inner, FunctionType) else type(inner).__module__
 

@@ -1,8 +1,8 @@
 """Every monkeypatch of the pack, in one place.
 
-A seam names one function of ComfyUI, says which parameters it must have, and wraps it. It is chained (the original, or whatever
-another pack put there, is called), reversible, and fails alone: a seam that does not fit this ComfyUI is off and says so. Packs that
-patch the same function later may cut it off: whether it is still reached is asked when a prompt begins, and then it is chained again.
+A seam names one function of ComfyUI, says which parameters it must have, and wraps it. It is chained (the original, or another pack's
+function in its place, is called), reversible, and fails alone: a seam that does not fit this ComfyUI is off and says so. Packs that patch
+the same function later may cut it off: whether it is still reached is asked when a prompt begins, and then it is chained again.
 
 Why seams and not the official caching provider for the start and end of a prompt: a registered provider makes ComfyUI serialise
 and hash each node's whole ancestry; with v0.33 a chain of 100 trivial nodes took 1,818 ms instead of 76 ms, one of 300 nodes 19.6 s
@@ -155,7 +155,7 @@ class Seam:
         return module_of(function) == self.target.partition(":")[0]
 
     def _misfit(self, owner: Any, attribute: str, function: Any) -> str:
-        """Why the function cannot be wrapped; empty when it can. Raises what inspecting it raises."""
+        """Why the function cannot be wrapped; empty when it can. Raises as inspecting it does."""
         raw = inspect.getattr_static(owner, attribute)
         if isinstance(owner, type) and not isinstance(raw, FunctionType):
             return f"{self.target} is a {type(raw).__name__} of {pack_of(function)}, not a plain method"
@@ -225,7 +225,7 @@ class PinLimit:
         self._own_bytes: float | None = None
 
     def set(self, limit_bytes: int | None) -> None:
-        """At most `limit_bytes` from now on; None gives ComfyUI its own limit back. What is pinned already stays until it is freed."""
+        """At most `limit_bytes` from now on; None gives ComfyUI its own limit back. Memory pinned already stays until it is freed."""
         import comfy.model_management as model_management
 
         own_bytes = model_management.MAX_PINNED_MEMORY if self._own_bytes is None else self._own_bytes
@@ -242,10 +242,10 @@ PIN_LIMIT = PinLimit()
 
 class OffloadStreams:
     """ComfyUI's number of streams on which weights cross to the device at their use, a number in its module and a list for each device:
-    raised, never lowered, and put back. What crosses on one may begin when the device has got to where the stream before it was taken:
+    raised, never lowered, and put back. A copy on one may begin when the device has got to where the stream before it was taken:
     with ComfyUI's own two, one weight ahead.
 
-    0, where ComfyUI lets nothing cross beside the computation, stays, and so does what a user has chosen (`--async-offload`).
+    0, where ComfyUI lets nothing cross beside the computation, stays, and so does a user's choice (`--async-offload`).
     """
 
     def __init__(self) -> None:
@@ -253,7 +253,7 @@ class OffloadStreams:
 
     def set(self, count: int | None) -> None:
         """At least so many from now on; None gives ComfyUI its own number back. The lists only grow, for the executor may be taking a
-        stream from one: what was added is taken no more once the first ones stand in its place."""
+        stream from one: added ones are taken no more once the first ones stand in their places."""
         import comfy.model_management as model_management
         from comfy.cli_args import args
 

@@ -40,7 +40,7 @@ class Hooks:
         return unfit
 
     def check(self) -> None:
-        """A prompt begins: what others have cut off since is chained again."""
+        """A prompt begins: seams that others have cut off since are chained again."""
         self.fits = [seam.check() for seam in seams.ALL]
 
     def are_in(self, *wanted: seams.Seam) -> bool:

@@ -1,8 +1,8 @@
-"""The wrappers that the seams put around ComfyUI's functions: each calls the original, and tells the host what happens around it.
+"""The wrappers that the seams put around ComfyUI's functions: each calls the original, and tells the host of it.
 
-`tell_…` arguments and those that only ask (`chooses`, `teaches`, `stalled`, `hold`) never raise: the host guards them. What is raised here
-would end the node, and in `pick` ComfyUI's worker with it. `runs()` says whether a prompt runs under the pack; without one a wrapper
-only passes on.
+`tell_…` arguments and those that only ask (`chooses`, `teaches`, `stalled`, `hold`) never raise: the host guards them. An error here would
+end the node, and in `pick` ComfyUI's worker with it. `runs()` says whether a prompt runs under the pack; without one a wrapper only passes
+on.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def pick(chooses: Runs, tell_choice: Tell) -> Wrapper:
 
 
 def stage(runs: Runs, tell_start: Tell, hold: Callable[[Any], Awaitable[None]]) -> Wrapper:
-    """Around stage_node_execution: `tell_start(execution_list, node_id)` gives what the node is held for."""
+    """Around stage_node_execution: `tell_start(execution_list, node_id)` gives the node's holds."""
 
     def wrapper(original: Any) -> Any:
         @functools.wraps(original)
@@ -155,9 +155,9 @@ def unload(tell_before: Tell) -> Wrapper:
 
 
 def cast(asks: Callable[[Any], Any], before_use: Callable[[Any], bool], given: Callable[[Any, Any, Any, bool], object]) -> Wrapper:
-    """Around cast_modules_with_vbar, which every module of a dynamic model goes through before its weights are used. What `before_use`
-    raises must stop the node: its weights have not arrived. `given(asked, modules, stream, waited)` afterwards: what `asks` gave, the
-    stream that copies were announced on, and what `before_use` gave; the two never raise."""
+    """Around cast_modules_with_vbar, which every module of a dynamic model goes through before its weights are used. An error of
+    `before_use` must stop the node: its weights have not arrived. `given(asked, modules, stream, waited)` afterwards: the answer of `asks`,
+    the stream that copies were announced on, and the answer of `before_use`; `asks` and `given` never raise."""
 
     def wrapper(original: Any) -> Any:
         @functools.wraps(original)
@@ -174,8 +174,8 @@ def cast(asks: Callable[[Any], Any], before_use: Callable[[Any], bool], given: C
 
 
 def fault(before_use: Callable[[Any, int, int], None]) -> Wrapper:
-    """Around ModelVBAR.fault, without which no page is used, whether for a module or for a block of them. As with `cast`, what
-    `before_use(buffer, address, size_bytes)` raises must stop the node."""
+    """Around ModelVBAR.fault, without which no page is used, whether for a module or for a block of them. As with `cast`, an error of
+    `before_use(buffer, address, size_bytes)` must stop the node."""
 
     def wrapper(original: Any) -> Any:
         @functools.wraps(original)
@@ -240,7 +240,7 @@ def cached(runs: Runs, tell_spared: Tell, tell_dropped: Tell, as_if_used: Callab
 
 
 def queue(tell_change: Tell) -> Wrapper:
-    """Around whatever changes the queue."""
+    """Around a function that changes the queue."""
 
     def wrapper(original: Any) -> Any:
         @functools.wraps(original)

@@ -18,7 +18,7 @@ _Answer = TypeVar("_Answer")
 
 
 class HangsError(Exception):
-    """One sentence: what was asked for has not come."""
+    """One sentence: the answer has not come."""
 
 
 class Apart:
@@ -29,7 +29,7 @@ class Apart:
         self._free = asyncio.Semaphore(MOST)
 
     async def ask(self, function: Callable[..., _Answer], *arguments: Any) -> _Answer:
-        """Call the function on a thread; its result. Raises what it does, and HangsError when that takes too long: the thread goes on to
+        """Call the function on a thread; its result. Raises its errors, and HangsError when it takes too long: the thread goes on to
         its end then, and nobody hears of it."""
         loop = asyncio.get_running_loop()
         ended_s = loop.time() + self._patience_s

@@ -1,4 +1,4 @@
-"""Idle release: gives the device back to other programs when nothing has run for a while. ComfyUI loads again what it needs next.
+"""Idle release: gives the device back to other programs when nothing has run for a while. ComfyUI loads the next models again.
 
 A timer on the server's event loop, no thread: from the end of a prompt to the start of the next, and only while a time is set.
 """

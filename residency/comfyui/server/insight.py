@@ -1,4 +1,4 @@
-"""The routes that only an open panel asks: where weights lie at this moment, and what a prompt would have taken under other terms.
+"""The routes that only an open panel asks: where weights lie at this moment, and how long a prompt would have taken under other terms.
 
 GET /residency/memory, GET /residency/assessment[?prompt_id=…]. Nothing is computed before somebody asks, nothing on ComfyUI's event loop
 and nothing on the thread that runs the nodes. An assessment is computed once.

@@ -1,4 +1,4 @@
-"""Routes and websocket messages: what the panel and programs can ask and be told.
+"""Routes and websocket messages for the panel and for programs.
 
 GET /residency/status, POST /residency/mode, GET and POST /residency/settings, GET /residency/trace[?prompt_id=…][&format=chrome],
 GET /residency/traces, GET /residency/doctor, POST /residency/watch, those of insight.py and warmth.py, and the websocket event
@@ -86,12 +86,12 @@ def on_prompt(handler: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 class Announcer:
     """Sends the running trace to the browsers whose panel is open, rarely enough to cost nothing; where none is, nothing is made.
 
-    Who begins to look gets all of the trace, and from then on what is new. What happens too soon after a message is sent a moment later:
+    Who begins to look gets all of the trace, and from then on its news. News too soon after a message are sent a moment later:
     the last word before a long node is not lost. ComfyUI's own event loop keeps the time, a thread of asyncio's copies the trace.
     """
 
     def __init__(self, foresee: Callable[[Trace], dict[str, Any] | None]) -> None:
-        """`foresee(trace)`: what is still to come of that prompt; None where it does not run, or nothing is known yet."""
+        """`foresee(trace)`: the forecast of that prompt's rest; None where it does not run, or nothing is known yet."""
         self._foresee = foresee
         self._lock = threading.Lock()  # one message is made at a time, and none after the last one
         self._next_s = 0.0

@@ -15,7 +15,8 @@ from typing import Any
 from comfy_execution.progress import NodeState, get_progress_state
 from server import PromptServer
 
-from ...record.trace import Reading, Trace
+from ...record.trace import Trace
+from ...record.transfers import Reading
 
 log = logging.getLogger("residency")
 
@@ -84,7 +85,7 @@ class Waits:
         return True
 
     def _progress(self, trace: Trace, node_id: str, before: float, value: float) -> bool:
-        """Put the value into the node's entry where that still holds what was put there before; whether it did."""
+        """Put the value into the node's entry where that still holds `before`; whether it did."""
         registry = get_progress_state()
         web = registry.handlers.get(WEB)
         entry = registry.nodes.get(node_id)
@@ -113,5 +114,5 @@ class Waits:
 
 
 def _share(reading: Reading | None) -> float:
-    """Of what is there, in whole percent."""
+    """The part in host memory, in whole percent."""
     return 0.0 if reading is None else round(WHOLE * reading.present_bytes / reading.size_bytes)

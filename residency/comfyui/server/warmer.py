@@ -1,7 +1,7 @@
-"""Reads weights into the page cache while no prompt runs: what POST /residency/warm and RESIDENCY_WARM ask for.
+"""Reads weights into the page cache while no prompt runs: those that POST /residency/warm and RESIDENCY_WARM ask for.
 
 One request at a time, a newer one takes the place of an older. A prompt that is queued ends it: its own files come first, and no drive
-has two readers. What is read fits into the memory that reading ahead may fill; nothing is evicted for it.
+has two readers. All of it fits into the memory that reading ahead may fill; nothing is evicted for it.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class State(Enum):
 
 
 class RefusedError(Exception):
-    """Why nothing is read now, and what to do."""
+    """Why nothing is read now, and the way out."""
 
 
 class Warmer:
-    """Thread-safe. No method waits for a drive but `start`, which asks what is cached."""
+    """Thread-safe. No method waits for a drive but `start`, which asks for the cached bytes."""
 
     def __init__(self, host: ComfyHost) -> None:
         self._host = host
@@ -66,7 +66,7 @@ class Warmer:
 
     @property
     def ready(self) -> bool:
-        """Whether nothing is waited for: what was asked for is there, or will not come."""
+        """Whether nothing is waited for: the weights asked for are there, or will not come."""
         return self._state not in (State.WAITING, State.READING)
 
     @property
@@ -112,7 +112,7 @@ class Warmer:
                 mover.prefetch(Prefetch(component, Tier.HOST, asked[component.key], REASON))
 
     def stop(self, reason: str) -> None:
-        """Stop reading; what has been read stays. On any thread."""
+        """Stop reading; bytes read so far stay. On any thread."""
         with self._lock:
             mover, self._mover = self._mover, None
             if self._state in (State.READING, State.WAITING):
@@ -144,7 +144,7 @@ class Warmer:
 
 
 def warm_at_start(warmer: Warmer, path: str | None) -> None:
-    """Once the server is about to answer, read what the workflow of this file needs. Nothing without a path."""
+    """Once the server is about to answer, read the weights that the workflow of this file needs. Nothing without a path."""
     if not path:
         return
     warmer.wait()

@@ -1,7 +1,7 @@
-"""The routes that a fleet asks of a worker: what is warm here, what a prompt would take, and that its weights be read now.
+"""The routes that a fleet asks of a worker: which weights are warm here, how long a prompt would take, and that its weights be read now.
 
 GET /residency/state, GET /residency/ready, POST /residency/estimate, POST /residency/warm. Weights are named by content
-(weights/content.py); no path comes in or goes out. Whatever looks at files runs apart: where a drive does not answer, the answer is 503.
+(weights/content.py); no path comes in or goes out. Handlers that look at files run apart: where a drive does not answer, the answer is 503.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Warmth:
         return found
 
     def _add_files(self, files: dict[str, dict[str, Any]], component: Component, lies: Mapping[str, int | None]) -> None:
-        """Count for each of its files their share of what lies in memory of the component."""
+        """Count for each of its files their share of the component's bytes in memory."""
         whole_bytes = max(1, sum(extent.size_bytes for extent in component.extents))
         for path in dict.fromkeys(extent.path for extent in component.extents):
             named = content_of(path)
@@ -144,7 +144,7 @@ class Warmth:
             return []
 
     def estimate(self, prompt: Mapping[str, Any]) -> dict[str, Any]:
-        """Seconds of the prompt as the simulator's host takes them from what lies where now. Raises AllowanceError."""
+        """Seconds of the prompt on the simulator's host, with weights where they lie now. Raises AllowanceError."""
         found = outlined(prompt)
         used = {component.key: component for component in found.used()}
         lies = self._lies(used)
@@ -192,8 +192,8 @@ class Warmth:
         }
 
     def _steps(self, found: Outlined, cached: frozenset[str]) -> tuple[tuple[Step, ...], int, frozenset[str]]:
-        """One step for each node, with what earlier runs say of it; of how many nodes that will run they say nothing; and of which they
-        have seen the same work."""
+        """One step for each node, with the expectation of earlier runs; the number of nodes that will run without one; and the nodes whose
+        same work they have seen."""
         with self._lock:
             foresight = self._teacher.foretell(found.nodes, found.of_nodes())
         expected = foresight.expected
@@ -209,7 +209,8 @@ class Warmth:
         return tuple(steps), unknown, foresight.same_work
 
     def _machine(self, components: Iterable[Component]) -> tuple[Machine, list[str]]:
-        """This machine as the simulator has it, and what of it is assumed. A device without memory of its own is reached in no time."""
+        """This machine as the simulator has it, and which parts of it are assumed. A device without memory of its own is reached in no
+        time."""
         host = self._host
         paths = {extent.path for component in components for extent in component.extents}
         measured = host.read_rates()
@@ -305,7 +306,7 @@ def _warm_request(asked: Any) -> Mapping[str, Any]:
 
 
 def _files(identities: list[str]) -> list[Component]:
-    """Files of ComfyUI's model folders by content, each as one component. Raises BadRequestError for what is in none of them."""
+    """Files of ComfyUI's model folders by content, each as one component. Raises BadRequestError for a name that is in none of them."""
     found: dict[str, Component] = {}
     wanted = dict.fromkeys(identities)
     sizes = {one.partition("-")[0] for one in wanted}

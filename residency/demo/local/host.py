@@ -1,7 +1,7 @@
 """Runs a timeline on plain PyTorch: loads are real reads of real files, computing is forward passes. The smallest whole host.
 
-A visit that loads reads its components into modules of their own; a visit that computes passes a fixed input through them. What it
-computes depends on the timeline alone, never on the mode: `digest` is equal with reading ahead on or off.
+A visit that loads reads its components into modules of their own; a visit that computes passes a fixed input through them. Its results
+depend on the timeline alone, never on the mode: `digest` is equal with reading ahead on or off.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def one_pass(visit: Visit) -> int:
 
 
 class LocalHost:
-    """One runtime with a read-ahead mover. `host_limit_bytes` is what the host tier may hold; half of what is available by default."""
+    """One runtime with a read-ahead mover. `host_limit_bytes` limits the host tier; half of the available memory by default."""
 
     def __init__(self, host_limit_bytes: int | None = None) -> None:
         self.runtime = Runtime()
@@ -50,7 +50,7 @@ class LocalHost:
     ) -> LocalRun:
         """Run every visit in order; mode OFF reads on demand. `passes(visit)` is how often its components compute.
 
-        Raises what reading a file raises; the trace then ends with the outcome "error".
+        Raises as reading a file does; the trace then ends with the outcome "error".
         """
         clock, tell = self.runtime.clock, self.runtime.tell
         prompt_id = timeline.visits[0].prompt_id if timeline.visits else "empty"
