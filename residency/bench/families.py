@@ -43,8 +43,9 @@ _WHAT = {
 }
 
 
-def scenarios(families: Iterable[str], classes: Sequence[str], parts: Sequence[Part]) -> tuple[Scenario, ...]:
-    """Of each family in each class the parts in their order. Raises ValueError for a family or class that is not known."""
+def scenarios(families: Iterable[str], classes: Sequence[str], parts: Sequence[Part], *, hold: bool = True) -> tuple[Scenario, ...]:
+    """Of each family in each class the parts in their order. Without `hold` nothing is held: small files would fit whatever is left.
+    Raises ValueError for a family or class that is not known."""
     asked = list(families)
     for name in asked:
         if name not in FAMILIES:
@@ -53,7 +54,7 @@ def scenarios(families: Iterable[str], classes: Sequence[str], parts: Sequence[P
         if name not in CLASSES and name != EVERYTHING:
             known = ", ".join([*CLASSES, EVERYTHING])
             raise ValueError(f"there is no class of hardware {name!r}; choose from {known} (GiB of VRAM/GB of RAM)")
-    return tuple(_scenario(family, name, part, parts) for family in asked for name in classes for part in Part if part in parts)
+    return tuple(_scenario(family, name, part, parts, hold) for family in asked for name in classes for part in Part if part in parts)
 
 
 def references(families: Iterable[str]) -> tuple[Scenario, ...]:
@@ -61,11 +62,11 @@ def references(families: Iterable[str]) -> tuple[Scenario, ...]:
     return tuple(_scenario(family, EVERYTHING, Part.TEXT, (Part.TEXT,)) for family in families)
 
 
-def _scenario(family: str, hardware: str, part: Part, parts: Sequence[Part]) -> Scenario:
-    limits = CLASSES.get(hardware, Limits())
+def _scenario(family: str, hardware: str, part: Part, parts: Sequence[Part], hold: bool = True) -> Scenario:
+    limits = CLASSES.get(hardware, Limits()) if hold else Limits()
     cold = part is Part.COLD
     first = next(one for one in Part if one in parts) is part
-    held = "nothing held" if hardware == EVERYTHING else "{} GiB of VRAM, {} GB of RAM".format(*hardware.split("/"))
+    held = "nothing held" if limits == Limits() else "{} GiB of VRAM, {} GB of RAM".format(*hardware.split("/"))
     return Scenario(
         f"{family}-{hardware.replace('/', '-')}-{part.value}",
         f"{family}, {held}, {_WHAT[part]}",

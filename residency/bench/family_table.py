@@ -18,6 +18,7 @@ HEAD = (
     "GiB of VRAM / GB of RAM",
     "new text: stock s",
     "with the pack s",
+    "foretold s",
     "stock ÷ pack",
     "waiting s, stock → pack",
     "a step s, stock → pack",
@@ -29,9 +30,10 @@ HEAD = (
     "images",
 )
 _LEGEND = """\
-Medians of wall seconds as a client sees them. New text: prompts in a row, each with another text and seed. Waiting: seconds
-beyond what the same prompt takes with everything on the device; a step: of the samplers' nodes, waiting included. Weights are random;
-sizes, formats and architectures are those of the published files; memory that the class does not have is held by another process."""
+Medians of wall seconds as a client sees them. New text: prompts in a row, each with another text and seed. Foretold: what the
+pack said of them before they were posted, and by how much that was off. Waiting: seconds beyond what the same prompt takes with
+everything on the device; a step: of the samplers' nodes, waiting included. Weights are random; sizes, formats and architectures
+are those of the published files; memory that the class does not have is held by another process."""
 
 Data = Mapping[str, Any]
 
@@ -86,6 +88,7 @@ def _cells(parts: Mapping[Part, Data]) -> list[str]:
     return [
         _number(told.get("stock_s")),
         _number(told.get("pack_s")),
+        _foretold(text),
         "–" if ratio is None else f"{ratio:.2f}×",
         _both(told.get("stall_stock_s"), told.get("stall_pack_s")),
         _both(*(_step_s(text, side) for side in (STOCK, PACK))),
@@ -94,6 +97,15 @@ def _cells(parts: Mapping[Part, Data]) -> list[str]:
         _best(text),
         images,
     ]
+
+
+def _foretold(raw: Data | None) -> str:
+    """Seconds that the pack told before each prompt was posted, the median, and by how much they were off, from the least to the most."""
+    found = [(run["predicted_s"], run["seconds"]) for run in (raw["runs"] if raw else ()) if run["side"] == PACK and run.get("predicted_s")]
+    if not found:
+        return "–"
+    off = sorted(predicted_s / seconds - 1 for predicted_s, seconds in found)
+    return f"{median(predicted_s for predicted_s, _ in found):.2f} ({off[0]:+.0%} to {off[-1]:+.0%})"
 
 
 def _seconds(raw: Data | None, side: str) -> float | None:

@@ -38,15 +38,18 @@ def section(results: Data) -> str:
     head = [*runs(results), "", "\n\n".join(machines(results)), "", "\n\n".join(measured(results)), ""]
     if results["size"] != "full":
         head = [f"**Small random models ({results['size']}): these figures show that the bench runs, not what the pack gains.**", "", *head]
-    notes = [f"{name} was not run to its end: {reason}." for name, reason in results["skipped"].items()]
-    for name, raw in results["scenarios"].items():
-        if raw["error"]:
-            notes.append(f"{name}: {raw['error'].splitlines()[0]}.")
+    notes = _notes(results)
     rate = link.line(results)
     told = ["", f"{rate[0].upper()}{rate[1:]}."] if rate else []
     clocks = _clocks(results)
     told += ["", clocks] if clocks else []
     return "\n".join([*head, *table(results), *told, "", _LEGEND, *_every_prompt(results), *(["", *notes] if notes else [])])
+
+
+def _notes(results: Data) -> list[str]:
+    """A sentence for each scenario that was not run to its end."""
+    left = [f"{name} was not run to its end: {reason}." for name, reason in results["skipped"].items()]
+    return left + [f"{name}: {raw['error'].splitlines()[0]}." for name, raw in results["scenarios"].items() if raw["error"]]
 
 
 _LEGEND = """\
@@ -57,8 +60,9 @@ to the device, timed by the device's own events; a dash where nothing was copied
 the drive."""
 
 _EVERY = """\
-Each prompt by its place on its server: seconds, and what the server had read from the drive since the prompt before it ended (the kernel's
-count for that process: page faults and read-ahead with it, the page cache's answers not). Several rounds: the median of each place."""
+Each prompt by its place on its server: seconds, those that the pack foretold (`POST /residency/estimate`), and what the server had
+read from the drive since the prompt before it ended (the kernel's count for that process: page faults and read-ahead with it, the page
+cache's answers not). Several rounds: the median of each place."""
 
 
 def _every_prompt(results: Data) -> list[str]:
@@ -175,11 +179,13 @@ def terminal(results: Data) -> str:
         middle = (_number(told["stock_s"]), _number(told["pack_s"]), _number(told["ratio"], "×"), _number(told["compute_s"]))
         bounds = (_number(told["bound_s"]), _number(told["over_bound"]), stalls, _reads(told), link.cell(told))
         rows.append((name, *middle, *bounds, _images(raw).strip("*"), _target(raw).replace("*", "")))
-    lines = _aligned(rows)
+    lines = _aligned(rows) if len(rows) > 1 else []
     if every := places.rows(results):
         lines += ["", *_aligned([places.head(results), *every])]
     if of_families := family_table.rows(results):
-        lines += ["", *_aligned([family_table.HEAD, *of_families])]
+        # one column each: a line of thirteen cells is wider than any terminal
+        lines += ["", *_aligned([*zip(family_table.HEAD, *of_families, strict=True)])]
+    lines += ["", *notes] if (notes := _notes(results)) else []
     counts = [sum(raw["summary"]["reached"] is wanted for raw in results["scenarios"].values()) for wanted in (True, False)]
     rate = link.line(results)
     lines += ["", *machines(results), *measured(results), *([rate] if rate else []), f"targets: {counts[0]} reached, {counts[1]} missed"]

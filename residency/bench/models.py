@@ -83,7 +83,7 @@ def other(size: Size) -> Family:
 
 def family_files(name: str) -> tuple[ModelFile, ...]:
     """Of one of the families that people run; the same names in every size."""
-    return tuple(ModelFile(folder, file, name) for folder, file in (path.split("/") for path in FAMILIES[name]))
+    return tuple(ModelFile(folder, file, name) for folder, file in (path.rsplit("/", 1) for path in FAMILIES[name]))
 
 
 def files_of(scenario: Scenario, size: Size) -> tuple[ModelFile, ...]:

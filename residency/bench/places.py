@@ -1,7 +1,7 @@
 """Each prompt by its place on its server: a user waits for every one of them, and the second is not like the sixth.
 
-A place has a figure of its own: the seconds of the queue, and the bytes that the server has had read from the drive since the one before it
-ended. Several rounds give the median of each place.
+A place has a figure of its own: the seconds of the queue, those that the pack told before it was posted, and the bytes that the server has
+had read from the drive since the one before it ended. Several rounds give the median of each place.
 """
 
 from __future__ import annotations
@@ -38,13 +38,16 @@ def _side(runs: Sequence[Data]) -> dict[str, Any]:
 
 def _place(place: int, runs: Sequence[Data]) -> dict[str, Any]:
     parts = [run.get("parts") or [] for run in runs]
-    told = {"place": place, "seconds": median(run["seconds"] for run in runs), "drive_bytes": _middle(run["drive_bytes"] for run in runs)}
+    told = {"place": place, **_medians(runs)}
     if all(parts) and len({len(one) for one in parts}) == 1:
-        told["parts"] = [
-            {"seconds": median(one["seconds"] for one in several), "drive_bytes": _middle(one["drive_bytes"] for one in several)}
-            for several in zip(*parts, strict=True)
-        ]
+        told["parts"] = [_medians(several) for several in zip(*parts, strict=True)]
     return told
+
+
+def _medians(several: Sequence[Data]) -> dict[str, Any]:
+    seconds, known = median(one["seconds"] for one in several), {"drive_bytes": _middle(one["drive_bytes"] for one in several)}
+    predicted_s = _middle(one.get("predicted_s") for one in several)  # results of before have none
+    return {"seconds": seconds, **known, **({} if predicted_s is None else {"predicted_s": predicted_s})}
 
 
 def _middle(values: Iterable[float | None]) -> float | None:
@@ -92,7 +95,7 @@ def _ratio(told: Data) -> str:
 
 
 def _cell(one: Data | None) -> str:
-    """Seconds and GB; of a queue whose prompts were posted one by one also each of them."""
+    """Seconds, as they were and as foretold, and GB; of a queue whose prompts were posted one by one also each of them."""
     if one is None:
         return "–"
     parts = one.get("parts", ())
@@ -101,4 +104,5 @@ def _cell(one: Data | None) -> str:
 
 def _figure(one: Data) -> str:
     read = "" if one["drive_bytes"] is None else f", {one['drive_bytes'] / 1e9:.1f} GB"
-    return f"{one['seconds']:.2f} s{read}"
+    foretold = f" ({one['predicted_s']:.2f} foretold)" if "predicted_s" in one else ""
+    return f"{one['seconds']:.2f} s{foretold}{read}"

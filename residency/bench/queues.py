@@ -1,4 +1,4 @@
-"""One queue on a server: posted, followed to its end, and its record in the results."""
+"""One queue on a server: foretold, posted, followed to its end, and its record in the results."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..demo.sides import pixels
-from ..installation.server_process import Ran, Server
+from ..installation.server_process import Ran, Server, ServerError
 from . import traces
 from .clock import DeviceClock
 from .reads import Reads
-from .scenarios import Scenario, Size
+from .scenarios import Scenario, Size, Temperature
 from .workflows import Prompt, of
 
 # ComfyUI's worker reaches its collection within this. Where the last message leaves before it (two cores, no GPU), a prompt of 0.15 s that
@@ -37,12 +37,14 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Seconds to the last success, on the clock of `ran`. `parts`: seconds and bytes read of each prompt that was posted alone."""
+    """Seconds to the last success, on the clock of `ran`. `parts`: seconds and bytes read of each prompt that was posted alone.
+    `predicted_s`: the pack's estimate before the queue was posted; None where it has none."""
 
     seconds: float
     ran: tuple[Ran, ...]
     prompts: tuple[Prompt, ...]
     parts: tuple[dict[str, Any], ...] = ()
+    predicted_s: float | None = None
 
 
 def post(asked: Asked, number: int, reads: Reads) -> Done:
@@ -51,25 +53,44 @@ def post(asked: Asked, number: int, reads: Reads) -> Done:
     numbered = enumerate(scenario.queue, 100 * number)
     prompts = tuple(of(scenario, workflow, asked.size, seed, asked.models) for seed, workflow in numbered)
     if scenario.at_once:
+        told_s = _foretold_s(asked, prompts[0]) if len(prompts) == 1 else None
         ran = _follow(asked, prompts)
-        return Done(max(one.end_s for one in ran), tuple(ran), prompts)
+        return Done(max(one.end_s for one in ran), tuple(ran), prompts, predicted_s=told_s)
     seconds, every, parts = 0.0, [], []
     for one in prompts:
+        told_s = _foretold_s(asked, one)
         (ran_one,) = _follow(asked, [one])
         every.append(_later(ran_one, seconds))
         seconds += ran_one.end_s
-        parts.append({"seconds": ran_one.end_s, "drive_bytes": reads.since()})
-    return Done(seconds, tuple(every), prompts, tuple(parts))
+        parts.append({"seconds": ran_one.end_s, "drive_bytes": reads.since(), "predicted_s": told_s})
+    return Done(seconds, tuple(every), prompts, tuple(parts), _sum(part["predicted_s"] for part in parts))
+
+
+def _foretold_s(asked: Asked, prompt: Prompt) -> float | None:
+    """The pack's estimate from what lies where now. None without it, where it has not seen such work of a diffusion model or does not
+    answer, and behind a dropped page cache: whoever asks there has the files' headers read."""
+    if not asked.with_pack or asked.scenario.temperature is Temperature.COLD or asked.server.why_off() is not None:
+        return None
+    try:
+        told = json.loads(asked.server.post("/residency/estimate", {"prompt": prompt.graph}))
+    except ServerError:
+        return None  # the queue itself says what is wrong with the server
+    models = {key for key, one in told["components"].items() if one["kind"] == "MODEL"}
+    # an earlier checkout does not say of whose work its seconds are
+    drawing = [step.get("same_work") and step["compute_s"] for step in told["steps"] if models.intersection(step["components"])]
+    return float(told["total_s"]) if drawing and all(drawing) else None
 
 
 def measured(asked: Asked, number: int, reads: Reads, clock: DeviceClock) -> tuple[dict[str, Any], traces.Trace]:
     """One queue's entry in the results, and its trace. Raises ServerError."""
     began_s = time.monotonic()
     done = post(asked, number, reads)
-    told: dict[str, Any] = {"number": number, "seconds": done.seconds, "drive_bytes": _read(done, reads)}
+    told: dict[str, Any] = {"number": number, "seconds": done.seconds, "drive_bytes": _read(done, reads), "predicted_s": done.predicted_s}
     told["device_mhz"] = clock.mhz(began_s)
     images = [image for one in done.ran for image in asked.server.images(one.prompt_id)]
     told |= {"digest": pixels(images), "blank": _blank(images), "parts": list(done.parts)}
+    if words := [text for one in done.ran for text in asked.server.texts(one.prompt_id)]:
+        told["words"] = words
     told["prompts"] = [_seen(*pair) for pair in zip(done.ran, done.prompts, strict=True)]
     has = {one["prompt_id"] for one in asked.server.get_json("/residency/traces")["traces"]} if asked.with_pack else set()
     if not has.issuperset(one.prompt_id for one in done.ran):  # nor does the pack trace what it has been told to leave alone
@@ -82,8 +103,14 @@ def _read(done: Done, reads: Reads) -> int | None:
     """Bytes of the whole queue, and of reads between the queue before it and this one."""
     if not done.parts:
         return reads.since()
-    each = [part["drive_bytes"] for part in done.parts]
-    return None if None in each else sum(each)
+    whole: int | None = _sum(part["drive_bytes"] for part in done.parts)
+    return whole
+
+
+def _sum(values: Iterable[Any]) -> Any:
+    """None where one is not known."""
+    every = list(values)
+    return None if None in every else sum(every)
 
 
 def _follow(asked: Asked, prompts: Iterable[Prompt]) -> list[Ran]:

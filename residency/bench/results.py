@@ -149,10 +149,11 @@ def _less(whole_s: float | None, part_s: float | None) -> float | None:
 
 
 def identical(runs: Iterable[Mapping[str, Any]]) -> bool | None:
-    """Whether all sides drew the same pixels for every prompt that several have run; None when there is none, or one is a plain area."""
+    """Whether all sides drew the same pixels and wrote the same words for every prompt that several have run; None when there is none, or
+    one is a plain area."""
     drawn: dict[int, dict[str, str | None]] = {}
     for run in runs:
-        drawn.setdefault(run["number"], {})[run["side"]] = None if run["blank"] else run["digest"]
+        drawn.setdefault(run["number"], {})[run["side"]] = None if run["blank"] else " ".join([run["digest"], *run.get("words", ())])
     several = [set(one.values()) for one in drawn.values() if len(one) > 1]
     if any(len(found) > 1 for found in several):
         return False

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..comfyui.sample_models.families import OWN_NODES
 from ..installation.locate import PACK, ComfyUI
 from ..installation.server_process import Server, ServerError, serve
 from ..transfers.memory import available_bytes
@@ -22,7 +23,7 @@ from .queues import Asked
 from .reads import Reads
 from .scenarios import SCENARIOS, Scenario, Size, Temperature, references
 from .sessions import Work, sessions, works
-from .ways import Way, choose
+from .ways import Way, choose, with_nodes
 from .workflows import of
 from .workflows import sizes as component_sizes
 
@@ -192,7 +193,7 @@ def _session(bench: Bench, session: Sequence[Scenario]) -> None:
     first round one that does not is left out.
     """
     before = bench.data["scenarios"]
-    raws = {one.name: _again(bench, before[one.name]) if one.name in before else _head(bench, one) for one in session}
+    raws = {one.name: _again(bench, before[one.name], one) if one.name in before else _head(bench, one) for one in session}
     seen = {one.name: traces.Traces(bench.folder / "traces" / f"{one.name}.json", keep=one.name in before) for one in session}
     bench.data["scenarios"].update(raws)
     there_and_back = [bench.plan.ways, tuple(reversed(bench.plan.ways))]
@@ -219,9 +220,10 @@ def _tails(ways: Sequence[Way]) -> Iterator[Sequence[Way]]:
     return (ways[place:] for place in range(len(ways)))
 
 
-def _again(bench: Bench, raw: dict[str, Any]) -> dict[str, Any]:
+def _again(bench: Bench, raw: dict[str, Any], scenario: Scenario) -> dict[str, Any]:
     """An earlier run's results of a scenario, to go on with."""
-    return {**raw, "error": None, "ways": {**raw.get("ways", {}), **{way.side: way.told() for way in bench.plan.ways}}}
+    ways = {way.side: _way(way, scenario).told() for way in bench.plan.ways}
+    return {**raw, "error": None, "ways": {**raw.get("ways", {}), **ways}}
 
 
 def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
@@ -240,7 +242,7 @@ def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
         "resident": scenario.resident,
         "target": asdict(scenario.target),
         "arguments": list(scenario.server_arguments),
-        "ways": {way.side: way.told() for way in bench.plan.ways},
+        "ways": {way.side: _way(way, scenario).told() for way in bench.plan.ways},
         "sizes": {one.name: one.at(bench.models).stat().st_size for one in files} | component_sizes(scenario, bench.models),
         "prompts": {name: {"uses": one.uses, "passes": one.passes} for name, one in prompts.items()},
         "runs": [],
@@ -248,6 +250,11 @@ def _head(bench: Bench, scenario: Scenario) -> dict[str, Any]:
         "complete": False,
         "error": None,
     }
+
+
+def _way(way: Way, scenario: Scenario) -> Way:
+    """How its servers are started for this scenario."""
+    return with_nodes(way) if scenario.family in OWN_NODES else way
 
 
 def _side(
@@ -261,6 +268,7 @@ def _side(
 ) -> None:
     """One server: each scenario's warm-ups, then its measured queues, as many as leave time for as many of those coming after it."""
     way, round_number = turn
+    way = _way(way, session[0].scenario)
     side = way.side
     arguments = ["--cpu"] if "device_bytes" not in bench.data["machine"] else []
     arguments += ["--verbose", "DEBUG"] if bench.plan.verbose else []

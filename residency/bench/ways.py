@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,21 @@ class WayError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """`pack` None: none. `environment` comes on top of ours, `arguments` after the scenario's, `settings` are posted to the pack."""
+    """`pack` None: none. `environment` comes on top of ours, `arguments` after the scenario's, `settings` are posted to the pack.
+    `nodes_only`: the pack is there for its nodes, and off."""
 
     side: str
     pack: Path | None = PACK_FOLDER
     environment: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
+    nodes_only: bool = False
 
     def told(self) -> str:
         """The way in words, for people."""
-        if self.pack is None:
-            return " ".join(["without the pack", *(["with", *self.arguments] if self.arguments else [])])
+        if self.pack is None or self.nodes_only:
+            without = "without the pack, but its nodes" if self.nodes_only else "without the pack"
+            return " ".join([without, *(["with", *self.arguments] if self.arguments else [])])
         parts = ["the pack" if self.pack == PACK_FOLDER else f"the pack in {self.pack.name}"]
         parts[0] += f" at {at}" if (at := revision(self.pack)) else ""
         words = [*(f"{key}={value}" for key, value in {**self.environment, **self.settings}.items()), *self.arguments]
@@ -49,6 +52,11 @@ def earlier(folder: Path) -> Way:
     if not (folder / "__init__.py").is_file() or not (folder / "residency").is_dir():
         raise WayError(f"--before is {folder}, where no checkout of the pack lies (__init__.py and residency/)")
     return Way(BEFORE, folder.resolve())
+
+
+def with_nodes(way: Way) -> Way:
+    """The same for workflows that have nodes of the pack: where there was none it is there, and off."""
+    return way if way.pack is not None else replace(way, pack=PACK_FOLDER, settings={"mode": "off"}, nodes_only=True)
 
 
 def parse(text: str) -> Way:

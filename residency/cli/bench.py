@@ -36,7 +36,8 @@ def register(commands: Any) -> None:
         "--class",
         dest="hardware",
         metavar="12/32",
-        help=f"with --family: GiB of VRAM and GB of RAM left free, {', '.join(families.CLASSES)} or {families.EVERYTHING} (the default)",
+        help=f"with --family: GiB of VRAM and GB of RAM left free, {', '.join(families.CLASSES)} or {families.EVERYTHING} (the default); "
+        "of tiny models nothing is held",
     )
     parts = ", ".join(part.value for part in families.Part)
     parser.add_argument("--parts", metavar="A,B", help=f"with --family: which of {parts} (default: all)")
@@ -83,7 +84,7 @@ def register(commands: Any) -> None:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Exit status: 0 measured, 1 a scenario failed or the images differ, 2 for arguments that cannot be used."""
+    """Exit status: 0 measured, 1 nothing was, or a scenario failed or the images differ, 2 for arguments that cannot be used."""
     try:
         found = results.read(options.sources) if options.sources else _measure(options)
         folders = [path.parent / "traces" for path in options.sources] if options.sources else [options.output_directory / "traces"]
@@ -100,7 +101,7 @@ def command(options: argparse.Namespace) -> int:
         return 1
     print(json.dumps(found, indent=1) if options.json else markdown.terminal(found))
     scenarios = found["scenarios"].values()
-    return 1 if any(raw["error"] or raw["summary"]["identical"] is False for raw in scenarios) else 0
+    return 1 if not scenarios or any(raw["error"] or raw["summary"]["identical"] is False for raw in scenarios) else 0
 
 
 def _write(page: Path, found: dict[str, Any]) -> None:
@@ -167,7 +168,8 @@ def _scenarios(options: argparse.Namespace, size: Size) -> tuple[Scenario, ...]:
         if name not in {part.value for part in families.Part}:
             raise BenchError(f"--parts: there is no {name!r}; choose from {', '.join(part.value for part in families.Part)}")
     classes = options.hardware.split(",") if options.hardware else [families.EVERYTHING]
-    return families.scenarios(options.family.split(","), classes, [families.Part(name) for name in names])
+    parts = [families.Part(name) for name in names]
+    return families.scenarios(options.family.split(","), classes, parts, hold=size is Size.FULL)
 
 
 def _interrupt(*_: object) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..core.component import Mode
 from ..core.timeline import UseKind, Visit
-from ..simulate import OURS, STOCK, Machine, Outcome, Policy, Program, Step, run
+from ..simulate import OURS_EXCHANGING, STOCK, Machine, Outcome, Policy, Program, Step, run
 from ..units import printable, size, written
 from ..weights.components import distinct_bytes
 from ..workflow.predict import Prediction, Why
@@ -87,7 +87,7 @@ def command(options: argparse.Namespace) -> int:
 
 def forecast(mode: Mode, work: Program, machine: Machine) -> Forecast:
     """Simulate one mode."""
-    policy: Policy = STOCK if mode is Mode.OFF else replace(OURS, mode=mode)
+    policy: Policy = STOCK if mode is Mode.OFF else replace(OURS_EXCHANGING, mode=mode)
     outcome = run(work, machine, policy)
     return Forecast(mode, outcome, trouble(work, machine, outcome))
 

@@ -78,7 +78,7 @@ class Execution:
         # where the prompt is: moved by the executor's thread, looked at and replanned by the errands'; taken before the runtime's own
         self._lock = threading.RLock()
         self.look_ahead = LookAhead(runtime, self._lock, lambda: self.prompt, queued, guard)
-        self._sights = Sights(device.contents, device.headroom, runtime.clock, self._exchanges)
+        self._sights = Sights(device.contents, device.headroom, runtime.clock, self.exchanges)
         self.stalls = Stalls(runtime, cuda, device.streams.gate.under_way)
         self._cached = CachedResults(runtime, device.models)
         self._steps = Steps(lambda node_id: guard.timed(self._step, node_id), partial(guard.timed, self._steps_end))
@@ -390,7 +390,8 @@ class Execution:
 
     # --- memory ---
 
-    def _exchanges(self) -> bool:
+    def exchanges(self) -> bool:
+        """Whether the device mover can exchange pages here."""
         return dynamic_vram() and self._hooks.are_in(seams.PIN, seams.FAULT)
 
     def _tell_copies(self) -> None:

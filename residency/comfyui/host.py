@@ -268,6 +268,18 @@ class ComfyHost:
                 pass
         return dict(told.held) if told is not None else {}
 
+    def device_limit_bytes(self) -> int | None:
+        """Bytes of the device that weights may take beside other programs: by the free memory of now between prompts, else as told last;
+        None where it has no memory of its own."""
+        told = self.runtime.contents.device_limit
+        left_bytes = None if told is None else told[0]
+        if not self.execution.executing:
+            try:
+                left_bytes = self.device.contents.limit_bytes()
+            except RuntimeError:  # as above
+                pass
+        return self.limits.of_device(None, left_bytes)
+
     def works(self) -> str:
         """How much of the pack works here, in one line, and why not the rest."""
         if not self.installed:

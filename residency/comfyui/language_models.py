@@ -20,6 +20,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ..weights import transformers_folder
 from ..weights.transformers_folder import FolderError, Modality, Pretrained
+from .device.memory_usage import device_bytes
 
 log = logging.getLogger("residency")
 
@@ -233,7 +234,10 @@ def _load_device(path: str, size_bytes: int) -> torch.device:
     device: torch.device = model_management.text_encoder_device()
     if model_management.is_device_cpu(device) or model_management.vram_state == model_management.VRAMState.NO_VRAM:
         return torch.device("cpu")
-    room_bytes = model_management.get_total_memory(device) - model_management.minimum_inference_memory()
+    # what other programs hold is no room, whatever the device has in all: such a model is moved whole, or the device is out of memory
+    own_bytes = sum(device_bytes(entry.model) for entry in model_management.current_loaded_models if entry.model is not None)
+    there_bytes = min(model_management.get_total_memory(device), model_management.get_free_memory(device) + own_bytes)
+    room_bytes = there_bytes - model_management.minimum_inference_memory()
     if size_bytes > room_bytes:
         log.warning(
             "residency: %s has %.1f GiB of weights and %s has room for %.1f GiB: it runs on the CPU, slowly; choose a smaller model",

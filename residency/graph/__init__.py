@@ -5,6 +5,7 @@ from .flow import Flow, Loads, arrives, computes, is_handle, wraps_models
 from .grouping import Grouping
 from .lazy import all_lazy, likely
 from .order import Turn, Wanted, predict_order, predict_pending, predict_turns
+from .repeats import unchanged
 from .traits import Node, NodeOf, NodeTraits, TraitsOf, is_link, links
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "predict_order",
     "predict_pending",
     "predict_turns",
+    "unchanged",
     "wraps_models",
 ]

@@ -156,6 +156,11 @@ class Server:
             for image in outputs[node_id].get("images", ()):
                 yield self.get("/view?" + urllib.parse.urlencode(image))
 
+    def texts(self, prompt_id: str) -> list[str]:
+        """The texts that a prompt has shown, by node."""
+        outputs = self.get_json(f"/history/{prompt_id}")[prompt_id]["outputs"]
+        return [text for node_id in sorted(outputs) for text in outputs[node_id].get("text", ())]
+
     def _ask(self, request: urllib.request.Request, timeout_s: float) -> bytes:
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as answer:

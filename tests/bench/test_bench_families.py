@@ -10,12 +10,14 @@ from bench_story import ran, results, scenario
 
 from residency.bench import family_table, flags, markdown, models, workflows
 from residency.bench.families import CLASSES, EVERYTHING, IN_QUEUE, NAMES, Part, references, scenarios
-from residency.bench.results import PACK, STOCK, summarise, write
+from residency.bench.results import PACK, STOCK, identical, summarise, write
 from residency.bench.run import SMALL_SIZES
 from residency.bench.scenarios import GB, GIB, Limits, Size, Temperature, Workflow
 from residency.bench.sessions import sessions
-from residency.bench.ways import Way
+from residency.bench.ways import Way, choose, with_nodes
 from residency.cli.main import main
+from residency.comfyui.sample_models.families import OWN_NODES
+from residency.comfyui.sample_models.family_prompts import PROMPTS
 
 EVERY_PART = list(Part)
 
@@ -36,6 +38,12 @@ def test_a_family_in_a_class_is_four_parts_on_one_server_the_cold_one_first():
 def test_without_a_cold_part_the_first_warm_one_warms_up():
     found = scenarios(["krea2"], ["8/16"], [Part.QUEUE, Part.TEXT])
     assert [(one.name.rpartition("-")[2], one.warm_ups) for one in found] == [("text", 1), ("queue", 0)]
+
+
+def test_of_small_files_nothing_is_held_for_they_fit_whatever_is_left():
+    (one,) = scenarios(["wan2.2"], ["12/32"], [Part.TEXT], hold=False)
+    assert (one.name, one.hardware, one.limits) == ("wan2.2-12-32-text", "12/32", Limits())
+    assert one.what == "wan2.2, nothing held, warm, new text"
 
 
 def test_what_tells_compute_times_has_all_memory_and_a_server_of_its_own():
@@ -106,18 +114,36 @@ def test_the_table_has_a_row_for_each_workflow_on_each_hardware_the_smallest_fir
     table = {row[1]: dict(zip(family_table.HEAD, row, strict=True)) for row in family_table.rows(measured())}
     assert list(table) == ["8 / 16", "12 / 32", "all of the machine"]
     mine = table["12 / 32"]
-    assert [mine[name] for name in family_table.HEAD[2:5]] == ["30.00", "15.00", "2.00×"]
+    assert [mine[name] for name in family_table.HEAD[2:6]] == ["30.00", "15.00", "–", "2.00×"]
     assert mine["waiting s, stock → pack"] == "20.00 → 5.00"
     assert mine["a step s, stock → pack"] == "0.20 → 0.20" and mine["read GB, stock → pack"] == "9.00 → 1.00"
     assert mine["first prompt s, stock → pack"] == "60.00 → 40.00" and mine["five at once s, stock → pack"] == "–"
     assert mine["stock's best options s"] == "25.00 (high-ram)" and mine["images"] == "identical"
-    assert "wan2.2" in markdown.terminal(measured())
+    told = markdown.terminal(measured()).splitlines()
+    assert ["stock", "÷", "pack", "1.25×", "2.00×", "1.00×"] in [line.split() for line in told]  # a column each: so many cells make no line
+
+
+def test_what_was_foretold_stands_beside_what_it_took_and_by_how_much_it_was_off():
+    found = measured()
+    told = [(15.0, 16.5), (20.0, 18.0), (16.0, None)]
+    numbered = enumerate(told)
+    runs = [{**ran(PACK, seconds, number), "drive_bytes": GB, "predicted_s": foretold_s} for number, (seconds, foretold_s) in numbered]
+    found["scenarios"]["wan2.2-12-32-text"]["runs"] = [{**ran(STOCK, 30.0), "drive_bytes": GB}, *runs]
+    rows = {row[1]: dict(zip(family_table.HEAD, row, strict=True)) for row in family_table.rows(summarise(found))}
+    assert rows["12 / 32"]["foretold s"] == "17.25 (-10% to +10%)" and rows["8 / 16"]["foretold s"] == "–"
 
 
 def test_a_row_says_so_when_any_part_drew_something_else():
     found = measured()
     found["scenarios"]["wan2.2-12-32-cold"]["runs"][1]["digest"] = "other"
     assert {row[1]: row[-1] for row in family_table.rows(summarise(found))}["12 / 32"] == "**DIFFERENT**"
+
+
+def test_where_nothing_could_be_run_the_reasons_are_all_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write(summarise({**results(), "skipped": {"wan2.2-12-32-text": "there is no CUDA device"}}), tmp_path / "results.json")
+    assert main(["bench", "--from", str(tmp_path / "results.json")]) == 1
+    said = capsys.readouterr().out
+    assert "wan2.2-12-32-text was not run to its end: there is no CUDA device." in said and "stock s" not in said
 
 
 def test_the_page_gets_the_table_in_its_place_and_none_without_results(tmp_path: Path):
@@ -137,6 +163,20 @@ def test_the_page_gets_the_table_in_its_place_and_none_without_results(tmp_path:
 def test_the_documents_page_has_a_place_for_it_at_its_top():
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert page.index(family_table.BEGIN) < page.index(family_table.END) < page.index("\n## ")
+
+
+def test_workflows_with_nodes_of_the_pack_run_on_both_sides_with_them():
+    stock, pack = (with_nodes(way) for way in choose(()))
+    assert stock.pack == pack.pack and stock.settings == {"mode": "off"} and not pack.settings
+    assert stock.told() == "without the pack, but its nodes"
+    assert with_nodes(Way("lru", None, arguments=("--cache-lru", "9"))).told() == "without the pack, but its nodes with --cache-lru 9"
+    assert all("Residency" in str(PROMPTS[name](1)) for name in OWN_NODES)
+
+
+def test_other_words_are_another_result():
+    stock, pack = ({**ran(side, 9.0), "words": ["a sea"]} for side in (STOCK, PACK))
+    assert identical([stock, pack]) is True
+    assert identical([stock, {**pack, "words": ["a lake"]}]) is False
 
 
 def test_every_family_has_a_picture_of_published_size():

@@ -91,6 +91,14 @@ def test_a_queue_that_was_posted_one_by_one_shows_each_prompt():
     assert places.rows(found)[0][4] == "9.00 s, 2.0 GB = 4.00 s, 0.0 GB + 5.00 s, 2.0 GB"
 
 
+def test_what_was_foretold_stands_beside_what_it_took():
+    parts = [{"seconds": 4.0, "drive_bytes": 0, "predicted_s": 3.5}, {"seconds": 5.0, "drive_bytes": 0, "predicted_s": None}]
+    one, two = at(PACK, 9.0, 8.0)
+    found = summarise(results(C6=scenario({**one, "predicted_s": 8.5}, {**two, "predicted_s": None, "parts": parts})))
+    each = "8.00 s, 0.0 GB = 4.00 s (3.50 foretold), 0.0 GB + 5.00 s, 0.0 GB"
+    assert places.rows(found)[0][4:] == ["9.00 s (8.50 foretold), 0.0 GB", each]
+
+
 def test_the_page_has_the_table_what_the_sides_are_and_the_bytes_beside_the_medians(tmp_path: Path):
     raw = {**scenario(*at(STOCK, 30.0, read=9e9), *at(PACK, 10.0)), "ways": {STOCK: "without the pack", PACK: "the pack at 1c28e5c"}}
     book.write(summarise(results(C1=raw)), tmp_path / "results.json")

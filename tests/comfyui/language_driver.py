@@ -122,6 +122,24 @@ def story_nothing() -> dict[str, Any]:
     return {"said": ""}
 
 
+def story_room() -> dict[str, Any]:
+    """On a device of 80 GiB of which other programs hold all but 12: where a model of so many GiB goes."""
+    import comfy.model_management as model_management
+
+    from residency.comfyui import language_models
+
+    gib, device = 1 << 30, torch.device("meta")
+    model_management.text_encoder_device = lambda: device
+    free_gib = {"all": 80, "some": 12}
+    model_management.get_total_memory = lambda *_: 80 * gib
+    model_management.minimum_inference_memory = lambda *_: gib
+    told = {}
+    for name, free in free_gib.items():
+        model_management.get_free_memory = lambda *_, free=free: free * gib
+        told[name] = [language_models._load_device("writer", size * gib).type for size in (10, 14, 90)]
+    return told
+
+
 if __name__ == "__main__":
     answers: dict[str, Any] = {}
     for name, story in list(globals().items()):

@@ -130,24 +130,45 @@ def test_a_server_that_does_not_start_ends_its_scenario_at_once_with_its_log(com
     assert "this ComfyUI is broken" in json.loads((tmp_path / "out" / "results.json").read_text())["scenarios"]["S8"]["error"]
 
 
+def test_a_language_model_writes_the_same_words_with_the_pack_off_and_on(comfyui: ComfyUI, cache: Path, tmp_path: Path):
+    few = ["--family", "language", "--class", "24/64", "--parts", "text", "--no-references", "--rounds", "1", "--repeats", "2"]
+    ran = bench(comfyui, cache, tmp_path, *few)
+    assert ran.returncode == 0, ran.stderr
+    text = json.loads((tmp_path / "out" / "results.json").read_text())["scenarios"]["language-24-64-text"]
+    assert text["summary"]["identical"] is True and text["ways"]["stock"] == "without the pack, but its nodes"
+    words = {side: [run["words"] for run in text["runs"] if run["side"] == side] for side in ("stock", "pack")}
+    assert words["stock"] == words["pack"] and len({str(one) for one in words["pack"]}) == 2  # another text, another answer
+    assert all(len(one.split()) == 4 for said in words["pack"] for one in said)
+    assert {run["side"] for run in text["runs"] if "pack" in run} == {"pack"}  # off it has no trace
+    assert any(used[0].startswith("residency_writer") for used in text["prompts"]["the family's workflow"]["uses"].values())
+    assert all(run["predicted_s"] > 0 for run in text["runs"] if run["side"] == "pack")
+
+
 @pytest.mark.timeout(900)  # six servers, one after the other
 def test_a_family_is_switched_from_and_back_to_and_stock_with_its_own_options_stands_beside_it(
     comfyui: ComfyUI, cache: Path, tmp_path: Path
 ):
-    few = ["--family", "qwen_image", "--parts", "text,switch", "--rounds", "1", "--repeats", "1", "--warm-ups", "0", "--no-references"]
+    few = ["--family", "qwen_image", "--class", "12/32", "--parts", "text,switch", "--no-references"]
+    few += ["--rounds", "1", "--repeats", "1", "--warm-ups", "0"]
     ran = bench(comfyui, cache, tmp_path, *few, "--best-flags", "--sides", "stock,high-ram,pack")
     assert ran.returncode == 0, ran.stderr
     found = json.loads((tmp_path / "out" / "results.json").read_text())["scenarios"]
     assert {name: raw["summary"]["identical"] for name, raw in found.items()} == {
-        "qwen_image-all-text": True,
-        "qwen_image-all-switch": True,
+        "qwen_image-12-32-text": True,
+        "qwen_image-12-32-switch": True,
     }
-    text, switch = found["qwen_image-all-text"], found["qwen_image-all-switch"]
+    text, switch = found["qwen_image-12-32-text"], found["qwen_image-12-32-switch"]
     assert [run["side"] for run in text["runs"]] == ["stock", "high-ram", "pack"]
     assert text["ways"]["high-ram"] == "without the pack with --high-ram"
     told = text["prompts"]["the family's workflow"]
     assert sorted(told["passes"].values()) == [1, 1, 1, 1, 2]  # two texts, one writer, the decoder; two steps
     assert all(set(used) <= set(text["sizes"]) for used in told["uses"].values())
     assert [prompt["workflow"] for prompt in switch["runs"][0]["prompts"]] == switch["queue"]
+    assert [run["predicted_s"] for run in text["runs"]] == [None, None, None]  # neither stock nor a server that has run nothing knows
+    foretold = {run["side"]: [part["predicted_s"] for part in run["parts"]] for run in switch["runs"]}
+    there, other, back = foretold.pop("pack")
+    assert there > 0 and other is None and back > 0 and foretold == {"stock": [None] * 3, "high-ram": [None] * 3}
     assert not any(run["blank"] for raw in found.values() for run in raw["runs"])
-    assert "qwen_image  all of the machine" in ran.stdout
+    workflow, hardware = (line.split(maxsplit=6) for line in ran.stdout.splitlines() if line.startswith(("workflow ", "GiB of VRAM")))
+    assert workflow[1:] == ["qwen_image"] and hardware[-1].endswith("12 / 32")
+    assert [raw["limits"]["device_free_bytes"] for raw in found.values()] == [None, None]  # tiny ones fit whatever is left

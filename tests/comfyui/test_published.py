@@ -28,6 +28,8 @@ PUBLISHED = {
     "text_encoders/qwen3vl_4b.safetensors": 5.0,
     "checkpoints/ltx.safetensors": 29.0,
     "text_encoders/gemma3.safetensors": 9.4,
+    "LLM/residency_writer/model-00001-of-00004.safetensors": 14.5 / 4,
+    "LLM/residency_writer/model-00004-of-00004.safetensors": 14.5 / 4,
 }
 
 

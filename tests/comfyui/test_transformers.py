@@ -261,6 +261,10 @@ def test_a_model_leaves_the_device_whole_and_its_own_tensors_are_back(tell: Any)
     assert tell("home") == {"there": True, "whole": True, "same": True, "tied": True, "device": "cpu"}
 
 
+def test_a_model_goes_where_other_programs_leave_room_for_all_of_it(tell: Any):
+    assert tell("room") == {"all": ["meta", "meta", "cpu"], "some": ["meta", "cpu", "cpu"]}
+
+
 def test_writing_leaves_the_random_numbers_of_other_nodes_alone(tell: Any):
     assert tell("random") == {"text": True, "same": True}
 

@@ -71,6 +71,20 @@ def test_an_estimate_says_what_would_come_from_where(server: Server, models: Pat
         assert "all is warm" in warm["why"]
 
 
+def test_what_the_last_prompt_has_run_alike_takes_no_time(start: Callable[..., Server]):
+    server = start()
+    server.run(two_experts(seed=61))
+    told = json.loads(server.post("/residency/estimate", {"prompt": two_experts(seed=62)}))
+    again = json.loads(server.post("/residency/estimate", {"prompt": two_experts(seed=61)}))
+    loaders = [step["class_type"] for step in told["steps"] if step["cached"]]
+    assert {"UNETLoader", "CLIPLoader", "VAELoader"} <= {*loaders} and not {"KSampler", "VAEDecode", "SaveImage"} & {*loaders}
+    assert all(step["cached"] for step in again["steps"]) and again["total_s"] == again["compute_unknown_nodes"] == 0
+    nothing_stays = start("--cache-none")
+    nothing_stays.run(two_experts(seed=61))
+    told = json.loads(nothing_stays.post("/residency/estimate", {"prompt": two_experts(seed=61)}))
+    assert not any(step["cached"] for step in told["steps"])
+
+
 def test_the_names_are_those_of_another_server(start: Callable[..., Server]):
     prompt = {"prompt": two_experts(seed=44)}
     one, other = (json.loads(server.post("/residency/estimate", prompt)) for server in (start(), start("--cache-none")))

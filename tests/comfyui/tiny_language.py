@@ -1,7 +1,8 @@
-"""Language models of random weights in transformers' layout. Run by the Python that runs ComfyUI: `python tiny_language.py FOLDER`.
+"""Language models of random weights in transformers' layout. Run by the Python that runs ComfyUI: `python tiny_language.py FOLDER [large]`.
 
 FOLDER/writer: a Llama in one file, with a chat template; endless: one that never stops by itself; sharded: a larger one in several
-files, tied, without a template; seer: a Llava over the same words. Then the broken ones.
+files, tied, without a template; seer: a Llava over the same words. Then the broken ones. With `large` nothing but one that never stops and
+weighs 1.3 GB.
 """
 
 from __future__ import annotations
@@ -103,9 +104,22 @@ def broken(root: Path) -> None:
         config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "abacus", "architectures": ["Abacus"]} | more))
 
 
+def large(folder: Path) -> None:
+    torch.set_default_dtype(torch.bfloat16)
+    config = llama(hidden=2048, layers=16)
+    config.num_attention_heads = config.num_key_value_heads = 16
+    model = LlamaForCausalLM(config)
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder, max_shard_size="500MB")
+    tokenizer(TEMPLATE).save_pretrained(folder)
+
+
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     torch.manual_seed(7)
+    if sys.argv[2:] == ["large"]:
+        large(root / "large")
+        sys.exit()
     for make in (writer, endless, sharded, seer):
         make(root / make.__name__)
     broken(root)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from . import published, recipes
+from . import language, published, recipes
 from .random_models import make_room
 from .recipes import File
 from .small_sizes import small_vision
@@ -56,7 +56,18 @@ FAMILIES: dict[str, dict[str, Callable[[bool], File]]] = {
         "checkpoints/ltx.safetensors": recipes.ltx_checkpoint,
         "text_encoders/gemma3.safetensors": recipes.gemma3,
     },
+    "language": {
+        "diffusion_models/z_image.safetensors": recipes.z_image,
+        **{
+            f"LLM/{language.NAME}/{language.shard_name(number)}": partial(language.shard, number)
+            for number in range(1, language.SHARDS + 1)
+        },
+        "text_encoders/qwen3_4b.safetensors": recipes.z_image_encoder,
+        "vae/z_image_vae.safetensors": recipes.z_image_vae,
+    },
 }
+TEXTS = {"language": (f"LLM/{language.NAME}", language.texts)}  # folders that hold more than weights
+OWN_NODES = frozenset({"language"})  # their workflows have nodes of the pack
 
 
 def make(
@@ -78,12 +89,16 @@ def make(
     total_bytes, done_bytes = sum(sizes.values()), 0
     if full and missing:
         make_room(Path(folder), total_bytes, list(spare), say)
+    for folder_name, texts in (TEXTS[family] for family in families if family in TEXTS):
+        Path(folder, folder_name).mkdir(parents=True, exist_ok=True)
+        for name, text in texts(full).items():
+            Path(folder, folder_name, name).write_text(text, encoding="utf-8")
     for path, recipe in missing.items():
         say(f"made {done_bytes} {total_bytes} {path.name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(zlib.crc32("/".join(path.parts[-2:]).encode()))
         weights, values = recipe(full)
-        metadata = {key: json.dumps(value) for key, value in values.items()}
+        metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
         if full:
             published.write(weights, metadata, path, partial(_told, say, total_bytes, path.name, done_bytes))
             done_bytes += sizes[path]

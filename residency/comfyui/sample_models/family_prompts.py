@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .language import NAME as LANGUAGE_MODEL
+
 Prompt = dict[str, dict[str, Any]]
 
 
@@ -28,6 +30,7 @@ PICTURES = {
     "qwen_image": Picture(1024, 20, words=24),
     "krea2": Picture(1024, 8),
     "ltx2.3": Picture(512, 8, 97),
+    "language": Picture(1024, 8, words=24),
 }
 LTX_SIGMAS = "1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0"
 
@@ -59,6 +62,15 @@ class _Draft:
     def save(self, images: list[Any]) -> Prompt:
         self.node("SaveImage", images=images, filename_prefix="family")
         return self.prompt
+
+    def z_image(self, text: Any, seed: int, picture: Picture) -> Prompt:
+        clip = self.clip("qwen3_4b.safetensors", "lumina2")
+        positive = self.node("CLIPTextEncode", clip=clip, text=text)
+        negative = self.node("ConditioningZeroOut", conditioning=positive)
+        latent = self.node("EmptySD3LatentImage", width=picture.side, height=picture.side, batch_size=1)
+        model = self.node("ModelSamplingAuraFlow", model=self.unet("z_image.safetensors"), shift=3.0)
+        sampled = self.sample(model, positive, negative, latent, seed, picture.steps)
+        return self.save(self.decode(sampled, self.node("VAELoader", vae_name="z_image_vae.safetensors")))
 
 
 def _second(link: list[Any], slot: int = 1) -> list[Any]:
@@ -103,13 +115,16 @@ def minimax_h3(seed: int, picture: Picture = SMALL_PICTURE) -> Prompt:
 def z_image(seed: int, picture: Picture = SMALL_PICTURE) -> Prompt:
     """Z-Image Turbo, text to image."""
     draft = _Draft()
-    clip = draft.clip("qwen3_4b.safetensors", "lumina2")
-    positive = draft.node("CLIPTextEncode", clip=clip, text=f"a lighthouse, take {seed}")
-    negative = draft.node("ConditioningZeroOut", conditioning=positive)
-    latent = draft.node("EmptySD3LatentImage", width=picture.side, height=picture.side, batch_size=1)
-    model = draft.node("ModelSamplingAuraFlow", model=draft.unet("z_image.safetensors"), shift=3.0)
-    sampled = draft.sample(model, positive, negative, latent, seed, picture.steps)
-    return draft.save(draft.decode(sampled, draft.node("VAELoader", vae_name="z_image_vae.safetensors")))
+    return draft.z_image(f"a lighthouse, take {seed}", seed, picture)
+
+
+def language(seed: int, picture: Picture = SMALL_PICTURE) -> Prompt:
+    """Z-Image Turbo, text to image, of a prompt that a language model of the transformers library writes with the pack's own nodes."""
+    draft = _Draft()
+    lm = draft.node("ResidencyTransformersLoader", lm_name=LANGUAGE_MODEL, device="default")
+    asked = {"text": f"a lighthouse, take {seed}", "system_prompt": "", "max_new_tokens": picture.words, "temperature": 1.0, "seed": seed}
+    text = draft.node("PreviewAny", source=draft.node("ResidencyWriteText", lm=lm, **asked))
+    return draft.z_image(text, seed, picture)
 
 
 def qwen_image(seed: int, picture: Picture = SMALL_PICTURE) -> Prompt:
@@ -179,4 +194,5 @@ PROMPTS: dict[str, MakesPrompt] = {
     "qwen_image": qwen_image,
     "krea2": krea2,
     "ltx2.3": ltx,
+    "language": language,
 }

@@ -11,17 +11,20 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import comfy.memory_management as memory_management
 import comfyui_version
 import folder_paths
 from aiohttp import web
+from comfy.cli_args import args as comfyui_options
 from server import PromptServer
 
 from ... import __version__
 from ...core.component import Component, Extent
-from ...graph import AllowanceError
+from ...graph import AllowanceError, unchanged
 from ...graph.passes import sampler_passes
 from ...settings.node_inputs import NOT_WEIGHTS
-from ...simulate import GB, OURS, Machine, Program, Start, Step, of_rates, run
+from ...simulate import GB, Machine, Program, Step, run
+from ...simulate.standing import bytes_from, machine_of, policy_of, start_of
 from ...transfers import drive_of, memory
 from ...transfers.machine import mount_of
 from ...transfers.pagecache import cached_around
@@ -145,24 +148,25 @@ class Warmth:
         found = outlined(prompt)
         used = {component.key: component for component in found.used()}
         lies = self._lies(used)
-        steps, unknown = self._steps(found)
+        cached = _cached(found.nodes)
+        steps, unknown, same_work = self._steps(found, cached)
+        left = tuple(step for step in steps if step.node_id not in cached)
         machine, assumed = self._machine(used.values())
-        outcome = run(Program("prompt", used, (steps,)), machine, OURS, start=_start(used, lies))
-        first = next(
-            (index for index, step in enumerate(steps) if any(used[key].kind == "MODEL" for key in step.components)), len(steps) - 1
-        )
+        policy = policy_of(self._host.limits.device_bytes, exchanges=self._host.execution.exchanges())
+        outcome = run(Program("prompt", used, (left,)), machine, policy, start=start_of(used, lies))
+        first = next((index for index, step in enumerate(left) if any(used[key].kind == "MODEL" for key in step.components)), len(left) - 1)
         before_s = sum(node.wait_s + node.run_s for node in outcome.nodes[:first])
-        first_s = before_s + (outcome.nodes[first].stall_s + steps[first].compute_s / steps[first].passes if steps else 0.0)
-        bytes_from = _bytes_from(used, lies)
+        first_s = before_s + (outcome.nodes[first].stall_s + left[first].compute_s / left[first].passes if left else 0.0)
+        comes_from = bytes_from(used, lies)
         names, missing = _content_keys(used)
         return {
             "first_step_s": first_s,
             "total_s": outcome.total_s,
             "compute_s": outcome.total_s - outcome.stall_s,
             "stall_s": outcome.stall_s,
-            "bytes_from": bytes_from,
+            "bytes_from": comes_from,
             "read_bytes": outcome.read_ahead_bytes + outcome.consumer_bytes,
-            "why": _why(outcome.stall_s, bytes_from, used, lies, unknown, len(steps), assumed),
+            "why": _why(outcome.stall_s, comes_from, used, lies, unknown, len(left), assumed),
             "compute_unknown_nodes": unknown,
             "assumed": assumed,
             "warnings": [*found.warnings, *missing],
@@ -179,16 +183,20 @@ class Warmth:
                     "compute_s": step.compute_s,
                     "passes": step.passes,
                     "working_set_bytes": step.working_set_bytes,
+                    "cached": step.node_id in cached,
+                    "same_work": step.node_id in same_work,
                     "components": [names[key] for key in step.components if key in names],
                 }
                 for step in steps
             ],
         }
 
-    def _steps(self, found: Outlined) -> tuple[tuple[Step, ...], int]:
-        """One step for each node, with the expectation of earlier runs; and the number of nodes without one."""
+    def _steps(self, found: Outlined, cached: frozenset[str]) -> tuple[tuple[Step, ...], int, frozenset[str]]:
+        """One step for each node, with the expectation of earlier runs; the number of nodes that will run without one; and the nodes whose
+        same work they have seen."""
         with self._lock:
-            expected = self._teacher.foretell(found.nodes, found.of_nodes()).expected
+            foresight = self._teacher.foretell(found.nodes, found.of_nodes())
+        expected = foresight.expected
         steps = []
         for node_id in found.order:
             known = expected.get(node_id)
@@ -197,7 +205,8 @@ class Warmth:
             passes = sampler_passes(found.nodes, node_id) if samples else 1
             told = (known.compute_s, known.working_set_bytes) if known is not None else (0.0, 0)
             steps.append(Step(node_id, found.nodes[node_id]["class_type"], told[0], keys, passes, told[1]))
-        return tuple(steps), sum(node_id not in expected for node_id in found.order)
+        unknown = sum(node_id not in expected and node_id not in cached for node_id in found.order)
+        return tuple(steps), unknown, foresight.same_work
 
     def _machine(self, components: Iterable[Component]) -> tuple[Machine, list[str]]:
         """This machine as the simulator has it, and which parts of it are assumed. A device without memory of its own is reached in no
@@ -209,14 +218,13 @@ class Warmth:
         disk = min(own, default=None) or max(measured.values(), default=None)
         assumed = [] if disk else ["disk"]
         disk = disk or DISK_BYTES_PER_S
-        limit_bytes, link = host.limits.device_bytes, host.onload_bytes_per_s
+        limit_bytes, link = host.device_limit_bytes(), host.onload_bytes_per_s
         if limit_bytes is not None and not link:
             assumed.append("link")
-        contents = host.runtime.contents.host
-        held_bytes = sum(contents.loaded.values()) if contents is not None else 0
-        found = of_rates(
-            disk, link or LINK_BYTES_PER_S, limit_bytes, memory.share(memory.available_bytes()) + held_bytes, host.limits.reserve_bytes
-        )
+        available_bytes, reserve_bytes = memory.share(memory.available_bytes()), host.limits.reserve_bytes
+        headroom_bytes = int(memory_management.RAM_CACHE_HEADROOM)
+        rates = disk, link or LINK_BYTES_PER_S
+        found = machine_of(host.runtime.contents, limit_bytes, available_bytes, reserve_bytes, headroom_bytes, *rates)
         return found, assumed
 
     def warm(self, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,6 +350,17 @@ def _named(components: Iterable[Component]) -> Iterator[str]:
                 continue
 
 
+def _cached(nodes: Mapping[str, Any]) -> frozenset[str]:
+    """The nodes for which ComfyUI will most likely answer from its cache: the prompt that ended last here has run them, and well."""
+    if comfyui_options.cache_none:
+        return frozenset()
+    for told in PromptServer.instance.prompt_queue.get_history(max_items=1).values():
+        status = told.get("status") or {}
+        if status.get("status_str") == "success":
+            return unchanged(nodes, whole_nodes(told["prompt"][2]))
+    return frozenset()
+
+
 def _content_keys(components: Mapping[str, Component]) -> tuple[dict[str, str], list[str]]:
     names, missing = {}, []
     for key, component in components.items():
@@ -350,27 +369,6 @@ def _content_keys(components: Mapping[str, Component]) -> tuple[dict[str, str], 
         except OSError as error:
             missing.append(f"{component.name} cannot be read ({error.strerror})")
     return names, missing
-
-
-def _start(components: Mapping[str, Component], lies: Mapping[str, Mapping[str, int | None]]) -> Start:
-    device = {key: one["device_bytes"] or 0 for key, one in lies.items()}
-    pinned = {key: one["pinned_bytes"] or 0 for key, one in lies.items()}
-    loaded = {key: min(components[key].size_bytes, max(device[key], pinned[key])) for key in components}
-    cached = {key: max(0, min(components[key].size_bytes - loaded[key], lies[key]["cached_bytes"] or 0)) for key in components}
-    return Start(cached=cached, loaded=loaded, pinned=pinned, device=device)
-
-
-def _bytes_from(components: Mapping[str, Component], lies: Mapping[str, Mapping[str, int | None]]) -> dict[str, int]:
-    """Bytes by the nearest place that they are in."""
-    total = {"device": 0, "pinned": 0, "cached": 0, "disk": 0}
-    for key, component in components.items():
-        left_bytes = component.size_bytes
-        for place in ("device", "pinned", "cached"):
-            here_bytes = min(left_bytes, lies[key][f"{place}_bytes"] or 0)
-            total[place] += here_bytes
-            left_bytes -= here_bytes
-        total["disk"] += left_bytes
-    return total
 
 
 def _why(
