@@ -39,6 +39,7 @@ class Worker:
         self.ignores: set[tuple[str, str]] = set()  # methods and paths to which it is deaf
         self.unanswered: list[tuple[str, str]] = []  # what it was asked while it was deaf
         self.swallows = False  # POST /prompt is taken, and the connection cut
+        self.takes_late: asyncio.Event | None = None  # it is cut, and the prompt is taken when this is set
         self.before_a_deletion: Callable[[], Awaitable[None]] | None = None
         self.before_an_estimate: Callable[[], Awaitable[None]] | None = None
         self.before_an_answer: Callable[[], Awaitable[None]] | None = None  # of GET /queue, when what it says is known
@@ -154,7 +155,10 @@ class Worker:
             await hook()
         asked = await request.json()
         gone = asked.get("delete", ())
-        self.pending = [item for item in self.pending if item[1] not in gone and not asked.get("clear")]
+        for prompt_id in gone:  # one of each id, as ComfyUI does
+            first = next((item for item in self.pending if item[1] == prompt_id), None)
+            self.pending = [item for item in self.pending if item is not first]
+        self.pending = [] if asked.get("clear") else self.pending
         return web.Response()
 
     async def _history(self, request: web.Request) -> web.Response:
@@ -169,6 +173,10 @@ class Worker:
             error = {"type": "value_not_in_list", "message": "Value not in list", "details": "", "extra_info": about}
             errors = {"1": {"errors": [error], "dependent_outputs": [], "class_type": "UNETLoader"}}
             return web.json_response({"error": {"type": "prompt_outputs_failed_validation"}, "node_errors": errors}, status=400)
+        if self.takes_late is not None:
+            assert request.transport is not None
+            request.transport.close()
+            await self.takes_late.wait()
         self.pending.append([body["number"], body["prompt_id"], body["prompt"], {"client_id": body["client_id"]}, ["1"]])
         if self.swallows:
             assert request.transport is not None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from scripted_worker import Worker, prompt
-from test_fleet_prompts import Fleet, fleet, ids, story
+from test_fleet_prompts import Fleet, fleet, heard, ids, story
 
-from residency.fleet import outlook, prompts, watch
-from residency.fleet.delivery import until
+from residency.fleet import delivery, outlook, prompts, watch
+from residency.fleet.delivery import State, until
 
 SENT = ("POST", "/prompt")
 
@@ -18,9 +20,9 @@ SENT = ("POST", "/prompt")
 async def on_its_way(it: Fleet, worker: Worker, model: str = "a", client: str = "client", **more: object) -> asyncio.Task[str]:
     """A prompt that this worker has heard of, and does not answer."""
     worker.ignores = {SENT}
-    heard = worker.unanswered.count(SENT)
+    before = worker.unanswered.count(SENT)
     posting = asyncio.create_task(it.post(model, client, **more))
-    await asyncio.wait_for(until(lambda: worker.unanswered.count(SENT) > heard), 5.0)
+    await asyncio.wait_for(until(lambda: worker.unanswered.count(SENT) > before), 5.0)
     return posting
 
 
@@ -270,5 +272,209 @@ def test_a_worker_that_does_not_let_a_prompt_go_keeps_nobody_else(monkeypatch: p
             await asyncio.wait_for(until(lambda: moving in ids(second)), 5.0)
             await it.look()
             assert moving not in ids(first)
+
+    story(tell)
+
+
+def where(prompt_id: str, *workers: Worker) -> list[str]:
+    """The workers that have it, once for each time."""
+    return [worker.name for worker in workers for item in (*worker.running, *worker.pending) if item[1] == prompt_id]
+
+
+def test_a_prompt_that_a_worker_takes_after_the_door_has_answered_is_sent_to_nobody_else(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(delivery, "ANSWER_S", 0.1)
+
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it:
+            first.ignores = {SENT}
+            late = await it.post("a")
+            for _ in range(3):
+                await it.look(delivery.LATE_S)  # it tells its queue all the while
+            assert await it.post("a", "somebody") in ids(second)  # nobody is sent to whoever owes an answer
+            assert where(late, first, second) == [] and first.unanswered == [SENT]
+            first.ignores = set()
+            await asyncio.wait_for(until(lambda: where(late, first, second) == ["first"]), 5.0)
+            await it.look()
+            await it.look()
+            assert where(late, first, second) == ["first"]
+            assert await it.post("a") in ids(first)
+
+    story(tell)
+
+
+def test_a_prompt_whose_answer_comes_after_its_worker_has_told_its_queue_has_arrived(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(delivery, "ANSWER_S", 0.1)
+
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it:
+            first.ignores = {SENT}
+            late = await it.post("a")
+            placed = it.door.prompts.get(late)
+            assert placed is not None and placed.sent is not None
+            answered = placed.sent.done
+
+            async def answers() -> None:
+                first.ignores = set()
+                await asyncio.wait_for(until(answered), 5.0)
+
+            first.before_an_answer = answers
+            await it.look()
+            assert where(late, first, second) == ["first"]
+
+    story(tell)
+
+
+def test_a_prompt_that_a_worker_refuses_after_the_door_has_answered_goes_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(delivery, "ANSWER_S", 0.1)
+
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it:
+            first.ignores, first.lacks = {SENT}, {"a"}
+            late = await it.post("a")
+            first.ignores = set()
+            for _ in range(100):
+                await it.look()
+                if where(late, first, second):
+                    break
+                await asyncio.sleep(0.02)
+            assert where(late, first, second) == ["second"]
+
+    story(tell)
+
+
+@asynccontextmanager
+async def taken_late(
+    first: Worker, second: Worker, ledger: Path | None = None
+) -> AsyncIterator[tuple[Fleet, str, Callable[[], Awaitable[None]]]]:
+    """A prompt whose connection to the first worker has ended, and which waits at the second since; the first takes it when told to."""
+    first.takes_late = asyncio.Event()
+    async with fleet(first, second, ledger=ledger) as it:
+        prompt_id, late, first.takes_late = await it.post("a"), first.takes_late, None
+
+        async def takes() -> None:
+            late.set()
+            await asyncio.wait_for(until(lambda: prompt_id in ids(first)), 5.0)
+
+        await it.ask("POST", "/residency/drain", {"worker": "first"})
+        await it.look()
+        await it.look(delivery.LATE_S / 2)
+        assert where(prompt_id, first, second) == []  # it may be on its way yet
+        await it.look(delivery.LATE_S)
+        assert where(prompt_id, first, second) == ["second"]
+        yield it, prompt_id, takes
+
+
+def test_a_worker_that_takes_a_prompt_too_late_lets_it_go():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with taken_late(first, second) as (it, prompt_id, takes):
+            await takes()
+            await it.look()
+            assert where(prompt_id, first, second) == ["second"] and not first.begun
+            await second.begin()
+            await second.end()
+            await it.look()
+            assert await it.history(prompt_id) and await remaining(it) == 0
+
+    story(tell)
+
+
+def test_a_prompt_that_is_taken_too_late_and_begun_at_once_is_not_begun_elsewhere():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with taken_late(first, second) as (it, prompt_id, takes):
+            await takes()
+            await first.begin()
+            await it.look()
+            await it.look()
+            assert where(prompt_id, first, second) == ["first"] and it.worker("first")["running"] == [prompt_id]
+            await first.end()
+            await it.look()
+            files = (await it.history(prompt_id))["outputs"]["9"]["images"]
+            assert [one["subfolder"] for one in files] == ["first"] and not second.begun
+
+    story(tell)
+
+
+def test_a_prompt_that_has_begun_twice_has_one_result():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with taken_late(first, second) as (it, prompt_id, takes), it.door.messages("client") as (listener, _):
+            await second.begin()
+            await it.look()
+            await takes()
+            await first.begin()
+            await it.look()
+            assert first.interrupted == [{"prompt_id": prompt_id}] and not second.interrupted
+            await first.say("client", "execution_interrupted", {"prompt_id": prompt_id})
+            await first.end()
+            await it.look()
+            assert await it.history(prompt_id) is None
+            said: list[str] = []
+            await second.end()
+            await heard(listener, "execution_success", said)
+            assert said.count("execution_start") == 1 and "execution_interrupted" not in said
+            await it.look()
+            files = (await it.history(prompt_id))["outputs"]["9"]["images"]
+            assert [one["subfolder"] for one in files] == ["second"]
+
+    story(tell)
+
+
+@pytest.mark.parametrize("door_dies", [False, True])
+def test_a_prompt_that_has_ended_is_not_run_by_a_worker_that_takes_it_afterwards(door_dies: bool, tmp_path: Path):
+    async def tell(first: Worker, second: Worker) -> None:
+        async with taken_late(first, second, tmp_path / "door") as (it, prompt_id, takes):
+            await second.begin()
+            await second.end()
+            await it.look()
+            await takes()
+            if not door_dies:
+                await it.look()
+        async with fleet(first, second, ledger=tmp_path / "door") as it:
+            assert where(prompt_id, first, second) == [] and not first.begun
+            assert await remaining(it) == 0
+
+    story(tell)
+
+
+def test_a_prompt_that_is_taken_out_later_than_the_door_has_waited_for_is_not_lost(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(delivery, "TAKE_OUT_S", 0.1)
+
+    async def tell(first: Worker, second: Worker) -> None:
+        first.compute_s = 20.0
+        await second.die()
+        async with fleet(first, second) as it:
+            await it.post("a")
+            moving = await it.post("a")
+            await first.begin()
+            await it.look()
+            await second.start()
+            first.ignores = {("POST", "/queue")}
+            await it.look()
+            await asyncio.wait_for(until(lambda: it.door.prompts.get(moving).state is State.LEAVING), 5.0)
+            await second.die()  # so that it is not asked out once more
+            await it.look()
+            assert where(moving, first, second) == ["first"]
+            first.ignores = set()
+            await asyncio.wait_for(until(lambda: where(moving, first, second) == []), 5.0)
+            await second.start()
+            await it.look()
+            await it.look()
+            assert len(where(moving, first, second)) == 1
+
+    story(tell)
+
+
+def test_a_prompt_that_a_worker_has_taken_twice_is_run_there_once():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.takes_late = late = asyncio.Event()
+        await second.die()
+        async with fleet(first, second) as it:
+            prompt_id, first.takes_late = await it.post("a"), None
+            await it.look()
+            await it.look(delivery.LATE_S)
+            assert where(prompt_id, first) == ["first"]
+            late.set()
+            await asyncio.wait_for(until(lambda: where(prompt_id, first) == ["first", "first"]), 5.0)
+            await it.look()
+            assert where(prompt_id, first) == ["first"] and await remaining(it) == 1
 
     story(tell)

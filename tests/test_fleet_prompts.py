@@ -15,6 +15,7 @@ import pytest
 from scripted_worker import Worker, prompt
 
 from residency.fleet import watch
+from residency.fleet.delivery import LATE_S
 from residency.fleet.door import Door
 from residency.fleet.ledger import Ledger
 from residency.fleet.messages import Listener
@@ -423,7 +424,7 @@ def test_a_prompt_whose_arrival_is_doubted_is_run_once(arrives: bool):
             if not arrives:
                 first.pending.clear()
             await it.look()
-            await it.look()
+            await it.look(LATE_S)
             assert [item[1] for worker in (first, second) for item in worker.pending] == [prompt_id]
 
     story(tell)

@@ -95,6 +95,15 @@ def _register_up(inner: Any) -> None:
     started.set_defaults(run=command_up)
 
 
+def _require_free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+        except OSError as error:
+            raise UsageError(f"--host {host} --port {port}: cannot be listened on ({error.strerror})") from error
+
+
 def command_up(options: argparse.Namespace) -> int:
     token = options.token or os.environ.get(TOKEN_VARIABLE)
     is_file = bool(options.more) and options.more[0].endswith((".yaml", ".yml"))
@@ -106,13 +115,8 @@ def command_up(options: argparse.Namespace) -> int:
     running = cluster.read_running(state)
     if running is not None:
         raise UsageError(f"--port {plan.port}: a fleet runs there (process {running.pid}); end it with fleet down, or choose another port")
-    family = socket.AF_INET6 if ":" in plan.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        try:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((plan.host, plan.port))
-        except OSError as error:
-            raise UsageError(f"--host {plan.host} --port {plan.port}: cannot be listened on ({error.strerror})") from error
+    if plan.cluster is None:  # a cluster's Serve may listen there already, for others too
+        _require_free(plan.host, plan.port)
 
     def ready(url: str) -> None:
         print(f"{plan.workers} workers behind {url}; inputs and outputs in {plan.folder}; Ctrl+C or fleet down ends them", flush=True)

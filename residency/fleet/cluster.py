@@ -15,9 +15,12 @@ import signal
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +110,7 @@ def up(plan: Plan, scratch: Path, ready: Callable[[str], object]) -> None:
         for number in signals:  # Ray has its own by now, which end this process at once
             signal.signal(number, lambda *_: stopped.set())
         served_before = serves()
-        make(plan, stopped)
+        make(plan, stopped, served_before)
         if not stopped.is_set():
             ready(plan.url)
         stopped.wait()
@@ -161,6 +164,23 @@ def server_of(plan: Plan, node: Node, name: str, stack: ExitStack) -> tuple[Any,
     pack = PACK if node.pack else None
     server = stack.enter_context(serve(comfyui, node.models, arguments, pack, front_end=True, environment=shared))
     return server, f"http://{open_to or LOOPBACK}:{server.port}"
+
+
+def is_at(url: str, wait_s: float = 5.0) -> bool:
+    """Whether a door answers there, with whatever status."""
+    until_s = time.monotonic() + wait_s
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/residency/fleet", timeout=wait_s).close()
+            return True
+        except urllib.error.HTTPError as error:
+            if error.code == HTTPStatus.FORBIDDEN:  # it wants the token
+                return True
+        except OSError:
+            pass
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(LOOK_S)
 
 
 def write_running(path: Path, url: str, folder: Path, scratch: Path) -> None:

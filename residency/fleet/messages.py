@@ -27,14 +27,16 @@ PROGRESS = {
     "execution_cached",
     "execution_success",
     "execution_error",
+    "execution_interrupted",
     "progress",
     "progress_state",
 }
 OWN_FILES = ("output", "temp")  # types of files that a worker makes
 
 
-Heard = Callable[[int, str, str | None], None]
-"""(worker, kind of the message, id of the prompt where it is told): what runs there has moved on."""
+Heard = Callable[[int, str, str | None], bool]
+"""(worker, kind of the message, id of the prompt where it is told): what runs there has moved on. Whether its client is to hear it: of a
+prompt that runs elsewhere nobody is."""
 
 
 class Listener:
@@ -126,8 +128,8 @@ class Line:
                 self._flagged = True
                 self.tell(message.data)
         else:
-            if told.get("type") in PROGRESS:
-                self._heard(index, told["type"], (told.get("data") or {}).get("prompt_id"))
+            if told.get("type") in PROGRESS and not self._heard(index, told["type"], (told.get("data") or {}).get("prompt_id")):
+                return
             self.tell(json.dumps(named(told, self._seats[index].name)))
 
 

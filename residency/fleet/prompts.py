@@ -144,6 +144,7 @@ class Prompts:
         for task in (tasks := [*self._taking, *self._moving]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._delivery.close()
         await self.lines.close()
 
     async def look_for(self, prompt_id: str) -> None:
@@ -321,7 +322,7 @@ class Prompts:
         mine = [one for one in self.of_worker(index) if one.state in (State.WAITING, State.RUNNING)]
         waiting = sorted((one for one in mine if one.state is State.WAITING), key=lambda one: one.number)
         order = [one.name for one in self._outlook.order(index, [self._queued(one) for one in mine]) if one.left_s is None]
-        if len(waiting) < 2 or order[0] == waiting[0].prompt_id or not self._seats[index].answers:
+        if len(waiting) < 2 or order[0] == waiting[0].prompt_id or not self._seats[index].hears:
             return
         placed = self._placed[order[0]]
         placed.state, placed.goes_to = State.SENDING, index
@@ -391,11 +392,14 @@ class Prompts:
             self._begin(self._place_again(placed))
         await self._moved()
 
-    def _heard(self, index: int, kind: str, prompt_id: str | None) -> None:
+    def _heard(self, index: int, kind: str, prompt_id: str | None) -> bool:
         self.progressed_s[index] = self._clock()
         placed = self._placed.get(prompt_id) if prompt_id is not None else None
-        if kind == "execution_start" and placed is not None and placed.worker == index and placed.state in (State.WAITING, State.DOUBTED):
+        if placed is None or placed.state is State.LOST:
+            return True
+        if kind == "execution_start" and placed.worker == index and placed.state in (State.WAITING, State.DOUBTED, State.LEAVING):
             self.runs(placed)  # its client has heard it too: whatever comes now has to be told
+        return placed.worker in (index, -1)
 
     async def _place_again(self, placed: Placed) -> None:
         if self._placed.get(placed.prompt_id) is not placed or placed.state is not State.LOST:
@@ -438,10 +442,8 @@ class Prompts:
         if self._placed.get(placed.prompt_id) is not placed or placed.worker != index:
             return
         if history is None:
-            if left_queue and placed.state is State.DOUBTED and not placed.cancelled:
-                placed.state = State.LOST
-            elif left_queue:
-                self._forget(placed)
+            if left_queue:
+                self._misses(placed)
             return
         self.keep(placed.prompt_id, history, job, self._seats[index].name)
         seconds = seconds_of(history)
@@ -451,6 +453,42 @@ class Prompts:
         elif seconds is not None:
             self._outlook.seen(seconds)
         self._forget(placed)
+
+    def _misses(self, placed: Placed) -> None:
+        """Its worker has it neither in its queue nor in its history."""
+        if placed.state is State.DOUBTED and self._delivery.has_arrived(placed) is not False:
+            return
+        not_run = placed.state in (State.DOUBTED, State.LEAVING) or (placed.state is State.WAITING and placed.asked_out)
+        if not_run and not placed.cancelled:
+            placed.state = State.LOST
+        else:
+            self._forget(placed)
+
+    async def finds(self, index: int, prompt_id: str, asked_s: float, *, runs: bool, times: int) -> None:
+        """A worker had this prompt, so many times, when it was asked for its queue at `asked_s`. One that is not placed there is a stray:
+        the worker has taken it when nobody expected that any more. It is run there where it has begun there alone, and taken out
+        otherwise."""
+        placed = self._placed.get(prompt_id)
+        if placed is None:
+            if self._ledger.history(prompt_id) is not None:
+                await self._delivery.remove(index, prompt_id, runs=runs)
+            return
+        found = self._seats[index].found
+        if placed.on_its_way or placed.at_s >= asked_s or found is None:
+            return
+        if placed.worker == index and placed.state is not State.LOST:
+            if times > 1:
+                await self._delivery.remove(index, prompt_id, runs=False)
+            return
+        if placed.state is State.WAITING and runs:
+            placed.state, placed.goes_to = State.SENDING, index
+            if not await self._delivery.take_out(placed):
+                return
+            placed.state = State.LOST
+        if placed.state is State.LOST:
+            placed.state, placed.worker, placed.life, placed.at_s = State.WAITING, index, found.life, self._clock()
+        elif placed.state is not State.LEAVING:
+            await self._delivery.remove(index, prompt_id, runs=runs)
 
     def keep(self, prompt_id: str, history: Any, job: Any, worker: str) -> None:
         """Its results, their files named by their worker."""
@@ -502,7 +540,7 @@ class Prompts:
                     "extra_data": extra,
                     "client_id": extra.get("client_id"),
                 }
-                if item[1] not in self._placed and seat.found is not None:
+                if item[1] not in self._placed and seat.found is not None and self._ledger.history(item[1]) is None:
                     await self._adopt(item[1], body, index, seat.found.life, State.WAITING, 0, "")
 
     async def _adopt(self, prompt_id: str, body: dict[str, Any], index: int, life: str, state: State, runs: int, lost_with: str) -> None:

@@ -160,22 +160,23 @@ class Router:
             self._holders.setdefault(key, set()).add(index)
         worker.places, worker.held, worker.held_bytes = places, held, held_bytes
 
-    def score(self, index: int, job: Job, now_s: float) -> Score | None:
-        """Of one worker; None where it does not take the prompt."""
-        look = _Look(self, job, now_s)
+    def score(self, index: int, job: Job, now_s: float, likely: dict[str, float] | None = None) -> Score | None:
+        """Of one worker; None where it does not take the prompt. `likely`, empty at first, serves several scores of one moment: how likely
+        one copy of a component is asked for does not depend on the prompt."""
+        look = _Look(self, job, now_s, likely)
         look.at([index], all_of_them=True)
         return look.score
 
     def decide(self, job: Job, now_s: float) -> Decision:
         """The worker for the prompt. Raises NoWorkerError where none takes prompts or has its files.
 
-        Those that hold the prompt's main model are looked at first. Of the others only who can do better: no memory of theirs makes the
-        stall less than that of a worker which lacks this model alone.
+        Those that hold the prompt's main model are looked at first; where there are none, whoever is done first. Of the others only who
+        can do better: no memory of theirs makes the stall less than that of a worker which lacks this model alone.
         """
-        holders = self._holders.get(job.model, set())
+        first = self._holders.get(job.model) or self._next_free()
         look = _Look(self, job, now_s)
-        look.at(sorted(holders))
-        others = (index for index in range(len(self.workers)) if index not in holders)
+        look.at(sorted(first))
+        others = (index for index in range(len(self.workers)) if index not in first)
         limit_s = look.best_s
         if limit_s < math.inf:
             limits: dict[int, float] = {}
@@ -196,14 +197,17 @@ class Router:
             look.at(heapq.nsmallest(RUNNERS_UP, rest, key=lambda index: self.workers[index].ready_s), all_of_them=True)
         return look.decision()
 
+    def _next_free(self) -> set[int]:
+        return {min(range(len(self.workers)), key=lambda index: self.workers[index].ready_s)} if self.workers else set()
+
 
 class _Look:
     """One decision: workers scored so far, each first without what it displaces, which costs to find out."""
 
-    def __init__(self, router: Router, job: Job, now_s: float) -> None:
+    def __init__(self, router: Router, job: Job, now_s: float, likely: dict[str, float] | None = None) -> None:
         self._router, self._job, self._now_s = router, job, now_s
         self._upload_s = job.upload_bytes / UPLOAD_BYTES_PER_S
-        self._asked: dict[str, float] = {}  # by component: how likely one copy of it is asked for
+        self._likely = {} if likely is None else likely  # by component: how likely one copy of it is asked for
         self._stalls: dict[int, dict[tuple[Place | None, ...], float]] = {}  # by kind of machine and places
         self._scored: list[tuple[float, int, int, Score]] = []
         self._left: list[tuple[float, int, int, float, float]] = []
@@ -283,11 +287,11 @@ class _Look:
         for key, size_bytes in held.items():
             if key in sizes:
                 continue
-            asked = self._asked.get(key)
-            if asked is None:
+            likely = self._likely.get(key)
+            if likely is None:
                 copies = max(1, self._router.copies(key))
-                asked = self._asked[key] = min(1.0, self._router.demand.of(key, self._now_s) / copies)
-            worth_bytes += size_bytes * asked
+                likely = self._likely[key] = min(1.0, self._router.demand.of(key, self._now_s) / copies)
+            worth_bytes += size_bytes * likely
             over_bytes -= size_bytes
             if over_bytes <= 0:
                 break

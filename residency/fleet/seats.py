@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Seat:
     drained: bool = False
     state: Mapping[str, Any] | None = None
     state_at_s: float = -1e9
+    owes: set[asyncio.Task[Any]] = field(default_factory=set)  # prompts that it was sent long ago, and whether it takes them
     lacks: dict[str, float] = field(default_factory=dict)  # what it has refused (see `wants`), and when that was
 
     @property
@@ -55,8 +57,13 @@ class Seat:
         return self.url is not None and self.silent_since_s is None and not self.ending
 
     @property
+    def hears(self) -> bool:
+        """Whether a prompt may be sent there."""
+        return self.answers and not self.owes
+
+    @property
     def takes_prompts(self) -> bool:
-        return self.answers and not self.drained
+        return self.hears and not self.drained
 
     def is_now(self, found: Found | None) -> None:
         """Its server has ended, or is another one."""

@@ -153,8 +153,9 @@ class Front:
         return _response(await self._door.answer(request.method, target, request.headers, await request.body()))
 
 
-def make(plan: Plan, stopped: threading.Event) -> None:
-    """Start workers and door; returns once all of them answer, or it is `stopped`. Raises UsageError."""
+def make(plan: Plan, stopped: threading.Event, served_before: bool) -> None:
+    """Start workers and door, on a Serve that ran before or on one of its own; returns once all of them answer, or it is `stopped`. Raises
+    UsageError."""
     known = {one["NodeManagerAddress"] for one in ray.nodes() if one["Alive"]}
     here = ray.util.get_node_ip_address()  # Ray has no loopback among its nodes
     addresses = {node.name: here if node.address is None or is_loopback(node.address) else node.address for node in plan.nodes}
@@ -187,7 +188,12 @@ def make(plan: Plan, stopped: threading.Event) -> None:
     if stopped.is_set():
         return
     serve.start(http_options={"host": plan.host, "port": plan.port}, proxy_location="HeadOnly")
-    serve.run(front.bind(plan, workers), name=APPLICATION, route_prefix="/")
+    try:
+        serve.run(front.bind(plan, workers), name=APPLICATION, route_prefix="/")
+    except RayServeException as error:
+        raise UsageError(f"the cluster's Serve does not take the door, which answers at /: {error}") from error
+    if served_before and not cluster.is_at(plan.url):
+        raise UsageError(f"port {plan.port}: the cluster's Serve, which ran before, does not listen there; give its port")
 
 
 def serves() -> bool:

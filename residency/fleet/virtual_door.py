@@ -155,8 +155,10 @@ class VirtualDoor:
                 for one in looked_at(index, self._waiting.values())
             ]  # fmt: skip
 
+            likely: dict[str, float] = {}
+
             def cost_s(one: Queued) -> float:
-                score = router.score(index, one.job, now_s)
+                score = router.score(index, one.job, now_s, likely)
                 return math.inf if score is None else score.total_s - score.compute_s
 
             def stays_s(one: Queued) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 from .asking import Seats
@@ -67,6 +68,9 @@ class Watch:
                 await self._prompts.waits(placed)
             else:
                 await self._prompts.settle(placed, left_queue=True)
+        has = Counter(item[1] for items in queue.values() for item in items)
+        for prompt_id, times in has.items():
+            await self._prompts.finds(index, prompt_id, asked_s, runs=prompt_id in running, times=times)
 
     async def _miss(self, index: int, now_s: float) -> None:
         """The worker does not answer. What its server had is lost once that has ended; one that is only silent is ended in the end."""

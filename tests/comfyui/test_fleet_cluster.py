@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -69,27 +71,51 @@ def scratch_folders() -> set[str]:
     return {one for one in os.listdir(tempfile.gettempdir()) if one.startswith((SCRATCH_PREFIX, "residency-turns"))}
 
 
-def test_a_fleet_takes_its_place_on_a_cluster_that_runs_and_leaves_it_as_it_was(
-    cluster: tuple[str, psutil.Process], comfyui: ComfyUI, models: Path, tmp_path: Path
-):
-    address, head = cluster
-    before = scratch_folders()
-    port = free_port()
-    environment = {**os.environ, "PYTHONPATH": str(PACK), "RESIDENCY_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", **ACCESS}
-    here = {"comfyui": str(comfyui.path), "python": str(comfyui.python), "models": str(models), "cpu": True}
-    nodes = [{**here, "name": "big", "address": ADDRESS}, {**here, "name": "small"}]
-    (tmp_path / "fleet.yaml").write_text(json.dumps({"address": address, "port": port, "folder": "kept", "nodes": nodes}))
-    asked = [sys.executable, "-m", "residency", "fleet", "up", "fleet.yaml"]
-    process = subprocess.Popen(asked, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
-    assert process.stdout is not None
-    fleet = Fleet(port, process, environment, tmp_path / "kept")
-    try:
+@dataclass(frozen=True)
+class Joining:
+    """All that `fleet up` needs on the cluster, with the node's workers named `big` and `small`."""
+
+    comfyui: ComfyUI
+    models: Path
+    folder: Path
+    address: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        cache = {"RESIDENCY_CACHE": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
+        return {**os.environ, "PYTHONPATH": str(PACK), **cache, **ACCESS}
+
+    def begin(self, port: int) -> subprocess.Popen[str]:
+        here = {"comfyui": str(self.comfyui.path), "python": str(self.comfyui.python), "models": str(self.models), "cpu": True}
+        nodes = [{**here, "name": "big", "address": ADDRESS}, {**here, "name": "small"}]
+        (self.folder / "fleet.yaml").write_text(json.dumps({"address": self.address, "port": port, "folder": "kept", "nodes": nodes}))
+        asked = [sys.executable, "-m", "residency", "fleet", "up", "fleet.yaml"]
+        return subprocess.Popen(asked, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder)
+
+    def up(self, port: int) -> Fleet:
+        process = self.begin(port)
+        assert process.stdout is not None
         said = []
         for line in process.stdout:
             said.append(line)
             if "workers behind" in line:
                 break
         assert "workers behind" in "".join(said), "".join(said)
+        return Fleet(port, process, self.environment, self.folder / "kept")
+
+
+@pytest.fixture
+def joining(cluster: tuple[str, psutil.Process], comfyui: ComfyUI, models: Path, tmp_path: Path) -> Joining:
+    return Joining(comfyui, models, tmp_path, cluster[0])
+
+
+def test_a_fleet_takes_its_place_on_a_cluster_that_runs_and_leaves_it_as_it_was(
+    cluster: tuple[str, psutil.Process], joining: Joining, tmp_path: Path
+):
+    head = cluster[1]
+    before = scratch_folders()
+    fleet = joining.up(free_port())
+    try:
         client = Client(fleet)
         ids = [client.queue(drawn(seed)) for seed in (1, 2)]
         for prompt_id in ids:
@@ -102,7 +128,7 @@ def test_a_fleet_takes_its_place_on_a_cluster_that_runs_and_leaves_it_as_it_was(
         assert fleet.worker_of(last) == "small-0"
     finally:
         down = fleet.command("down")
-        process.wait(60)
+        fleet.process.wait(60)
     assert down.returncode == 0, down.stderr
     assert until(lambda: not own_processes()), [(one.pid, one.ppid(), one.cmdline()) for one in own_processes()]
     assert head.is_running() and until(lambda: not serving(head)), serving(head)
@@ -110,3 +136,44 @@ def test_a_fleet_takes_its_place_on_a_cluster_that_runs_and_leaves_it_as_it_was(
     assert sorted(one.name for one in (tmp_path / "kept" / "output").iterdir()) == ["big-0", "small-0"]
     with pytest.raises(urllib.error.URLError, match="refused"):
         fleet.get("/queue")
+
+
+def serve_theirs(address: str, route: str) -> int:
+    """Run somebody else's application on the cluster's Serve, and tell that one's port."""
+    port = free_port()
+    driver = [sys.executable, str(Path(__file__).with_name("serve_driver.py")), address, str(port), route]
+    subprocess.run(driver, env={**os.environ, **RAY_OPTIONS, **ACCESS}, check=True, timeout=120)
+    return port
+
+
+def test_a_fleet_shares_a_serve_that_runs_others_applications_and_leaves_them(cluster: tuple[str, psutil.Process], joining: Joining):
+    fleet = joining.up(serve_theirs(cluster[0], "/theirs"))
+    try:
+        assert fleet.get("/theirs") == b"theirs"
+        assert fleet.ended(Client(fleet).queue(drawn(1)))["status"]["status_str"] == "success"
+    finally:
+        down = fleet.command("down")
+        fleet.process.wait(60)
+    assert down.returncode == 0, down.stderr
+    assert until(lambda: not own_processes()), [(one.pid, one.ppid(), one.cmdline()) for one in own_processes()]
+    assert fleet.get("/theirs") == b"theirs" and serving(cluster[1])
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        fleet.get("/queue")
+
+
+@pytest.mark.parametrize(
+    ("route", "same_port", "told"),
+    [
+        ("/theirs", False, "the cluster's Serve, which ran before, does not listen there; give its port"),
+        ("/", True, "the cluster's Serve does not take the door, which answers at /"),
+    ],
+)
+def test_a_fleet_that_a_serve_has_no_place_for_says_so_and_leaves_nothing(
+    cluster: tuple[str, psutil.Process], joining: Joining, route: str, same_port: bool, told: str
+):
+    theirs = serve_theirs(cluster[0], route)
+    said, _ = (up := joining.begin(theirs if same_port else free_port())).communicate(timeout=200)
+    assert up.returncode == 2 and told in said, said
+    assert until(lambda: not own_processes()), [(one.pid, one.ppid(), one.cmdline()) for one in own_processes()]
+    with urllib.request.urlopen(f"http://{ADDRESS}:{theirs}{route}", timeout=60) as answer:
+        assert answer.read() == b"theirs"
