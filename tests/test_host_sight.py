@@ -37,10 +37,10 @@ def seen(loaded_mb: Mapping[str, int], held_mb: Mapping[str, int] | None = None,
     return HostObserved(0.0, None if held_mb is None else bytes_of(held_mb), bytes_of(loaded_mb), **options)  # type: ignore[arg-type]
 
 
-def expecting(order: str, again: str) -> Timeline:
+def expecting(order: str, again: str, kind: UseKind = UseKind.COMPUTE) -> Timeline:
     """One visit for each letter, then those that nobody has asked for."""
     visits = [Visit("p", str(position), "KSampler") for position in range(len(order + again))]
-    uses = [Use(position, key, UseKind.COMPUTE, True) for position, key in enumerate(order + again) if key != "-"]
+    uses = [Use(position, key, kind, True) for position, key in enumerate(order + again) if key != "-"]
     return Timeline(tuple(visits), tuple(uses), len(order))
 
 
@@ -120,6 +120,19 @@ def test_what_usually_comes_next_is_read_when_nothing_else_is_missing_and_of_wha
     manager.handle(NodeFinished(3.0, 1))
     assert manager.handle(PromptEnded(4.0, "p", Outcome.SUCCESS)) == []  # it goes on being read
     assert manager.handle(PromptStarted(5.0, "q", expecting("ab", "abc"), parts, Mode.BALANCED)) == []
+
+
+def test_a_file_that_only_a_loader_would_read_is_not_read_for_a_prompt_that_is_expected():
+    """Its loader's result is in ComfyUI's cache, and the weights in the process, whatever the page cache has lost."""
+    parts = components(a=30, b=30)
+    manager, _ = begun(expecting("ab", "ab", UseKind.LOAD), parts, 100, seen({}, {"a": 30, "b": 30}))
+    manager.handle(NodeStarted(2.0, 0))
+    manager.handle(NodeFinished(2.5, 0))
+    assert told(manager.handle(seen({}, {"b": 30}))) == []
+    again, _ = begun(expecting("ab", "ab"), parts, 100, seen({}, {"a": 30, "b": 30}))
+    again.handle(NodeStarted(2.0, 0))
+    again.handle(NodeFinished(2.5, 0))
+    assert told(again.handle(seen({}, {"b": 30}))) == [("Prefetch", "a", 30)]
 
 
 def test_what_is_expected_gets_no_room_of_what_is_needed_sooner_and_is_stopped_for_another_workflow():

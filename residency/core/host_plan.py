@@ -15,7 +15,7 @@ from .component import Component
 from .component_state import MAY_COME, ComponentState
 from .eviction_order import NEVER, Rank, rank
 from .host_room import Room, free_bytes
-from .timeline import Timeline
+from .timeline import Timeline, UseKind
 from .view import NOTHING, Move, Plan, Terms, TierView
 
 NO_TERMS = Terms()
@@ -187,10 +187,11 @@ class _Draft:
 
     def fill_with_expected(self) -> None:
         """Nothing that was asked for is missing. Components that usually come next: bytes that the end of this prompt has pushed out are
-        back before the next one begins."""
+        back before the next one begins. A loader that reads all of a file at once will most likely not run again: ComfyUI caches results."""
         for use in self.timeline.expected_reads:
             record = self.records.get(use.component, NOTHING)
-            if use.component in self.components and self._may_come(use.component):
+            is_read = record.loaded_bytes or use.kind is UseKind.COMPUTE
+            if is_read and use.component in self.components and self._may_come(use.component):
                 reason = f"{self.timeline.visits[use.position].class_type} is expected to read it again"
                 missing = self.components[use.component].size_bytes - record.held_bytes - record.loaded_bytes
                 if missing <= 0 or record.coming_bytes or self.room.is_given(use.component):
