@@ -187,7 +187,7 @@ class _Draft:
 
     def fill_with_expected(self) -> None:
         """Nothing that was asked for is missing. Components that usually come next: bytes that the end of this prompt has pushed out are
-        back before the next one begins. A loader that reads all of a file at once will most likely not run again: ComfyUI caches results."""
+        back before the next one begins. A loader that reads a whole file will hardly run again: ComfyUI caches results."""
         for use in self.timeline.expected_reads:
             record = self.records.get(use.component, NOTHING)
             is_read = record.loaded_bytes or use.kind is UseKind.COMPUTE
