@@ -53,7 +53,10 @@ class Consumer:
                 world.device.working_set_bytes = step.working_set_bytes
                 resident[key] = world.device.held.get(key, 0)
             else:
+                others_bytes = sum(world.device.held.values()) - world.device.held.get(key, 0)
                 resident[key] = world.device.make_room(key, wanted_bytes, step.working_set_bytes, step.components)
+                freed_bytes = others_bytes - sum(world.device.held.values()) + world.device.held.get(key, 0)
+                world.idle(freed_bytes / world.machine.freed_bytes_per_s)
         pass_s = compute_s / step.passes
         for key in step.components:
             self._first_pass(key, resident[key], pass_s / total_bytes)

@@ -34,7 +34,8 @@ class Machine:
     until this little is available; `idle_floor_bytes`: after each node pins are given up until this much is (both in execution.py and
     ensure_pin_budget of ComfyUI 0.33). `budget_floor_bytes`: left alone by our host. `pins` is false where ComfyUI keeps no pinned copy;
     then weights come from the page cache in every pass. `both_ways_share`: the part of its own rate that each direction of the link reaches
-    while both are at work.
+    while both are at work. `freed_bytes_per_s`: of other models' pages that ComfyUI unmaps to make room for one, each of which waits for
+    the device.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Machine:
     budget_floor_bytes: int = 0
     pins: bool = True
     both_ways_share: float = 1.0
+    freed_bytes_per_s: float = math.inf
 
     def __post_init__(self) -> None:
         if not self.drives:
@@ -70,7 +72,8 @@ class Machine:
 # Measured 2026-11-23 on one H100 80 GB, 16 cores, 128 GB of RAM, virtual disk. The drive's 1.65 GB/s is the buffered rate of many
 # threads; 1.0 GB/s what ComfyUI's own first forward drew from it; 2.3 GB/s its first pass over weights in the page cache.
 # 10 GiB is 10 % of RAM, at most 10 GiB (main.py: cache_ram); half of it is ensure_pin_budget's floor.
-# Not measured: 0.5 GB of device overhead (CUDA context); pageable device->host, taken as the pageable rate of the other direction.
+# Not measured: 0.5 GB of device overhead (CUDA context); pageable device->host, taken as the pageable rate of the other direction; and the
+# 28 GB/s of freed pages, 1.2 ms for one of 32 MiB: what stock's S3 takes beyond crossing and computing. It explains S3b and S9 as well.
 H100 = Machine(
     name="H100 80 GB, virtual disk",
     drives=(Drive(1.65 * GB, 1.0 * GB),),
@@ -86,6 +89,7 @@ H100 = Machine(
     pin_floor_bytes=5 * GIB,
     idle_floor_bytes=10 * GIB,
     budget_floor_bytes=128 * GB // 10,
+    freed_bytes_per_s=28 * GB,
 )
 
 # Measured 2026-11-25 on another machine of the kind, as docs/benchmarks.md tells: the drive's best rate, the link each way, and, from the
@@ -149,4 +153,5 @@ def of_rates(
         fresh_pin_bytes_per_s=fresh,
         budget_floor_bytes=reserve_bytes,
         pins=not shares,
+        freed_bytes_per_s=math.inf if shares else H100.freed_bytes_per_s,
     )

@@ -122,6 +122,7 @@ def _machine(began: Mapping[str, Any], drives: tuple[Drive, ...], link: float | 
         fresh_pin_bytes_per_s=min(H100.fresh_pin_bytes_per_s, crossing) if link else math.inf,
         budget_floor_bytes=began["host_reserve_bytes"],
         pins=link is not None,
+        freed_bytes_per_s=H100.freed_bytes_per_s if link else math.inf,
     )
 
 
