@@ -1,4 +1,4 @@
-"""The licence of the simulator: one set of rates, all but one measured apart from the scenarios, explains what stock ComfyUI took in each."""
+"""The licence of the simulator: one set of rates, all but one measured apart from the scenarios, explains what stock ComfyUI took."""
 
 from __future__ import annotations
 
