@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,8 +43,8 @@ class System(Protocol):
     def cached_in(self, handle: int, start: int, size_bytes: int) -> int | None:
         """Bytes of the range that are in the page cache; None: this system, or this process, is not told."""
 
-    def counted_in(self, handle: int, start: int, size_bytes: int) -> int:
-        """The same where the answer takes next to no time, however large the range is; OSError elsewhere."""
+    def counted_in(self, handle: int, ranges: Sequence[tuple[int, int]]) -> list[int]:
+        """The same of each (start, end) where the answer takes next to no time, however large the ranges are; OSError elsewhere."""
 
     def drop_in(self, handle: int, start: int, size_bytes: int) -> None:
         """Ask the system to forget whole pages; those that it cannot forget stay without a word."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 
 from . import _mincore
 from ._mincore import PAGE_BYTES
 from ._portable import Portable
 
 _SYS_CACHESTAT = 451  # the same number on every architecture that Python runs on but alpha
+MOST_TOGETHER = 16  # ranges: where only some of their pages are there, cachestat walks over these twice
 
 
 class _Range(ctypes.Structure):
@@ -42,7 +44,7 @@ class Linux(Portable):
         neither owns nor may write as resident: an answer that must not be believed. cachestat refuses instead.
         """
         try:
-            return counted_bytes(handle, start, size_bytes)
+            return counted_bytes(handle, [(start, start + size_bytes)])[0]
         except OSError:  # an older kernel, a container's system-call filter, or not our file
             return _mincore.resident_bytes(handle, start, size_bytes) if _may_know(handle) else None
 
@@ -54,35 +56,78 @@ class Linux(Portable):
         while offset < end and (count := self.read_at(handle, view, offset, end - offset)):
             offset += count
 
-    def counted_in(self, handle: int, start: int, size_bytes: int) -> int:
-        return counted_bytes(handle, start, size_bytes)
+    def counted_in(self, handle: int, ranges: Sequence[tuple[int, int]]) -> list[int]:
+        return counted_bytes(handle, ranges)
 
     def drop_in(self, handle: int, start: int, size_bytes: int) -> None:
         """Dirty pages and pages that some process has mapped and touched stay: the kernel skips them without a word."""
         os.posix_fadvise(handle, start, size_bytes, os.POSIX_FADV_DONTNEED)
 
 
-def counted_bytes(fd: int, start: int, size_bytes: int) -> int:
-    """Bytes of the range that are cached, by cachestat alone. OSError where it is missing or refused."""
-    end = min(start + size_bytes, os.fstat(fd).st_size)
-    if start >= end:
-        return 0
-    base, stop = start - start % PAGE_BYTES, -(-end // PAGE_BYTES) * PAGE_BYTES
-    cached = _pages(fd, base, stop - base) * PAGE_BYTES
-    if cached == stop - base:
-        return end - start
-    if start > base and _pages(fd, base, PAGE_BYTES):
-        cached -= start - base
-    if stop > end and _pages(fd, stop - PAGE_BYTES, PAGE_BYTES):
-        cached -= stop - end
-    return max(0, cached)  # pages may go between the calls
+def counted_bytes(fd: int, ranges: Sequence[tuple[int, int]]) -> list[int]:
+    """Bytes of each (start, end) that are cached, by cachestat alone. OSError where it is missing or refused.
+
+    Ranges that touch are asked for together first: mostly all of their pages are there, or none.
+    """
+    counter = _Counter(fd)
+    found = [0] * len(ranges)
+    left = sorted(range(len(ranges)), key=ranges.__getitem__, reverse=True)
+    while left:
+        run = [left.pop()]
+        while left and len(run) < MOST_TOGETHER and ranges[left[-1]][0] == ranges[run[-1]][1]:
+            run.append(left.pop())
+        start, end = ranges[run[0]][0], ranges[run[-1]][1]
+        there_bytes = counter.bytes_in(start, end)
+        if len(run) == 1:
+            found[run[0]] = there_bytes
+        elif there_bytes:
+            is_whole = there_bytes == counter.size_of(start, end)
+            for number in run:
+                start, end = ranges[number]
+                found[number] = counter.size_of(start, end) if is_whole else counter.bytes_in(start, end)
+    return found
 
 
-def _pages(fd: int, start: int, size_bytes: int) -> int:
-    counts = _Counts()
-    if _libc.syscall(_SYS_CACHESTAT, fd, ctypes.byref(_Range(start, size_bytes)), ctypes.byref(counts), 0) != 0:
-        raise OSError(ctypes.get_errno(), "cachestat")
-    return int(counts.cached)
+class _Counter:
+    """Asks cachestat of one file, as large as it was at first. A page that two ranges share is asked for once."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._file_bytes = fd, os.fstat(fd).st_size
+        self._range, self._counts = _Range(), _Counts()
+        self._arguments = ctypes.byref(self._range), ctypes.byref(self._counts), 0
+        self._edges: dict[int, int] = {}
+
+    def size_of(self, start: int, end: int) -> int:
+        """Bytes of the range that the file has."""
+        return max(0, min(end, self._file_bytes) - start)
+
+    def bytes_in(self, start: int, end: int) -> int:
+        end = min(end, self._file_bytes)
+        if start >= end:
+            return 0
+        base, stop = start - start % PAGE_BYTES, -(-end // PAGE_BYTES) * PAGE_BYTES
+        cached = self._pages(base, stop - base) * PAGE_BYTES
+        if not cached:
+            return 0
+        if cached == stop - base:
+            return end - start
+        if start > base and self._edge(base):
+            cached -= start - base
+        if stop > end and self._edge(stop - PAGE_BYTES):
+            cached -= stop - end
+        return max(0, cached)  # pages may go between the calls
+
+    def _edge(self, start: int) -> int:
+        found = self._edges.get(start)
+        if found is None:
+            found = self._edges[start] = self._pages(start, PAGE_BYTES)
+        return found
+
+    def _pages(self, start: int, size_bytes: int) -> int:
+        self._range.offset, self._range.length = start, size_bytes
+        if _libc.syscall(_SYS_CACHESTAT, self._fd, *self._arguments) != 0:
+            raise OSError(ctypes.get_errno(), "cachestat")
+        return int(self._counts.cached)
 
 
 def _may_know(fd: int) -> bool:

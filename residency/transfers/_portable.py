@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Sequence
 
 from ._interface import HostMemory
 
@@ -56,7 +57,7 @@ class Portable:
     def cached_in(self, handle: int, start: int, size_bytes: int) -> int | None:
         return None
 
-    def counted_in(self, handle: int, start: int, size_bytes: int) -> int:
+    def counted_in(self, handle: int, ranges: Sequence[tuple[int, int]]) -> list[int]:
         raise OSError(f"{self.name} does not tell quickly what is cached")
 
     def drop_in(self, handle: int, start: int, size_bytes: int) -> None:

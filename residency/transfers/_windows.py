@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import ntpath
+from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_int32, c_int64, c_uint8, c_uint32, c_uint64, c_void_p, c_wchar_p, sizeof
 from functools import cached_property
 from typing import Any
@@ -148,7 +149,7 @@ class Windows:
     def cached_in(self, handle: int, start: int, size_bytes: int) -> int | None:
         return None
 
-    def counted_in(self, handle: int, start: int, size_bytes: int) -> int:
+    def counted_in(self, handle: int, ranges: Sequence[tuple[int, int]]) -> list[int]:
         raise OSError("Windows does not tell what is cached")
 
     def drop_in(self, handle: int, start: int, size_bytes: int) -> None:

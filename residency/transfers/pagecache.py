@@ -51,28 +51,32 @@ def cached_around(extents: Iterable[Extent], at_bytes: int) -> tuple[int, int] |
 
     None also where asking takes long: by mincore 58 GB of weights take a second.
     """
-    files: dict[str, int | None] = {}
-    found = [0, 0]
+    files: dict[str, tuple[list[tuple[int, int]], list[tuple[int, int]]]] = {}
+    for extent in extents:
+        start, end = extent.start, extent.start + extent.size_bytes
+        middle = min(end, start + at_bytes)
+        at_bytes -= middle - start
+        before, behind = files.setdefault(extent.path, ([], []))
+        if start < middle:
+            before.append((start, middle))
+        if middle < end:
+            behind.append((middle, end))
+    before_bytes = behind_bytes = 0
     try:
-        for extent in extents:
-            if extent.path not in files:
-                try:
-                    files[extent.path] = open_file(extent.path)
-                except FileNotFoundError:
-                    files[extent.path] = None
-            before_bytes = min(at_bytes, extent.size_bytes)
-            at_bytes -= before_bytes
-            handle = files[extent.path]
-            for side, start, size_bytes in ((0, 0, before_bytes), (1, before_bytes, extent.size_bytes - before_bytes)):
-                if handle is not None and size_bytes:
-                    found[side] += _system.current.counted_in(handle, extent.start + start, size_bytes)
+        for path, (before, behind) in files.items():
+            try:
+                handle = open_file(path)
+            except FileNotFoundError:
+                continue
+            try:
+                counted = _system.current.counted_in(handle, before + behind)
+            finally:
+                close_file(handle)
+            before_bytes += sum(counted[: len(before)])
+            behind_bytes += sum(counted[len(before) :])
     except OSError:
         return None
-    finally:
-        for handle in files.values():
-            if handle is not None:
-                close_file(handle)
-    return found[0], found[1]
+    return before_bytes, behind_bytes
 
 
 def cached_in(handle: int, start: int, size_bytes: int) -> int | None:

@@ -3,58 +3,66 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ..core.component import Component, Extent
 
+Range = tuple[int, int]
+"""(start, end), in bytes of a file."""
+_Piece = tuple[str, int, int]  # path, start, end
 
-def held_first(component: Component, missing: Iterable[Extent]) -> tuple[Component, int]:
-    """The component with its `missing` ranges at its end, each part in its old order, and the bytes in front of that.
+
+def held_first(component: Component, missing: Mapping[str, Iterable[Range]]) -> tuple[Component, int]:
+    """The component with its `missing` ranges, by path, at its end, each part in its old order, and the bytes in front of that.
 
     Missing ranges may touch and overlap; any part of them outside the component counts for nothing.
     """
-    gaps = _joined(missing)
-    held: list[Extent] = []
-    rest: list[Extent] = []
+    gaps = {path: _joined(ranges) for path, ranges in missing.items()}
+    held: list[_Piece] = []
+    rest: list[_Piece] = []
     for extent in component.extents:
-        for is_missing, piece in _divided(extent, gaps.get(extent.path, [])):
-            _append(rest if is_missing else held, piece)
-    held_bytes = sum(extent.size_bytes for extent in held)
-    return replace(component, extents=(*held, *rest)), held_bytes
+        _divide(extent, gaps.get(extent.path, []), held, rest)
+    held_bytes = sum(end - start for _, start, end in held)
+    return replace(component, extents=tuple(Extent(path, start, end - start) for path, start, end in (*held, *rest))), held_bytes
 
 
-def _joined(ranges: Iterable[Extent]) -> dict[str, list[tuple[int, int]]]:
-    """By path: disjoint (start, end) in order."""
-    found: dict[str, list[tuple[int, int]]] = {}
-    for extent in sorted(ranges, key=lambda one: (one.path, one.start)):
-        mine = found.setdefault(extent.path, [])
-        end = extent.start + extent.size_bytes
-        if mine and extent.start <= mine[-1][1]:
-            mine[-1] = (mine[-1][0], max(mine[-1][1], end))
-        else:
-            mine.append((extent.start, end))
+def _joined(ranges: Iterable[Range]) -> list[Range]:
+    """Disjoint ones that do not touch, in order."""
+    found: list[Range] = []
+    last_start = last_end = -1
+    for start, end in sorted(ranges):
+        if start > last_end:
+            if last_end >= 0:
+                found.append((last_start, last_end))
+            last_start, last_end = start, end
+        elif end > last_end:
+            last_end = end
+    if last_end >= 0:
+        found.append((last_start, last_end))
     return found
 
 
-def _divided(extent: Extent, gaps: list[tuple[int, int]]) -> Iterator[tuple[bool, Extent]]:
-    at, end = extent.start, extent.start + extent.size_bytes
-    for start, stop in gaps[max(0, bisect_right(gaps, (at,)) - 1) :]:
+def _divide(extent: Extent, gaps: list[Range], held: list[_Piece], rest: list[_Piece]) -> None:
+    path, at = extent.path, extent.start
+    end = at + extent.size_bytes
+    for number in range(max(0, bisect_right(gaps, (at,)) - 1), len(gaps)):
+        start, stop = gaps[number]
         if start >= end:
             break
         start, stop = max(start, at), min(stop, end)
         if start >= stop:
             continue
         if at < start:
-            yield False, Extent(extent.path, at, start - at)
-        yield True, Extent(extent.path, start, stop - start)
+            _append(held, path, at, start)
+        _append(rest, path, start, stop)
         at = stop
     if at < end:
-        yield False, Extent(extent.path, at, end - at)
+        _append(held, path, at, end)
 
 
-def _append(extents: list[Extent], piece: Extent) -> None:
-    if extents and extents[-1].path == piece.path and extents[-1].start + extents[-1].size_bytes == piece.start:
-        extents[-1] = replace(extents[-1], size_bytes=extents[-1].size_bytes + piece.size_bytes)
+def _append(pieces: list[_Piece], path: str, start: int, end: int) -> None:
+    if pieces and pieces[-1][2] == start and pieces[-1][0] == path:
+        pieces[-1] = (path, pieces[-1][1], end)
     else:
-        extents.append(piece)
+        pieces.append((path, start, end))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import sys
@@ -47,7 +48,7 @@ def held_of(one: Any, files: list[Path]) -> dict[str, int]:
 
     one.is_dynamic = lambda: True
     models: Any = SimpleNamespace(loaded=lambda key: [SimpleNamespace(model=one)])
-    pages: Any = SimpleNamespace(lost_bytes=lambda patcher: 3 * PAGE, is_imaged=lambda *asked: False)
+    pages: Any = SimpleNamespace(lost_bytes=lambda patcher: 3 * PAGE, images_of=lambda patcher: ((), ()))
     part = Component("a", "a", "MODEL", 24 * BYTES, tuple(Extent(str(file), 0, 12 * BYTES) for file in files))
     all_bytes = {"a": 10**9}
 
@@ -63,12 +64,117 @@ def held_of(one: Any, files: list[Path]) -> dict[str, int]:
     }
 
 
+def plainly(component: Any, one: Any, paths: dict[int, str], images: Any, outside_bytes: int) -> Any:
+    """As `FileSlices.held_first`, module by module and byte by byte. `paths`: by file handle."""
+    buffer = one._vbar_get()
+    residency = [] if buffer is None else buffer.get_residency()
+    outside_from = 0 if buffer is None else -(-max(0, buffer.offset - outside_bytes) // PAGE)
+    missing = set()
+    for part in one.model.parts:
+        if "_v" not in part.__dict__ or any(
+            name.startswith("weights") and pin.get("pin") for name, pin in getattr(part, "_pins", {}).items()
+        ):
+            continue
+        begins = part._v[1] - part._v[0].base_addr
+        pages = range(begins // PAGE, -(-(begins + part._v[2]) // PAGE))
+        on_device = [page < len(residency) and residency[page] & 1 for page in pages]
+        imaged = part in images.good and all(on or page in images.pages for on, page in zip(on_device, pages, strict=True))
+        if (all(on_device) or imaged) and pages[-1] < outside_from:
+            continue
+        place = part.weight.untyped_storage()._comfy_tensor_file_slice
+        own = {extent.path for extent in component.extents}
+        path = own.pop() if len(own) == 1 else paths[place.file_ref] if paths[place.file_ref] in own else None
+        if path is None:
+            return None
+        missing |= {(path, byte) for byte in range(place.offset, place.offset + place.size)}
+    all_bytes = [(extent.path, extent.start + byte) for extent in component.extents for byte in range(extent.size_bytes)]
+    held = [one for one in all_bytes if one not in missing]
+    return held + [one for one in all_bytes if one in missing], len(held)
+
+
+def change(draw: random.Random, one: Any, places: list[Any], images: Any) -> None:
+    """Something of where the model's weights lie is another thing now, as ComfyUI and exchanges of pages change it."""
+    parts, buffer = list(one.model.parts), one.buffer
+    part, act = draw.choice(parts), draw.randrange(7)
+    if act == 0:
+        begins = draw.randrange(len(buffer.mapped))
+        for page in range(begins, min(len(buffer.mapped), begins + draw.randint(1, 8))):
+            buffer.mapped[page] ^= 1
+    elif act == 1:
+        part._pins = {name: draw.choice(({}, {"pin": None}, {"pin": object()})) for name in ("patches", "weights", "weights-loaded")}
+    elif act == 2:  # it has a patch of another size: ComfyUI keeps it on the device
+        part.__dict__.pop("_v", None)
+    elif act == 3:
+        part._v = draw.choice(places)
+    elif act == 4:
+        images.pages = dict.fromkeys(draw.sample(range(len(buffer.mapped)), draw.randrange(len(buffer.mapped))))
+    elif act == 5:
+        images.good.clear()
+        images.good.update(dict.fromkeys(draw.sample(parts, draw.randrange(len(parts)))))
+    else:
+        hidden = draw.choice((0, 0, 3))
+        buffer.get_residency = lambda: buffer.mapped[: len(buffer.mapped) - hidden]
+
+
+def as_plainly(files: list[Path], handles: list[int], trials: int) -> dict[str, int]:
+    """Of looks at models that change: how many there were, differ from the plain way, and gave the very object that the one before gave."""
+    from residency.comfyui.device.exchange_sides import Images
+    from residency.comfyui.device.file_slices import FileSlices
+    from residency.comfyui.device.page_exchange import PageStore
+    from residency.core.component import Component, Extent
+
+    told = {"looks": 0, "other": 0, "same": 0, "unknown": 0}
+    paths = {handle: str(file) for handle, file in zip(handles, files, strict=True)}
+    for seed in range(trials):
+        draw = random.Random(seed)
+        one, slices, store = patcher(draw, [1000]), FileSlices(), PageStore(lambda: 0, None)  # type: ignore[arg-type]
+        images = store._images[one.model] = Images()
+        for part in one.model.parts:
+            in_file(part, draw.choice(handles), draw.randrange(15) * BYTES)  # some share theirs
+        one._vbar_get = lambda one=one, seed=seed: None if seed % 20 == 0 else one.buffer
+        places, components = [part._v for part in one.model.parts], {}
+        last: dict[str, Any] = {}
+        for _ in range(12):
+            for _ in range(draw.choice((0, 0, 1, 5))):
+                change(draw, one, places, images)
+            key, outside_bytes = draw.choice("ab"), draw.choice((0, 0, 0, 3 * PAGE, 10**6))
+            if key not in components or draw.random() < 0.1:  # another prompt
+                own = draw.choice((files, files[::-1], files[:1], [files[0], files[0].parent]))
+                extents = [Extent(str(path), start, size) for path in own for start, size in ((30, 500), (530, 70), (700, 850))]
+                components[key] = Component(key, key, "MODEL", sum(extent.size_bytes for extent in extents), tuple(extents))
+            found = slices.held_first(components[key], one, store.images_of(one), outside_bytes)
+            expected = plainly(components[key], one, paths, images, outside_bytes)
+            got = None if found is None else (bytes_of(found[0]), found[1])
+            told["looks"] += 1
+            told["other"] += got != expected or not (found is None or is_joined(found))
+            told["same"] += found is not None and found is last.get(key)
+            told["unknown"] += found is None
+            last[key] = found
+    return told
+
+
+def bytes_of(component: Any) -> list[tuple[str, int]]:
+    return [(extent.path, extent.start + byte) for extent in component.extents for byte in range(extent.size_bytes)]
+
+
+def is_joined(found: tuple[Any, int]) -> bool:
+    """Whether no two ranges touch but where what is held ends."""
+    at = 0
+    for one, following in itertools.pairwise(found[0].extents):
+        at += one.size_bytes
+        if at != found[1] and (one.path, one.start + one.size_bytes) == (following.path, following.start):
+            return False
+    return True
+
+
 def main() -> None:
     root, scratch = map(Path, sys.argv[1:3])
     enter(root, scratch)
     import comfy.model_management  # noqa: F401
 
-    from residency.comfyui.device.file_slices import FileSlices
+    from residency.comfyui.device.file_slices import NO_IMAGES, FileSlices
+    from residency.comfyui.device.onload import pages_of
+    from residency.core.component import Component, Extent
 
     small_pages()
     files = [scratch / name for name in ("one", "other")]
@@ -83,9 +189,13 @@ def main() -> None:
     del parts[5]._v  # a small one, which ComfyUI keeps on the device
 
     def missing(paths: list[Path], imaged: int | None = None, outside_bytes: int = 0) -> Any:
-        images = lambda module, residency: imaged is not None and module is parts[imaged]  # noqa: E731
-        found = FileSlices().missing(one, [str(path) for path in paths], images, outside_bytes)
-        return None if found is None else sorted([Path(extent.path).name, extent.start // BYTES] for extent in found)
+        whole = Component("a", "a", "MODEL", 0, tuple(Extent(str(path), 0, 12 * BYTES) for path in paths))
+        images = NO_IMAGES if imaged is None else (pages_of(parts[imaged]), {parts[imaged]})
+        found = FileSlices().held_first(whole, one, images, outside_bytes)
+        if found is None:
+            return None
+        behind = bytes_of(found[0])[found[1] :: BYTES]
+        return sorted([Path(path).name, start // BYTES] for path, start in behind)
 
     answer = {"cold": missing(files)}
     buffer.fault(buffer.base_addr, buffer.max_size)
@@ -100,6 +210,7 @@ def main() -> None:
     answer["another file"] = missing([files[0], scratch])
     answer["one file"] = missing(files[:1])
     answer["told"] = told_in_turn()
+    answer["as plainly"] = as_plainly(files, [handle.fileno() for handle in handles], 200)
     print("ANSWER " + json.dumps(answer))
 
 

@@ -57,3 +57,9 @@ def test_a_file_that_nobody_can_name_makes_all_of_it_unknown(missing: dict[str, 
 def test_what_a_look_has_passed_over_is_told_anew(missing: dict[str, Any]):
     """The core forgets components that a prompt does not know: after a switch to another workflow and back it must hear again."""
     assert missing["told"] == [["a"], [], ["b"], ["a"]]
+
+
+def test_looks_in_turn_tell_what_looking_at_each_module_and_byte_tells(missing: dict[str, Any]):
+    told = missing["as plainly"]
+    assert told["other"] == 0
+    assert min(told["looks"] - told["same"] - told["unknown"], told["same"], told["unknown"]) > 100

@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable
 from mmap import PAGESIZE
 from pathlib import Path
+from random import Random
 
 import pytest
 from cache_story import nearly
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from residency.core.component import Extent
 from residency.transfers import pagecache
@@ -115,11 +118,50 @@ if sys.platform == "linux":
             for start, size in ((0, 8 * MIB), (7, 50), (MIB + 1, 2 * MIB), (5 * MIB + 12, 3 * MIB), (MIB - 5, 10), (9 * MIB, 5)):
                 asked = _mincore.resident_bytes(fd, start, size)
                 try:
-                    assert _linux.counted_bytes(fd, start, size) == asked
+                    assert _linux.counted_bytes(fd, [(start, start + size)]) == [asked]
                 except OSError:
                     pytest.skip("no cachestat here (Linux before 6.5, or a system-call filter)")
         finally:
             os.close(fd)
+
+    PAGES = 64
+
+    @given(
+        st.sets(st.integers(0, PAGES - 1)) | st.tuples(st.integers(0, PAGES), st.integers(0, PAGES)).map(lambda ends: set(range(*ends))),
+        st.lists(st.tuples(st.sampled_from((0, 0, 0, 1, 5000, -2 * PAGESIZE)), st.integers(1, 3 * PAGESIZE)), max_size=60),
+        st.integers(0, PAGES * PAGESIZE),
+        st.randoms(use_true_random=False),
+    )
+    @example({0, 1}, [(0, 4 * PAGESIZE), (-3 * PAGESIZE, 10)], 0, Random(0))  # the second lies within the first
+    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_ranges_that_are_asked_for_together_count_as_each_does_alone(
+        cold_file: MakeFile, there: set[int], sizes: list[tuple[int, int]], at_bytes: int, order: Random
+    ) -> None:
+        """Whatever pages of the file are there, and wherever it ends; most of the ranges touch the one before, some overlap."""
+        path = cold_file("a", (PAGES - 1) * PAGESIZE + 100)
+        for page in there:
+            read(path, page * PAGESIZE, 1)
+        ranges, at = [], 11
+        for gap, size_bytes in sizes:
+            start = max(0, at + gap)
+            ranges.append((start, start + size_bytes))
+            at = start + size_bytes
+        order.shuffle(ranges)
+        fd = pagecache.open_file(str(path))
+        try:
+            alone = [_mincore.resident_bytes(fd, start, end - start) for start, end in ranges]
+            before_bytes, left_bytes = 0, at_bytes
+            for start, end in ranges:
+                before_bytes += _mincore.resident_bytes(fd, start, min(left_bytes, end - start))
+                left_bytes -= min(left_bytes, end - start)
+            try:
+                assert _linux.counted_bytes(fd, ranges) == alone
+            except OSError:
+                pytest.skip("no cachestat here (Linux before 6.5, or a system-call filter)")
+        finally:
+            os.close(fd)
+        extents = [Extent(str(path), start, end - start) for start, end in ranges]
+        assert cached_around(extents, at_bytes) == (before_bytes, sum(alone) - before_bytes)
 
     @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to become somebody else")
     def test_a_stranger_is_told_nothing_rather_than_everything(cold_file: MakeFile) -> None:

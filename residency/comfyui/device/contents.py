@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as model_management
@@ -11,7 +10,6 @@ import comfy.model_management as model_management
 from ...core.component import Component
 from ...core.device_placement import Copies, Placement
 from ...weights.components import LANGUAGE_MODEL
-from ...weights.layout import held_first
 from .cuda import Cuda
 from .memory_usage import buffers_bytes, copied_bytes, device_bytes, pinnable_bytes, pinned_in_all, resident_bytes
 from .models import Models
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from .page_exchange import PageStore  # needs comfy-aimdo, which not every ComfyUI has
 
 try:
-    from .file_slices import FileSlices
+    from .file_slices import NO_IMAGES, FileSlices
 except ImportError:
     FileSlices = None  # type: ignore[assignment, misc]
 
@@ -51,15 +49,14 @@ class Contents:
         for loaded in self._models.loaded(component.key):
             patcher = loaded.model
             if patcher.is_dynamic():
-                missing, end_bytes = None, outside_bytes
+                end_bytes = outside_bytes
                 # of this end pinned weights are no part: they are looked at one by one
                 if self._pages is not None and plan.copies is Copies.ONE and not (in_use and planned_bytes):
                     end_bytes = max(end_bytes, self._pages.lost_bytes(patcher))
                 if self._slices is not None:
-                    paths = {extent.path for extent in component.extents}
-                    missing = self._slices.missing(patcher, paths, partial(self._is_imaged, patcher), end_bytes)
-                if missing is not None:
-                    return held_first(component, missing)
+                    images = NO_IMAGES if self._pages is None else self._pages.images_of(patcher)
+                    if (laid_out := self._slices.held_first(component, patcher, images, end_bytes)) is not None:
+                        return laid_out
             elif component.kind != LANGUAGE_MODEL:
                 return component, 0
             there_bytes = resident_bytes(patcher, self.images_bytes(patcher))
@@ -67,9 +64,6 @@ class Contents:
             stays_bytes = component.size_bytes - outside_bytes
             return component, stays_bytes if complete else min(there_bytes, stays_bytes)
         return component, 0
-
-    def _is_imaged(self, patcher: Any, module: Any, residency: Sequence[int]) -> bool:
-        return self._pages is not None and self._pages.is_imaged(patcher, module, residency)
 
     def copies_bytes(self) -> int:
         """Host memory that copies of weights take: pinned buffers of dynamic models and of their patches, and slots for their pages."""

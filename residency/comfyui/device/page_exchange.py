@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 from .copy_streams import Streams
 from .cuda import Cuda
 from .exchange_sides import Coming, Images, Leaving, Side
+from .file_slices import NO_IMAGES
 from .memory_usage import pinned_bytes
 from .onload import PAGE_BYTES, pages_of
 from .proofs import Behaviour, DisprovedError
@@ -57,12 +58,10 @@ class PageStore:
         images = self._images.get(patcher.model)
         return images.lost_pages * PAGE_BYTES if images else 0
 
-    def is_imaged(self, patcher: Any, module: Any, residency: Sequence[int]) -> bool:
-        """Whether the module's weights are good, and those off the device lie in host memory."""
+    def images_of(self, patcher: Any) -> tuple[Collection[int], Container[Any]]:
+        """The model's pages with an image in host memory, and its modules whose weights are good in images and on the device."""
         images = self._images.get(patcher.model)
-        if images is None or module not in images.good:
-            return False
-        return all(page in images.pages or (page < len(residency) and residency[page] & 1) for page in pages_of(module))
+        return (images.pages, images.good) if images else NO_IMAGES
 
     def exchange(
         self,
