@@ -10,8 +10,9 @@ from ...core.events import HostObserved
 from ...transfers.pagecache import cached_around
 from .contents import Contents
 
-# A look goes through every module of the loaded models and asks the page cache, 0.2 ms for 4 GB: it may take so much of the time.
-MOST_SHARE = 0.02
+# A look goes through every module of the loaded models and asks the page cache, 1 to 3 ms for 30 GB (benchmarks/looks.py): it may take so
+# much of the time. With twice that share, and looks that took twice as long, they were 0.2 s of 11.4 s on an H100's host.
+MOST_SHARE = 0.01
 REFRESH_S = 0.25  # others change the page cache as well
 # Less of a second copy is no room that anybody could have: at the edges of a model's ranges large folios stay, 20 MB of 12 GB, and
 # each look would ask for them again.
