@@ -11,7 +11,7 @@ import pytest
 from scripted_worker import Worker, prompt
 from test_fleet_prompts import Fleet, fleet, heard, ids, story
 
-from residency.fleet import delivery, outlook, prompts, watch
+from residency.fleet import delivery, outlook, placing, watch
 from residency.fleet.delivery import State, until
 
 SENT = ("POST", "/prompt")
@@ -250,7 +250,7 @@ def test_a_prompt_whose_client_has_gone_meanwhile_is_taken_all_the_same():
 
 
 def test_a_worker_that_does_not_let_a_prompt_go_keeps_nobody_else(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(prompts, "PATIENT_S", 0.1)
+    monkeypatch.setattr(placing, "PATIENT_S", 0.1)
 
     async def tell(first: Worker, second: Worker) -> None:
         first.compute_s = 20.0
@@ -309,7 +309,7 @@ def test_a_prompt_whose_answer_comes_after_its_worker_has_told_its_queue_has_arr
         async with fleet(first, second) as it:
             first.ignores = {SENT}
             late = await it.post("a")
-            placed = it.door.prompts.get(late)
+            placed = it.door.prompts.register.get(late)
             assert placed is not None and placed.sent is not None
             answered = placed.sent.done
 
@@ -449,7 +449,7 @@ def test_a_prompt_that_is_taken_out_later_than_the_door_has_waited_for_is_not_lo
             await second.start()
             first.ignores = {("POST", "/queue")}
             await it.look()
-            await asyncio.wait_for(until(lambda: it.door.prompts.get(moving).state is State.LEAVING), 5.0)
+            await asyncio.wait_for(until(lambda: it.door.prompts.register.get(moving).state is State.LEAVING), 5.0)
             await second.die()  # so that it is not asked out once more
             await it.look()
             assert where(moving, first, second) == ["first"]

@@ -38,6 +38,7 @@ ANSWER_S = 30.0  # a client waits so long for the worker's answer, and is then t
 LATE_S = 30.0  # after its connection has ended, a request may be heard yet
 TAKE_OUT_S = 5.0  # for an answer of the worker whose prompt is to go elsewhere
 POLL_S = 0.02
+NOBODY = "residency-door"  # the client of prompts that name none
 
 
 class State(Enum):
