@@ -26,6 +26,7 @@ class Worker:
         self.name, self.holds, self.compute_s, self.pack, self.machine = name, set(holds), compute_s, pack, machine
         self.lacks: set[str] = set()
         self.cached: set[str] = set()
+        self.exchanges: bool | None = False  # None: it does not tell
         self.versions = ("1.0", "0.33.0")
         self.life, self.url = "", None
         self.running: list[Any] = []
@@ -217,6 +218,7 @@ class Worker:
         rates = {"read_bytes_per_s": {"drive": 1e9}, "onload_bytes_per_s": 25e9}
         device = {"total_bytes": 24_000_000_000, "limit_bytes": 22_000_000_000}
         told = {"version": self.versions[0], "comfyui": self.versions[1], "installed": True, "components": components}
+        told |= {} if self.exchanges is None else {"exchanges": self.exchanges}
         return web.json_response({**told, "rates": rates, "device": device, "ram": RAM})
 
     async def _estimate(self, request: web.Request) -> web.Response:

@@ -21,6 +21,7 @@ from residency.fleet.ledger import Ledger
 from residency.fleet.messages import Listener
 from residency.fleet.policies import round_robin
 from residency.fleet.seats import LACK_S, Answer
+from residency.simulate import OURS_DEVICE, OURS_EXCHANGING
 
 HANG_S = 60.0
 
@@ -555,6 +556,16 @@ def test_versions_that_differ_are_told_and_a_worker_without_the_pack_is_used():
                 await worker.end()
             await it.look()
             assert await it.post("b") in ids(second)  # it has had this model last; of equals the first would get it
+
+    story(tell)
+
+
+def test_a_worker_is_expected_to_exchange_where_it_says_so():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.exchanges, second.exchanges = True, None  # the second is of an earlier version, and does not tell
+        async with fleet(first, second) as it:
+            await it.post("a")
+            assert [one.forecast.policy for one in it.door.chooser.outlook.router.workers] == [OURS_EXCHANGING, OURS_DEVICE]
 
     story(tell)
 
