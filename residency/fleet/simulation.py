@@ -76,7 +76,7 @@ class _Server:
 
 def simulate(requests: Sequence[Request], machine: Machine, workers: int, seed: int = 0, only: Sequence[str] = ()) -> list[Result]:
     """Every policy (or `only` these), and the bound last."""
-    forecast = Forecast(machine, policy_of(machine.device_bytes, exchanges=True))
+    forecast = Forecast(machine, policy_of(machine.device_bytes or None, exchanges=True))
     names = [name for name in (*policies(seed), OURS) if not only or name in only]
     found = [_ours(requests, forecast, workers) if name == OURS else _run(name, seed, requests, forecast, workers) for name in names]
     if not only or BOUND in only:
