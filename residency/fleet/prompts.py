@@ -96,10 +96,12 @@ class Prompts:
         can take out what it has not got."""
         asked = [one for one in self.register if prompt_ids is None or one.prompt_id in prompt_ids]
         for placed in asked:
+            if placed.state is State.RUNNING:
+                continue
+            placed.cancelled = True
             if placed.state is State.LOST:
                 self.register.forget(placed)
-            elif placed.state is not State.RUNNING:
-                placed.cancelled = True
+            else:
                 self._ledger.gives_back(placed.prompt_id)
         await until(lambda: not any(self.register.is_on_its_way(one.prompt_id) for one in asked))
         return await self._seats.ask_all("POST", path, body)

@@ -11,6 +11,8 @@ from .messages import Lines
 from .outlook import Outlook
 from .routing import Turns
 
+CANCELLED_S = 600.0  # for so long a cancelled prompt that a worker takes late is known as such: the time that the door waits for an answer
+
 
 class Register:
     """By id. `changed`: something has happened that choosing rests on. `turns` gives prompts their numbers; `front` is the number of the
@@ -19,6 +21,7 @@ class Register:
     def __init__(self, ledger: Ledger, lines: Lines, outlook: Outlook, clock: Callable[[], float]) -> None:
         self._ledger, self._lines, self._outlook, self._clock = ledger, lines, outlook, clock
         self._placed: dict[str, Placed] = {}
+        self._cancelled: dict[str, float] = {}  # by id: when it was forgotten, the oldest first
         self.turns = Turns()
         self.front = 0
         self.changed = False
@@ -53,6 +56,14 @@ class Register:
         self._ledger.gives_back(placed.prompt_id)
         self._lines.end(placed.client_id, placed.prompt_id)
         self.changed = True
+        if placed.cancelled:
+            now_s = self._cancelled[placed.prompt_id] = self._clock()
+            while now_s - self._cancelled[oldest := next(iter(self._cancelled))] > CANCELLED_S:
+                del self._cancelled[oldest]
+
+    def was_cancelled(self, prompt_id: str) -> bool:
+        """Within the last CANCELLED_S, or a little longer ago; it is not to run wherever it turns up."""
+        return prompt_id in self._cancelled
 
     def of_worker(self, index: int) -> list[Placed]:
         """Those that it has."""

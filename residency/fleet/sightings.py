@@ -114,7 +114,7 @@ class Sightings:
         there alone, and taken out otherwise."""
         placed = self._register.get(prompt_id)
         if placed is None:
-            if self._ledger.history(prompt_id) is not None:
+            if self._ledger.history(prompt_id) is not None or self._register.was_cancelled(prompt_id):
                 await self._delivery.remove(index, prompt_id, runs=runs)
             return
         found = self._seats[index].found
