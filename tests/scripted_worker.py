@@ -41,6 +41,7 @@ class Worker:
         self.unanswered: list[tuple[str, str]] = []  # what it was asked while it was deaf
         self.swallows = False  # POST /prompt is taken, and the connection cut
         self.takes_late: asyncio.Event | None = None  # it is cut, and the prompt is taken when this is set
+        self.before_it_takes: Callable[[], Awaitable[None]] | None = None  # of POST /prompt, when it is in the queue
         self.before_a_deletion: Callable[[], Awaitable[None]] | None = None
         self.before_an_estimate: Callable[[], Awaitable[None]] | None = None
         self.before_an_answer: Callable[[], Awaitable[None]] | None = None  # of GET /queue, when what it says is known
@@ -179,6 +180,9 @@ class Worker:
             request.transport.close()
             await self.takes_late.wait()
         self.pending.append([body["number"], body["prompt_id"], body["prompt"], {"client_id": body["client_id"]}, ["1"]])
+        if self.before_it_takes is not None:
+            hook, self.before_it_takes = self.before_it_takes, None
+            await hook()
         if self.swallows:
             assert request.transport is not None
             request.transport.close()

@@ -15,7 +15,7 @@ import pytest
 from scripted_worker import Worker, prompt
 
 from residency.fleet import watch
-from residency.fleet.delivery import LATE_S
+from residency.fleet.delivery import LATE_S, until
 from residency.fleet.door import Door
 from residency.fleet.ledger import Ledger
 from residency.fleet.messages import Listener
@@ -306,6 +306,26 @@ def test_a_start_that_the_client_has_heard_is_known_before_the_next_look():
             await first.die()
             await it.look()
             assert (await heard(listener, "residency.moved"))["prompt_id"] == prompt_id
+
+    story(tell)
+
+
+def test_a_prompt_that_has_begun_before_its_worker_answers_and_is_lost_at_once_is_told():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it, it.door.messages("client") as (listener, _):
+
+            async def begins() -> None:
+                await heard_of(it, await first.begin())
+
+            first.before_it_takes = begins
+            prompt_id = await it.post("a")
+            await first.die()
+            await it.look()
+            assert (await heard(listener, "residency.moved"))["prompt_id"] == prompt_id
+            assert ids(second) == {prompt_id}
+
+    async def heard_of(it: Fleet, prompt_id: str) -> None:
+        await asyncio.wait_for(until(lambda: it.door.prompts.register[prompt_id].begins), 5.0)
 
     story(tell)
 

@@ -41,6 +41,7 @@ START_S = 240.0
 STOP_S = 25.0
 RETRY_S = 10.0  # before a server that has not come up is started anew
 FIND_S = 5.0
+PLACE_S = 30.0  # for the answer of whoever has the place for a door, or to take it
 # Without them a worker that is killed would leave its server behind.
 RAY_OPTIONS = {
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",

@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import ray
@@ -177,22 +177,20 @@ def place(plan: Plan) -> Iterator[Any]:
     holder = f"{plan.url}, process {os.getpid()} on {here}"
     options: Any = {"name": PLACE, "namespace": cluster.NAMESPACE, "resources": {f"node:{here}": 0.001}}
     actor: Any = Place
-    until_s = time.monotonic() + cluster.FIND_S
-    while True:
-        try:
-            held = actor.options(**options).remote(holder)
-            break
-        except ValueError as error:  # the name is given; for a moment yet where its fleet has just been killed
-            if time.monotonic() > until_s:
-                who = _holder() or "it does not tell where"
-                way_out = "end it there with fleet down, or leave the address out, for a Ray of this fleet's own"
-                raise UsageError(f"the Ray cluster at {plan.cluster} runs a fleet already ({who}): {way_out}") from error
-            time.sleep(cluster.LOOK_S)
+    held, began_s = None, time.monotonic()
+    while (who := _holder()) != holder:
+        if time.monotonic() - began_s > (cluster.FIND_S if who else cluster.PLACE_S):  # one that was just killed has it for a moment
+            way_out = "end it there with fleet down, or leave the address out, for a Ray of this fleet's own"
+            raise UsageError(f"the Ray cluster at {plan.cluster} runs a fleet already ({who or 'it does not tell where'}): {way_out}")
+        if not who:
+            with suppress(ValueError, ray.exceptions.RayError):  # somebody else is faster: the name will tell
+                held = actor.options(**options).remote(holder)
+        time.sleep(cluster.LOOK_S)
     yield held  # Ray ends an actor that nobody holds
 
 
 def _holder() -> str:
-    """Of the place, in words; nothing of one that does not answer."""
+    """Of the place, in words; nothing where it is free, or does not answer."""
     try:
         return str(ray.get(ray.get_actor(PLACE, cluster.NAMESPACE).holder.remote(), timeout=cluster.FIND_S))
     except (ValueError, ray.exceptions.RayError):

@@ -38,7 +38,7 @@ class Sightings:
     def runs(self, placed: Placed) -> None:
         """It is what its worker runs."""
         if placed.state is not State.RUNNING:
-            placed.state, placed.begun_s, placed.cancelled = State.RUNNING, self._clock(), False
+            placed.state, placed.begun_s, placed.cancelled, placed.begins = State.RUNNING, self._clock(), False, False
             placed.runs += 1
             self._register.turns.begins(placed.own_turn)
             waiting = [one for one in self._register if one.state not in (State.RUNNING, State.LOST)]
@@ -61,6 +61,8 @@ class Sightings:
 
     def loses(self, placed: Placed) -> None:
         """Its worker's server has ended."""
+        if placed.begins:
+            self.runs(placed)
         placed.state, placed.lost_with, placed.told = State.LOST, self._seats[placed.worker].name, False
         log.warning("prompt %s was lost with %s", placed.prompt_id, placed.lost_with)
 
@@ -72,6 +74,8 @@ class Sightings:
             return True
         if kind == "execution_start" and placed.worker == index and placed.state in (State.WAITING, State.DOUBTED, State.LEAVING):
             self.runs(placed)  # its client has heard it too: whatever comes now has to be told
+        elif kind == "execution_start" and placed.worker == index and placed.state is State.SENDING:
+            placed.begins = True  # whoever sends it changes its state
         return placed.worker in (index, -1)
 
     async def settle(self, placed: Placed, *, left_queue: bool) -> None:
