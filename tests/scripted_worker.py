@@ -26,6 +26,7 @@ class Worker:
         self.name, self.holds, self.compute_s, self.pack, self.machine = name, set(holds), compute_s, pack, machine
         self.lacks: set[str] = set()
         self.cached: set[str] = set()
+        self.exchanges: bool | None = False  # None: it does not tell
         self.versions = ("1.0", "0.33.0")
         self.life, self.url = "", None
         self.running: list[Any] = []
@@ -40,6 +41,7 @@ class Worker:
         self.unanswered: list[tuple[str, str]] = []  # what it was asked while it was deaf
         self.swallows = False  # POST /prompt is taken, and the connection cut
         self.takes_late: asyncio.Event | None = None  # it is cut, and the prompt is taken when this is set
+        self.before_it_takes: Callable[[], Awaitable[None]] | None = None  # of POST /prompt, when it is in the queue
         self.before_a_deletion: Callable[[], Awaitable[None]] | None = None
         self.before_an_estimate: Callable[[], Awaitable[None]] | None = None
         self.before_an_answer: Callable[[], Awaitable[None]] | None = None  # of GET /queue, when what it says is known
@@ -178,6 +180,9 @@ class Worker:
             request.transport.close()
             await self.takes_late.wait()
         self.pending.append([body["number"], body["prompt_id"], body["prompt"], {"client_id": body["client_id"]}, ["1"]])
+        if self.before_it_takes is not None:
+            hook, self.before_it_takes = self.before_it_takes, None
+            await hook()
         if self.swallows:
             assert request.transport is not None
             request.transport.close()
@@ -217,6 +222,7 @@ class Worker:
         rates = {"read_bytes_per_s": {"drive": 1e9}, "onload_bytes_per_s": 25e9}
         device = {"total_bytes": 24_000_000_000, "limit_bytes": 22_000_000_000}
         told = {"version": self.versions[0], "comfyui": self.versions[1], "installed": True, "components": components}
+        told |= {} if self.exchanges is None else {"exchanges": self.exchanges}
         return web.json_response({**told, "rates": rates, "device": device, "ram": RAM})
 
     async def _estimate(self, request: web.Request) -> web.Response:

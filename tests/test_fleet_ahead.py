@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from residency.fleet.ahead import AGE_SHARE, GAIN_S, LONG_S, MOST_OVERTAKEN, Memory, Queued, ahead, pick
 from residency.fleet.forecast import Forecast, Job, Place
-from residency.simulate import GB, Step, of_rates
+from residency.simulate import GB, OURS, Step, of_rates
 
 MODEL_BYTES = 10 * GB
-FORECAST = Forecast(of_rates(1.0 * GB, 25.0 * GB, 12 * GB, 64 * GB))
+FORECAST = Forecast(of_rates(1.0 * GB, 25.0 * GB, 12 * GB, 64 * GB), OURS)
 LOADING_S = FORECAST.of(Job((Step("1", "Sample", 2.0, ("a",), 20),), {"a": MODEL_BYTES}, "a"), {}).stall_s
 
 

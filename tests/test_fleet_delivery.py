@@ -11,7 +11,7 @@ import pytest
 from scripted_worker import Worker, prompt
 from test_fleet_prompts import Fleet, fleet, heard, ids, story
 
-from residency.fleet import delivery, outlook, prompts, watch
+from residency.fleet import delivery, outlook, placing, register, watch
 from residency.fleet.delivery import State, until
 
 SENT = ("POST", "/prompt")
@@ -250,7 +250,7 @@ def test_a_prompt_whose_client_has_gone_meanwhile_is_taken_all_the_same():
 
 
 def test_a_worker_that_does_not_let_a_prompt_go_keeps_nobody_else(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(prompts, "PATIENT_S", 0.1)
+    monkeypatch.setattr(placing, "PATIENT_S", 0.1)
 
     async def tell(first: Worker, second: Worker) -> None:
         first.compute_s = 20.0
@@ -309,7 +309,7 @@ def test_a_prompt_whose_answer_comes_after_its_worker_has_told_its_queue_has_arr
         async with fleet(first, second) as it:
             first.ignores = {SENT}
             late = await it.post("a")
-            placed = it.door.prompts.get(late)
+            placed = it.door.prompts.register.get(late)
             assert placed is not None and placed.sent is not None
             answered = placed.sent.done
 
@@ -435,6 +435,45 @@ def test_a_prompt_that_has_ended_is_not_run_by_a_worker_that_takes_it_afterwards
     story(tell)
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_cancelled_prompt_is_not_run_by_a_worker_that_takes_it_afterwards(is_lost: bool, begins: bool):
+    async def tell(first: Worker, second: Worker) -> None:
+        await second.die()
+        first.takes_late = asyncio.Event()
+        async with fleet(first, second) as it:
+            prompt_id, late, first.takes_late = await it.post("a"), first.takes_late, None
+            await it.ask("POST", "/residency/drain", {"worker": "first"})
+            await it.look()
+            if is_lost:  # no worker has it, and none can take it
+                await it.look(2 * delivery.LATE_S)
+                assert it.door.prompts.register.lost() == [prompt_id]
+            assert (await it.ask("POST", "/queue", {"delete": [prompt_id]})).status == 200
+            await it.look(2 * delivery.LATE_S)
+            assert await remaining(it) == 0
+            late.set()
+            await asyncio.wait_for(until(lambda: prompt_id in ids(first)), 5.0)
+            if begins:
+                await first.begin()
+            await it.look()
+            assert (first.interrupted == [{"prompt_id": prompt_id}]) if begins else not first.pending
+            assert await remaining(it) == 0
+
+    story(tell)
+
+
+def test_a_prompt_that_was_cancelled_long_ago_is_not_remembered():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it:
+            for name in ("one", "two"):
+                await it.post("a", prompt_id=name)
+                await it.ask("POST", "/queue", {"delete": [name]})
+                await it.look(register.CANCELLED_S)
+            assert [it.door.prompts.register.was_cancelled(name) for name in ("one", "two")] == [False, True]
+
+    story(tell)
+
+
 def test_a_prompt_that_is_taken_out_later_than_the_door_has_waited_for_is_not_lost(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(delivery, "TAKE_OUT_S", 0.1)
 
@@ -449,7 +488,7 @@ def test_a_prompt_that_is_taken_out_later_than_the_door_has_waited_for_is_not_lo
             await second.start()
             first.ignores = {("POST", "/queue")}
             await it.look()
-            await asyncio.wait_for(until(lambda: it.door.prompts.get(moving).state is State.LEAVING), 5.0)
+            await asyncio.wait_for(until(lambda: it.door.prompts.register.get(moving).state is State.LEAVING), 5.0)
             await second.die()  # so that it is not asked out once more
             await it.look()
             assert where(moving, first, second) == ["first"]

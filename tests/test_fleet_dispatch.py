@@ -17,10 +17,10 @@ from residency.fleet.forecast import Forecast, Job
 from residency.fleet.routing import Router, Worker
 from residency.fleet.traffic import Request
 from residency.fleet.virtual_door import Held, Line, VirtualDoor
-from residency.simulate import GB, Step, of_rates
+from residency.simulate import GB, OURS, Step, of_rates
 
 MODEL_BYTES = 10 * GB
-FORECAST = Forecast(of_rates(1.0 * GB, 25.0 * GB, 12 * GB, 64 * GB))
+FORECAST = Forecast(of_rates(1.0 * GB, 25.0 * GB, 12 * GB, 64 * GB), OURS)
 HERE, THERE = 0, 1
 
 

@@ -15,12 +15,13 @@ import pytest
 from scripted_worker import Worker, prompt
 
 from residency.fleet import watch
-from residency.fleet.delivery import LATE_S
+from residency.fleet.delivery import LATE_S, until
 from residency.fleet.door import Door
 from residency.fleet.ledger import Ledger
 from residency.fleet.messages import Listener
 from residency.fleet.policies import round_robin
 from residency.fleet.seats import LACK_S, Answer
+from residency.simulate import OURS_DEVICE, OURS_EXCHANGING
 
 HANG_S = 60.0
 
@@ -309,6 +310,26 @@ def test_a_start_that_the_client_has_heard_is_known_before_the_next_look():
     story(tell)
 
 
+def test_a_prompt_that_has_begun_before_its_worker_answers_and_is_lost_at_once_is_told():
+    async def tell(first: Worker, second: Worker) -> None:
+        async with fleet(first, second) as it, it.door.messages("client") as (listener, _):
+
+            async def begins() -> None:
+                await heard_of(it, await first.begin())
+
+            first.before_it_takes = begins
+            prompt_id = await it.post("a")
+            await first.die()
+            await it.look()
+            assert (await heard(listener, "residency.moved"))["prompt_id"] == prompt_id
+            assert ids(second) == {prompt_id}
+
+    async def heard_of(it: Fleet, prompt_id: str) -> None:
+        await asyncio.wait_for(until(lambda: it.door.prompts.register[prompt_id].begins), 5.0)
+
+    story(tell)
+
+
 def test_what_has_ended_a_moment_ago_is_in_the_history():
     async def tell(first: Worker, second: Worker) -> None:
         async with fleet(first, second) as it:
@@ -555,6 +576,16 @@ def test_versions_that_differ_are_told_and_a_worker_without_the_pack_is_used():
                 await worker.end()
             await it.look()
             assert await it.post("b") in ids(second)  # it has had this model last; of equals the first would get it
+
+    story(tell)
+
+
+def test_a_worker_is_expected_to_exchange_where_it_says_so():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.exchanges, second.exchanges = True, None  # the second is of an earlier version, and does not tell
+        async with fleet(first, second) as it:
+            await it.post("a")
+            assert [one.forecast.policy for one in it.door.chooser.outlook.router.workers] == [OURS_EXCHANGING, OURS_DEVICE]
 
     story(tell)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from residency.core.component import Component
 from residency.fleet.forecast import Forecast, Job, Place
 from residency.fleet.routing import Decision, NoWorkerError, Router, Turns, Worker
-from residency.simulate import COLD, GB, OURS, Drive, Machine, Program, Start, Step, run
+from residency.simulate import COLD, GB, OURS, OURS_EXCHANGING, Drive, Machine, Program, Start, Step, run
 
 MACHINE = Machine(
     name="bench",
@@ -26,7 +26,7 @@ MACHINE = Machine(
     fresh_pin_bytes_per_s=4 * GB,
 )
 SIZE = 7 * 2**30  # a size that is not rounded
-FORECAST = Forecast(MACHINE)
+FORECAST = Forecast(MACHINE, OURS)
 
 
 def job(model: str, model_bytes: int = 10 * GB, compute_s: float = 5.0, upload_bytes: int = 0) -> Job:
@@ -62,8 +62,15 @@ def test_the_forecast_is_the_simulators_own():
     assert (cold.read_bytes, warm.read_bytes) == (SIZE, 0)
 
 
+def test_a_worker_that_exchanges_waits_less_for_what_neither_its_device_nor_its_ram_can_hold():
+    small = replace(MACHINE, device_bytes=12 * GB, host_bytes=16 * GB)
+    prompt, warm = job("a", 20 * GB), {"a": Place.CACHED}
+    assert Forecast(small, OURS_EXCHANGING).of(prompt, warm).stall_s < 0.85 * Forecast(small, OURS).of(prompt, warm).stall_s
+    assert Forecast(MACHINE, OURS_EXCHANGING).of(prompt, warm) == Forecast(MACHINE, OURS).of(prompt, warm)  # here it fits
+
+
 def test_an_answer_that_is_kept_is_not_another_prompts():
-    kept = Forecast(MACHINE)
+    kept = Forecast(MACHINE, OURS)
     for size_bytes in [SIZE, 2 * SIZE] * 20:  # each prompt is gone before the next one is made, which may get its place in memory
         assert (
             kept.of(job("a", size_bytes), {}) == kept.of(job("a", size_bytes), {"b": Place.DEVICE}) == FORECAST.of(job("a", size_bytes), {})

@@ -11,10 +11,10 @@ import pytest
 
 from residency.cli.machines import machine
 from residency.cli.main import main
-from residency.fleet.forecast import Job
+from residency.fleet.forecast import Forecast, Job
 from residency.fleet.simulation import Result, simulate
 from residency.fleet.traffic import LORAS_OF_REQUEST, Request, Traffic, generate
-from residency.simulate import GB, Step
+from residency.simulate import GB, OURS, OURS_EXCHANGING, Step
 
 MACHINE = machine(24 * GB, 64 * GB, 1.5e9, 25e9)
 
@@ -54,6 +54,14 @@ def test_one_worker_and_one_model_wait_for_the_first_reading_only():
         assert one.read_bytes == 6 * GB
         assert one.p50_s == pytest.approx(10.0, abs=0.01)
         assert one.p99_s > 12.0
+
+
+def test_a_simulated_worker_exchanges():
+    small = machine(12 * GB, 16 * GB, 1.5e9, 25e9)
+    job = Job((Step("1", "Sample", 10.0, ("a",), 20),), {"a": 7 * 2**30 * 5 // 2}, "a")
+    (ours,) = simulate([Request(0.0, "c", job)], small, 1, only=("residency",))
+    assert ours.stall_s_per_prompt == pytest.approx(Forecast(small, OURS_EXCHANGING).of(job, {}).stall_s, abs=1e-6)
+    assert ours.stall_s_per_prompt < 0.9 * Forecast(small, OURS).of(job, {}).stall_s
 
 
 def test_a_generated_trace_has_the_shape_that_it_tells():

@@ -11,6 +11,13 @@
     access       who may ask
     messages     what a client hears
     prompts      the life of a prompt, from being taken to being kept
+    register     those that have not ended
+    placing      a worker for one
+    moving       another one while it waits
+    delivery     into a worker's queue, and out of it
+    sightings    what a worker is seen to have: what runs, what has ended, strays
+    lost         what is begun again elsewhere
+    recall       what an earlier door has left
     choosing     the worker for it now
     watch        who is there, what runs where, who hangs
     ledger       what a door that is started anew must know

@@ -41,6 +41,7 @@ START_S = 240.0
 STOP_S = 25.0
 RETRY_S = 10.0  # before a server that has not come up is started anew
 FIND_S = 5.0
+PLACE_S = 30.0  # for the answer of whoever has the place for a door, or to take it
 # Without them a worker that is killed would leave its server behind.
 RAY_OPTIONS = {
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",
@@ -76,9 +77,9 @@ def up(plan: Plan, scratch: Path, ready: Callable[[str], object]) -> None:
     empty folder whose path names this fleet alone. Raises UsageError."""
     ray = require_ray()
     os.environ.update(RAY_OPTIONS)
-    from .served import end, make, serves
+    from .served import end, make, place, serves
 
-    stopped, served_before = threading.Event(), False
+    stopped, begun = threading.Event(), ExitStack()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
     for folder in ("input", "output", "user"):
@@ -109,7 +110,9 @@ def up(plan: Plan, scratch: Path, ready: Callable[[str], object]) -> None:
             ) from error
         for number in signals:  # Ray has its own by now, which end this process at once
             signal.signal(number, lambda *_: stopped.set())
+        begun.enter_context(place(plan))
         served_before = serves()
+        begun.callback(end, plan, served_before)
         make(plan, stopped, served_before)
         if not stopped.is_set():
             ready(plan.url)
@@ -117,7 +120,7 @@ def up(plan: Plan, scratch: Path, ready: Callable[[str], object]) -> None:
     finally:
         for number in signals:
             signal.signal(number, signal.SIG_IGN)  # a second one must not leave half of it behind
-        end(plan, served_before)
+        begun.close()
         ray.shutdown()
         sweep(scratch)
         for number, handler in before.items():

@@ -38,6 +38,7 @@ ANSWER_S = 30.0  # a client waits so long for the worker's answer, and is then t
 LATE_S = 30.0  # after its connection has ended, a request may be heard yet
 TAKE_OUT_S = 5.0  # for an answer of the worker whose prompt is to go elsewhere
 POLL_S = 0.02
+NOBODY = "residency-door"  # the client of prompts that name none
 
 
 class State(Enum):
@@ -78,6 +79,7 @@ class Placed:
     goes_to: int = -1
     sent: asyncio.Task[Answer | LostError] | None = None  # the request to its worker, where nobody has seen the answer
     missed_s: float | None = None  # when its worker was first seen without it, its connection having ended
+    begins: bool = False  # its worker has said so before it has answered
     asked_out: bool = False  # of a queue that has not answered: it may be taken out there at any time
 
     @property
@@ -128,7 +130,7 @@ class Delivery:
             await until(lambda: before[0] is placed or placed.cancelled or not seat.hears)
             if placed.cancelled or not seat.hears or seat.found is None:
                 return None
-            placed.worker, placed.life = index, seat.found.life
+            placed.worker, placed.life, placed.begins = index, seat.found.life, False
             self._ledger.takes(placed.prompt_id, placed.body, seat.name, placed.life, placed.runs)
             placed.sent, placed.missed_s = asyncio.create_task(self._ask(index, placed.body)), None
             try:

@@ -148,7 +148,7 @@ class Door:
     # --- queue and history ---
 
     async def _prompt_info(self) -> Answer:
-        return Answer.of({"exec_info": {"queue_remaining": len(self.prompts)}})
+        return Answer.of({"exec_info": {"queue_remaining": len(self.prompts.register)}})
 
     async def _queue(self) -> Answer:
         found: dict[str, list[Any]] = {"queue_running": [], "queue_pending": []}
@@ -179,7 +179,7 @@ class Door:
         prompt_id = body.get("prompt_id")
         if not prompt_id:
             return _first(await self.seats.ask_all("POST", "/interrupt", body))
-        placed = self.prompts.get(prompt_id) if isinstance(prompt_id, str) else None
+        placed = self.prompts.register.get(prompt_id) if isinstance(prompt_id, str) else None
         if placed is None or placed.worker < 0:
             return Answer()
         try:
@@ -196,7 +196,7 @@ class Door:
 
     async def _job(self, prompt_id: str, whole: str, headers: Mapping[str, str]) -> Answer:
         await self.prompts.look_for(prompt_id)
-        placed = self.prompts.get(prompt_id)
+        placed = self.prompts.register.get(prompt_id)
         kept = self._ledger.jobs().get(prompt_id) if placed is None else None
         if kept is not None:
             return Answer.of(kept)
@@ -269,7 +269,7 @@ class Door:
         for index in drained:
             self.seats[index].drained = on
             self._ledger.drains(self.seats[index].name, on)
-        self.prompts.rethink_soon()
+        self.prompts.register.changed = True
         return Answer.of({"drained": [self.seats[index].name for index in range(len(self.seats)) if self.seats[index].drained]})
 
     async def _status(self) -> Answer:
@@ -280,8 +280,8 @@ class Door:
         """The answer that `fleet status` shows; JSON-ready."""
         workers = []
         for index, worker in enumerate(self.chooser.outlook.router.workers):
-            seat, mine, state = self.seats[index], self.prompts.of_worker(index), self.seats[index].state or {}
-            errors = self.prompts.errors[index]
+            seat, mine, state = self.seats[index], self.prompts.register.of_worker(index), self.seats[index].state or {}
+            errors = self.prompts.sightings.errors[index]
             workers.append(
                 {
                     "name": seat.name,
@@ -313,7 +313,7 @@ class Door:
         warnings += [f"a worker has not come up: {failure}" for failure in failures if failure]
         warnings += [f"{one['name']} runs without the pack" for one in workers if one["answers"] and not one["pack"]]
         decisions = list(self.chooser.decisions.values())[-SHOWN_DECISIONS:]
-        lost, contained = self.prompts.lost(), {"watch": self.failures} if self.failures else {}
+        lost, contained = self.prompts.register.lost(), {"watch": self.failures} if self.failures else {}
         return {
             "workers": workers,
             "decisions": decisions,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from ..core.component import Component
-from ..simulate import OURS, Machine, Program, Start, Step, run
+from ..simulate import Machine, Managed, Program, Start, Step, run
 
 
 class Place(IntEnum):
@@ -67,10 +67,10 @@ Shape = tuple[tuple[float, int, int, tuple[tuple[int, Place, int], ...]], ...]
 
 
 class Forecast:
-    """Of one kind of machine. Not thread-safe: a fleet decides on one thread."""
+    """Of one kind of machine, with the pack as `policy` has it. Not thread-safe: a fleet decides on one thread."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, policy: Managed) -> None:
+        self.machine, self.policy = machine, policy
         self._known: dict[Shape, tuple[float, float]] = {}
         self._asked: dict[tuple[int, tuple[Place | None, ...]], tuple[Job, Expected]] = {}  # by the job itself, which is kept: ids return
 
@@ -94,7 +94,7 @@ class Forecast:
         shape = _shape(job, places)
         found = self._known.get(shape)
         if found is None:
-            found = self._known[shape] = _simulated(shape, self.machine)
+            found = self._known[shape] = _simulated(shape, self.machine, self.policy)
         stall_s, read_times = found
         return Expected(stall_s, round(read_times * sum(job.sizes[key] for key in job.keys if places.get(key, Place.DISK) is Place.DISK)))
 
@@ -124,7 +124,7 @@ def rounded(size_bytes: int) -> int:
     return (size_bytes + (1 << low >> 1)) >> low << low
 
 
-def _simulated(shape: Shape, machine: Machine) -> tuple[float, float]:
+def _simulated(shape: Shape, machine: Machine, policy: Managed) -> tuple[float, float]:
     """Seconds of stall, and how many times what lies on the drive is read: more than once where memory is short."""
     components: dict[str, Component] = {}
     lies: dict[Place, dict[str, int]] = {place: {} for place in Place}
@@ -139,6 +139,6 @@ def _simulated(shape: Shape, machine: Machine) -> tuple[float, float]:
         steps.append(Step(str(index), "Step", compute_s, tuple(names), passes, working_set_bytes))
     device, pinned = lies[Place.DEVICE], lies[Place.PINNED]
     start = Start(cached=lies[Place.CACHED], loaded={**device, **pinned}, pinned={**device, **pinned}, device=device)
-    outcome = run(Program("prompt", components, (tuple(steps),)), machine, OURS, start=start)
+    outcome = run(Program("prompt", components, (tuple(steps),)), machine, policy, start=start)
     disk_bytes = sum(lies[Place.DISK].values())
     return outcome.stall_s, (outcome.read_ahead_bytes + outcome.consumer_bytes) / disk_bytes if disk_bytes else 0.0

@@ -12,7 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..simulate import GB, Step, of_rates
+from ..simulate import GB, OURS, Step, of_rates
+from ..simulate.standing import policy_of
 from .ahead import Memory, Queued, ahead
 from .asking import PATIENT_S, Seats
 from .forecast import Forecast, Job, Place
@@ -26,7 +27,7 @@ SEEN_SECONDS = 20.0  # of a prompt whose seconds nobody knows, until one has end
 SEEN_SHARE = 0.2
 ASSUMED_BYTES = 6 * GB  # of a model of which only the name is known
 DISK_BYTES_PER_S, LINK_BYTES_PER_S = 1.5 * GB, 25.0 * GB  # until a worker has measured its own
-UNKNOWN = Forecast(of_rates(DISK_BYTES_PER_S, LINK_BYTES_PER_S, 24 * GB, 64 * GB))
+UNKNOWN = Forecast(of_rates(DISK_BYTES_PER_S, LINK_BYTES_PER_S, 24 * GB, 64 * GB), OURS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +191,13 @@ class Outlook:
         rates, ram = state["rates"], state["ram"]
         disk = max(rates["read_bytes_per_s"].values(), default=0.0) or DISK_BYTES_PER_S
         device_bytes = state["device"]["limit_bytes"] if state["device"] is not None else None
+        exchanges = state.get("exchanges", False)  # an earlier version of the pack does not tell
         link = rates["onload_bytes_per_s"] or LINK_BYTES_PER_S
         about = [float(f"{value:.1g}") for value in (disk, link, ram["total_bytes"] - ram["reserve_bytes"])]
-        kind = (*about, device_bytes)
+        kind = (*about, device_bytes, exchanges)
         if kind not in self._forecasts:
-            self._forecasts[kind] = Forecast(of_rates(about[0], about[1], device_bytes, int(about[2])))
+            machine = of_rates(about[0], about[1], device_bytes, int(about[2]))
+            self._forecasts[kind] = Forecast(machine, policy_of(device_bytes, exchanges=exchanges))
         return self._forecasts[kind]
 
     async def _estimates(self, prompt: Any, able: Sequence[int]) -> AsyncGenerator[tuple[int, Answer], None]:

@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import ray
@@ -30,6 +30,7 @@ from .seats import Answer, Seat
 log = logging.getLogger("residency.fleet")
 
 APPLICATION = "residency-fleet"
+PLACE = "place of the door"
 app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
 
@@ -79,6 +80,19 @@ class ComfyWorker:
             if not self._ending:
                 self._stack.close()
                 os._exit(1)  # an exit that Ray does not take for one that was meant
+
+
+@ray.remote(num_cpus=0, max_restarts=-1)
+class Place:
+    """The one place for a door on a cluster. Ray gives its name once, and ends it with the process that has taken it, however that ends: a
+    door is no sign of life, since Serve runs it on when its fleet was killed."""
+
+    def __init__(self, holder: str) -> None:
+        self._holder = holder
+
+    def holder(self) -> str:
+        """The fleet that has taken it, in words."""
+        return self._holder
 
 
 def _each(plan: Plan) -> Iterator[tuple[Node, str]]:
@@ -153,6 +167,36 @@ class Front:
         return _response(await self._door.answer(request.method, target, request.headers, await request.body()))
 
 
+@contextmanager
+def place(plan: Plan) -> Iterator[Any]:
+    """Hold the place for a door on the cluster. Raises UsageError where a fleet that lives has it."""
+    if plan.cluster is None:
+        yield None
+        return
+    here = ray.util.get_node_ip_address()
+    holder = f"{plan.url}, process {os.getpid()} on {here}"
+    options: Any = {"name": PLACE, "namespace": cluster.NAMESPACE, "resources": {f"node:{here}": 0.001}}
+    actor: Any = Place
+    held, began_s = None, time.monotonic()
+    while (who := _holder()) != holder:
+        if time.monotonic() - began_s > (cluster.FIND_S if who else cluster.PLACE_S):  # one that was just killed has it for a moment
+            way_out = "end it there with fleet down, or leave the address out, for a Ray of this fleet's own"
+            raise UsageError(f"the Ray cluster at {plan.cluster} runs a fleet already ({who or 'it does not tell where'}): {way_out}")
+        if not who:
+            with suppress(ValueError, ray.exceptions.RayError):  # somebody else is faster: the name will tell
+                held = actor.options(**options).remote(holder)
+        time.sleep(cluster.LOOK_S)
+    yield held  # Ray ends an actor that nobody holds
+
+
+def _holder() -> str:
+    """Of the place, in words; nothing where it is free, or does not answer."""
+    try:
+        return str(ray.get(ray.get_actor(PLACE, cluster.NAMESPACE).holder.remote(), timeout=cluster.FIND_S))
+    except (ValueError, ray.exceptions.RayError):
+        return ""
+
+
 def make(plan: Plan, stopped: threading.Event, served_before: bool) -> None:
     """Start workers and door, on a Serve that ran before or on one of its own; returns once all of them answer, or it is `stopped`. Raises
     UsageError."""
@@ -197,16 +241,18 @@ def make(plan: Plan, stopped: threading.Event, served_before: bool) -> None:
 
 
 def serves() -> bool:
-    """Whether Serve runs on the cluster."""
+    """Whether Serve runs on the cluster. One that runs nothing but the door of a fleet that was killed is ended: it lives in that one's
+    folder, at its port."""
     status = serve.status()
+    if status.applications.keys() == {APPLICATION}:
+        serve.shutdown()
+        return False
     return bool(status.proxies or status.applications)
 
 
 def end(plan: Plan, served_before: bool) -> None:
     """Stop the door, then every worker; what does not answer ends with Ray. Others' applications on the cluster stay, and so does a Serve
     that was there before; one that began with this fleet would live on in its folder, which is removed."""
-    if not ray.is_initialized():
-        return
     try:
         if plan.cluster is None or not (served_before or serve.status().applications.keys() - {APPLICATION}):
             serve.shutdown()

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..simulate import Machine
+from ..simulate.standing import policy_of
 from .forecast import Forecast, Job, Place
 from .policies import OURS, policies
 from .routing import Router, Worker
@@ -75,7 +76,7 @@ class _Server:
 
 def simulate(requests: Sequence[Request], machine: Machine, workers: int, seed: int = 0, only: Sequence[str] = ()) -> list[Result]:
     """Every policy (or `only` these), and the bound last."""
-    forecast = Forecast(machine)
+    forecast = Forecast(machine, policy_of(machine.device_bytes or None, exchanges=True))
     names = [name for name in (*policies(seed), OURS) if not only or name in only]
     found = [_ours(requests, forecast, workers) if name == OURS else _run(name, seed, requests, forecast, workers) for name in names]
     if not only or BOUND in only:

@@ -27,22 +27,23 @@ class Watch:
 
     def __init__(self, seats: Seats, prompts: Prompts, clock: Callable[[], float], hang_s: float) -> None:
         self._seats, self._prompts, self._clock, self._hang_s = seats, prompts, clock, hang_s
+        self._register, self._sightings = prompts.register, prompts.sightings
         self._ended_s = [-1e9] * len(seats)
 
     async def begin(self) -> None:
         """Find every worker, and what an earlier door has left."""
         for index in range(len(self._seats)):
             await self._miss(index, self._clock())
-        await self._prompts.recall()
+        await self._prompts.recall.take_up()
         await self.look()
 
     async def look(self) -> None:
         """Find each worker, what has ended, and what has to run elsewhere."""
-        before = len(self._prompts)
+        before = len(self._register)
         await asyncio.gather(*map(self._look_at, range(len(self._seats))))
-        await self._prompts.place_lost()
-        await self._prompts.rethink()
-        if len(self._prompts) != before:  # the workers' own word came before what they meant was known here
+        await self._prompts.lost.place()
+        await self._prompts.moving.rethink()
+        if len(self._register) != before:  # the workers' own word came before what they meant was known here
             self._prompts.lines.tell_status()
         await self._prompts.lines.close_idle(self._clock())
 
@@ -58,19 +59,19 @@ class Watch:
         self._seats[index].silent_since_s = None
         running = {item[1] for item in queue["queue_running"]}
         pending = {item[1] for item in queue["queue_pending"]}
-        for placed in self._prompts.of_worker(index):
+        for placed in self._register.of_worker(index):
             if placed.on_its_way or placed.at_s >= asked_s:
                 continue
             if placed.prompt_id in running:
-                self._prompts.runs(placed)
+                self._sightings.runs(placed)
                 await self._end_if_it_hangs(placed)
             elif placed.prompt_id in pending:
-                await self._prompts.waits(placed)
+                await self._sightings.waits(placed)
             else:
-                await self._prompts.settle(placed, left_queue=True)
+                await self._sightings.settle(placed, left_queue=True)
         has = Counter(item[1] for items in queue.values() for item in items)
         for prompt_id, times in has.items():
-            await self._prompts.finds(index, prompt_id, asked_s, runs=prompt_id in running, times=times)
+            await self._sightings.finds(index, prompt_id, asked_s, runs=prompt_id in running, times=times)
 
     async def _miss(self, index: int, now_s: float) -> None:
         """The worker does not answer. What its server had is lost once that has ended; one that is only silent is ended in the end."""
@@ -84,17 +85,17 @@ class Watch:
             found = seat.found
         if found != seat.found:
             seat.is_now(found)
-            self._prompts.rethink_soon()
+            self._register.changed = True
         elif seat.url is not None:
             seat.silent_since_s = now_s if seat.silent_since_s is None else seat.silent_since_s
             if now_s - seat.silent_since_s > self._hang_s:
                 await self._end_server(index, f"it has not answered for {now_s - seat.silent_since_s:.0f} s")
-        for placed in self._prompts.of_worker(index):
+        for placed in self._register.of_worker(index):
             if not placed.on_its_way and (found is None or placed.life != found.life):
-                self._prompts.loses(placed)
+                self._sightings.loses(placed)
 
     async def _end_if_it_hangs(self, placed: Placed) -> None:
-        since_s = self._clock() - max(placed.begun_s or 0.0, self._prompts.progressed_s[placed.worker])
+        since_s = self._clock() - max(placed.begun_s or 0.0, self._sightings.progressed_s[placed.worker])
         if since_s > self._hang_s:
             await self._end_server(placed.worker, f"prompt {placed.prompt_id} has made no progress for {since_s:.0f} s")
 

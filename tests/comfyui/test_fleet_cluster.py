@@ -12,7 +12,8 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -63,7 +64,10 @@ def cluster() -> Iterator[tuple[str, psutil.Process]]:
 
 def serving(head: psutil.Process) -> list[str]:
     """Names of the cluster's processes that are Ray Serve's."""
-    names = [" ".join(one.cmdline()).strip() for one in head.children(recursive=True)]
+    names = []
+    for one in head.children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            names.append(" ".join(one.cmdline()).strip())
     return [name for name in names if name.startswith(("ray::Serve", "ray::ProxyActor"))]
 
 
@@ -159,6 +163,35 @@ def test_a_fleet_shares_a_serve_that_runs_others_applications_and_leaves_them(cl
     assert fleet.get("/theirs") == b"theirs" and serving(cluster[1])
     with pytest.raises(urllib.error.HTTPError, match="404"):
         fleet.get("/queue")
+
+
+def test_a_second_fleet_is_refused_on_a_cluster_and_takes_the_place_of_one_that_was_killed(
+    cluster: tuple[str, psutil.Process], joining: Joining, tmp_path: Path
+):
+    (tmp_path / "second").mkdir()
+    second = replace(joining, folder=tmp_path / "second")
+    first = joining.up(free_port())
+    try:
+        said, _ = (refused := second.begin(free_port())).communicate(timeout=200)
+        assert (
+            refused.returncode == 2 and f"runs a fleet already (http://{ADDRESS}:{first.port}, process {first.process.pid} on " in said
+        ), said
+        assert first.ended(Client(first).queue(drawn(1)))["status"]["status_str"] == "success"
+    finally:
+        first.process.kill()
+        first.process.wait(60)
+    assert serving(cluster[1])  # with the door of nobody
+    fleet = second.up(free_port())
+    try:
+        assert fleet.ended(Client(fleet).queue(drawn(2)))["status"]["status_str"] == "success"
+        assert sorted(one.name for one in (second.folder / "kept" / "output").iterdir()) == ["big-0", "small-0"]
+    finally:
+        down = fleet.command("down")
+        fleet.process.wait(60)
+    assert down.returncode == 0, down.stderr
+    assert until(lambda: not serving(cluster[1])), serving(cluster[1])
+    assert first.command("status").returncode == 2  # what it has left is ended by whoever looks
+    assert until(lambda: not own_processes()), [(one.pid, one.ppid(), one.cmdline()) for one in own_processes()]
 
 
 @pytest.mark.parametrize(

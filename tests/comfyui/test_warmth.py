@@ -45,6 +45,7 @@ def test_after_a_prompt_the_state_names_its_weights_by_content(server: Server, m
     assert {"MODEL", "CLIP", "VAE"} <= {one["kind"] for one in state["components"]}
     assert state["queue"] == {"running": [], "pending": []}
     assert state["ready"] and state["installed"]
+    assert state["exchanges"] is False  # without a GPU there is nothing to exchange with
     assert str(models) not in json.dumps(state)
 
 

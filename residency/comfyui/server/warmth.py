@@ -79,6 +79,7 @@ class Warmth:
             "comfyui": comfyui_version.__version__,
             "mode": self._host.user.mode.value,
             "installed": self._host.installed,
+            "exchanges": self._host.execution.exchanges(),
             "ready": warmer is None or warmer.ready,
             "warming": warmer.as_dict() if warmer is not None else None,
             "components": components,
