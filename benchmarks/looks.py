@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -227,6 +226,7 @@ def main() -> int:
         return 0
     sys.path.insert(0, str(REPO))
     from residency.installation.locate import HOW_TO_GET_ONE, find_comfyui
+    from residency.installation.script import answer
 
     comfyui = find_comfyui()
     if comfyui is None:
@@ -234,18 +234,12 @@ def main() -> int:
         return 2
     with tempfile.TemporaryDirectory() as scratch:
         own = ["--looks", str(options.looks), *(["--profile", options.profile] if options.profile else [])]
-        command = [str(comfyui.python), __file__, *own, "--inside", str(comfyui.path), scratch]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-        if not answers:
-            print(done.stderr[-3000:], file=sys.stderr)
-            return 1
+        rows = answer(comfyui, __file__, *own, "--inside", comfyui.path, scratch)
         if options.profile:
             import pstats
 
             pstats.Stats(str(Path(scratch) / "profile")).sort_stats("tottime").print_stats(25)
             return 0
-    rows = json.loads(answers[-1].removeprefix("ANSWER "))
     if options.json:
         print(json.dumps({"comfyui": comfyui.version, "looks": options.looks, "rows": rows}, indent=1))
         return 0

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -233,36 +232,32 @@ def main() -> int:
         return 0
     sys.path.insert(0, str(REPO))
     from residency.installation.locate import HOW_TO_GET_ONE, find_comfyui
+    from residency.installation.script import answer
 
     comfyui = find_comfyui()
     if comfyui is None:
         print(HOW_TO_GET_ONE, file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as scratch:
-        command = [str(comfyui.python), __file__, "--inside", str(comfyui.path), scratch, *["--bytecodes"] * options.bytecodes]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    if not answers:
-        print(done.stderr[-3000:], file=sys.stderr)
-        return 1
-    answer = json.loads(answers[-1].removeprefix("ANSWER ")) | {"comfyui": comfyui.version}
+        told = answer(comfyui, __file__, "--inside", comfyui.path, scratch, *["--bytecodes"] * options.bytecodes)
+    told |= {"comfyui": comfyui.version}
     if options.bytecodes:
-        print("\n".join(answer["bytecodes"]))
+        print("\n".join(told["bytecodes"]))
         return 0
     if options.json:
-        print(json.dumps(answer, indent=1))
+        print(json.dumps(told, indent=1))
         return 0
-    startup = answer["startup"]
+    startup = told["startup"]
     print(f"ComfyUI {comfyui.version}; loading the pack: {startup['seconds'] * 1e3:.0f} ms, {startup['resident_mib']:.1f} MiB")
     print(f"{'nodes':>6}  {'run':<14} {'stock ms':>10} {'ours ms':>10} {'ratio':>7} {'us/node':>9}")
-    for row in answer["rows"]:
+    for row in told["rows"]:
         figures = f"{row['stock_ms']:>10.1f} {row['ours_ms']:>10.1f} {row['ratio']:>7.3f} {row['added_us_per_node']:>9.1f}"
         print(f"{row['nodes']:>6}  {row['run']:<14} {figures}")
-    if answer["template"] is None:
+    if told["template"] is None:
         print(f"template: {TEMPLATE} is not in this ComfyUI's Python")
     else:
-        print("template: " + "  ".join(f"{key} {round(value, 4)}" for key, value in answer["template"].items()))
-    print(f"threads alive when idle: {answer['threads_when_idle'] or 'none'}")
+        print("template: " + "  ".join(f"{key} {round(value, 4)}" for key, value in told["template"].items()))
+    print(f"threads alive when idle: {told['threads_when_idle'] or 'none'}")
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from scripted_worker import Worker, prompt
-from test_fleet_prompts import Fleet, fleet, heard, ids, story
+from test_fleet_prompts import Fleet, fleet, heard, ids, one_waits, story
 
 from residency.fleet import delivery, outlook, placing, register, watch
 from residency.fleet.delivery import State, until
@@ -253,13 +253,7 @@ def test_a_worker_that_does_not_let_a_prompt_go_keeps_nobody_else(monkeypatch: p
     monkeypatch.setattr(placing, "PATIENT_S", 0.1)
 
     async def tell(first: Worker, second: Worker) -> None:
-        first.compute_s = 20.0
-        await second.die()
-        async with fleet(first, second) as it:
-            runs, moving = await it.post("a"), await it.post("a")
-            await first.begin()
-            await it.look()
-            await second.start()
+        async with one_waits(first, second) as (it, runs, moving):
             first.ignores = {("POST", "/queue")}
             await it.look()
             await it.look()
@@ -478,14 +472,7 @@ def test_a_prompt_that_is_taken_out_later_than_the_door_has_waited_for_is_not_lo
     monkeypatch.setattr(delivery, "TAKE_OUT_S", 0.1)
 
     async def tell(first: Worker, second: Worker) -> None:
-        first.compute_s = 20.0
-        await second.die()
-        async with fleet(first, second) as it:
-            await it.post("a")
-            moving = await it.post("a")
-            await first.begin()
-            await it.look()
-            await second.start()
+        async with one_waits(first, second) as (it, _, moving):
             first.ignores = {("POST", "/queue")}
             await it.look()
             await asyncio.wait_for(until(lambda: it.door.prompts.register.get(moving).state is State.LEAVING), 5.0)

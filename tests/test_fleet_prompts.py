@@ -104,6 +104,20 @@ async def heard(listener: Listener, kind: str, said: list[str] | None = None) ->
             return dict(told["data"])
 
 
+@asynccontextmanager
+async def one_waits(first: Worker, second: Worker, compute_s: float = 20.0) -> AsyncIterator[tuple[Fleet, str, str]]:
+    """The fleet, and the ids of two prompts of one client: one runs on the first worker, the other waits there, and the second worker has
+    just come up."""
+    first.compute_s = compute_s
+    await second.die()
+    async with fleet(first, second) as it:
+        runs, waits = await it.post("a"), await it.post("a")
+        await first.begin()
+        await it.look()
+        await second.start()
+        yield it, runs, waits
+
+
 def ids(worker: Worker) -> set[str]:
     return {item[1] for item in worker.pending}
 
@@ -151,14 +165,7 @@ def test_a_worker_with_nothing_to_do_gets_what_is_at_hand_for_it():
 
 def test_a_prompt_is_not_moved_for_a_small_gain():
     async def tell(first: Worker, second: Worker) -> None:
-        first.compute_s = 12.0
-        await second.die()
-        async with fleet(first, second) as it:
-            await it.post("a")
-            waits = await it.post("a")
-            await first.begin()
-            await it.look()
-            await second.start()
+        async with one_waits(first, second, compute_s=12.0) as (it, _, waits):
             for _ in range(3):
                 await it.look()
             assert ids(first) == {waits} and not second.pending  # 12 s of waiting against 10 s of loading
@@ -212,14 +219,7 @@ def test_prompts_of_one_model_are_brought_together_in_a_queue():
 
 def test_a_prompt_that_begins_while_it_is_to_be_moved_stays():
     async def tell(first: Worker, second: Worker) -> None:
-        first.compute_s = 20.0
-        await second.die()
-        async with fleet(first, second) as it:
-            await it.post("a")
-            moving = await it.post("a")
-            await first.begin()
-            await it.look()
-            await second.start()
+        async with one_waits(first, second) as (it, _, moving):
 
             async def begins() -> None:
                 await first.end()

@@ -22,6 +22,8 @@ from .workflows import Prompt, of
 # was posted straight after it took 0.46 s.
 BEFORE_COLLECTION_S = 0.05
 
+ASKING_S = 0.25  # an estimate takes up to 0.1 s, in which the pack could read ahead: stock gets the same pause
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -67,9 +69,18 @@ def post(asked: Asked, number: int, reads: Reads) -> Done:
 
 
 def _foretold_s(asked: Asked, prompt: Prompt) -> float | None:
-    """The pack's estimate from what lies where now. None without it, where it has not seen such work of a diffusion model or does not
-    answer, and behind a dropped page cache: whoever asks there has the files' headers read."""
-    if not asked.with_pack or asked.scenario.temperature is Temperature.COLD or asked.server.why_off() is not None:
+    """The pack's estimate, after ASKING_S on every side. None without the pack, where it has not seen such work of a diffusion model or
+    does not answer, and behind a dropped page cache: whoever asks there has the files' headers read."""
+    if asked.scenario.temperature is Temperature.COLD:
+        return None
+    began_s = time.monotonic()
+    told_s = _estimate_s(asked, prompt)
+    time.sleep(max(0.0, began_s + ASKING_S - time.monotonic()))
+    return told_s
+
+
+def _estimate_s(asked: Asked, prompt: Prompt) -> float | None:
+    if not asked.with_pack or asked.server.why_off() is not None:
         return None
     try:
         told = json.loads(asked.server.post("/residency/estimate", {"prompt": prompt.graph}))

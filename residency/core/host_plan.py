@@ -56,7 +56,7 @@ def plan(
     room = Room(timeline, position, components, host, busy, terms, leave_order, running=running)
     if room.free < 0 or terms.reserve_bytes < 0:
         room.give_back_what_is_over()
-    draft = _Draft(timeline, position, components, host, terms, room, running=running)
+    draft = _Draft(room)
     complete = draft.fill(first, position if running else None)
     if complete >= len(timeline.reads):
         draft.fill_with_expected()
@@ -97,19 +97,10 @@ class _Draft:
         "_drive_is_taken", "components", "host", "position", "prefetches", "records", "room", "running", "terms", "timeline", "whole_until",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        timeline: Timeline,
-        position: int,
-        components: Mapping[str, Component],
-        host: TierView,
-        terms: Terms,
-        room: Room,
-        *,
-        running: bool,
-    ) -> None:
-        self.timeline, self.position, self.running = timeline, position, running
-        self.components, self.host, self.records, self.terms, self.room = components, host, host.records, terms, room
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.timeline, self.position, self.running = room.timeline, room.position, room.running
+        self.components, self.host, self.records, self.terms = room.components, room.host, room.records, room.terms
         self._drive_is_taken = False  # a node reads its own rest from a drive that serves one reader
         self.prefetches: list[tuple[int, Move]] = []
         self.whole_until: int | None = None

@@ -25,11 +25,12 @@ def free_bytes(host: TierView) -> int:
 
 
 class Room:
-    """The free bytes of a plan, neither used nor given away yet, and the moves that make more of them: `cancels` to `copies`."""
+    """The free bytes of a plan, neither used nor given away yet, and the moves that make more of them: `cancels`, `surplus`, `evictions`
+    and `copies`. The terms of the plan, `components` to `timeline`, are for whoever gives the bytes away, too."""
 
     __slots__ = (
-        "_busy", "_busy_rank", "_components", "_given", "_host", "_leave_order", "_left", "_passing", "_position", "_records", "_running",
-        "_surplus", "_takes_copy", "_terms", "_timeline", "_victim", "cancels", "copies", "evictions", "free", "surplus",
+        "_busy", "_busy_rank", "_given", "_leave_order", "_left", "_passing", "_surplus", "_takes_copy", "_victim", "cancels", "components",
+        "copies", "evictions", "free", "host", "position", "records", "running", "surplus", "terms", "timeline",
     )  # fmt: skip
 
     def __init__(
@@ -44,8 +45,8 @@ class Room:
         *,
         running: bool,
     ) -> None:
-        self._timeline, self._position, self._running = timeline, position, running
-        self._components, self._host, self._records, self._busy, self._terms = components, host, host.records, busy, terms
+        self.timeline, self.position, self.running = timeline, position, running
+        self.components, self.host, self.records, self._busy, self.terms = components, host, host.records, busy, terms
         self._busy_rank: Rank | None = None  # of the one in use that will be worth least when its node has ended
         self._surplus: dict[str, int] = {}
         self._passing: dict[str, int] = {}  # second copies that will be the only ones
@@ -79,14 +80,14 @@ class Room:
     def give_back_what_is_over(self) -> None:
         """The limit has shrunk: the component read farthest goes, be it there or on its way."""
         self._drop_surplus(0)
-        if self.free >= -self._terms.reserve_bytes:
+        if self.free >= -self.terms.reserve_bytes:
             return
-        self.free += self._terms.reserve_bytes
+        self.free += self.terms.reserve_bytes
         self._next_victim()
-        terms = self._terms
+        terms = self.terms
         flights = sorted(
-            rank(key, self._timeline, self._position, self._components, terms.policies)
-            for key, record in self._host.coming.items()
+            rank(key, self.timeline, self.position, self.components, terms.policies)
+            for key, record in self.host.coming.items()
             if record.state is State.ANNOUNCED and key not in self._busy
         )
         while self.free < 0 and (flights or self._victim):
@@ -95,7 +96,7 @@ class Room:
             if victim is None or (flights and flights[0] < victim):
                 found = flights.pop(0)
                 key = found.key
-                coming_bytes = self._records[key].coming_bytes
+                coming_bytes = self.records[key].coming_bytes
                 self.cancels.append(Move(key, coming_bytes, f"{reason}; {_describe(found)}"))
                 self.free += coming_bytes
             else:
@@ -111,7 +112,7 @@ class Room:
         found = self._victim
         if found is None:
             return
-        policy = self._terms.policies.get(key)
+        policy = self.terms.policies.get(key)
         priority = 0 if policy is None else policy.priority
         patience: float | None = None
         free = self.free
@@ -121,7 +122,7 @@ class Room:
             behind = self._takes_copy and self._is_behind(key)
             if (found.key == key and not behind) or not found.yields_to(priority, at):
                 return
-            if behind and wanted - free <= self._terms.reserve_bytes:
+            if behind and wanted - free <= self.terms.reserve_bytes:
                 return  # the rest finds room where others may want some
             never = found.nearness == -NEVER
             if free < 0 and not (never or behind) and -free > wanted // MOST_LOST:
@@ -130,12 +131,12 @@ class Room:
             if not (is_read_now or never or key in self._busy) and self._better_victim_is_busy(found):
                 # it is read again, and one in use would rather leave: take only as much as the drive can bring by then
                 if patience is None:
-                    patience = self._terms.before_free(key) - self._queued_bytes() - max(0, free)
+                    patience = self.terms.before_free(key) - self._queued_bytes() - max(0, free)
                 size = int(min(size, patience))
                 if size <= 0:
                     return
                 patience -= size
-            self._take(found, size, f"makes room for {self._components[key].name}")
+            self._take(found, size, f"makes room for {self.components[key].name}")
             found, free = self._victim, self.free
 
     def _is_behind(self, key: str) -> bool:
@@ -145,28 +146,28 @@ class Room:
 
     def _unneeded_bytes(self) -> int:
         """Bytes that could leave and that nothing reads any more."""
-        held = (record for key, record in self._records.items() if record.held_bytes and not record.coming_bytes and key not in self._busy)
+        held = (record for key, record in self.records.items() if record.held_bytes and not record.coming_bytes and key not in self._busy)
         return sum(
             record.held_bytes - self.evictions.get(record.key, (0, ""))[0]
             for record in held
-            if record.key in self._components and self._timeline.missed_at(record.key, self._position) is None
+            if record.key in self.components and self.timeline.missed_at(record.key, self.position) is None
         )
 
     def _queued_bytes(self) -> int:
         """Bytes that the drives bring first, and for others than the node that runs: it is not done before it has its own."""
         busy = self._busy
-        coming_bytes = sum(record.coming_bytes for key, record in self._host.coming.items() if key not in busy)
+        coming_bytes = sum(record.coming_bytes for key, record in self.host.coming.items() if key not in busy)
         return coming_bytes + sum(given_bytes for key, given_bytes in self._given.items() if key not in busy)
 
     def _better_victim_is_busy(self, found: Rank) -> bool:
         """Whether something in use will be worth less than the victim once its node has ended."""
         if self._busy_rank is None:
-            ends_at = self._position if self._running else self._position + 1
+            ends_at = self.position if self.running else self.position + 1
             least = WORTH_MOST
             for key in self._busy:
-                record = self._records.get(key, NOTHING)
+                record = self.records.get(key, NOTHING)
                 if record.held_bytes or record.coming_bytes:
-                    least = min(least, rank(key, self._timeline, ends_at, self._components, self._terms.policies))
+                    least = min(least, rank(key, self.timeline, ends_at, self.components, self.terms.policies))
             self._busy_rank = least
         return self._busy_rank[:-1] < found[:-1]
 
@@ -175,12 +176,12 @@ class Room:
         for found in self._leave_order:
             key = found.key
             if passing and (copy_bytes := passing.pop(key, 0)):
-                record = self._records[key]
+                record = self.records[key]
                 if not (record.coming_bytes or record.answers_due):
                     self._victim, self._left, self._takes_copy = found, copy_bytes, True
                     return
-            record = NOTHING if key in busy or key in given else self._records.get(key, NOTHING)
-            if record.held_bytes and not record.coming_bytes and key in self._components:
+            record = NOTHING if key in busy or key in given else self.records.get(key, NOTHING)
+            if record.held_bytes and not record.coming_bytes and key in self.components:
                 self._victim, self._left, self._takes_copy = found, record.held_bytes, False
                 return
         self._victim, self._left = None, 0
@@ -202,8 +203,8 @@ class Room:
         """Second copies go before anything else does: giving them back costs nothing."""
         while self._surplus and self.free < wanted:
             key, size = self._surplus.popitem()
-            record = self._records[key]
-            if not (record.coming_bytes or record.answers_due) and key in self._components:
+            record = self.records[key]
+            if not (record.coming_bytes or record.answers_due) and key in self.components:
                 self.surplus.append(Move(key, size, "the process holds these bytes for itself"))
             self.free += size
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
+from residency.installation import script
 from residency.installation.locate import ComfyUI
 
 STORIES = ("brings", "evicts", "exchanges", "leaves out", "is interrupted", "no host memory", "weights change", "lives")
@@ -16,11 +15,8 @@ CLOSINGS = ("closes", "closes in an exchange", "closes before each", "closes bef
 
 def answer(comfyui: ComfyUI, scratch: Path, trials: int, *device: str) -> dict[str, Any]:
     driver = Path(__file__).with_name("mover_driver.py")
-    command = [str(comfyui.python), str(driver), str(comfyui.path), str(scratch), str(trials), *device]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=560 if device else 900, check=False)
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert answers, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(answers[-1].removeprefix("ANSWER "))
+    longest_s = 560 if device else 900
+    found: dict[str, Any] = script.answer(comfyui, driver, comfyui.path, scratch, trials, *device, timeout_s=longest_s)
     return found
 
 

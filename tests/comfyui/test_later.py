@@ -5,8 +5,6 @@ Each story is told twice, the second time without the pack's guard: then the dam
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,17 +12,14 @@ from typing import Any
 import pytest
 
 from residency.installation.locate import ComfyUI
+from residency.installation.script import answer
 
 DRIVER = Path(__file__).with_name("later_driver.py")
 
 
 def told_of(comfyui: ComfyUI, scratch: Path) -> dict[str, Any]:
     """Story → {of, guarded, unguarded, shown}, as later_driver tells them."""
-    command = [str(comfyui.python), str(DRIVER), str(comfyui.path), str(scratch)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert answers, done.stderr[-3000:]
-    stories: dict[str, Any] = json.loads(answers[-1].removeprefix("ANSWER "))
+    stories: dict[str, Any] = answer(comfyui, DRIVER, comfyui.path, scratch, timeout_s=240)
     return stories
 
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from residency.installation.locate import ComfyUI
+from residency.installation.script import answer
 
 DRIVER = Path(__file__).with_name("loop_driver.py")
 
 
 def told_of(comfyui: ComfyUI, scratch: Path) -> dict[str, Any]:
     """The answer of loop_driver, by story."""
-    command = [str(comfyui.python), str(DRIVER), str(comfyui.path), str(scratch)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert answers, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(answers[-1].removeprefix("ANSWER "))
+    found: dict[str, Any] = answer(comfyui, DRIVER, comfyui.path, scratch, timeout_s=240)
     return found
 
 

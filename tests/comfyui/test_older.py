@@ -3,24 +3,19 @@ real one."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from residency.installation import script
 from residency.installation.locate import ComfyUI
 
 DRIVER = Path(__file__).with_name("older_driver.py")
 
 
 def answer(comfyui: ComfyUI, scratch: Path, lacks: str) -> dict[str, Any]:
-    command = [str(comfyui.python), str(DRIVER), str(comfyui.path), str(scratch), lacks]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert answers, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(answers[-1].removeprefix("ANSWER "))
+    found: dict[str, Any] = script.answer(comfyui, DRIVER, comfyui.path, scratch, lacks, timeout_s=240)
     return found
 
 

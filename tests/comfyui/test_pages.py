@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from residency.installation import script
 from residency.installation.locate import ComfyUI
 
 TRIALS = 300
 
 
 def answer(driver: str, comfyui: ComfyUI, scratch: Path) -> dict[str, Any]:
-    command = [str(comfyui.python), str(Path(__file__).with_name(driver)), str(comfyui.path), str(scratch), str(TRIALS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert answers, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(answers[-1].removeprefix("ANSWER "))
+    found: dict[str, Any] = script.answer(comfyui, Path(__file__).with_name(driver), comfyui.path, scratch, TRIALS, timeout_s=240)
     return found
 
 

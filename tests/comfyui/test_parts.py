@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 
 from residency.installation.locate import ComfyUI
+from residency.installation.script import answer
 from residency.installation.server_process import Server, serve
 from residency.weights.parts import AUDIO_VAE, divide
 
@@ -25,11 +24,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def told(comfyui: ComfyUI, scratch: Path) -> dict[str, Any]:
     driver = Path(__file__).with_name("parts_driver.py")
-    command = [str(comfyui.python), str(driver), str(comfyui.path), str(scratch)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert answers, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(answers[-1].removeprefix("ANSWER "))
+    found: dict[str, Any] = answer(comfyui, driver, comfyui.path, scratch, timeout_s=240)
     return found
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 
 from residency.installation import doctor
 from residency.installation.locate import ComfyUI
+from residency.installation.script import answer
 
 DRIVER = Path(__file__).with_name("seams_driver.py")
 
@@ -19,11 +18,7 @@ DRIVER = Path(__file__).with_name("seams_driver.py")
 @pytest.fixture(scope="module")
 def tell(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     scratch = tmp_path_factory.mktemp("seams")
-    command = [str(comfyui.python), str(DRIVER), str(comfyui.path), str(scratch)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert answers, done.stderr[-3000:]
-    stories: dict[str, dict[str, Any]] = json.loads(answers[-1].removeprefix("ANSWER "))
+    stories: dict[str, dict[str, Any]] = answer(comfyui, DRIVER, comfyui.path, scratch, timeout_s=240)
     return stories.__getitem__
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from residency.installation.locate import ComfyUI
+from residency.installation.script import answer
 
 
 @pytest.fixture(scope="module")
 def missing(comfyui: ComfyUI, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     driver = Path(__file__).with_name("slices_driver.py")
-    command = [str(comfyui.python), str(driver), str(comfyui.path), str(tmp_path_factory.mktemp("slices"))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert answers, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(answers[-1].removeprefix("ANSWER "))
+    found: dict[str, Any] = answer(comfyui, driver, comfyui.path, tmp_path_factory.mktemp("slices"), timeout_s=240)
     return found
 
 

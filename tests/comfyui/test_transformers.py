@@ -15,6 +15,7 @@ import pytest
 from comfy_story import drop_pages, forget, mode, pixels
 
 from residency.installation.locate import ComfyUI
+from residency.installation.script import answer
 from residency.installation.server_process import Server, ServerError
 from residency.workflow.file import read_workflow
 
@@ -239,11 +240,7 @@ def test_the_example_workflow_draws_the_same_image_in_every_mode(knows: Server, 
 @pytest.fixture(scope="module")
 def tell(comfyui: ComfyUI, language: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     driver, scratch = Path(__file__).with_name("language_driver.py"), tmp_path_factory.mktemp("language")
-    command = [str(comfyui.python), str(driver), str(comfyui.path), str(scratch), str(language)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert answers, done.stderr[-3000:]
-    stories: dict[str, dict[str, Any]] = json.loads(answers[-1].removeprefix("ANSWER "))
+    stories: dict[str, dict[str, Any]] = answer(comfyui, driver, comfyui.path, scratch, language, timeout_s=240)
     return stories.__getitem__
 
 
