@@ -1,4 +1,4 @@
-"""`python -m residency fleet`: several ComfyUI servers behind one door, and what choosing a worker well is worth.
+"""`python -m residency fleet`: several ComfyUI servers behind one door, and a comparison of the ways to choose a worker.
 
 `simulate` runs requests through simulated workers, each policy over the same ones; it needs neither ComfyUI nor Ray.
 """
@@ -282,7 +282,7 @@ def command_simulate(options: argparse.Namespace) -> int:
 
 
 def _requests(options: argparse.Namespace) -> tuple[list[Request], dict[str, Any]]:
-    """The requests, and what is told of where they come from. Raises UsageError."""
+    """The requests, and a description of their source for the JSON output. Raises UsageError."""
     given = {name: value for name in ("requests", "seed", "models", "load") if (value := getattr(options, name)) is not None}
     if options.trace == GENERATED:
         traffic = Traffic(**{"requests": 2000, "workers": options.workers, **given})

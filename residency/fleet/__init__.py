@@ -9,21 +9,21 @@
 
     door         ComfyUI's API in front of all of them; knows nothing of Ray
     access       who may ask
-    messages     what a client hears
+    messages     the messages to a client
     prompts      the life of a prompt, from being taken to being kept
     register     those that have not ended
     placing      a worker for one
     moving       another one while it waits
     delivery     into a worker's queue, and out of it
-    sightings    what a worker is seen to have: what runs, what has ended, strays
-    lost         what is begun again elsewhere
-    recall       what an earlier door has left
+    sightings    prompts as seen on a worker: waiting, running, ended, strays
+    lost         lost prompts, placed anew
+    recall       prompts that an earlier door has left
     choosing     the worker for it now
-    watch        who is there, what runs where, who hangs
-    ledger       what a door that is started anew must know
-    outlook      what is known of the workers, in the router's words
-    ahead        what a worker's queue will do, pure
-    dispatch     what a worker that is free begins, pure
+    watch        which workers are up, which hang, which prompts run there
+    ledger       prompts and drained workers that a door started anew must know
+    outlook      the workers' queues and memories, in the router's words
+    ahead        the future of a worker's queue, pure
+    dispatch     the prompt that a free worker begins, pure
     seats        one server behind the door; `asking` asks them
 
     plan         a fleet as it was asked for, by options or a file

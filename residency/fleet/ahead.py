@@ -1,11 +1,11 @@
-"""What a worker's queue will do: in which order its prompts run, for how long, and what lies where by then. Pure.
+"""The future of a worker's queue: the order of its prompts, their seconds, and where weights lie by then. Pure.
 
-Clients take turns. A prompt whose weights are at hand goes before one that would have to load; each second that the other has waited
-longer counts AGE_SHARE of one of loading, and the less the longer prompts wait here at all: loading delays whoever is behind, and where
-many are, fewer changes of model are what gets the queue done. So prompts of one model run together. In the same measure short prompts go
-before long ones: many wait less for it, and few longer. Nobody is put off for ever: a prompt that was overtaken MOST_OVERTAKEN times per
-worker is overtaken no more. A limit in seconds would not do: once all have waited for so long, all run in turn, each of them loads, and the
-queue grows.
+Clients take turns. A prompt whose weights are at hand goes before one that would have to load; each second that the other has waited longer
+counts AGE_SHARE of one of loading, and the less the longer prompts wait here at all: loading delays whoever is behind, and where many are,
+fewer changes of model get the queue done sooner. So prompts of one model run together. In the same measure short prompts go before long
+ones: many wait less for it, and few longer. Nobody is put off for ever: a prompt that was overtaken MOST_OVERTAKEN times per worker is
+overtaken no more. A limit in seconds would not do: once all have waited for so long, all run in turn, each of them loads, and the queue
+grows.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Queued:
 
 
 class Memory:
-    """The contents of one worker's memory: the device holds what was used last, and what it gives up stays in RAM."""
+    """The contents of one worker's memory: the device holds the weights that were used last, and those that it gives up stay in RAM."""
 
     def __init__(self, places: Mapping[str, Place], sizes: Mapping[str, int], device_bytes: int | None) -> None:
         self.places, self._sizes, self._device_bytes = dict(places), dict(sizes), device_bytes
         self._on_device = {key: None for key, near in places.items() if near is Place.DEVICE}
 
     def take(self, job: Job) -> None:
-        """Lay out what a run of the job leaves."""
+        """Change the places to those after a run of the job."""
         for key in job.keys:
             self._sizes[key] = job.sizes[key]
             self._on_device.pop(key, None)

@@ -90,7 +90,7 @@ class Seats:
     async def ask_any(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, data: bytes | None = None, first: int | None = None
     ) -> Answer:
-        """The first worker that answers; what changes something is asked of no second one that may have been heard already."""
+        """The answer of the first worker that gives one; a request that is no GET goes to no second worker where one may have heard it."""
         for index in sorted(range(len(self._seats)), key=lambda one: one != first):
             if not self._seats[index].answers:
                 continue

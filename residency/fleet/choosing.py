@@ -57,12 +57,12 @@ class Chooser:
         return decision.index != worker and is_much_less(decision.score, self.outlook.router.score(worker, known.job, self._clock()))
 
     def expected_s(self, known: Known, decision: Decision) -> float:
-        """Seconds of the prompt there, without what experience adds."""
+        """Seconds of the prompt there, without the worker's margin."""
         margin = self.outlook.router.workers[decision.index].margin
         return decision.score.stall_s / margin + (known.compute_s or self.outlook.seconds)
 
     def note(self, prompt_id: str, decision: Decision, runs: int, said: Iterable[str]) -> None:
-        """Keep it with its reason, and with what was said on the way."""
+        """Keep the decision with its reason; `said`: remarks on the way to it."""
         runners_up = [{"worker": one.worker, "seconds": round(one.total_s, 3), "of": one.told()} for one in decision.runners_up]
         worker, said = decision.score.worker, list(said)
         reason = f"{worker}: {decision.reason}" + (f" ({'; '.join(said)})" if said else "")

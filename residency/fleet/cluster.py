@@ -1,8 +1,8 @@
 """Ray holds the workers and the door, starts them anew when they die, and ends them together.
 
 Each worker is an unmodified ComfyUI server in a process of its own, watched by an actor; the door is a Serve ingress. `up` runs until it is
-interrupted, on a Ray of its own or on a cluster that runs. Everything that the fleet writes lies in one folder, which is removed with it,
-but for what is to be kept (`Plan.folder`).
+interrupted, on a Ray of its own or on a cluster that runs. The fleet's files lie in one folder, which is removed with it; those to be kept
+lie in `Plan.folder`.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def up(plan: Plan, scratch: Path, ready: Callable[[str], object]) -> None:
 
 
 def sweep(scratch: Path) -> None:
-    """End what is left of a fleet's processes, which all have its folder among their variables or arguments, and remove the folder."""
+    """End the processes of a fleet that are left, which all have its folder among their variables or arguments, and remove the folder."""
     import psutil
 
     left = []
@@ -170,7 +170,7 @@ def server_of(plan: Plan, node: Node, name: str, stack: ExitStack) -> tuple[Any,
 
 
 def is_at(url: str, wait_s: float = 5.0) -> bool:
-    """Whether a door answers there, with whatever status."""
+    """Whether a door answers there within `wait_s`, if only to ask for its token."""
     until_s = time.monotonic() + wait_s
     while True:
         try:
@@ -194,7 +194,7 @@ def write_running(path: Path, url: str, folder: Path, scratch: Path) -> None:
 
 
 def read_running(path: Path) -> Running | None:
-    """The fleet of this port; None where there is none that runs. What is left of one that was killed is ended here."""
+    """The fleet of this port; None where there is none that runs. The remains of one that was killed are removed here."""
     try:
         found = Running(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -228,8 +228,8 @@ def _started_s(pid: int) -> float | None:
 
 
 def finder(ask: Callable[[], Any], gone: type[Exception], why: Callable[[Exception], str]) -> Callable[[], Awaitable[Found]]:
-    """The place of a worker's server, asked of its actor; `gone`: what is raised where the actor is dead, or is being started anew, and
-    `why` tells what it says of that."""
+    """A function that asks a worker's actor for the place of its server. `gone`: the error where the actor is dead, or is being started
+    anew; `why` puts its reason into words."""
 
     async def find() -> Found:
         try:

@@ -55,8 +55,8 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Placed:
-    """A prompt that was taken. `body` is what the client has sent; `worker` has it, and its server's `life`; `at_s` is when it got there.
-    `goes_to` is the worker that it is sent to."""
+    """A prompt that was taken. `body` is the client's request, with ids and number filled in; `worker` has it, and its server's `life`;
+    `at_s` is when it got there. `goes_to` is the worker that it is sent to."""
 
     prompt_id: str
     body: dict[str, Any]

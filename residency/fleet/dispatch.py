@@ -1,9 +1,10 @@
-"""What a worker begins next, of all prompts that wait in the fleet. Pure: the door and the simulation run it alike.
+"""The prompt that a worker begins next, of all that wait in the fleet. Pure: the door and the simulation run it alike.
 
 A prompt waits in the queue of the worker that was chosen for it, which reads ahead for it, and counts there; it is bound when it begins. A
-worker whose turn has come takes what costs it the least beside computing, less what the prompt has waited: of its own queue whatever it is,
-of another's only what would begin there later than that is worth. Waiting counts IDLE_COST times in this, for a worker that does nothing is
-lost to everybody. So a worker never lacks its own prompts, however many wait in the fleet, and one that hangs keeps nobody.
+worker whose turn has come takes the prompt that costs it the least beside computing, less a share of the seconds that it has waited. One of
+its own queue it takes at any cost, one of another's only where leaving it there would cost more. Waiting counts IDLE_COST times in this,
+for a worker that does nothing is lost to everybody. So a worker never lacks its own prompts, however many wait in the fleet, and one that
+hangs keeps nobody.
 
 A prompt that was overtaken as often as it may be (`ahead`) takes the worker whose turn has come.
 """
@@ -48,8 +49,8 @@ def dispatch(
 ) -> Queued | None:
     """The prompt that this worker, `index`, is to begin next; None where each is better off elsewhere.
 
-    `waiting` are those `looked_at`; `cost_s` is what a prompt costs here beside computing, infinite where it does not run; `stays_s` is by
-    how much it would wait longer where it is, and what it costs there. It is not asked of this worker's own.
+    `waiting` are those `looked_at`. `cost_s`: seconds that a prompt costs here beside computing, infinite where it does not run. `stays_s`:
+    seconds that it would still wait where it is, and those that it costs there beside waiting and computing; not asked of its own.
     """
     left = list(waiting)
     costs: dict[str, float] = {}

@@ -1,7 +1,7 @@
 """One door in front of several ComfyUI servers, which speaks ComfyUI's API.
 
 Files that a worker has made are named by their worker: `subfolder` begins with its name in everything that a client is told, and loses it
-again on the way to the worker. Inputs and what users keep lie in one folder for all. Nothing here knows Ray.
+again on the way to the worker. All workers share one input folder and one folder of users' files. Nothing here knows Ray.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Door:
 
     @asynccontextmanager
     async def messages(self, client_id: str) -> AsyncIterator[tuple[Listener, Line]]:
-        """The messages of all workers to one client, and what it says to them."""
+        """A client's listener, which hears all workers, and its line, which speaks to them."""
         async with self.prompts.lines.listener(client_id) as both:
             yield both
 
@@ -258,7 +258,7 @@ class Door:
         return Answer.of({"workers": {self.seats[index].name: one.json if one is not None else None for index, one in enumerate(told)}})
 
     def _drain(self, body: Mapping[str, Any]) -> Answer:
-        """Workers that get no prompts any more: what waits there is moved, what runs there ends."""
+        """Drain a worker or a node, or take that back: it gets no prompts, those that wait there are moved, those that run end there."""
         name, on = body.get("worker"), body.get("on", True)
         if not isinstance(on, bool):
             return refusal(400, f"on is {shown(on)}; say true or false")

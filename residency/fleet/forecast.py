@@ -27,8 +27,8 @@ class Place(IntEnum):
 class Job:
     """A prompt as a fleet sees it. `sizes` are bytes by component, named by content; `steps` name them.
 
-    `model` is the component that the most seconds are computed with: what servers that know one model only go by. `upload_bytes` must reach
-    a worker that does not have them. `wants` is what a worker must have, in words: classes of nodes, names of files.
+    `model` is the largest component of the step that computes longest; servers that know one model only go by it. `upload_bytes` must reach
+    a worker that does not have them. `wants`: the classes of nodes and the names of files that a worker must have (`seats.wants`).
     """
 
     steps: tuple[Step, ...]
@@ -100,7 +100,7 @@ class Forecast:
 
 
 def _shape(job: Job, places: Mapping[str, Place]) -> Shape:
-    """The prompt's shape: what is used in one step only and lies in one place counts as one component, numbers stand for the others."""
+    """The prompt's shape: components that one step alone uses and that lie in one place count as one, numbers stand for the others."""
     uses: dict[str, int] = {}
     for step in job.steps:
         for key in step.components:
@@ -125,7 +125,7 @@ def rounded(size_bytes: int) -> int:
 
 
 def _simulated(shape: Shape, machine: Machine, policy: Managed) -> tuple[float, float]:
-    """Seconds of stall, and how many times what lies on the drive is read: more than once where memory is short."""
+    """Seconds of stall, and how many times the components on the drive are read: more than once where memory is short."""
     components: dict[str, Component] = {}
     lies: dict[Place, dict[str, int]] = {place: {} for place in Place}
     steps = []

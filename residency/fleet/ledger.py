@@ -1,5 +1,5 @@
-"""What the door must not forget when it is started anew: prompts that were taken and have not ended, what the ended ones gave, and which
-workers are drained. One SQLite file in the fleet's folder, readable by its owner alone: prompts may carry keys.
+"""The memory of a door that is started anew: prompts that were taken and have not ended, the history of those that have, drained workers.
+One SQLite file in the fleet's folder, readable by its owner alone: prompts may carry keys.
 
 A prompt is written down before it is sent. Where the file cannot be written (a full disk), the door goes on and says so.
 """

@@ -22,13 +22,13 @@ MOST_RUNS = 2
 
 
 class Lost:
-    """What no worker has, on one event loop."""
+    """The prompts that no worker has, on one event loop."""
 
     def __init__(self, seats: Seats, register: Register, ledger: Ledger, lines: Lines, placing: Placing) -> None:
         self._seats, self._register, self._ledger, self._lines, self._placing = seats, register, ledger, lines, placing
 
     async def place(self) -> None:
-        """Give what was lost to other workers."""
+        """Give lost prompts to workers again."""
         for placed in [one for one in self._register if one.state is State.LOST]:
             self._placing.begin(self._place_again(placed))
         await self._placing.wait()

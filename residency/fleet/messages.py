@@ -1,4 +1,4 @@
-"""What a client hears: the messages of its own prompts, whichever worker runs them, and one count of what waits.
+"""The messages to a client: those of its own prompts, whichever worker runs them, and one count of all that run or wait.
 
 Each client has one line to every worker, under its own id, for as long as somebody listens or a prompt of it runs; so the door hears the
 progress of prompts whose client has gone too. Of several listeners with one id the newest hears, as in ComfyUI.
@@ -35,8 +35,8 @@ OWN_FILES = ("output", "temp")  # types of files that a worker makes
 
 
 Heard = Callable[[int, str, str | None], bool]
-"""(worker, kind of the message, id of the prompt where it is told): what runs there has moved on. Whether its client is to hear it: of a
-prompt that runs elsewhere nobody is."""
+"""(worker, kind of the message, id of the prompt where it is told): the prompt that runs there has moved on. Whether its client is to hear
+that: of a prompt that runs elsewhere nobody is."""
 
 
 class Listener:
@@ -134,7 +134,7 @@ class Line:
 
 
 class Lines:
-    """The lines of all clients. `waiting()` counts what runs or waits."""
+    """The lines of all clients. `waiting()` counts the prompts that run or wait."""
 
     def __init__(self, seats: Seats, heard: Heard, waiting: Callable[[], int]) -> None:
         self._seats, self._heard, self._waiting = seats, heard, waiting
@@ -176,7 +176,7 @@ class Lines:
             line.repeated[path] = body
 
     def tell_status(self) -> None:
-        """Tell everybody that the count of what waits has changed."""
+        """Tell everybody how many prompts run or wait."""
         for line in self._lines.values():
             line.tell(self._status(None))
 

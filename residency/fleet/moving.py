@@ -73,7 +73,7 @@ class Moving:
         return {index for index in range(len(self._seats)) if self._seats[index].takes_prompts and index not in busy}
 
     def _give_work(self, index: int) -> None:
-        """Move here what this worker, which has nothing to do, should begin of all that waits behind something elsewhere."""
+        """Move to this worker, if it has nothing to do, the prompt that it should begin of all that wait behind a running one elsewhere."""
         running = [self._register.queued(one) for one in self._register if one.state is State.RUNNING]
         begins = {one.worker for one in running}
         waiting = [self._register.queued(one) for one in self._register if one.state is State.WAITING and not one.cancelled]
@@ -106,7 +106,7 @@ class Moving:
             self._move(self._register[one.name], decision)
 
     def _bring_forward(self, index: int) -> None:
-        """Make what should run next on this worker the first of its queue."""
+        """Make the prompt that should run next on this worker the first of its queue."""
         mine = [one for one in self._register.of_worker(index) if one.state in (State.WAITING, State.RUNNING)]
         waiting = sorted((one for one in mine if one.state is State.WAITING), key=lambda one: one.number)
         order = [one.name for one in self._outlook.order(index, [self._register.queued(one) for one in mine]) if one.left_s is None]
@@ -134,7 +134,7 @@ class Moving:
             self._chooser.note(placed.prompt_id, decision, 1, [f"moved from {before} while it waited"])
 
     def _has_arrived(self, placed: Placed, answer: Answer | None) -> bool:
-        """Whether the worker has taken what was taken out of a queue. Where it has not, the prompt is lost, and placed anew."""
+        """Whether the worker has accepted a prompt taken out of a queue. One that it has not is placed anew, or forgotten if cancelled."""
         if answer is not None and answer.status == 200:
             return True
         if placed.cancelled:

@@ -1,7 +1,7 @@
-"""What the door knows of its workers, put into the router's words: the seconds of each queue, and what will lie where when it is done.
+"""The workers as the door knows them, in the router's words: the seconds of each queue, and where weights will lie when it is done.
 
-A prompt is known by one worker's estimate of it. What a worker holds is its own word, STATE_S old at most, carried on over what is queued
-there; workers of one machine share its page cache, so what one of them reads is warm for all and counts once.
+A prompt is known by one worker's estimate of it. The contents of a worker's memory are its own word, asked for anew after STATE_S, carried
+on over its queue; workers of one machine share its page cache, so weights that one of them reads are warm for all and count once.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class Outlook:
         self.router.workers[index].took(expected_s, seconds)
 
     async def listen(self) -> None:
-        """Ask every worker whose word is old what it holds; of one that does not answer soon the old word is used, and the new one once
-        it comes."""
+        """Ask every worker whose word is old for its state; of one that does not answer soon the old word is used, and the new one once it
+        comes."""
         now_s, loop = self.clock(), asyncio.get_running_loop()
         for index in range(len(self.seats)):
             if self.seats[index].answers and now_s - self.seats[index].state_at_s > STATE_S and index not in self._hearing:
@@ -177,7 +177,7 @@ class Outlook:
         return found
 
     def _memory(self, state: Mapping[str, Any] | None, shared: Mapping[str, int]) -> tuple[Memory, Forecast | None]:
-        """Of a worker now, with what its machine's page cache holds. Without the pack nothing is known."""
+        """A worker's memory now, and its forecast; `shared`: bytes by component in the page cache. Without the pack nothing is known."""
         if state is None:
             return Memory({}, {}, None), None
         places = dict.fromkeys(shared, Place.CACHED)
@@ -187,7 +187,7 @@ class Outlook:
         return Memory(places, sizes, device_bytes), self._forecast(state)
 
     def _forecast(self, state: Mapping[str, Any]) -> Forecast:
-        """One for each kind of machine, so that what was simulated for one worker serves its twins."""
+        """One for each kind of machine, so that a simulation for one worker serves its twins."""
         rates, ram = state["rates"], state["ram"]
         disk = max(rates["read_bytes_per_s"].values(), default=0.0) or DISK_BYTES_PER_S
         device_bytes = state["device"]["limit_bytes"] if state["device"] is not None else None
@@ -254,7 +254,7 @@ def warm_in(seat: Seat) -> list[str]:
 
 
 def by_names(prompt: Any) -> Job:
-    """Of a prompt that no worker can estimate: its model is whatever its first loader names, of a size that is worth staying for."""
+    """Of a prompt that no worker can estimate: its model is the first input that ends in `_name`, of a size that is worth staying for."""
     wanted = wants(prompt)
     names = [
         str(value)

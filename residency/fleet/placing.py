@@ -1,7 +1,7 @@
 """A prompt is given to the best worker that takes it.
 
-A choice is made, and counts, in one step between two awaits; nobody waits for what is asked of a worker but whose prompt it is. A client's
-prompts are chosen for in the order in which they came.
+A choice is made, and counts, in one step between two awaits; a question to a worker delays only the client whose prompt it is about. A
+client's prompts are chosen for in the order in which they came.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ class Placing:
         self._begun.add(asyncio.create_task(moving))
 
     async def wait(self) -> None:
-        """Wait for whatever moves, but not long: a worker that does not answer keeps nobody but what is moved from or to it."""
+        """Wait for the prompts that move, but not long: a worker that does not answer delays only those moved from or to it."""
         if self._begun:
             done, self._begun = await asyncio.wait(self._begun, timeout=PATIENT_S)
             for task in done:
                 task.result()
 
     async def close(self) -> None:
-        """Leave what is being moved where it is."""
+        """Leave the prompts that are being moved where they are."""
         for task in (tasks := list(self._begun)):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -44,7 +44,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`folder` gets inputs, outputs, what users keep, and the door's ledger; every node sees it. `cluster`: the address of a Ray that runs;
+    """`folder` gets inputs, outputs, users' files, and the door's ledger; every node sees it. `cluster`: the address of a Ray that runs;
     None: one of its own."""
 
     nodes: tuple[Node, ...]

@@ -1,6 +1,7 @@
-"""The ways of choosing a worker that ours is compared with: what queues in front of ComfyUI do today.
+"""The ways of choosing a worker that ours is compared with: the rules of other queues.
 
-Each sees what it would see in earnest: round-robin nothing, least queue the lengths, the others what each worker has loaded.
+Each sees as much as it would in earnest: random and round-robin nothing, least queue the lengths, the others also the models or weights
+that each worker has loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def _shortest(workers: Sequence[Worker], among: Sequence[int] | range) -> int:
 
 
 def uniform(seed: int) -> Choose:
-    """Any worker, whatever it does."""
+    """Any worker, drawn at random."""
     chance = random.Random(seed)
     return lambda job, workers, now_s: chance.randrange(len(workers))
 

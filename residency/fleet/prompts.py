@@ -4,11 +4,11 @@ of `delivery`.
     register     those that have not ended
     placing      the best worker that takes one gets it
     moving       one that waits is thought about again
-    sightings    what a worker is seen to have of them
+    sightings    those that are seen on a worker
     lost         one whose server has ended is begun again
-    recall       what an earlier door has left
+    recall       those that an earlier door has left
 
-What clients ask is done here.
+Clients' requests are done here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .sightings import Sightings
 
 
 class Prompts:
-    """All that were taken, on one event loop. `Watch` calls what is not a client's."""
+    """All that were taken, on one event loop. `Watch` calls the parts that serve no client's request."""
 
     def __init__(self, seats: Seats, ledger: Ledger, chooser: Chooser, clock: Callable[[], float]) -> None:
         self._seats, self._ledger, self._clock, outlook = seats, ledger, clock, chooser.outlook
@@ -92,8 +92,8 @@ class Prompts:
         return answer
 
     async def cancel(self, prompt_ids: list[str] | None, path: str, body: Any) -> list[Answer | None]:
-        """Take these (None: all) out of the queues, by the request that the client has made. What is on its way is waited for: no worker
-        can take out what it has not got."""
+        """Take these (None: all) out of the queues, by the request that the client has made. Those on their way are waited for: no worker
+        can take out a prompt that it has not got."""
         asked = [one for one in self.register if prompt_ids is None or one.prompt_id in prompt_ids]
         for placed in asked:
             if placed.state is State.RUNNING:
@@ -107,7 +107,7 @@ class Prompts:
         return await self._seats.ask_all("POST", path, body)
 
     async def close(self) -> None:
-        """Leave what is on its way to the next door."""
+        """Stop; the next door takes up the prompts that are on their way."""
         for task in self._taking:
             task.cancel()
         await asyncio.gather(*self._taking, self._placing.close(), return_exceptions=True)
@@ -121,5 +121,5 @@ class Prompts:
             await self.sightings.settle(placed, left_queue=False)
 
     async def look_for_running(self) -> None:
-        """Somebody asks for all that have ended: what has ended a moment ago is among them."""
+        """Somebody asks for all that have ended: one that has ended a moment ago is among them."""
         await asyncio.gather(*(self.look_for(one.prompt_id) for one in list(self.register) if one.state is State.RUNNING))

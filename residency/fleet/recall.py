@@ -1,4 +1,4 @@
-"""A door that is started anew takes up what was taken before, and what the workers run and have run that nobody has written down."""
+"""A door that is started anew takes up the prompts that were taken before, and those on the workers that nobody has written down."""
 
 from __future__ import annotations
 

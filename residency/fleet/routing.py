@@ -1,11 +1,11 @@
 """Which worker gets a prompt: the one with the least predicted seconds to its end. Pure: no clock, no network.
 
-    score = wait behind the queue + (stall from what is warm there + computing) x the worker's margin + upload + what it displaces
+    score = wait behind the queue + (stall for weights not warm there + computing) x the worker's margin + upload + displacement
 
-What loading displaces is the hysteresis of a second copy: a worker whose memory holds what others will ask for is taken only where waiting
-costs more than loading here and loading that again there. Loading again on a worker with a queue delays whoever comes behind it, too: it
-counts once more for each prompt before this one there. So a free worker takes what a busy one would push its models out for. Equal scores
-go to the worker with the shortest queue.
+Displacement is the seconds that others will wait for weights which loading pushes out. It is the hysteresis of a second copy: a worker
+whose memory holds weights that others will ask for is taken only where waiting costs more than loading here and loading those again there.
+Loading again on a worker with a queue delays whoever comes behind it, too: it counts once more for each prompt before this one there. So a
+free worker takes a prompt for which a busy one would push its models out. Equal scores go to the worker with the shortest queue.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ DRAW_S = 1e-3  # two scores that are nearer than this are equal
 class Worker:
     """A worker as the fleet knows it. `ready_s` is when its queue is expected to be done; `places` and `held` are as they will be then.
 
-    `held` are bytes in host memory by component, what leaves first before the rest; `room_bytes` is what host memory takes of weights.
-    Without the pack (`tells` false) nothing is known but `last_model`. `margin`: how many times longer than predicted its prompts take;
-    `spread`: by how much of the prediction they miss that.
+    `held` are bytes in host memory by component, the first to leave before the rest; `room_bytes` is the most that host memory takes of
+    weights. Without the pack (`tells` false) nothing is known but `last_model`. `margin`: how many times longer than predicted its prompts
+    take; `spread`: by how much of the prediction they miss that.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The seconds of one worker for one prompt, by their cause; `total_s` is what is compared."""
+    """The seconds of one worker for one prompt, by their cause; workers are compared by `total_s`."""
 
     worker: str
     wait_s: float
@@ -120,8 +120,8 @@ class Demand:
 
 
 class Router:
-    """Decides for one fleet; remembers what was asked for and which workers hold what. `workers` may grow; one that is gone stays in its
-    place and takes no prompts."""
+    """Decides for one fleet; remembers which components were asked for and which workers hold them. `workers` may grow; one that is gone
+    stays in its place and takes no prompts."""
 
     def __init__(self, workers: Sequence[Worker] = ()) -> None:
         self.workers = list(workers)
@@ -202,7 +202,7 @@ class Router:
 
 
 class _Look:
-    """One decision: workers scored so far, each first without what it displaces, which costs to find out."""
+    """One decision: workers scored so far, each first without its displacement, which costs to find out."""
 
     def __init__(self, router: Router, job: Job, now_s: float, likely: dict[str, float] | None = None) -> None:
         self._router, self._job, self._now_s = router, job, now_s
@@ -276,8 +276,8 @@ class _Look:
         return Decision(index, score, _reason(score, others), tuple(others))
 
     def _displaced_s(self, worker: Worker) -> float:
-        """Seconds that others will wait for what leaves host memory: of each component its reading, as often as it is likely to be asked
-        for of this copy, at most once; and that for each prompt that is queued there, for as many will be."""
+        """Seconds that others will wait for the components that leave host memory: of each its reading, as often as it is likely to be
+        asked for of this copy, at most once; and that for each prompt that is queued there, for as many will be."""
         sizes, held = self._job.sizes, worker.held
         over_bytes = worker.held_bytes - worker.room_bytes
         over_bytes += sum(sizes[key] for key in self._job.keys if key not in held)
@@ -323,7 +323,7 @@ class Turns:
         return number
 
     def rest(self) -> None:
-        """Nobody waits: what anybody has had until now was at nobody's expense."""
+        """Nobody waits: earlier prompts count against no client any more."""
         self._now = max(self._now, *self._next.values()) if self._next else self._now
         self._next.clear()
 

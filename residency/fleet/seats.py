@@ -1,4 +1,4 @@
-"""A ComfyUI server behind the door: where it is now, what it has said, what it does not have, and how it answers."""
+"""A ComfyUI server behind the door: its address now, its last word on its memory, the nodes and files that it lacks, and its answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Seat:
     """A worker as the door sees it.
 
     `find()` tells where its server is now; None, or EndedError: the one that was there has ended. It raises LostError where nobody can
-    tell. `end()` ends the server whatever it does. Workers of one `machine` share its memory and its page cache.
+    tell. `end()` ends the server, busy or not. Workers of one `machine` share its memory and its page cache.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """Its body; None for an error, and for what is no JSON."""
+        """Its body, decoded; None for an error, and where it is no JSON."""
         if self.status != 200:
             return None
         try:

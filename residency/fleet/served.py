@@ -58,7 +58,7 @@ class ComfyWorker:
         return {"actor": os.getpid(), "server": self._server.process.pid}
 
     def kill(self) -> None:
-        """End the server at once, whatever it does."""
+        """End the server at once, busy or not."""
         if self._server is not None:
             self._server.process.kill()
 
@@ -251,8 +251,8 @@ def serves() -> bool:
 
 
 def end(plan: Plan, served_before: bool) -> None:
-    """Stop the door, then every worker; what does not answer ends with Ray. Others' applications on the cluster stay, and so does a Serve
-    that was there before; one that began with this fleet would live on in its folder, which is removed."""
+    """Stop the door, then every worker; one that does not answer ends with Ray. Others' applications on the cluster stay, and so does a
+    Serve that was there before; one that began with this fleet would live on in its folder, which is removed."""
     try:
         if plan.cluster is None or not (served_before or serve.status().applications.keys() - {APPLICATION}):
             serve.shutdown()

@@ -1,4 +1,4 @@
-"""What a worker is seen to have of the prompts: one runs or waits there, has ended there, or has never come.
+"""Prompts as they are seen on a worker: one runs or waits there, has ended there, or has never come.
 
 One that is there and was not placed there is a stray: the worker has taken it when nobody expected that any more.
 """
@@ -24,8 +24,8 @@ SHOWN_ERRORS = 20  # predictions against truth
 
 
 class Sightings:
-    """Of all workers, on one event loop. `errors`: seconds that were predicted, and those it took, by worker; `progressed_s`: when what
-    runs there has moved on last."""
+    """Of all workers, on one event loop. `errors`: seconds that were predicted, and those it took, by worker; `progressed_s`: when a prompt
+    that runs there has moved on last."""
 
     def __init__(
         self, seats: Seats, register: Register, ledger: Ledger, outlook: Outlook, delivery: Delivery, clock: Callable[[], float]
@@ -36,7 +36,7 @@ class Sightings:
         self.progressed_s = [-1e9] * len(seats)
 
     def runs(self, placed: Placed) -> None:
-        """It is what its worker runs."""
+        """Its worker runs it."""
         if placed.state is not State.RUNNING:
             placed.state, placed.begun_s, placed.cancelled, placed.begins = State.RUNNING, self._clock(), False, False
             placed.runs += 1
@@ -79,7 +79,7 @@ class Sightings:
         return placed.worker in (index, -1)
 
     async def settle(self, placed: Placed, *, left_queue: bool) -> None:
-        """Keep what a prompt that has ended has given, and learn from its seconds. One that has left its worker's queue and has no history
+        """Keep the results of a prompt that has ended, and learn from its seconds. One that has left its worker's queue and has no history
         has never arrived there, or was taken out."""
         index = placed.worker
         try:

@@ -1,10 +1,9 @@
 """A fleet on a virtual clock: each policy over the same requests, and a bound below them all.
 
 Under the other policies a prompt's worker is chosen when it comes, and each worker runs its own in that order; ours binds a prompt when a
-worker is free for it (`virtual_door`). What a prompt waits for weights is what the simulator's host takes for it from where its components
-lie (`forecast`). Behind it they lie on the device and in host memory, both of which give up what was used longest ago, component by
-component. Every policy gets the same workers: they differ in the choice alone, and reading ahead while another prompt runs is credited to
-none.
+worker is free for it (`virtual_door`). A prompt waits for weights as long as the simulator's host takes to bring its components from where
+they lie (`forecast`). After it they lie on the device and in host memory, both of which give up the component first that was used longest
+ago. Every policy gets the same workers: they differ in the choice alone, and reading ahead while another prompt runs is credited to none.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Result:
 
 
 class _Server:
-    """One worker's own clock and memory, beside what the fleet knows of it."""
+    """One worker's own clock and memory, beside the `Worker` that policies see."""
 
     def __init__(self, worker: Worker, device_bytes: int) -> None:
         self.worker = worker
@@ -62,7 +61,7 @@ class _Server:
         self.worker.last_model = job.model
 
     def settle(self, now_s: float) -> None:
-        """Forget what has ended by now; say when the rest is expected to."""
+        """Forget the prompts that have ended by now; say when the rest are expected to."""
         while self.ends and self.ends[0][1] <= now_s:
             self.backlog_s -= self.ends.popleft()[2]
         self.worker.queued = len(self.ends)

@@ -64,7 +64,7 @@ FAMILIES = (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`compute_share` is what the prompt really takes, of the seconds that its job says."""
+    """`compute_share`: the part of its job's seconds of computing that the prompt really takes; above 1 where it takes longer."""
 
     time_s: float
     client: str
@@ -195,8 +195,8 @@ def _arrivals(count: int, length_s: float, chance: random.Random) -> list[float]
 def read_trace(path: Path) -> list[Request]:
     """Requests of a file of JSON lines. Raises UsageError.
 
-    A line: {"time_s": 0.0, "client": "a", "steps": [{"compute_s": 5.0, "passes": 20, "components": {"a.safetensors": "6.5GB"}}]}. A
-    component is named by whatever names its content.
+    A line: {"time_s": 0.0, "client": "a", "steps": [{"compute_s": 5.0, "passes": 20, "components": {"a.safetensors": "6.5GB"}}]}.
+    Components of one name are the same one.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

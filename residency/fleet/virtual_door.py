@@ -1,4 +1,4 @@
-"""Ours on a virtual clock, as the door does it: scores, turns, and what a free worker begins are the door's own code.
+"""Ours on a virtual clock, as the door does it: scores, turns, and the choice of a free worker's next prompt are the door's own code.
 
 A prompt that cannot begin at once lies in the queue of the worker that was chosen for it, and counts there: whoever is decided about next
 sees that worker as it will be behind it. Another worker that becomes free may begin it all the same.
@@ -20,7 +20,7 @@ from .traffic import Request
 
 
 class Held:
-    """A worker's device and its host memory: both give up what was used longest ago, component by component."""
+    """A worker's device and its host memory: both give up the component first that was used longest ago."""
 
     def __init__(self, device_bytes: int, room_bytes: int) -> None:
         self._device_bytes, self._room_bytes = device_bytes, room_bytes
@@ -58,8 +58,8 @@ class Held:
 
 @dataclass(slots=True)
 class Waiting:
-    """A prompt that has not begun, in the queue of `worker`. `number` is its turn; `expected_s` are its seconds there, `cost_s` those of
-    them that are not computing, and what loading displaces."""
+    """A prompt that has not begun, in the queue of `worker`. `number` is its turn; `expected_s` are its seconds there once it begins,
+    `cost_s` its stall and displacement there."""
 
     name: str
     request: Request
@@ -72,7 +72,7 @@ class Waiting:
 
 @dataclass(slots=True)
 class Line:
-    """One worker: what it holds now, its queue, and how long what it runs is expected to take (None: it has nothing to do)."""
+    """One worker: the weights that it holds now, its queue, and the expected seconds of its running prompt (None: none runs)."""
 
     held: Held
     begun_s: float = 0.0
@@ -82,7 +82,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """One prompt's seconds, and what was read for it."""
+    """One prompt's seconds, and the bytes that were read for it."""
 
     number: float
     came_s: float
@@ -135,7 +135,7 @@ class VirtualDoor:
             self._begins(me, index)
 
     def runs_until(self, now_s: float) -> None:
-        """Whatever ends by then ends, and whoever has ended begins the next."""
+        """Every prompt that ends by then ends, and its worker begins the next."""
         while self._ends and self._ends[0][0] <= now_s:
             self._now_s, index = heapq.heappop(self._ends)
             self._lines[index].expected_s = None

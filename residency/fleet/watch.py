@@ -1,4 +1,4 @@
-"""The door looks at its workers: who is there, what runs where, what has ended, who hangs.
+"""The door looks at its workers: which are up, which hang, and which prompts run or have ended there.
 
 A server that is silent or makes no progress keeps its prompts, for it may still be at them, until it has been ended; one that has ended
 has lost them.
@@ -31,14 +31,14 @@ class Watch:
         self._ended_s = [-1e9] * len(seats)
 
     async def begin(self) -> None:
-        """Find every worker, and what an earlier door has left."""
+        """Find every worker, and the prompts that an earlier door has left."""
         for index in range(len(self._seats)):
             await self._miss(index, self._clock())
         await self._prompts.recall.take_up()
         await self.look()
 
     async def look(self) -> None:
-        """Find each worker, what has ended, and what has to run elsewhere."""
+        """Find each worker, the prompts that have ended, and those that have to run elsewhere."""
         before = len(self._register)
         await asyncio.gather(*map(self._look_at, range(len(self._seats))))
         await self._prompts.lost.place()
@@ -74,7 +74,7 @@ class Watch:
             await self._sightings.finds(index, prompt_id, asked_s, runs=prompt_id in running, times=times)
 
     async def _miss(self, index: int, now_s: float) -> None:
-        """The worker does not answer. What its server had is lost once that has ended; one that is only silent is ended in the end."""
+        """The worker does not answer. Its server's prompts are lost once that has ended; one only silent is ended after `hang_s`."""
         seat = self._seats[index]
         try:
             found = await seat.find()
