@@ -126,7 +126,7 @@ class Fleet:
                 if answer.status != 200:
                     raise RuntimeError(f"{self.way}: {answer.body[:500]!r}")
                 arrivals[answer.json["prompt_id"]] = arrived_s
-            while len(self.door.prompts) and time.monotonic() < until_s:
+            while len(self.door.prompts.register) and time.monotonic() < until_s:
                 await asyncio.sleep(0.1)
             read_bytes = None if read is None else (self._read() or 0) - read
             return await self._figures(arrivals, read_bytes)
