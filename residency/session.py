@@ -250,7 +250,8 @@ class Session:
         host = (limits.host_bytes, limits.host_reserve_bytes)
         if limits.host_bytes is not None and host != (known.host_bytes, known.host_reserve_bytes):
             self._limits = replace(self._limits, host_bytes=limits.host_bytes, host_reserve_bytes=limits.host_reserve_bytes)
-            found.append(BudgetChanged(time_s, Tier.HOST, limits.host_bytes, limits.host_reserve_bytes))
+            seen = sight.host is not None
+            found.append(BudgetChanged(time_s, Tier.HOST, limits.host_bytes, limits.host_reserve_bytes, look_follows=seen))
         if limits.device_bytes is not None and limits.device_bytes != known.device_bytes:
             self._limits = replace(self._limits, device_bytes=limits.device_bytes)
             found.append(BudgetChanged(time_s, Tier.DEVICE, limits.device_bytes))

@@ -38,6 +38,7 @@ from residency.core.events import (
     ReleaseAsked,
     Stalled,
     Stepped,
+    Taken,
     TransferDone,
     TransferStopped,
 )
@@ -378,6 +379,13 @@ class World:
                 it.loaded = max(it.pinned, it.device)
 
     def _node_steps(self) -> None:
+        if self.draw.random() < 0.3:
+            session = self.runtime.session
+            own = {use.component for use in session.timeline.at(session.position)}
+            taken = {key: self.bytes[key].loaded for key in sorted(own & self._known)}
+            if any(taken.values()):
+                self.untold |= own
+                self.tell(Taken(self.time_s, taken))
         self.tell(Looks(self.time_s, self._limits(), self._sight()))
         self._safe_point()
         for key in [key for key, copy in self.device.pending.items() if copy.ahead]:

@@ -18,11 +18,13 @@ from residency.core.events import (
     PromptEnded,
     PromptStarted,
     Replanned,
+    Taken,
     TransferDone,
 )
 from residency.core.instructions import Cancel, Evict, Instruction, Prefetch
 from residency.core.manager import Manager
 from residency.core.timeline import Timeline, Use, UseKind, Visit
+from residency.session import Limits, Looks, PromptBegins, Session, Sight
 
 
 def told(instructions: list[Instruction]) -> list[tuple[str, str, int]]:
@@ -94,6 +96,45 @@ def test_the_order_of_bytes_that_was_seen_outlives_a_new_order_of_nodes_and_a_ne
     manager.handle(TransferDone(6.0, "a", Tier.HOST, 10 * MB, 10 * MB, 0.1))
     (prefetch,) = manager.handle(seen({}, {}, laid_out={"a": whole}))
     assert prefetch.component is whole and isinstance(prefetch, Prefetch) and prefetch.start_bytes == 0
+
+
+def test_a_limit_that_comes_with_a_look_waits_for_it():
+    """A second copy that the look before has seen would be told to leave; until that is answered the component is not seen anew."""
+    parts = components(a=100)
+    manager, _ = begun(reads("a"), parts, 200, seen({"a": 10}, {"a": 80}, surplus={"a": 10 * MB}))
+    manager.handle(NodeStarted(2.0, 0))
+    manager.handle(TransferDone(2.5, "a", Tier.HOST, 10 * MB, 90 * MB, 0.1))
+    assert manager.handle(BudgetChanged(3.0, Tier.HOST, 60 * MB, look_follows=True)) == []
+    found = manager.handle(seen({"a": 50}, {"a": 20}))
+    assert manager.host.held == {"a": 20 * MB}
+    assert told(found) == [("Prefetch", "a", 100)]
+
+
+def test_a_host_tells_a_limit_and_the_look_of_the_same_moment_as_one_fact():
+    session = Session()
+    session.take(PromptBegins(1.0, "p", reads("a"), components(a=30), Mode.BALANCED))
+    limits = [one for one in session.take(Looks(2.0, Limits(50 * MB), Sight(seen({}, {})))) if isinstance(one, BudgetChanged)]
+    alone = [one for one in session.take(Looks(3.0, Limits(60 * MB))) if isinstance(one, BudgetChanged)]
+    assert [one.look_follows for one in limits + alone] == [True, False]
+
+
+def test_weights_that_the_process_takes_while_a_node_runs_are_read_ahead_no_more_and_leave_room_for_the_rest():
+    whole = Component("a", "a", "MODEL", 100 * MB, (Extent("f", 0, 100 * MB),))
+    turned = Component("a", "a", "MODEL", 100 * MB, (Extent("f", 40 * MB, 60 * MB), Extent("f", 0, 40 * MB)))
+    manager, (prefetch,) = begun(reads("a"), {"a": whole}, 60, seen({}, {"a": 0}))
+    assert prefetch.size_bytes == 60 * MB
+    manager.handle(NodeStarted(2.0, 0))
+    manager.handle(TransferDone(3.0, "a", Tier.HOST, 60 * MB, 60 * MB, 0.1))
+    copy, rest = manager.handle(Taken(4.0, {"a": 50 * MB}, {"a": turned}))
+    assert manager.host.held == {"a": 10 * MB}
+    assert isinstance(copy, Evict) and (copy.size_bytes, copy.keep_bytes, copy.upto_bytes) == (50 * MB, 0, 50 * MB)
+    assert isinstance(rest, Prefetch)
+    assert (rest.component.extents, rest.start_bytes, rest.size_bytes) == (turned.extents, 50 * MB, 100 * MB)
+    assert manager.handle(Taken(4.5, {"a": 50 * MB}, {"a": turned})) == []  # nothing more
+    manager.handle(Evicted(5.0, "a", Tier.HOST, 50 * MB, copy.reason))
+    manager.handle(Taken(6.0, {"a": 70 * MB}, {"a": turned}))  # 10 MB of them were still to come
+    manager.handle(TransferDone(7.0, "a", Tier.HOST, 40 * MB, 50 * MB, 0.1))
+    assert manager.host.held == {"a": 30 * MB}
 
 
 def test_where_the_system_does_not_tell_of_its_page_cache_what_was_read_is_remembered():

@@ -17,7 +17,7 @@ from typing import Any
 import comfy.model_management as model_management
 
 from ..core.component import Mode
-from ..core.events import Crossed, NotMeasured, Outcome
+from ..core.events import Crossed, NotMeasured, Outcome, Taken
 from ..core.timeline import EMPTY
 from ..record.trace import Trace
 from ..runtime import Hold, Runtime
@@ -313,10 +313,14 @@ class Execution:
             prompt = self.prompt
             if prompt is None or prompt.graph is None or self._runtime.session.phase is not Phase.RUNNING:
                 return
-            sight = self._sights.of_host(prompt.graph.components, self._in_use(), changed=True)
-            if sight is not NOTHING_SEEN:
-                now_s = self._runtime.clock()
-                self._runtime.tell(Looks(now_s, self._limits.of_host(prompt, now_s), sight))
+            sight = self._sights.in_pass(prompt.graph.components, self._in_use())
+            if sight is None:
+                return
+            if isinstance(sight, Taken):
+                self._runtime.tell(sight)  # first: the memory that it has taken has not been told yet
+            now_s = self._runtime.clock()
+            limits = self._limits.of_host(prompt, now_s)
+            self._runtime.tell(Looks(now_s, limits, NOTHING_SEEN if isinstance(sight, Taken) else sight))
 
     def node_completes(self) -> None:
         with self._lock:

@@ -297,6 +297,12 @@ class TierState:
                 record = self.surplus[key] = self.of(key)
                 record.surplus_bytes = size_bytes
 
+    def took(self, key: str, size_bytes: int) -> None:
+        """The process holds so many bytes more for itself, of which the page cache has a second copy."""
+        record = self.surplus[key] = self.of(key)
+        record.loaded_bytes += size_bytes
+        record.surplus_bytes += size_bytes
+
     # --- how ---
 
     def _move(self, record: ComponentState, move: Move, size_bytes: int, why: str, after: State | None = None) -> None:

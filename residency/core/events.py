@@ -121,12 +121,15 @@ class BudgetChanged:
     """The bytes that the tier may hold now (available memory moved, the user changed a setting).
 
     `reserve_bytes` beyond the limit are kept free for others, not taken yet: nothing is brought there, but bytes that are there may stay.
+    `look_follows`: a look of the same moment comes next. Nothing is decided before it: an eviction that goes by the look before would keep
+    its component from being seen anew until it has been answered.
     """
 
     time_s: float
     tier: Tier
     limit_bytes: int
     reserve_bytes: int = 0
+    look_follows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,17 @@ class HostObserved:
     loaded: Mapping[str, int] = field(default_factory=dict)
     surplus: Mapping[str, int] = field(default_factory=dict)
     copies: bool = False
+    laid_out: Mapping[str, Component] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """In the middle of a node the process has taken weights into its own memory: `loaded` and `laid_out` as HostObserved has them, of
+    components of that node alone. The page cache was not asked: until the next look all that was taken lies there as a second copy.
+    """
+
+    time_s: float
+    loaded: Mapping[str, int]
     laid_out: Mapping[str, Component] = field(default_factory=dict)
 
 
@@ -318,6 +332,7 @@ Event = (
     | BudgetChanged
     | RatesMeasured
     | HostObserved
+    | Taken
     | DeviceObserved
     | PrefetchAsked
     | ReleaseAsked

@@ -7,7 +7,7 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from . import host_plan as planning
 from .component import Component, Policy, Tier
 from .component_state import ComponentState, State, TierState
-from .events import HostObserved, RatesMeasured
+from .events import HostObserved, RatesMeasured, Taken
 from .eviction_order import Rank, Ranking, rank
 from .instructions import Cancel, Evict, Instruction, Prefetch
 from .place import Place
@@ -135,6 +135,23 @@ class HostTier:
         self._seen = seen
         self._answered.clear()
         self._apply_look(dict.fromkeys((*(seen.held or ()), *state.records)))
+
+    def took(self, taken: Taken) -> None:
+        """The process holds more of these for itself. What it has taken was behind the bytes that it held before: of the page cache's, as
+        far as there were any. Of a component on its way that is reckoned when it lands."""
+        for key, loaded_bytes in taken.loaded.items():
+            record = self.state.records.get(key, NOTHING)
+            more_bytes = loaded_bytes - record.loaded_bytes
+            if more_bytes <= 0 or key not in self.components:
+                continue
+            component = taken.laid_out.get(key)
+            if component is not None:
+                self._laid_out[key] = self.components[key] = component
+            self.state.took(key, more_bytes)
+            held_bytes = record.held_bytes if record.coming_bytes else record.held_bytes - more_bytes
+            self._see(key, max(0, min(held_bytes, self.wanted_bytes(key))), "the process has taken it")
+            self.changed = True
+            self._whole_until = None
 
     def _apply_look(self, keys: Iterable[str]) -> None:
         seen = self._seen

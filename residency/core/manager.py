@@ -29,6 +29,7 @@ from .events import (
     RatesMeasured,
     ReleaseAsked,
     Replanned,
+    Taken,
     TransferDone,
     TransferStopped,
 )
@@ -72,6 +73,7 @@ class Manager:
             BudgetChanged: self._budget_changed,
             RatesMeasured: self._rates_measured,
             HostObserved: self._looked_at_host,
+            Taken: self._taken,
             DeviceObserved: self._looked_at_device,
             PrefetchAsked: self._prefetch_asked,
             ReleaseAsked: self._release_asked,
@@ -284,7 +286,7 @@ class Manager:
             self._set_mode(self._placements.asked)
             return []
         self._host.set_limit(event.limit_bytes, event.reserve_bytes)
-        return self._replan()
+        return [] if event.look_follows else self._replan()
 
     def _rates_measured(self, event: RatesMeasured) -> list[Instruction]:
         self._host.rates = event
@@ -293,6 +295,10 @@ class Manager:
     def _looked_at_host(self, event: HostObserved) -> list[Instruction]:
         self._observed = event.held is not None
         self._host.observe(event)
+        return self._replan()
+
+    def _taken(self, event: Taken) -> list[Instruction]:
+        self._host.took(event)
         return self._replan()
 
     def _looked_at_device(self, event: DeviceObserved) -> list[Instruction]:

@@ -28,6 +28,7 @@ class OnDemand:
 
     name: str
     victim: Victim = Victim.LEAST_RECENT
+    exchanges: bool = False
 
     def pack(self, world: World, consumer: Consumer, program: Program, recorder: Recorder | None) -> Pack | None:
         return None

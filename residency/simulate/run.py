@@ -36,13 +36,17 @@ class Pack(Protocol):
 
 
 class Policy(Protocol):
-    """`victim`: whose pages the full host gives up; `pack`: made for each run, None for on demand."""
+    """`victim`: whose pages the full host gives up; `exchanges`: weights may have one copy over two tiers; `pack`: made for each run, None
+    for on demand."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def victim(self) -> Victim: ...
+
+    @property
+    def exchanges(self) -> bool: ...
 
     def pack(self, world: World, consumer: Consumer, program: Program, recorder: Recorder | None) -> Pack | None: ...
 
@@ -85,7 +89,7 @@ class Outcome:
 def run(program: Program, machine: Machine, policy: Policy, recorder: Recorder | None = None, start: Start = COLD) -> Outcome:
     """Simulate. Deterministic: the same arguments give the same result. `recorder` gets the facts that a managed run tells its session."""
     world = World(machine, program, policy.victim)
-    world.begin(start)
+    world.begin(start, exchanges=policy.exchanges)
     consumer = Consumer(world, program)
     pack = policy.pack(world, consumer, program, recorder)
     scatter = random.Random(program.seed)

@@ -1,7 +1,7 @@
 """A server as it stands, as the simulator takes it: its machine, the pack in it, and the places of its weights. Pure.
 
-`lies` has for each component the bytes on the device ("device_bytes"), in host memory ready to cross the link ("pinned_bytes") and in the
-page cache ("cached_bytes", None where the system does not tell).
+`lies` has for each component the bytes on the device ("device_bytes"), in host memory ready to cross the link ("pinned_bytes"), on either
+("loaded_bytes", each byte once) and in the page cache ("cached_bytes", None where the system does not tell).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def start_of(components: Mapping[str, Component], lies: Lies) -> Start:
     """The contents of the tiers before the prompt."""
     device = {key: one["device_bytes"] or 0 for key, one in lies.items()}
     pinned = {key: one["pinned_bytes"] or 0 for key, one in lies.items()}
-    loaded = {key: min(components[key].size_bytes, max(device[key], pinned[key])) for key in components}
+    loaded = {key: min(components[key].size_bytes, max(device[key], pinned[key], lies[key]["loaded_bytes"] or 0)) for key in components}
     cached = {key: max(0, min(components[key].size_bytes - loaded[key], lies[key]["cached_bytes"] or 0)) for key in components}
     return Start(cached=cached, loaded=loaded, pinned=pinned, device=device)
 

@@ -40,7 +40,8 @@ class Pressure:
 @dataclass(frozen=True, slots=True)
 class Start:
     """Contents of the tiers before the first prompt, bytes by component, each from its beginning: pinned in host memory, on the device, and
-    in the page cache behind the bytes `loaded` of either."""
+    in the page cache behind the bytes `loaded` of either. Where more is loaded than either of them holds there is one copy over both: the
+    pinned bytes are those behind the device's."""
 
     cached: Mapping[str, int] = field(default_factory=dict)
     loaded: Mapping[str, int] = field(default_factory=dict)

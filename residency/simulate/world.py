@@ -47,12 +47,17 @@ class World:
         self.link = Link(machine, self.host, self.device, lambda: self.time_s)
         self._pressure = sorted(program.pressure, key=lambda pressure: pressure.time_s)
 
-    def begin(self, start: Start) -> None:
-        """Fill the tiers with their contents before the first prompt, as far as the machine has room for it."""
+    def begin(self, start: Start, *, exchanges: bool = False) -> None:
+        """Fill the tiers with their contents before the first prompt, as far as the machine has room for it. `exchanges`: weights may have
+        one copy over two tiers."""
         for key, size_bytes in start.device.items():
             self.device.fill(key, max(0, min(size_bytes, self.device.limit_bytes - sum(self.device.held.values()))))
         for key, size_bytes in start.pinned.items():
-            self.host.pin(key, size_bytes, 0)
+            on_device, loaded_bytes = self.device.held.get(key, 0), start.loaded.get(key, 0)
+            one_copy = exchanges and loaded_bytes > max(on_device, size_bytes)
+            behind_bytes = min(size_bytes, loaded_bytes - on_device) if one_copy else 0
+            self.host.write_back(key, behind_bytes)
+            self.host.pin(key, size_bytes - behind_bytes, 0)
         for key, size_bytes in start.cached.items():
             loaded_bytes = start.loaded.get(key, 0)
             self.host.cache(key, loaded_bytes, loaded_bytes + size_bytes)

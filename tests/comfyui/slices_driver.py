@@ -39,6 +39,29 @@ def told_in_turn() -> list[list[str]]:
     return [sorted(one.laid_out) for one in seen if one is not None]
 
 
+def told_in_a_pass() -> list[Any]:
+    """A look takes 0.1 s, and asking a model half a second later 0.001 s: what each moment of a pass tells. At 0.9 s nothing was taken."""
+    from residency.comfyui.device.headroom import Headroom
+    from residency.comfyui.device.sights import Sights
+    from residency.core.component import Component
+
+    clock, costs, process = [0.0], {"a": 0.0005, "b": 0.0995}, {"a": 10, "b": 0}
+
+    def held_first(component: Component, in_use: bool) -> tuple[Component, int]:
+        clock[0] += costs[component.key]
+        return component, process[component.key]
+
+    contents: Any = SimpleNamespace(held_first=held_first)
+    sights = Sights(contents, Headroom(None, contents), lambda: clock[0], lambda: False)
+    parts = {key: Component(key, key, "MODEL", 100) for key in "ab"}
+    told: list[Any] = []
+    for at_s, taken in ((0.0, 10), (0.2, 20), (0.5, 30), (0.6, 40), (0.9, 30), (1.3, 50), (10.2, 60)):
+        clock[0], process["a"] = at_s, taken
+        seen = sights.in_pass(parts, {"a"})
+        told.append(None if seen is None else [type(seen).__name__, getattr(seen, "loaded", None)])
+    return told
+
+
 def held_of(one: Any, files: list[Path]) -> dict[str, int]:
     """Weights of a model on the device that count as held: as many copies as its plan has, and what it has outside; its last three pages
     did not last until its last turn."""
@@ -210,6 +233,7 @@ def main() -> None:
     answer["another file"] = missing([files[0], scratch])
     answer["one file"] = missing(files[:1])
     answer["told"] = told_in_turn()
+    answer["told in a pass"] = told_in_a_pass()
     answer["as plainly"] = as_plainly(files, [handle.fileno() for handle in handles], 200)
     print("ANSWER " + json.dumps(answer))
 

@@ -54,6 +54,12 @@ def test_what_a_look_has_passed_over_is_told_anew(missing: dict[str, Any]):
     assert missing["told"] == [["a"], [], ["b"], ["a"]]
 
 
+def test_while_it_is_too_soon_to_ask_the_page_cache_a_pass_tells_what_the_process_has_taken(missing: dict[str, Any]):
+    """A second and more between two looks is long: 90 ms a look, and the reader waited nine seconds for room that was there."""
+    look, taken = ["Sight", None], [["Taken", {"a": 30}], ["Taken", {"a": 50}]]
+    assert missing["told in a pass"] == [look, None, taken[0], None, None, taken[1], look]
+
+
 def test_looks_in_turn_tell_what_looking_at_each_module_and_byte_tells(missing: dict[str, Any]):
     told = missing["as plainly"]
     assert told["other"] == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from ...core.component import Component
-from ...core.events import DeviceObserved
+from ...core.events import DeviceObserved, Taken
 from ...session import NOTHING_SEEN, Sight
 from .contents import Contents
 from .headroom import Headroom
@@ -25,6 +25,12 @@ class Sights:
         """As `HostContents.look`; nothing is seen when it is too soon for another look."""
         host = self._in_host.look(components, in_use, changed=changed, must=must)
         return NOTHING_SEEN if host is None else Sight(host)
+
+    def in_pass(self, components: Mapping[str, Component], in_use: Collection[str]) -> Sight | Taken | None:
+        """In the middle of a node: a look at host memory, or, while it is too soon for one, the weights that the process has taken.
+        None when it is too soon for either."""
+        host = self._in_host.look(components, in_use, changed=True)
+        return self._in_host.taken(components, in_use) if host is None else Sight(host)
 
     def of_both(
         self, components: Mapping[str, Component], budget_bytes: int | None, in_use: Collection[str] = (), *, must: bool = False

@@ -110,6 +110,7 @@ class Warmth:
             found[key] = {
                 "device_bytes": device_bytes,
                 "pinned_bytes": min(component.size_bytes, max(pinned.get(key, 0), loaded.get(key, 0) - device_bytes)),
+                "loaded_bytes": min(component.size_bytes, max(device_bytes, pinned.get(key, 0), loaded.get(key, 0))),
                 "cached_bytes": None if around is None else sum(around),
             }
         return found
