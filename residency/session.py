@@ -206,7 +206,7 @@ class Session:
                 self.phase = Phase.BETWEEN
                 return [*self._looked(fact.time_s, fact.limits, fact.sight), NodeFinished(fact.time_s, self.position)]
             case Looks():
-                return self._looked(fact.time_s, fact.limits, fact.sight)
+                return self._looked(fact.time_s, fact.limits, fact.sight, within=self.phase is Phase.RUNNING)
             case OrderChanges():
                 runs = self.phase is Phase.RUNNING
                 self._follow(fact.timeline, 0 if runs else -1)
@@ -242,7 +242,8 @@ class Session:
                 return position
         raise SessionError(f"node {node_id} begins, but what is left of prompt {self.prompt_id} does not hold it")
 
-    def _looked(self, time_s: float, limits: Limits, sight: Sight) -> list[Event]:
+    def _looked(self, time_s: float, limits: Limits, sight: Sight, *, within: bool = False) -> list[Event]:
+        """`within`: a node is at work, neither about to start nor over."""
         found: list[Event] = []
         if limits is NO_LIMITS and sight is NOTHING_SEEN:  # most nodes of a prompt come within milliseconds of one another
             return found
@@ -250,8 +251,8 @@ class Session:
         host = (limits.host_bytes, limits.host_reserve_bytes)
         if limits.host_bytes is not None and host != (known.host_bytes, known.host_reserve_bytes):
             self._limits = replace(self._limits, host_bytes=limits.host_bytes, host_reserve_bytes=limits.host_reserve_bytes)
-            seen = sight.host is not None
-            found.append(BudgetChanged(time_s, Tier.HOST, limits.host_bytes, limits.host_reserve_bytes, look_follows=seen))
+            follows = within and sight.host is not None
+            found.append(BudgetChanged(time_s, Tier.HOST, limits.host_bytes, limits.host_reserve_bytes, look_follows=follows))
         if limits.device_bytes is not None and limits.device_bytes != known.device_bytes:
             self._limits = replace(self._limits, device_bytes=limits.device_bytes)
             found.append(BudgetChanged(time_s, Tier.DEVICE, limits.device_bytes))

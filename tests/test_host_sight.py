@@ -24,7 +24,7 @@ from residency.core.events import (
 from residency.core.instructions import Cancel, Evict, Instruction, Prefetch
 from residency.core.manager import Manager
 from residency.core.timeline import Timeline, Use, UseKind, Visit
-from residency.session import Limits, Looks, PromptBegins, Session, Sight
+from residency.session import Limits, Looks, NodeBegins, PromptBegins, Session, Sight
 
 
 def told(instructions: list[Instruction]) -> list[tuple[str, str, int]]:
@@ -110,12 +110,14 @@ def test_a_limit_that_comes_with_a_look_waits_for_it():
     assert told(found) == [("Prefetch", "a", 100)]
 
 
-def test_a_host_tells_a_limit_and_the_look_of_the_same_moment_as_one_fact():
+def test_in_the_middle_of_a_node_a_limit_waits_for_the_look_of_the_same_moment():
     session = Session()
     session.take(PromptBegins(1.0, "p", reads("a"), components(a=30), Mode.BALANCED))
-    limits = [one for one in session.take(Looks(2.0, Limits(50 * MB), Sight(seen({}, {})))) if isinstance(one, BudgetChanged)]
-    alone = [one for one in session.take(Looks(3.0, Limits(60 * MB))) if isinstance(one, BudgetChanged)]
-    assert [one.look_follows for one in limits + alone] == [True, False]
+    told = session.take(Looks(2.0, Limits(50 * MB), Sight(seen({}, {}))))
+    told += session.take(NodeBegins(3.0, "0", Limits(60 * MB), Sight(seen({}, {}))))
+    told += session.take(Looks(4.0, Limits(70 * MB)))
+    told += session.take(Looks(5.0, Limits(80 * MB), Sight(seen({}, {}))))
+    assert [one.look_follows for one in told if isinstance(one, BudgetChanged)] == [False, False, False, True]
 
 
 def test_weights_that_the_process_takes_while_a_node_runs_are_read_ahead_no_more_and_leave_room_for_the_rest():

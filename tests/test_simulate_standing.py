@@ -11,7 +11,9 @@ from residency.core.component import Component
 from residency.core.events import DeviceObserved, HostObserved
 from residency.record.contents import Contents
 from residency.simulate import GB, GIB, OURS, run
+from residency.simulate.policies import OURS_EXCHANGING
 from residency.simulate.standing import bytes_from, machine_of, policy_of, start_of
+from residency.simulate.workload import Program, Step
 
 C1_PACK_S = 11.47  # docs/benchmarks.md
 
@@ -39,7 +41,18 @@ def test_a_warm_prompt_where_memory_is_short_is_foretold_within_twenty_percent_o
 
 def test_a_byte_counts_where_it_is_nearest():
     components = {"a": Component("a", "a", "MODEL", 10 * GB)}
-    lies = {"a": {"device_bytes": 4 * GB, "pinned_bytes": 6 * GB, "cached_bytes": None}}
+    lies = {"a": {"device_bytes": 4 * GB, "pinned_bytes": 6 * GB, "loaded_bytes": 10 * GB, "cached_bytes": None}}
     assert bytes_from(components, lies) == {"device": 4 * GB, "pinned": 6 * GB, "cached": 0, "disk": 0}
-    began = start_of(components, {"a": {"device_bytes": 4 * GB, "pinned_bytes": 3 * GB, "cached_bytes": 9 * GB}})
-    assert (began.loaded, began.cached) == ({"a": 4 * GB}, {"a": 6 * GB})
+    lies = {"a": {"device_bytes": 4 * GB, "pinned_bytes": 3 * GB, "loaded_bytes": 4 * GB, "cached_bytes": 9 * GB}}
+    assert (start_of(components, lies).loaded, start_of(components, lies).cached) == ({"a": 4 * GB}, {"a": 6 * GB})
+
+
+@pytest.mark.parametrize(("policy", "seconds"), [(OURS_EXCHANGING, 1.0), (OURS, 5.0)])
+def test_one_copy_over_both_tiers_is_all_of_a_model_where_weights_may_have_one(policy, seconds):
+    """Taken for two copies of its beginning, 4 GB of it would be read again: 41 s were foretold of a prompt of 20."""
+    part = Component("a", "a", "MODEL", 10 * GB)
+    lies = {"a": {"device_bytes": 4 * GB, "pinned_bytes": 6 * GB, "loaded_bytes": 10 * GB, "cached_bytes": 0}}
+    machine = machine_of(Contents(), 5 * GB, 8 * GB, GB // 2, 0, GB, 50 * GB)
+    program = Program("p", {"a": part}, ((Step("1", "KSampler", 1.0, ("a",), 2),),))
+    told = run(program, machine, policy, start=start_of({"a": part}, lies))
+    assert told.prompts_s[0] == pytest.approx(seconds, rel=0.3)

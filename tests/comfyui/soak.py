@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # ComfyUI's own Python may run it, in which this is not installed
+
 from comfy_story import asking, drop_pages, forget, mode, pixels, two_experts, with_controlnet, with_lora, with_ours
 from curves import Curve, draw
 from totals import record
