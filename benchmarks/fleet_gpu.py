@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -57,8 +58,8 @@ ENDING_S = 15.0  # of each way, for asking about its prompts and ending its serv
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One way. Seconds from a prompt's arrival to its success; `makespan_s` from the first arrival to the last end; `read_bytes` of
-    all servers from drives, None where the system does not tell; of the images of prompts that ended in the first way, too, `compared`,
+    """One way. Seconds from a prompt's arrival to its success; `makespan_s` from the first arrival to the last end, without bound where none
+    has ended; `read_bytes` of all servers from drives, None where the system does not tell; of the images of prompts that ended in the first way, too, `compared`,
     `identical` are the same."""
 
     way: str
@@ -212,12 +213,12 @@ class Fleet:
             by_worker[one.worker] = by_worker.get(one.worker, 0) + 1
             digests[number] = _pixels((await self.door.answer("GET", f"/view?{urllib.parse.urlencode(image)}", {}, b"")).body)
             await self._traced(prompt_id, one)
-        if not ends:
-            raise RuntimeError(f"{self.way}: nothing has ended ({failed} failed): {self._servers[0].tail(40)}")
+        if failed:
+            _say(f"{self.way}: {failed} failed: {self._servers[0].tail(40)}")
         came = list(self._came.values())
-        makespan_s = max(ends) - came[0].arrival_s
+        makespan_s = max(ends, default=math.inf) - came[0].arrival_s
         moved = sum("moved from" in words for one in came for _, words in one.decisions)
-        told_p = at(latencies, 0.5), at(latencies, 0.95)
+        told_p = (at(latencies, 0.5), at(latencies, 0.95)) if latencies else (math.inf, math.inf)
         figures = Figures(self.way, len(ends), failed, 60 * len(ends) / makespan_s, makespan_s, *told_p, read_bytes, moved, by_worker)
         return figures, digests, came
 
@@ -333,7 +334,7 @@ def table(ways: Sequence[dict[str, Any]]) -> str:
     ]
     for one in ways:
         read = "" if one["read_bytes"] is None else f"{one['read_bytes'] / 1e9:.1f} GB"
-        slower = ways[0]["prompts_per_minute"] / one["prompts_per_minute"]
+        slower = ways[0]["prompts_per_minute"] / one["prompts_per_minute"] if one["ended"] else math.inf
         pace = f"{one['prompts_per_minute']:.1f} (1/{slower:.2f})"
         same = "" if one["identical"] is None else f"{one['identical']} of {one['compared']}"
         lines.append(

@@ -217,6 +217,64 @@ def test_prompts_of_one_model_are_brought_together_in_a_queue():
     story(tell)
 
 
+def test_prompts_of_a_model_that_still_has_to_be_read_are_brought_together_too():
+    async def tell(first: Worker, second: Worker) -> None:
+        await second.die()
+        async with fleet(first, second) as it:
+            b, c, late = [await it.post(model, model + client) for model, client in (("b", "x"), ("c", "x"), ("b", "y"))]
+            assert await first.begin() == b
+            await it.look()
+            assert [item[1] for item in sorted(first.pending, key=lambda item: item[0])] == [late, c]
+
+    story(tell)
+
+
+def test_what_waits_in_a_queue_is_read_before_it_runs():
+    async def tell(first: Worker, second: Worker) -> None:
+        await second.die()
+        async with fleet(first, second) as it:
+            await it.post("b")
+            behind = it.door.chooser.decisions[await it.post("b")]
+            assert behind["seconds"] == pytest.approx(20.0, abs=1.0)  # 10 s of reading once, 5 s of computing twice
+
+    story(tell)
+
+
+def test_ram_has_room_for_as_much_as_is_available_and_forgets_the_rest():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.machine = second.machine = "host"
+        first.cached = {"b", "c"}
+        first.ram["available_bytes"] = second.ram["available_bytes"] = 25 * 10**9
+        async with fleet(first, second) as it:
+            await it.post("d", "somebody")
+            await (second if second.pending else first).begin()
+            await it.look()
+            await it.post("d")
+            for worker in it.door.chooser.outlook.router.workers:
+                assert worker.room_bytes == 21 * 10**9
+                assert len(worker.held) == 2 and "d" in worker.held
+
+    story(tell)
+
+
+def test_what_a_machine_has_forgotten_meanwhile_is_not_taken_for_warm():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.cached = {"b"}
+        await second.die()
+        async with fleet(first, second) as it:
+            prompt_id = await it.post("b")
+            assert it.door.chooser.decisions[prompt_id]["seconds"] < 10
+            first.cached = {"c"}
+            first.forgot = {"b"}
+            it.clock.now_s += 2.0
+            await it.door.chooser.outlook.listen()
+            placed = it.door.prompts.register[prompt_id]
+            (score,) = it.door.chooser.scores((0,), placed.known, it.door.prompts.register.queued(placed), [])
+            assert score is not None and score.stall_s >= 10
+
+    story(tell)
+
+
 def test_a_prompt_that_begins_while_it_is_to_be_moved_stays():
     async def tell(first: Worker, second: Worker) -> None:
         async with one_waits(first, second) as (it, _, moving):

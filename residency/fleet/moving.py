@@ -109,8 +109,11 @@ class Moving:
         """Make the prompt that should run next on this worker the first of its queue."""
         mine = [one for one in self._register.of_worker(index) if one.state in (State.WAITING, State.RUNNING)]
         waiting = sorted((one for one in mine if one.state is State.WAITING), key=lambda one: one.number)
-        order = [one.name for one in self._outlook.order(index, [self._register.queued(one) for one in mine]) if one.left_s is None]
-        if len(waiting) < 2 or order[0] == waiting[0].prompt_id or not self._seats[index].hears:
+        if len(waiting) < 2:
+            return
+        others = [self._register.queued(one) for one in self._register if one.counts_at != index and one.state is State.RUNNING]
+        order = [one.name for one in self._outlook.order(index, list(map(self._register.queued, mine)), others) if one.left_s is None]
+        if order[0] == waiting[0].prompt_id or not self._seats[index].hears:
             return
         placed = self._register[order[0]]
         placed.state, placed.goes_to = State.SENDING, index
