@@ -136,6 +136,7 @@ def test_a_prompt_that_waits_is_given_to_a_worker_that_has_become_better():
             await it.look()
             assert (ids(first), ids(second)) == ({three}, {two})  # loading costs 10 s, waiting 20 s
             assert "moved from first while it waited" in it.reason(two)
+            assert it.door.chooser.outlook.router.demand.of("a", it.clock.now_s) == pytest.approx(3.0, abs=0.01)  # of each prompt once
             await first.end()
             await first.begin()
             await second.begin()
