@@ -58,9 +58,9 @@ ENDING_S = 15.0  # of each way, for asking about its prompts and ending its serv
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One way. Seconds from a prompt's arrival to its success; `makespan_s` from the first arrival to the last end, without bound where none
-    has ended; `read_bytes` of all servers from drives, None where the system does not tell; of the images of prompts that ended in the first way, too, `compared`,
-    `identical` are the same."""
+    """One way, in the time that it has. Seconds from a prompt's arrival to its success; `makespan_s` from the first arrival to the last
+    end, without bound where none has ended; `read_bytes` of all servers from drives, None where the system does not tell; `identical`
+    images of those `compared`, whose prompts have ended in the first way, too."""
 
     way: str
     ended: int
@@ -78,12 +78,13 @@ class Figures:
 
 @dataclass(slots=True)
 class Told:
-    """One prompt. Seconds since the first arrival, None of what has not happened; `read_bytes` that its worker has read ahead or waited
-    for from drives while it ran, by its trace (None where that is no longer kept); `decisions`: (seconds, the door's words), the moves
-    among them."""
+    """One prompt. Seconds since the first arrival, None of what has not happened; its id is empty until the door has taken it.
+    `read_bytes`: those that its worker has read ahead or waited for from drives while it ran, by its trace (None where it is not
+    kept any more); `decisions`: (seconds, the door's words), the moves among them."""
 
     expert: int
     arrival_s: float
+    prompt_id: str = ""
     worker: str = ""
     start_s: float | None = None
     end_s: float | None = None
@@ -156,7 +157,6 @@ class Fleet:
     def __init__(self, way: str, servers: Sequence[Server]) -> None:
         self._servers = servers
         self.way = way
-        self._came: dict[str, Told] = {}
         seats = [Seat(f"worker-{n}", _finder(server), machine="host") for n, server in enumerate(servers)]
         choose = None if way == OURS else (way, policies(0)[way])
         self.door = Door(seats, Path("nowhere"), choose=choose)
@@ -168,35 +168,45 @@ class Fleet:
         log.setLevel(logging.INFO)
         await self.door.open()
         try:
-            first_s, read = time.time() - prompts[0].time_s, self._read()
-            until_s = first_s + prompts[0].time_s + way_s
-            self._came = {}
-            for one in prompts:
-                await asyncio.sleep(max(0.0, min(first_s + one.time_s, until_s) - time.time()))
-                if time.time() >= until_s:
-                    break
-                arrived_s = time.time()
+            first_s, read = time.time(), self._read()
+            until_s = first_s + way_s
+            came = [Told(one.expert, one.time_s - prompts[0].time_s) for one in prompts]
+
+            async def comes(one: Prompt, told: Told) -> None:
+                await asyncio.sleep(first_s + told.arrival_s - time.time())
                 answer = await self.door.prompts.take({"prompt": one.nodes, "client_id": one.client})
                 if answer.status != 200:
                     raise RuntimeError(f"{self.way}: {answer.body[:500]!r}")
-                self._came[answer.json["prompt_id"]] = Told(one.expert, arrived_s - first_s)
-            while len(self.door.prompts.register) and time.time() < until_s:
-                await asyncio.sleep(0.1)
+                told.prompt_id = answer.json["prompt_id"]
+
+            coming = [asyncio.create_task(comes(*both)) for both in zip(prompts, came, strict=True)]
+            try:
+                done, left = await asyncio.wait(coming, timeout=way_s, return_when=asyncio.FIRST_EXCEPTION)
+                while not left and len(self.door.prompts.register) and time.time() < until_s:
+                    await asyncio.sleep(0.1)
+                for task in done:
+                    task.result()
+            finally:
+                for task in coming:
+                    task.cancel()
+                await asyncio.gather(*coming, return_exceptions=True)
             read_bytes = None if read is None else (self._read() or 0) - read
-            for prompt_id, told in self._came.items():
-                told.decisions = [(at_s - first_s, words) for at_s, words in listening.said.get(prompt_id, ())]
-            return await self._figures(first_s, read_bytes)
+            for told in came:
+                told.decisions = [(at_s - first_s, words) for at_s, words in listening.said.get(told.prompt_id, ())]
+            return *await self._figures(came, first_s, until_s, read_bytes), came
         finally:
             log.removeHandler(listening)
             await self.door.close()
 
-    async def _figures(self, first_s: float, read_bytes: int | None) -> tuple[Figures, dict[int, str], list[Told]]:
+    async def _figures(
+        self, came: Sequence[Told], first_s: float, until_s: float, read_bytes: int | None
+    ) -> tuple[Figures, dict[int, str]]:
         latencies, ends, digests, failed = [], [], {}, 0
         by_worker: dict[str, int] = {}
-        for number, (prompt_id, one) in enumerate(self._came.items()):
-            told = (await self.door.answer("GET", f"/history/{prompt_id}", {}, b"")).json.get(prompt_id)
+        for number, one in enumerate(came):
+            told = (await self.door.answer("GET", f"/history/{one.prompt_id}", {}, b"")).json.get(one.prompt_id) if one.prompt_id else None
             if told is None:
-                placed = self.door.prompts.register.get(prompt_id)
+                placed = self.door.prompts.register.get(one.prompt_id)
                 if placed is not None and placed.worker >= 0:
                     one.worker = self.door.seats[placed.worker].name
                 continue
@@ -206,26 +216,27 @@ class Fleet:
                 failed += 1
                 continue
             one.end_s = at_ms["execution_success"] / 1000 - first_s
+            if first_s + one.end_s > until_s:  # while its worker was asked about others
+                continue
             latencies.append(one.end_s - one.arrival_s)
             ends.append(one.end_s)
             (image,) = told["outputs"]["8"]["images"]
             one.worker = image["subfolder"]
             by_worker[one.worker] = by_worker.get(one.worker, 0) + 1
             digests[number] = _pixels((await self.door.answer("GET", f"/view?{urllib.parse.urlencode(image)}", {}, b"")).body)
-            await self._traced(prompt_id, one)
+            await self._traced(one)
         if failed:
             _say(f"{self.way}: {failed} failed: {self._servers[0].tail(40)}")
-        came = list(self._came.values())
-        makespan_s = max(ends, default=math.inf) - came[0].arrival_s
+        makespan_s = max(ends, default=math.inf)
         moved = sum("moved from" in words for one in came for _, words in one.decisions)
         told_p = (at(latencies, 0.5), at(latencies, 0.95)) if latencies else (math.inf, math.inf)
         figures = Figures(self.way, len(ends), failed, 60 * len(ends) / makespan_s, makespan_s, *told_p, read_bytes, moved, by_worker)
-        return figures, digests, came
+        return figures, digests
 
-    async def _traced(self, prompt_id: str, one: Told) -> None:
+    async def _traced(self, one: Told) -> None:
         """Of its worker's trace: the bytes read, its summary, and the transfers to RAM."""
         index = self.door.seats.named(one.worker)
-        answer = await self.door.seats.ask(index or 0, "GET", f"/residency/trace?prompt_id={prompt_id}")
+        answer = await self.door.seats.ask(index or 0, "GET", f"/residency/trace?prompt_id={one.prompt_id}")
         if answer.status != 200 or not answer.json:
             return
         trace = answer.json

@@ -220,7 +220,9 @@ class Worker:
     async def _state(self, request: web.Request) -> web.Response:
         if not self.pack:
             return web.Response(status=404)
-        components = [{"key": model, "name": model, "kind": "MODEL", **self._lies(model)} for model in sorted(self.holds | self.cached | self.forgot)]
+        components = [
+            {"key": model, "name": model, "kind": "MODEL", **self._lies(model)} for model in sorted(self.holds | self.cached | self.forgot)
+        ]
         rates = {"read_bytes_per_s": {"drive": 1e9}, "onload_bytes_per_s": 25e9}
         device = {"total_bytes": 24_000_000_000, "limit_bytes": 22_000_000_000}
         told = {"version": self.versions[0], "comfyui": self.versions[1], "installed": True, "components": components}

@@ -240,7 +240,7 @@ def _room_bytes(state: Mapping[str, Any]) -> int:
     ram = state["ram"]
     places = ("pinned_bytes",) if state["device"] is not None else ("pinned_bytes", "device_bytes")
     own_bytes = sum(one[near] or 0 for one in state["components"] for near in places)
-    return max(0, min(ram["total_bytes"], ram["available_bytes"] + own_bytes) - int(ram["reserve_bytes"]))
+    return max(0, min(int(ram["total_bytes"]), int(ram["available_bytes"]) + own_bytes) - int(ram["reserve_bytes"]))
 
 
 def place(lies: Mapping[str, Any]) -> Place:
