@@ -191,6 +191,26 @@ def test_nobody_waits_long_for_a_worker_that_hangs_while_another_is_free():
     story(tell)
 
 
+def test_a_prompt_that_was_moved_often_is_moved_for_a_large_gain_alone():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.compute_s = 4.0
+        async with fleet(first, second) as it:
+            await it.post("a")
+            waits = await it.post("a")
+            placed = it.door.prompts.register[waits]
+            placed.moves = 5
+            await first.begin()
+            await it.look()
+            for _ in range(30):  # 20 s of waiting and more against 10 s of loading
+                await it.look(1.0)
+            assert ids(first) == {waits}
+            for _ in range(30):
+                await it.look(1.0)
+            assert (ids(first), ids(second), placed.moves) == (set(), {waits}, 6)
+
+    story(tell)
+
+
 def test_who_comes_while_a_worker_hangs_is_sent_to_a_free_one():
     async def tell(first: Worker, second: Worker) -> None:
         async with fleet(first, second) as it:
