@@ -216,12 +216,12 @@ class Fleet:
                 failed += 1
                 continue
             one.end_s = at_ms["execution_success"] / 1000 - first_s
+            (image,) = told["outputs"]["8"]["images"]
+            one.worker = image["subfolder"]
             if first_s + one.end_s > until_s:  # while its worker was asked about others
                 continue
             latencies.append(one.end_s - one.arrival_s)
             ends.append(one.end_s)
-            (image,) = told["outputs"]["8"]["images"]
-            one.worker = image["subfolder"]
             by_worker[one.worker] = by_worker.get(one.worker, 0) + 1
             digests[number] = _pixels((await self.door.answer("GET", f"/view?{urllib.parse.urlencode(image)}", {}, b"")).body)
             await self._traced(one)
