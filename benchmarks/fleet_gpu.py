@@ -1,11 +1,12 @@
 """A real fleet on the GPUs of one host: the same prompts under each way of choosing a worker, one after the other.
 
-    python benchmarks/fleet_gpu.py --models-directory DIR [--workers 2] [--tiny --cpu]
+    python benchmarks/fleet_gpu.py --models-directory DIR [--workers 2] [--cpu (--tiny | --expert-mib 1500 --steps 2 --side 64)]
 
 Run it with ComfyUI's own Python: it needs aiohttp and nothing of Ray, the door stands in this process. Four fp8 models of 12 GB with random
 weights are written first where they are missing (48 GB; a small text encoder and VAE). Other processes hold device memory and RAM, so that
 neither a card nor the page cache holds all four. Before each way the files are dropped from the page cache, fresh servers are started, and
-each runs one prompt that is not counted. What has not ended when the time is up is told, and is no part of the figures.
+each runs one prompt that is not counted; they share the host as a fleet's do. Every way has the same time from its first arrival. What has
+not ended when it is up is no part of the figures, and is told prompt by prompt in the JSON, with all that the door has decided about it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import asyncio
 import hashlib
 import io
 import json
+import logging
+import math
 import os
 import sys
+import tempfile
 import time
 import urllib.parse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,8 @@ from residency.fleet.simulation import at
 from residency.fleet.traffic import Family, Traffic, generate
 from residency.installation.locate import ComfyUI, find_comfyui
 from residency.installation.server_process import Server, serve
+from residency.transfers.memory import SERVERS_VARIABLE
+from residency.transfers.turns import TURNS_VARIABLE
 
 OURS = "residency"
 WAYS = (OURS, "round_robin", "least_queue")
@@ -47,13 +53,14 @@ MODELS = 4
 CONTEXT = 768  # of CLIP-L alone: T5 would be 10 GB that every prompt shares
 TINY_MIB = 12
 WARM_UP = 10_000
-ENDING_S = 15.0  # kept back for ending servers and writing results
+ENDING_S = 15.0  # of each way, for asking about its prompts and ending its servers
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One way. Seconds from a prompt's arrival to its success; `makespan_s` from the first arrival to the last end; `read_bytes` of
-    all servers from drives, None where the system does not tell; `identical` images are those of the first way."""
+    """One way, in the time that it has. Seconds from a prompt's arrival to its success; `makespan_s` from the first arrival to the last
+    end, without bound where none has ended; `read_bytes` of all servers from drives, None where the system does not tell; `identical`
+    images of those `compared`, whose prompts have ended in the first way, too."""
 
     way: str
     ended: int
@@ -66,17 +73,48 @@ class Figures:
     moved: int
     by_worker: dict[str, int]
     identical: int | None = None
+    compared: int | None = None
 
 
-def files_of(tiny: bool) -> list[ModelFile]:
-    """The experts first."""
-    shape = (*expert_shape(TINY_MIB), CONTEXT) if tiny else (*FLUX_DEV[:3], CONTEXT)
-    dtype = "float16" if tiny else "float8_e4m3fn"
+@dataclass(slots=True)
+class Told:
+    """One prompt. Seconds since the first arrival, None of what has not happened; its id is empty until the door has taken it.
+    `read_bytes`: those that its worker has read ahead or waited for from drives while it ran, by its trace (None where it is not
+    kept any more); `decisions`: (seconds, the door's words), the moves among them."""
+
+    expert: int
+    arrival_s: float
+    prompt_id: str = ""
+    worker: str = ""
+    start_s: float | None = None
+    end_s: float | None = None
+    read_bytes: int | None = None
+    trace: dict[str, Any] | None = None
+    decisions: list[tuple[float, str]] = field(default_factory=list)
+
+
+class Listening(logging.Handler):
+    """Keeps the door's words about each prompt with their time, wall clock."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.said: dict[str, list[tuple[float, str]]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg == "prompt %s -> %s" and isinstance(record.args, tuple):
+            self.said.setdefault(str(record.args[0]), []).append((record.created, str(record.args[1])))
+
+
+def files_of(expert_mib: int | None) -> list[ModelFile]:
+    """The experts first; in 16 bit where their size is given."""
+    shape = (*expert_shape(expert_mib), CONTEXT) if expert_mib else (*FLUX_DEV[:3], CONTEXT)
+    dtype = "float16" if expert_mib else "float8_e4m3fn"
+    suffix = f"_{expert_mib}_mib" if expert_mib else ""
 
     def file(folder: str, name: str, recipe: str, dtype: str, seed: int) -> ModelFile:
         return ModelFile(folder, f"residency_fleet_{name}.safetensors", recipe, dtype, seed, shape)
 
-    experts = [file("diffusion_models", f"expert_{n}{'_tiny' if tiny else ''}", "flux", dtype, 11 + n) for n in range(MODELS)]
+    experts = [file("diffusion_models", f"expert_{n}{suffix}", "flux", dtype, 11 + n) for n in range(MODELS)]
     return [*experts, file("text_encoders", "clip_l", "clip_l", "float16", 3), file("vae", "tae", "tae", "float16", 5)]
 
 
@@ -103,6 +141,16 @@ def trace(count: int, workers: int, compute_s: float, load: float, seed: int) ->
     return [(one.time_s, one.client, int(one.job.model.rpartition("-")[2])) for one in generate(traffic)]
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Of the trace."""
+
+    time_s: float
+    client: str
+    expert: int
+    nodes: dict[str, Any]
+
+
 class Fleet:
     """Servers that run, and their door with one way of choosing."""
 
@@ -113,49 +161,92 @@ class Fleet:
         choose = None if way == OURS else (way, policies(0)[way])
         self.door = Door(seats, Path("nowhere"), choose=choose)
 
-    async def run(self, prompts: Sequence[tuple[float, str, dict[str, Any]]], until_s: float) -> tuple[Figures, dict[int, str]]:
-        """The figures, and a digest of each prompt's pixels by its number."""
+    async def run(self, prompts: Sequence[Prompt], way_s: float) -> tuple[Figures, dict[int, str], list[Told]]:
+        """The figures after `way_s` from the first arrival, a digest of each prompt's pixels by its number, and each prompt."""
+        listening, log = Listening(), logging.getLogger("residency.fleet")
+        log.addHandler(listening)
+        log.setLevel(logging.INFO)
         await self.door.open()
         try:
-            started_s, read = time.time(), self._read()
-            arrivals: dict[str, float] = {}
-            for time_s, client, one in prompts:
-                await asyncio.sleep(max(0.0, started_s + time_s - time.time()))
-                arrived_s = time.time()
-                answer = await self.door.prompts.take({"prompt": one, "client_id": client})
+            first_s, read = time.time(), self._read()
+            until_s = first_s + way_s
+            came = [Told(one.expert, one.time_s - prompts[0].time_s) for one in prompts]
+
+            async def comes(one: Prompt, told: Told) -> None:
+                await asyncio.sleep(first_s + told.arrival_s - time.time())
+                answer = await self.door.prompts.take({"prompt": one.nodes, "client_id": one.client})
                 if answer.status != 200:
                     raise RuntimeError(f"{self.way}: {answer.body[:500]!r}")
-                arrivals[answer.json["prompt_id"]] = arrived_s
-            while len(self.door.prompts.register) and time.monotonic() < until_s:
-                await asyncio.sleep(0.1)
+                told.prompt_id = answer.json["prompt_id"]
+
+            coming = [asyncio.create_task(comes(*both)) for both in zip(prompts, came, strict=True)]
+            try:
+                done, left = await asyncio.wait(coming, timeout=way_s, return_when=asyncio.FIRST_EXCEPTION)
+                while not left and len(self.door.prompts.register) and time.time() < until_s:
+                    await asyncio.sleep(0.1)
+                for task in done:
+                    task.result()
+            finally:
+                for task in coming:
+                    task.cancel()
+                await asyncio.gather(*coming, return_exceptions=True)
             read_bytes = None if read is None else (self._read() or 0) - read
-            return await self._figures(arrivals, read_bytes)
+            for told in came:
+                told.decisions = [(at_s - first_s, words) for at_s, words in listening.said.get(told.prompt_id, ())]
+            return *await self._figures(came, first_s, until_s, read_bytes), came
         finally:
+            log.removeHandler(listening)
             await self.door.close()
 
-    async def _figures(self, arrivals: dict[str, float], read_bytes: int | None) -> tuple[Figures, dict[int, str]]:
+    async def _figures(
+        self, came: Sequence[Told], first_s: float, until_s: float, read_bytes: int | None
+    ) -> tuple[Figures, dict[int, str]]:
         latencies, ends, digests, failed = [], [], {}, 0
         by_worker: dict[str, int] = {}
-        for number, (prompt_id, arrived_s) in enumerate(arrivals.items()):
-            told = (await self.door.answer("GET", f"/history/{prompt_id}", {}, b"")).json.get(prompt_id)
+        for number, one in enumerate(came):
+            told = (await self.door.answer("GET", f"/history/{one.prompt_id}", {}, b"")).json.get(one.prompt_id) if one.prompt_id else None
             if told is None:
+                placed = self.door.prompts.register.get(one.prompt_id)
+                if placed is not None and placed.worker >= 0:
+                    one.worker = self.door.seats[placed.worker].name
                 continue
             at_ms = {name: data.get("timestamp") for name, data in told["status"]["messages"]}
+            one.start_s = at_ms["execution_start"] / 1000 - first_s if "execution_start" in at_ms else None
             if "execution_success" not in at_ms:
                 failed += 1
                 continue
-            end_s = at_ms["execution_success"] / 1000
-            latencies.append(end_s - arrived_s)
-            ends.append(end_s)
+            one.end_s = at_ms["execution_success"] / 1000 - first_s
             (image,) = told["outputs"]["8"]["images"]
-            by_worker[image["subfolder"]] = by_worker.get(image["subfolder"], 0) + 1
+            one.worker = image["subfolder"]
+            if first_s + one.end_s > until_s:  # while its worker was asked about others
+                continue
+            latencies.append(one.end_s - one.arrival_s)
+            ends.append(one.end_s)
+            by_worker[one.worker] = by_worker.get(one.worker, 0) + 1
             digests[number] = _pixels((await self.door.answer("GET", f"/view?{urllib.parse.urlencode(image)}", {}, b"")).body)
-        if not ends:
-            raise RuntimeError(f"{self.way}: nothing has ended ({failed} failed): {self._servers[0].tail(40)}")
-        makespan_s = max(ends) - min(arrivals.values())
-        moved = sum("moved from" in one["reason"] for one in self.door.chooser.decisions.values())
-        told_p = at(latencies, 0.5), at(latencies, 0.95)
-        return Figures(self.way, len(ends), failed, 60 * len(ends) / makespan_s, makespan_s, *told_p, read_bytes, moved, by_worker), digests
+            await self._traced(one)
+        if failed:
+            _say(f"{self.way}: {failed} failed: {self._servers[0].tail(40)}")
+        makespan_s = max(ends, default=math.inf)
+        moved = sum("moved from" in words for one in came for _, words in one.decisions)
+        told_p = (at(latencies, 0.5), at(latencies, 0.95)) if latencies else (math.inf, math.inf)
+        figures = Figures(self.way, len(ends), failed, 60 * len(ends) / makespan_s, makespan_s, *told_p, read_bytes, moved, by_worker)
+        return figures, digests
+
+    async def _traced(self, one: Told) -> None:
+        """Of its worker's trace: the bytes read, its summary, and the transfers to RAM."""
+        index = self.door.seats.named(one.worker)
+        answer = await self.door.seats.ask(index or 0, "GET", f"/residency/trace?prompt_id={one.prompt_id}")
+        if answer.status != 200 or not answer.json:
+            return
+        trace = answer.json
+        kept = ("component", "tier", "start_s", "end_s", "moved_bytes", "read_bytes", "status", "reason")
+        transfers = [{key: moved.get(key) for key in kept} for moved in trace["transfers"] if moved["tier"] == "host"]
+        one.read_bytes = trace["summary"]["read_bytes"]
+        names = {component["key"]: component["name"] for component in trace["components"]}
+        for moved in transfers:
+            moved["component"] = names.get(moved["component"], moved["component"])
+        one.trace = {"summary": trace["summary"], "transfers": transfers}
 
     def _read(self) -> int | None:
         read = [drive_bytes(server.process.pid) for server in self._servers]
@@ -176,11 +267,13 @@ def _pixels(picture: bytes) -> str:
 
 
 def start(comfyui: ComfyUI, folder: Path, options: argparse.Namespace, stack: ExitStack) -> list[Server]:
-    """All servers, begun at once."""
+    """All servers, begun at once, sharing the host's memory and drives as `residency fleet up` has them."""
+    turns = stack.enter_context(tempfile.TemporaryDirectory(prefix="residency-turns-"))
+    shared = {SERVERS_VARIABLE: str(options.workers), TURNS_VARIABLE: turns}
 
     def one(number: int) -> Server:
         arguments = ["--cpu"] if options.cpu else []
-        environment = {"OMP_NUM_THREADS": "1"} if options.cpu else {"CUDA_VISIBLE_DEVICES": str(number)}
+        environment = {**shared, **({"OMP_NUM_THREADS": "1"} if options.cpu else {"CUDA_VISIBLE_DEVICES": str(number)})}
         return stack.enter_context(serve(comfyui, folder, [*arguments, *options.arguments], environment=environment))
 
     with ThreadPoolExecutor(options.workers) as pool:
@@ -202,12 +295,12 @@ def hold(comfyui: ComfyUI, options: argparse.Namespace, stack: ExitStack) -> lis
 
 def measure(comfyui: ComfyUI, options: argparse.Namespace, started_s: float) -> dict[str, Any]:
     folder = options.models_directory.resolve()
-    files = files_of(options.tiny)
-    models.make(comfyui, folder, Size.TINY if options.tiny else Size.FULL, files, (), _say)
+    files = files_of(TINY_MIB if options.tiny else options.expert_mib)
+    models.make(comfyui, folder, Size.FULL, files, (), _say)
     steps, side = (2, 64) if options.tiny else (options.steps, options.side)
     compute_s = 0.3 if options.tiny else options.compute_s
     drawn = trace(options.prompts, options.workers, compute_s, options.load, options.seed)
-    prompts = [(time_s, client, prompt(files, expert, n, steps, side)) for n, (time_s, client, expert) in enumerate(drawn)]
+    prompts = [Prompt(time_s, client, expert, prompt(files, expert, n, steps, side)) for n, (time_s, client, expert) in enumerate(drawn)]
     counts = [sum(expert == n for _, _, expert in drawn) for n in range(MODELS)]
     _say(f"{len(prompts)} prompts within {drawn[-1][0]:.0f} s; by model {counts}")
     results: dict[str, Any] = {"options": {key: str(value) for key, value in vars(options).items()}, "by_model": counts, "ways": []}
@@ -215,21 +308,30 @@ def measure(comfyui: ComfyUI, options: argparse.Namespace, started_s: float) -> 
     with ExitStack() as held:
         results["held"] = hold(comfyui, options, held)
         _say("; ".join(results["held"]) or "nothing is held")
+        way_s = None
         for number, way in enumerate(options.ways):
-            left_s = options.limit_s - (time.monotonic() - started_s) - ENDING_S
-            until_s = time.monotonic() + left_s / (len(options.ways) - number)
+            begun_s = time.monotonic()
             cold_bytes = limits.make_cold([one.at(folder) for one in files])
-            _say(f"{way}: {cold_bytes / 1e9:.1f} GB are cold; {until_s - time.monotonic():.0f} s for it")
+            _say(f"{way}: {cold_bytes / 1e9:.1f} GB are cold")
             with ExitStack() as stack:
                 servers = start(comfyui, folder, options, stack)
                 with ThreadPoolExecutor(len(servers)) as pool:
                     numbered = list(enumerate(servers))
                     list(pool.map(lambda one: one[1].run(prompt(files, one[0] % MODELS, WARM_UP + one[0], steps, side)), numbered))
-                figures, digests = asyncio.run(Fleet(way, servers).run(prompts, until_s))
-            same = sum(first.get(one) == digest for one, digest in digests.items()) if first else None
+                if way_s is None:
+                    ways, now_s = len(options.ways), time.monotonic()
+                    way_s = (options.limit_s - (now_s - started_s) - (ways - 1) * (now_s - begun_s)) / ways - ENDING_S
+                    if way_s <= 0:
+                        raise RuntimeError(f"{now_s - begun_s:.0f} s to begin a way leave no time for {ways}; give a longer --limit-s")
+                    results["way_s"] = way_s
+                _say(f"{way}: begins after {time.monotonic() - begun_s:.0f} s; {way_s:.0f} s for it")
+                figures, digests, came = asyncio.run(Fleet(way, servers).run(prompts, way_s))
+            both = [one for one in digests if one in first] if number else None
+            same = None if both is None else sum(first[one] == digests[one] for one in both)
             first = first or digests
-            results["ways"].append({**asdict(figures), "identical": same})
-            _say(f"{way}: {json.dumps(results['ways'][-1])}")
+            told = {**asdict(figures), "identical": same, "compared": None if both is None else len(both)}
+            _say(f"{way}: {json.dumps(told)}")
+            results["ways"].append({**told, "prompts": [asdict(one) for one in came]})
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps(results, indent=1), encoding="utf-8")
     return results
@@ -238,14 +340,14 @@ def measure(comfyui: ComfyUI, options: argparse.Namespace, started_s: float) -> 
 def table(ways: Sequence[dict[str, Any]]) -> str:
     """Markdown; throughput and p95 beside the first way's."""
     lines = [
-        "| way | ended | prompts a minute | p50 | p95 | read | moved | images as the first's |",
+        "| way | ended | prompts a minute | p50 | p95 | read | moved | images as the first's, of those that ended in both |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for one in ways:
         read = "" if one["read_bytes"] is None else f"{one['read_bytes'] / 1e9:.1f} GB"
-        slower = ways[0]["prompts_per_minute"] / one["prompts_per_minute"]
+        slower = ways[0]["prompts_per_minute"] / one["prompts_per_minute"] if one["ended"] else math.inf
         pace = f"{one['prompts_per_minute']:.1f} (1/{slower:.2f})"
-        same = "" if one["identical"] is None else f"{one['identical']} of {one['ended']}"
+        same = "" if one["identical"] is None else f"{one['identical']} of {one['compared']}"
         lines.append(
             f"| {one['way']} | {one['ended']} | {pace} | {one['p50_s']:.1f} s | {one['p95_s']:.1f} s | {read} | {one['moved']} | {same} |"
         )
@@ -273,7 +375,8 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=570.0, metavar="S", help="for everything, models included")
     parser.add_argument("--out", type=Path, default=Path("fleet_gpu.json"), metavar="FILE")
     parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--tiny", action="store_true", help="tiny models")
+    parser.add_argument("--tiny", action="store_true", help="tiny models, a tiny picture")
+    parser.add_argument("--expert-mib", type=int, metavar="MIB", help="of a model, about, in 16 bit (default: 12 GB in fp8)")
     parser.add_argument("arguments", nargs="*", metavar="-- ARGUMENT", help="of every ComfyUI")
     options = parser.parse_args()
     os.environ.setdefault("PYTHONUNBUFFERED", "1")

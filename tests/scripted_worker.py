@@ -26,6 +26,8 @@ class Worker:
         self.name, self.holds, self.compute_s, self.pack, self.machine = name, set(holds), compute_s, pack, machine
         self.lacks: set[str] = set()
         self.cached: set[str] = set()
+        self.forgot: set[str] = set()  # models of which it tells that they are on the drive
+        self.ram: dict[str, int | None] = dict(RAM)
         self.exchanges: bool | None = False  # None: it does not tell
         self.versions = ("1.0", "0.33.0")
         self.life, self.url = "", None
@@ -218,12 +220,14 @@ class Worker:
     async def _state(self, request: web.Request) -> web.Response:
         if not self.pack:
             return web.Response(status=404)
-        components = [{"key": model, "name": model, "kind": "MODEL", **self._lies(model)} for model in sorted(self.holds | self.cached)]
+        components = [
+            {"key": model, "name": model, "kind": "MODEL", **self._lies(model)} for model in sorted(self.holds | self.cached | self.forgot)
+        ]
         rates = {"read_bytes_per_s": {"drive": 1e9}, "onload_bytes_per_s": 25e9}
         device = {"total_bytes": 24_000_000_000, "limit_bytes": 22_000_000_000}
         told = {"version": self.versions[0], "comfyui": self.versions[1], "installed": True, "components": components}
         told |= {} if self.exchanges is None else {"exchanges": self.exchanges}
-        return web.json_response({**told, "rates": rates, "device": device, "ram": RAM})
+        return web.json_response({**told, "rates": rates, "device": device, "ram": self.ram})
 
     async def _estimate(self, request: web.Request) -> web.Response:
         if not self.pack:

@@ -91,6 +91,34 @@ def test_what_the_device_gives_up_stays_in_ram():
     assert lies.places == {"a": Place.PINNED, "b": Place.DEVICE}
 
 
+def test_ram_forgets_first_those_that_came_longest_ago():
+    sizes = dict.fromkeys("ab", MODEL_BYTES)
+    lies = Memory({"a": Place.DEVICE, "b": Place.CACHED}, sizes, 12 * GB, 25 * GB, in_ram="b")
+    lies.take(job("c"))  # a leaves the device, and both come to RAM behind b
+    assert lies.places == {"a": Place.PINNED, "c": Place.DEVICE}
+    assert list(lies.in_ram) == ["c", "a"]
+    lies.take(job("d"))  # c has left the device last
+    assert lies.places == {"c": Place.PINNED, "d": Place.DEVICE}
+
+
+def test_what_is_on_the_device_is_not_read_into_ram_again():
+    sizes = dict.fromkeys("ab", MODEL_BYTES)
+    lies = Memory({"a": Place.DEVICE, "b": Place.CACHED}, sizes, 12 * GB, 15 * GB, in_ram="b")
+    lies.take(job("a"))
+    assert (lies.places, list(lies.in_ram)) == ({"a": Place.DEVICE, "b": Place.CACHED}, ["b"])
+
+
+def test_where_the_device_is_ram_it_forgets_as_ram_does():
+    lies = Memory({"a": Place.DEVICE}, {"a": MODEL_BYTES}, None, 15 * GB, in_ram="a")
+    lies.take(job("b"))
+    assert lies.places == {"b": Place.DEVICE}
+
+
+def test_prompts_of_one_model_go_together_where_ram_does_not_hold_both():
+    lies = Memory({}, {}, 12 * GB, 15 * GB)
+    assert names(ahead(queue("abab"), lies, FORECAST, 1.0)[0]) == ["0a", "2a", "1b", "3b"]
+
+
 def test_without_a_forecast_clients_take_turns():
     assert names(ahead(queue("baba"), memory("a"), None, 1.0)[0]) == ["0b", "1a", "2b", "3a"]
 

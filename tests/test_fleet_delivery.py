@@ -34,6 +34,7 @@ def test_others_prompts_are_placed_while_a_worker_does_not_answer(monkeypatch: p
     monkeypatch.setattr(watch, "LOOK_TIMEOUT_S", 0.1)
 
     async def tell(first: Worker, second: Worker) -> None:
+        second.holds.add("b")
         async with fleet(first, second) as it:
             stuck = await on_its_way(it, first)
             assert await it.post("b", "somebody") in ids(second)

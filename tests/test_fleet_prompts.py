@@ -136,6 +136,7 @@ def test_a_prompt_that_waits_is_given_to_a_worker_that_has_become_better():
             await it.look()
             assert (ids(first), ids(second)) == ({three}, {two})  # loading costs 10 s, waiting 20 s
             assert "moved from first while it waited" in it.reason(two)
+            assert it.door.chooser.outlook.router.demand.of("a", it.clock.now_s) == pytest.approx(3.0, abs=0.01)  # of each prompt once
             await first.end()
             await first.begin()
             await second.begin()
@@ -190,6 +191,26 @@ def test_nobody_waits_long_for_a_worker_that_hangs_while_another_is_free():
     story(tell)
 
 
+def test_a_prompt_that_was_moved_often_is_moved_for_a_large_gain_alone():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.compute_s = 4.0
+        async with fleet(first, second) as it:
+            await it.post("a")
+            waits = await it.post("a")
+            placed = it.door.prompts.register[waits]
+            placed.moves = 5
+            await first.begin()
+            await it.look()
+            for _ in range(30):  # 20 s of waiting and more against 10 s of loading
+                await it.look(1.0)
+            assert ids(first) == {waits}
+            for _ in range(30):
+                await it.look(1.0)
+            assert (ids(first), ids(second), placed.moves) == (set(), {waits}, 6)
+
+    story(tell)
+
+
 def test_who_comes_while_a_worker_hangs_is_sent_to_a_free_one():
     async def tell(first: Worker, second: Worker) -> None:
         async with fleet(first, second) as it:
@@ -213,6 +234,64 @@ def test_prompts_of_one_model_are_brought_together_in_a_queue():
             await it.look()
             assert [item[1] for item in sorted(first.pending, key=lambda item: item[0])] == [a, b]
             assert len(first.pending) == 2
+
+    story(tell)
+
+
+def test_prompts_of_a_model_that_still_has_to_be_read_are_brought_together_too():
+    async def tell(first: Worker, second: Worker) -> None:
+        await second.die()
+        async with fleet(first, second) as it:
+            b, c, late = [await it.post(model, model + client) for model, client in (("b", "x"), ("c", "x"), ("b", "y"))]
+            assert await first.begin() == b
+            await it.look()
+            assert [item[1] for item in sorted(first.pending, key=lambda item: item[0])] == [late, c]
+
+    story(tell)
+
+
+def test_what_waits_in_a_queue_is_read_before_it_runs():
+    async def tell(first: Worker, second: Worker) -> None:
+        await second.die()
+        async with fleet(first, second) as it:
+            await it.post("b")
+            behind = it.door.chooser.decisions[await it.post("b")]
+            assert behind["seconds"] == pytest.approx(20.0, abs=1.0)  # 10 s of reading once, 5 s of computing twice
+
+    story(tell)
+
+
+def test_ram_has_room_for_as_much_as_is_available_and_forgets_the_rest():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.machine = second.machine = "host"
+        first.cached = {"b", "c"}
+        first.ram["available_bytes"] = second.ram["available_bytes"] = 25 * 10**9
+        async with fleet(first, second) as it:
+            await it.post("d", "somebody")
+            await (second if second.pending else first).begin()
+            await it.look()
+            await it.post("d")
+            for worker in it.door.chooser.outlook.router.workers:
+                assert worker.room_bytes == 21 * 10**9
+                assert len(worker.held) == 2 and "d" in worker.held
+
+    story(tell)
+
+
+def test_what_a_machine_has_forgotten_meanwhile_is_not_taken_for_warm():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.cached = {"b"}
+        await second.die()
+        async with fleet(first, second) as it:
+            prompt_id = await it.post("b")
+            assert it.door.chooser.decisions[prompt_id]["seconds"] < 10
+            first.cached = {"c"}
+            first.forgot = {"b"}
+            it.clock.now_s += 2.0
+            await it.door.chooser.outlook.listen()
+            placed = it.door.prompts.register[prompt_id]
+            (score,) = it.door.chooser.scores((0,), placed.known, it.door.prompts.register.queued(placed), [])
+            assert score is not None and score.stall_s >= 10
 
     story(tell)
 

@@ -110,6 +110,12 @@ def test_a_second_copy_may_be_displaced():
     assert chosen(job("a"), full, warm, *others, asked={"b": 1})[0] == "full"
 
 
+def test_what_is_on_the_device_displaces_nothing_in_ram():
+    one = worker("one", "b", room_bytes=15 * GB)
+    one.places["a"] = Place.DEVICE
+    assert chosen(job("a"), one, asked={"b": 3})[1].score.displaced_s == 0.0
+
+
 def test_displacing_costs_more_where_a_queue_has_to_wait_for_it():
     queue = worker("queue", "b", room_bytes=15 * GB, ready_s=2.0, queued=2)
     free = worker("free", "c", room_bytes=15 * GB, ready_s=4.0)

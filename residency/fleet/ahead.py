@@ -10,6 +10,7 @@ grows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,28 +41,59 @@ class Queued:
 
 
 class Memory:
-    """The contents of one worker's memory: the device holds the weights that were used last, and those that it gives up stay in RAM."""
+    """The contents of one worker's memory: the device holds the weights that were used last, those that it gives up stay in RAM, and RAM,
+    which has `room_bytes` for weights, forgets first those that came longest ago. What passes through it to the device lies there, too.
+    Without `device_bytes` the device's memory is RAM. Without `room_bytes` RAM forgets nothing. `in_ram`, bytes by component, are of those
+    in RAM, wherever else they lie; the first leave first.
+    """
 
-    def __init__(self, places: Mapping[str, Place], sizes: Mapping[str, int], device_bytes: int | None) -> None:
-        self.places, self._sizes, self._device_bytes = dict(places), dict(sizes), device_bytes
+    def __init__(
+        self,
+        places: Mapping[str, Place],
+        sizes: Mapping[str, int],
+        device_bytes: int | None,
+        room_bytes: int | None = None,
+        in_ram: Iterable[str] = (),
+    ) -> None:
+        self.places, self._sizes, self._device_bytes, self._room_bytes = dict(places), dict(sizes), device_bytes, room_bytes
         self._on_device = {key: None for key, near in places.items() if near is Place.DEVICE}
+        self.in_ram = {key: self._sizes[key] for key in in_ram}
+        self._forget()
 
     def take(self, job: Job) -> None:
         """Change the places to those after a run of the job."""
         for key in job.keys:
             self._sizes[key] = job.sizes[key]
+            if self.places.get(key) is not Place.DEVICE or self._device_bytes is None:
+                self._comes_to_ram(key)
             self._on_device.pop(key, None)
             self._on_device[key] = None
             self.places[key] = Place.DEVICE
-        if self._device_bytes is None:
-            return
-        over_bytes = sum(self._sizes[key] for key in self._on_device) - self._device_bytes
-        for key in list(self._on_device):
-            if over_bytes <= 0 or key in job.sizes:
-                break
-            over_bytes -= self._sizes[key]
-            del self._on_device[key]
-            self.places[key] = Place.PINNED
+        if self._device_bytes is not None:
+            over_bytes = sum(self._sizes[key] for key in self._on_device) - self._device_bytes
+            for key in list(self._on_device):
+                if over_bytes <= 0 or key in job.sizes:
+                    break
+                over_bytes -= self._sizes[key]
+                del self._on_device[key]
+                self.places[key] = Place.PINNED
+                self._comes_to_ram(key)
+        self._forget()
+
+    def _comes_to_ram(self, key: str) -> None:
+        self.in_ram.pop(key, None)
+        self.in_ram[key] = self._sizes[key]
+
+    def _forget(self) -> None:
+        over_bytes = sum(self.in_ram.values()) - (math.inf if self._room_bytes is None else self._room_bytes)
+        for key in list(self.in_ram):
+            if over_bytes <= 0:
+                return
+            over_bytes -= self.in_ram.pop(key)
+            if self._device_bytes is None:
+                self._on_device.pop(key, None)
+            if key not in self._on_device:
+                del self.places[key]
 
 
 def ahead(queue: Iterable[Queued], memory: Memory, forecast: Forecast | None, margin: float, until: str = "") -> tuple[list[Queued], float]:

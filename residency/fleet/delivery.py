@@ -74,6 +74,7 @@ class Placed:
     fixed: bool = False  # its client has said when it is to run
     taken_s: float = 0.0
     overtaken: float = 0.0  # see `ahead.Queued`
+    moves: int = 0  # to another worker, while it waited
     turn: float | None = None  # its number when it came, where it was brought forward since
     told: bool = False  # its client knows that it is begun once more
     goes_to: int = -1

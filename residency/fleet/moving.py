@@ -51,7 +51,7 @@ class Moving:
                 decision = self._chooser.decide(placed.known, self._register.queued(placed), self._register.others(placed))
             except NoWorkerError:
                 continue
-            if self._chooser.is_worth_moving(placed.known, placed.worker, decision):
+            if self._chooser.is_worth_moving(placed.known, placed.worker, decision, placed.moves):
                 self._move(placed, decision)
         await self._placing.wait()
         for index in range(len(self._seats)):
@@ -101,7 +101,7 @@ class Moving:
         if one is None:
             return
         here, there = scores(one)
-        if here is not None and is_much_less(here, there):
+        if here is not None and is_much_less(here, there, self._register[one.name].moves):
             decision = Decision(index, here, f"{here.told()}; it has nothing to do", () if there is None else (there,))
             self._move(self._register[one.name], decision)
 
@@ -109,8 +109,11 @@ class Moving:
         """Make the prompt that should run next on this worker the first of its queue."""
         mine = [one for one in self._register.of_worker(index) if one.state in (State.WAITING, State.RUNNING)]
         waiting = sorted((one for one in mine if one.state is State.WAITING), key=lambda one: one.number)
-        order = [one.name for one in self._outlook.order(index, [self._register.queued(one) for one in mine]) if one.left_s is None]
-        if len(waiting) < 2 or order[0] == waiting[0].prompt_id or not self._seats[index].hears:
+        if len(waiting) < 2:
+            return
+        others = [self._register.queued(one) for one in self._register if one.counts_at != index and one.state is State.RUNNING]
+        order = [one.name for one in self._outlook.order(index, list(map(self._register.queued, mine)), others) if one.left_s is None]
+        if order[0] == waiting[0].prompt_id or not self._seats[index].hears:
             return
         placed = self._register[order[0]]
         placed.state, placed.goes_to = State.SENDING, index
@@ -131,6 +134,7 @@ class Moving:
     async def _takes_over(self, placed: Placed, decision: Decision) -> None:
         before = self._seats[placed.worker].name
         if await self._delivery.take_out(placed) and self._has_arrived(placed, await self._placing.send(placed, decision)):
+            placed.moves += 1
             self._chooser.note(placed.prompt_id, decision, 1, [f"moved from {before} while it waited"])
 
     def _has_arrived(self, placed: Placed, answer: Answer | None) -> bool:

@@ -1,7 +1,8 @@
 """The workers as the door knows them, in the router's words: the seconds of each queue, and where weights will lie when it is done.
 
 A prompt is known by one worker's estimate of it. The contents of a worker's memory are its own word, asked for anew after STATE_S, carried
-on over its queue; workers of one machine share its page cache, so weights that one of them reads are warm for all and count once.
+on over its queue; workers of one machine share its page cache, so weights that one of them has read or reads now are warm for all and count
+once. RAM has room for so many of them as its worker says is available: the rest comes from the drive again.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class Outlook:
     ) -> None:
         """Bring the router (of it `only` these workers) up to this moment, for one prompt among others."""
         now_s = self.clock()
-        shared = self._shared(known, others)
+        shared = self._shared(others, known)
         queues: dict[int, list[Queued]] = {}
         for one in others:
             queues.setdefault(one.worker, []).append(one)
@@ -144,56 +145,53 @@ class Outlook:
                 for key in list(worker.held):
                     self.router.loses(index, key)
                 continue
-            worker.forecast, worker.places = forecast, memory.places
-            ram = seat.state["ram"]
-            worker.room_bytes = max(0, ram["total_bytes"] - ram["reserve_bytes"])
-            held = {one["key"]: one["size_bytes"] for one in seat.state["components"] if one["key"] in worker.places}
-            held.update(shared[worker.machine])
-            for one in before:
-                held.update(one.job.sizes)
-            for key in [key for key in worker.held if key not in held]:
-                self.router.loses(index, key)
-            for key, size_bytes in held.items():
-                self.router.holds(index, key, size_bytes)
+            worker.forecast, worker.room_bytes = forecast, _room_bytes(seat.state)
+            self.router.lies(index, memory.places, memory.in_ram, sum(memory.in_ram.values()))
 
-    def order(self, index: int, queue: Sequence[Queued]) -> list[Queued]:
-        """Of this worker's queue, as it should run."""
+    def order(self, index: int, queue: Sequence[Queued], others: Sequence[Queued]) -> list[Queued]:
+        """Of this worker's queue, as it should run; `others` are those of the other workers."""
         seat, worker = self.seats[index], self.router.workers[index]
-        shared = {key: size_bytes for one in queue for key, size_bytes in one.job.sizes.items()}
-        memory, forecast = self._memory(seat.state, shared)
+        memory, forecast = self._memory(seat.state, self._shared(others)[worker.machine])
         return ahead(queue, memory, forecast, worker.margin)[0]
 
-    def _shared(self, known: Known, others: Sequence[Queued]) -> dict[str, dict[str, int]]:
-        """Bytes by component that each machine's page cache holds, or will once its queues are done."""
+    def _shared(self, others: Sequence[Queued], known: Known | None = None) -> dict[str, dict[str, int]]:
+        """Bytes by component that each machine's page cache holds, or gets for those of `others` that run. What was `known` to be cached
+        when its prompt came counts where no worker of that machine tells of it now."""
         found: dict[str, dict[str, int]] = {worker.machine: {} for worker in self.router.workers}
+        told: dict[str, set[str]] = {worker.machine: set() for worker in self.router.workers}
         for index, worker in enumerate(self.router.workers):
             for one in (self.seats[index].state or {}).get("components", ()):
+                told[worker.machine].add(one["key"])
                 if (one["cached_bytes"] or 0) >= WARM_SHARE * max(1, one["size_bytes"]):
                     found[worker.machine][one["key"]] = one["size_bytes"]
-            if self.seats[index].machine == known.machine:
-                found[worker.machine].update((key, known.job.sizes[key]) for key in known.cached)
+        if known is not None and known.machine in found:
+            sizes = known.job.sizes
+            found[known.machine].update((key, sizes[key]) for key in known.cached if key not in told[known.machine])
         for one in others:
-            found[self.router.workers[one.worker].machine].update(one.job.sizes)
+            if one.left_s is not None:
+                found[self.router.workers[one.worker].machine].update(one.job.sizes)
         return found
 
     def _memory(self, state: Mapping[str, Any] | None, shared: Mapping[str, int]) -> tuple[Memory, Forecast | None]:
-        """A worker's memory now, and its forecast; `shared`: bytes by component in the page cache. Without the pack nothing is known."""
+        """A worker's memory now, and its forecast; `shared`: bytes by component in the page cache, in no order that is known. Without the
+        pack nothing is known."""
         if state is None:
             return Memory({}, {}, None), None
         places = dict.fromkeys(shared, Place.CACHED)
         places.update((one["key"], near) for one in state["components"] if (near := place(one)) < Place.DISK)
         sizes = {**shared, **{one["key"]: int(one["size_bytes"]) for one in state["components"]}}
         device_bytes = state["device"]["limit_bytes"] if state["device"] is not None else None
-        return Memory(places, sizes, device_bytes), self._forecast(state)
+        in_ram = [key for key, near in places.items() if key in shared or near is not Place.DEVICE or device_bytes is None]
+        return Memory(places, sizes, device_bytes, _room_bytes(state), in_ram), self._forecast(state)
 
     def _forecast(self, state: Mapping[str, Any]) -> Forecast:
         """One for each kind of machine, so that a simulation for one worker serves its twins."""
-        rates, ram = state["rates"], state["ram"]
+        rates = state["rates"]
         disk = max(rates["read_bytes_per_s"].values(), default=0.0) or DISK_BYTES_PER_S
         device_bytes = state["device"]["limit_bytes"] if state["device"] is not None else None
         exchanges = state.get("exchanges", False)  # an earlier version of the pack does not tell
         link = rates["onload_bytes_per_s"] or LINK_BYTES_PER_S
-        about = [float(f"{value:.1g}") for value in (disk, link, ram["total_bytes"] - ram["reserve_bytes"])]
+        about = [float(f"{value:.1g}") for value in (disk, link, _room_bytes(state))]
         kind = (*about, device_bytes, exchanges)
         if kind not in self._forecasts:
             machine = of_rates(about[0], about[1], device_bytes, int(about[2]))
@@ -235,6 +233,14 @@ class Outlook:
         if seat.found == found:
             seat.state = told if isinstance(told, dict) and told.get("installed") else None
             seat.state_at_s = now_s
+
+
+def _room_bytes(state: Mapping[str, Any]) -> int:
+    """The most that RAM takes of this worker's weights: all that is available, as the page cache is, and that it holds itself."""
+    ram = state["ram"]
+    places = ("pinned_bytes",) if state["device"] is not None else ("pinned_bytes", "device_bytes")
+    own_bytes = sum(one[near] or 0 for one in state["components"] for near in places)
+    return max(0, min(int(ram["total_bytes"]), int(ram["available_bytes"]) + own_bytes) - int(ram["reserve_bytes"]))
 
 
 def place(lies: Mapping[str, Any]) -> Place:

@@ -47,6 +47,8 @@ class Placing:
                     if refused is None:
                         raise
                     return refused
+                if not without:
+                    self._outlook.router.demand.asked(placed.known.job.keys, self._clock())
                 self.reserve(placed, decision)
             if not said and placed.known.why_not:
                 said.append(placed.known.why_not)
@@ -69,9 +71,7 @@ class Placing:
 
     def reserve(self, placed: Placed, decision: Decision) -> None:
         """It counts there from now on."""
-        known = placed.known
-        self._outlook.router.demand.asked(known.job.keys, self._clock())
-        placed.expected_s = self._chooser.expected_s(known, decision)
+        placed.expected_s = self._chooser.expected_s(placed.known, decision)
         if "number" not in placed.body:  # the client has no wish of its own
             placed.body["number"] = self._register.turns.of(placed.client_id, placed.expected_s)
         placed.state, placed.goes_to, placed.begun_s = State.SENDING, decision.index, None

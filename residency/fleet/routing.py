@@ -280,7 +280,7 @@ class _Look:
         asked for of this copy, at most once; and that for each prompt that is queued there, for as many will be."""
         sizes, held = self._job.sizes, worker.held
         over_bytes = worker.held_bytes - worker.room_bytes
-        over_bytes += sum(sizes[key] for key in self._job.keys if key not in held)
+        over_bytes += sum(sizes[key] for key in self._job.keys if key not in held and worker.places.get(key) is not Place.DEVICE)
         if over_bytes <= 0:
             return 0.0
         worth_bytes = 0.0
