@@ -11,8 +11,8 @@ from ...transfers.pagecache import cached_around
 from .contents import Contents
 
 # A look goes through every module of the loaded models and asks the page cache, 1 to 3 ms for 30 GB (benchmarks/looks.py): it may take so
-# much of the time. With twice that share, and looks that took twice as long, they were 0.2 s of 11.4 s on an H100's host. Asking the page
-# cache takes far longer where it is full of small pages: 90 ms for 20 GB on one machine, which left 9 s between two looks.
+# much of the time. With twice that share, and looks that took twice as long, they were 0.2 s of 11.4 s on an H100's host. In a
+# first pass with 12 to 20 GB in the page cache one took 37 to 94 ms on another, which left 9 s between two.
 MOST_SHARE = 0.01
 REFRESH_S = 0.25  # others change the page cache as well
 # Less of a second copy is no room that anybody could have: at the edges of a model's ranges large folios stay, 20 MB of 12 GB, and
