@@ -238,18 +238,6 @@ def test_prompts_of_one_model_are_brought_together_in_a_queue():
     story(tell)
 
 
-def test_prompts_of_a_model_that_still_has_to_be_read_are_brought_together_too():
-    async def tell(first: Worker, second: Worker) -> None:
-        await second.die()
-        async with fleet(first, second) as it:
-            b, c, late = [await it.post(model, model + client) for model, client in (("b", "x"), ("c", "x"), ("b", "y"))]
-            assert await first.begin() == b
-            await it.look()
-            assert [item[1] for item in sorted(first.pending, key=lambda item: item[0])] == [late, c]
-
-    story(tell)
-
-
 def test_what_waits_in_a_queue_is_read_before_it_runs():
     async def tell(first: Worker, second: Worker) -> None:
         await second.die()

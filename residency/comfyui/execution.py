@@ -21,7 +21,7 @@ from ..core.events import Crossed, NotMeasured, Outcome, Taken
 from ..core.timeline import EMPTY
 from ..record.trace import Trace
 from ..runtime import Hold, Runtime
-from ..session import NOTHING_SEEN, Looks, NodeBegins, NodeEnds, Phase, PromptBegins, PromptEnds
+from ..session import NOTHING_SEEN, Looks, NodeBegins, NodeEnds, Phase, PromptBegins, PromptEnds, Sight
 from ..settings import prompt as settings
 from ..transfers import single_reader
 from .device.cuda import Cuda
@@ -292,8 +292,7 @@ class Execution:
                 # by now the node has taken what it needs: what it has pushed out is missing, and may come back while it computes
                 budget_bytes = prompt.settings.device_budget_bytes
                 sight = self._sights.of_both(prompt.graph.components, budget_bytes, self._in_use(), must=True)
-                now_s = self._runtime.clock()
-                self._runtime.tell(Looks(now_s, self._limits.of_host(prompt, now_s), sight))
+                self._looks(prompt, sight)
                 self._runtime.safe_point()
             self._device.advance()
             self._runtime.look()
@@ -314,13 +313,15 @@ class Execution:
             if prompt is None or prompt.graph is None or self._runtime.session.phase is not Phase.RUNNING:
                 return
             sight = self._sights.in_pass(prompt.graph.components, self._in_use())
-            if sight is None:
-                return
             if isinstance(sight, Taken):
                 self._runtime.tell(sight)  # first: the memory that it has taken has not been told yet
-            now_s = self._runtime.clock()
-            limits = self._limits.of_host(prompt, now_s)
-            self._runtime.tell(Looks(now_s, limits, NOTHING_SEEN if isinstance(sight, Taken) else sight))
+                sight = NOTHING_SEEN
+            if sight is not None:
+                self._looks(prompt, sight)
+
+    def _looks(self, prompt: RunningPrompt, sight: Sight) -> None:
+        now_s = self._runtime.clock()
+        self._runtime.tell(Looks(now_s, self._limits.of_host(prompt, now_s), sight))
 
     def node_completes(self) -> None:
         with self._lock:

@@ -391,12 +391,3 @@ def _check_record(record: ComponentState, tier: Tier) -> None:
     assert not leaves or record.answers_due, f"{where} and no answer is due"
     assert state is not ABSENT or not record.held_bytes, f"{where} with {record.held_bytes} bytes"
     assert state is not HELD or record.held_bytes, f"{where} without a byte"
-
-
-def table() -> str:
-    """`MOVES` as a Markdown table for the docs: a row for each state, a column for each move; "·" stays, an empty cell is illegal."""
-    rows = [["", *(move.name for move in Move)], ["---"] * (len(Move) + 1)]
-    for before in State:
-        after = [MOVES.get((before, move)) for move in Move]
-        rows.append([f"**{before.name}**", *("" if one is None else "·" if one is before else one.name for one in after)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"

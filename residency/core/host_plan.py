@@ -82,6 +82,21 @@ def _first_missing(timeline: Timeline, first: int, components: Mapping[str, Comp
     return len(reads), None
 
 
+def overtaken(timeline: Timeline, position: int, components: Mapping[str, Component], host: TierView, terms: Terms) -> list[str]:
+    """Components on their way that are read later than one that is missing and not on its way; none that the user has chosen."""
+    for use in timeline.reads[timeline.first_read_number(position + 1) :]:
+        record = host.records.get(use.component, NOTHING)
+        size_bytes = 0 if use.component not in components else components[use.component].size_bytes
+        missing = record.held_bytes + record.loaded_bytes + record.coming_bytes < size_bytes
+        if missing and not record.coming_bytes and record.may_come and terms.may_prefetch(use.component):
+            break
+    else:
+        return []
+    chosen = {key for key, policy in terms.policies.items() if policy.priority} | set(host.asked)
+    reads = ((key, timeline.next_read(key, position)) for key in host.coming if key not in chosen)
+    return [key for key, read in reads if read is not None and read.position > use.position]
+
+
 def stays(leave_order: Sequence[Rank], busy: Collection[str], read_at: int) -> bool:
     """Whether all of the tier is read no later than that: the first of those that may leave says it of them all."""
     for found in leave_order:

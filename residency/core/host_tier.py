@@ -324,25 +324,8 @@ class HostTier:
         """Stop every transfer of a component that is read later than one that is missing and not on its way: they begin again behind it."""
         if not self.state.coming:
             return []
-        place, records, terms = self.place, self.state.records, self.terms
-        first = place.timeline.first_read_number(place.position + 1)
-        for use in place.timeline.reads[first:]:
-            record = records.get(use.component, NOTHING)
-            size_bytes = 0 if use.component not in self.components else self.components[use.component].size_bytes
-            missing = record.held_bytes + record.loaded_bytes + record.coming_bytes < size_bytes
-            if missing and not record.coming_bytes and record.may_come and terms.may_prefetch(use.component):
-                break
-        else:
-            return []
-        chosen = {key for key, policy in terms.policies.items() if policy.priority} | set(self.state.asked)
-        later = [
-            one.key
-            for one in self.state.coming.values()
-            if one.key not in chosen
-            and (read := place.timeline.next_read(one.key, place.position)) is not None
-            and read.position > use.position
-        ]
-        return self.cancel(later, reason)
+        place = self.place
+        return self.cancel(planning.overtaken(place.timeline, place.position, self.components, self.state, self.terms), reason)
 
     def _evict(self, key: str, size_bytes: int, reason: str) -> Instruction:
         """Give back the last of the component's held bytes."""
