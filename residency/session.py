@@ -193,6 +193,12 @@ class Session:
         first, last = timeline.first_read_number(self.position + 1), timeline.first_read_number(self._runs_at[own.node_id])
         return any(visits[read.position].node_id not in pending for read in timeline.reads[first:last])
 
+    def is_in_tail(self) -> bool:
+        """Whether nothing of the prompt uses weights any more, the node at the position included."""
+        timeline, position = self.timeline, self.position
+        own = (place for place, visit in enumerate(timeline.visits) if place >= position and visit.prompt_id == self.prompt_id)
+        return not any(timeline.at(place) for place in own)
+
     def _follow(self, timeline: Timeline, position: int) -> None:
         self.timeline, self.position = timeline, position
         self._runs_at = {visit.node_id: number for number, visit in enumerate(timeline.visits) if visit.prompt_id == self.prompt_id}

@@ -20,7 +20,7 @@ from residency.core.events import (
     RatesMeasured,
     Replanned,
 )
-from residency.core.timeline import Timeline, Visit
+from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.session import (
     LEGAL,
     Limits,
@@ -149,3 +149,17 @@ def test_standing_aside_from_a_prompt_that_has_ended_meanwhile_leaves_the_next_o
     session.take(begins(prompt_id="q"))
     assert session.take(StandsAside(2.0, "switched off while p ran", "p")) == [] and session.phase is Phase.BETWEEN
     assert session.take(StandsAside(3.0, "switched off", "q")) == [PromptEnded(3.0, "q", Outcome.ABANDONED, "switched off")]
+
+
+def test_a_prompt_is_in_its_tail_when_no_node_of_its_own_from_here_on_uses_weights():
+    """Those of the queue behind it do not count."""
+    session = Session()
+    visits = [Visit("p", "0", "Node"), Visit("p", "1", "Node"), Visit("q", "2", "Node")]
+    uses = [Use(0, "a", UseKind.COMPUTE, True), Use(2, "a", UseKind.COMPUTE, True)]
+    session.take(PromptBegins(1.0, "p", Timeline(tuple(visits), tuple(uses)), components(a=10), Mode.BALANCED))
+    found = []
+    for node_id in "01":
+        session.take(NodeBegins(2.0, node_id))
+        found.append(session.is_in_tail())
+        session.take(NodeEnds(3.0))
+    assert found == [False, True]

@@ -220,7 +220,9 @@ class Execution:
             sight = self._sights.of_both(prompt.graph.components, prompt.settings.device_budget_bytes)
             holds = self._runtime.tell(NodeBegins(started_s, node_id, self._limits.of_host(prompt, now_s), sight))
             self._runtime.safe_point()
-            self._device.carry_on(waits=visit.class_type in self._stepping or self._is_in_tail(prompt))
+            # the rest of the prompt computes with no weights, and nobody has queued another one
+            idle = self._device.is_ahead and not prompt.ahead.queue and self._runtime.session.is_in_tail()
+            self._device.carry_on(waits=visit.class_type in self._stepping or idle)
             if self._limits.device_bytes is not None:
                 # no part of what the node computes: else it would seem to take longer, and more would be brought over while it runs
                 self.stalls.add(self._runtime.clock() - started_s)
@@ -258,14 +260,6 @@ class Execution:
         )
         self._cached.tell()
         self._steps.watch()
-
-    def _is_in_tail(self, prompt: RunningPrompt) -> bool:
-        """Whether nothing of the prompt computes with weights any more, and nobody has queued another one."""
-        if not self._device.is_ahead or prompt.ahead.queue:
-            return False
-        timeline, position = self._runtime.session.timeline, self._runtime.session.position
-        own = (place for place, visit in enumerate(timeline.visits) if place >= position and visit.prompt_id == prompt.prompt_id)
-        return not any(timeline.at(place) for place in own)
 
     async def hold(self, holds: list[Hold]) -> None:
         """Hold the staged node until its files are there; an interrupt lets go at once, and ComfyUI stops at the node. A hold that cannot
