@@ -394,7 +394,10 @@ class World:
         self._safe_point()
 
     def _node_ends(self) -> None:
+        session = self.runtime.session
+        own = {use.component for use in session.timeline.at(session.position)}
         self.tell(NodeEnds(self.time_s, sight=self._sight(device=False)))
+        self.untold |= own & set(self.runtime.manager.placement.outside)  # this host tells that it keeps what is meant for neither tier
         self._safe_point()
         if not self._faults:
             own = [key for key, copy in self.device.pending.items() if not copy.ahead]

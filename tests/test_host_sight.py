@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from story import MB, components, reads
 
 from residency.core.component import Component, Extent, Mode, Tier
+from residency.core.device_placement import SPARE_BYTES
 from residency.core.events import (
     BudgetChanged,
+    DeviceObserved,
     Evicted,
     HostObserved,
     NodeFinished,
@@ -137,6 +140,28 @@ def test_weights_that_the_process_takes_while_a_node_runs_are_read_ahead_no_more
     manager.handle(Taken(6.0, {"a": 70 * MB}, {"a": turned}))  # 10 MB of them were still to come
     manager.handle(TransferDone(7.0, "a", Tier.HOST, 40 * MB, 50 * MB, 0.1))
     assert manager.host.held == {"a": 30 * MB}
+
+
+def test_what_is_meant_for_neither_tier_is_no_second_copy_once_its_node_has_ended():
+    """34,000 MB of weights, 12,000 on the device and 20,000 of copies in host memory: the end of t is discarded with the device's pages,
+    and lies in the page cache. Told to leave there as a second copy, it was read from the drive in each prompt."""
+    parts = components(t=10_000, a=12_000, b=12_000)
+    timeline = reads("tab")
+    visits = (replace(timeline.visits[0], passes_once=True), *timeline.visits[1:])
+    uses = tuple(replace(use, kind=UseKind.COMPUTE) for use in timeline.uses)
+    look = seen({"t": 6_000, "a": 12_000, "b": 12_000}, {"t": 4_000})
+    manager, _ = begun(Timeline(visits, uses), parts, 4_000, look)
+    manager.handle(DeviceObserved(1.5, {}, 12_000 * MB, {}, 20_000 * MB, True))
+    manager.handle(NodeStarted(2.0, 0))
+    outside_bytes = 2_000 * MB + SPARE_BYTES
+    assert manager.placement.outside == {"t": outside_bytes}
+    assert told(manager.handle(Taken(3.0, {"t": 10_000 * MB}))) == []
+    assert (manager.host.held, manager.host.records["t"].surplus_bytes) == ({}, 4_000 * MB)
+    assert told(manager.handle(NodeFinished(4.0, 0))) == []
+    assert manager.host.held == {"t": outside_bytes}
+    (copy,) = manager.handle(BudgetChanged(5.0, Tier.HOST, outside_bytes))  # the rest of it stays in the process
+    assert isinstance(copy, Evict) and (copy.size_bytes, copy.upto_bytes) == (4_000 * MB - outside_bytes, 10_000 * MB - outside_bytes)
+    manager.host.validate()
 
 
 def test_where_the_system_does_not_tell_of_its_page_cache_what_was_read_is_remembered():

@@ -303,6 +303,16 @@ class TierState:
         record.loaded_bytes += size_bytes
         record.surplus_bytes += size_bytes
 
+    def let_go(self, key: str, size_bytes: int) -> int:
+        """The process does not keep so many bytes at the end of what it holds for itself. Returns how many of them the page cache has."""
+        record = self.records[key]
+        copied_bytes = min(size_bytes, record.surplus_bytes)
+        record.loaded_bytes -= size_bytes
+        record.surplus_bytes -= copied_bytes
+        if not record.surplus_bytes:
+            self.surplus.pop(key, None)
+        return copied_bytes
+
     # --- how ---
 
     def _move(self, record: ComponentState, move: Move, size_bytes: int, why: str, after: State | None = None) -> None:

@@ -153,6 +153,20 @@ class HostTier:
             self.changed = True
             self._whole_until = None
 
+    def lets_go(self, key: str, outside_bytes: int) -> None:
+        """The node that has computed with it has ended, and so many bytes of its end do not stay in the process: their copies in the page
+        cache are no second ones any more. One that has ended with a look has told that already."""
+        record = self.state.records.get(key, NOTHING)
+        if not outside_bytes or key not in self.components:
+            return
+        gone_bytes = record.loaded_bytes - max(0, self.components[key].size_bytes - outside_bytes)
+        if gone_bytes > 0 and not (record.coming_bytes or record.answers_due):
+            held_bytes = record.held_bytes + self.state.let_go(key, gone_bytes)
+            self._missing_again(key)
+            self.changed = True
+            self._whole_until = None
+            self._see(key, min(held_bytes, self.wanted_bytes(key)), "the process does not keep it")
+
     def _apply_look(self, keys: Iterable[str]) -> None:
         seen = self._seen
         for key in keys:
