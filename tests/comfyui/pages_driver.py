@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import sys
@@ -126,6 +127,36 @@ def lost(store_of: Any, device_pages: int, host_pages: int) -> list[list[tuple[i
     return rounds
 
 
+def growing(store_of: Any, clock: Callable[[], float], device_pages: int, host_pages: int, outside_pages: int = 0) -> list[int]:
+    """Modules of all three models that are read from the file in each round, where what computes beside the weights grows by six pages in
+    each turn: pages of others leave for it unasked when none is free. `outside_pages`: the first is passed once, and so many of its end are
+    meant for neither tier."""
+    free, draw = [device_pages], random.Random(7)
+    store = store_of(lambda: host_pages * PAGE - store.slots.total_bytes, Late(free), clock)
+    models = [patcher(draw, free) for _ in range(3)]
+    rounds = []
+    for _ in range(5):
+        filled = 0
+        for turn, one in enumerate(models):
+            others = [models[(turn + away) % 3] for away in (2, 1)]
+            once = outside_pages > 0 and turn == 0
+            _, make_room = exchange(store, one, others, free, once, {models[0]: outside_pages * PAGE}, headroom=2)
+            grown = [0]
+
+            def use(parts: list[Any], one: Any = one, make_room: Any = make_room, grown: list[int] = grown) -> None:
+                if grown[0] < 6:
+                    if free[0] <= 0 and not any(other.buffer.free_memory(PAGE) for other in models if other is not one):
+                        one.buffer.free_memory(PAGE)
+                    grown[0] += 1
+                    free[0] -= 1
+                make_room(parts)
+
+            filled += compute(one, use, store.leave_out if once else bool)[0]
+            free[0] += grown[0]
+        rounds.append(filled)
+    return rounds
+
+
 def pinned_under_a_limit(store_of: Any, most_slabs: int) -> list[int]:
     """Slabs that slots take where the system lets so many be pinned: alone, and beside one that ComfyUI has pinned."""
     import comfy.model_management as model_management
@@ -205,6 +236,9 @@ def main() -> None:
     found_room = cycle(PageStore, 24, 36, headroom=6)
     answer |= {
         "settled": settled,
+        "growing": [
+            [growing(PageStore, clock, *pages) for clock in (itertools.count().__next__, lambda: 0.0)] for pages in ((30, 36), (24, 30, 8))
+        ],
         "found room": found_room,
         "lost pages": lost(PageStore, 20, 16),
         "once": once,

@@ -96,6 +96,14 @@ def test_an_end_that_is_meant_for_neither_tier_is_the_only_thing_read_from_the_s
     assert first == [12, 12, 12] and all(read == others[0] for read in others) and 0 < others[0][0] < 12 and others[0][1:] == [0, 0]
 
 
+def test_what_computes_beside_the_weights_takes_no_page_of_which_there_could_be_an_image(seen: dict[str, Any]):
+    """It grows while a model asks for its pages. Looked at only where the room seen last had been asked for, others' pages were gone by
+    then: 3 modules are read again where all would fit, and 10 instead of 7 where the end of one does not."""
+    all_fits, one_end_is_outside = seen["growing"]
+    assert all_fits == [[36, 0, 0, 0, 0], [36, 3, 0, 0, 0]]
+    assert one_end_is_outside == [[36, 7, 7, 7, 7], [36, 10, 10, 10, 10]]
+
+
 def test_a_model_that_is_passed_once_and_was_lost_whole_takes_no_room_from_those_that_would_be_lost_for_it(seen: dict[str, Any]):
     """The two others have 36 pages. Were its loss forgotten, they would lose 10 and 12 of their modules in turn."""
     assert seen["scarce"][-2:] == [[12, 0, 0], [12, 0, 0]]
