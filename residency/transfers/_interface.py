@@ -46,6 +46,10 @@ class System(Protocol):
     def counted_in(self, handle: int, ranges: Sequence[tuple[int, int]]) -> list[int]:
         """The same of each (start, end) where the answer takes next to no time, however large the ranges are; OSError elsewhere."""
 
+    def announce_reads(self, handle: int, ranges: Sequence[tuple[int, int]]) -> None:
+        """Somebody is about to read each (start, end): begin with all of them, where the system can, and wait for none. `handle` is a file
+        descriptor here, whoever has opened it."""
+
     def drop_in(self, handle: int, start: int, size_bytes: int) -> None:
         """Ask the system to forget whole pages; those that it cannot forget stay without a word."""
 

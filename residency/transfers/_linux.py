@@ -59,6 +59,10 @@ class Linux(Portable):
     def counted_in(self, handle: int, ranges: Sequence[tuple[int, int]]) -> list[int]:
         return counted_bytes(handle, ranges)
 
+    def announce_reads(self, handle: int, ranges: Sequence[tuple[int, int]]) -> None:
+        for start, end in ranges:
+            os.posix_fadvise(handle, start, end - start, os.POSIX_FADV_WILLNEED)
+
     def drop_in(self, handle: int, start: int, size_bytes: int) -> None:
         """Dirty pages and pages that some process has mapped and touched stay: the kernel skips them without a word."""
         os.posix_fadvise(handle, start, size_bytes, os.POSIX_FADV_DONTNEED)

@@ -60,6 +60,9 @@ class Portable:
     def counted_in(self, handle: int, ranges: Sequence[tuple[int, int]]) -> list[int]:
         raise OSError(f"{self.name} does not tell quickly what is cached")
 
+    def announce_reads(self, handle: int, ranges: Sequence[tuple[int, int]]) -> None:
+        return None
+
     def drop_in(self, handle: int, start: int, size_bytes: int) -> None:
         return None
 

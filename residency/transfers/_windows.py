@@ -152,6 +152,9 @@ class Windows:
     def counted_in(self, handle: int, ranges: Sequence[tuple[int, int]]) -> list[int]:
         raise OSError("Windows does not tell what is cached")
 
+    def announce_reads(self, handle: int, ranges: Sequence[tuple[int, int]]) -> None:
+        return None
+
     def drop_in(self, handle: int, start: int, size_bytes: int) -> None:
         return None
 

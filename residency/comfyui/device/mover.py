@@ -44,6 +44,7 @@ from .memory_usage import SNAPSHOT_HEADROOM_BYTES, device_bytes, shares_host_mem
 from .models import Models
 from .prefetches import Prefetches
 from .proofs import Feature
+from .small_weights import SmallWeights
 from .snapshot import Snapshots
 from .storage_policy import StoragePolicy
 
@@ -113,9 +114,10 @@ class DeviceMover:
         copied_to = None if PageStore is None else cuda
         self.models = Models()
         self.snapshots = Snapshots()
-        self.pages = None if copied_to is None else PageStore(spare, copied_to)
+        self.pages = None if copied_to is None else PageStore(spare, copied_to, clock)
         self.contents = Contents(self.models, self.pages, cuda, spare, plan)
         self.storage = StoragePolicy(plan)
+        self._small = SmallWeights()
         self.streams = CopyStreams(copied_to, clock)
         self.evidence = Evidence(self.streams.gate)
         self.headroom = Headroom(copied_to, self.contents)
@@ -242,6 +244,7 @@ class DeviceMover:
                 self.exchanges.forget_turns_with(patcher)
                 self._prefetches.before_load(key, patcher)
                 if self.streams.reaches(patcher):
+                    self._small.announce(patcher)
                     self.storage.before_load(patcher)
                     with self._answers.answering(key, Feature.EXCHANGE, patcher):
                         self.exchanges.before_load(key, patcher, working_set_bytes)
