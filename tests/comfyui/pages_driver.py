@@ -21,7 +21,14 @@ HEADROOM_PAGES = 4
 
 
 def exchange(
-    store: Any, one: Any, others: list[Any], free: list[int], passed_once: bool = False, outside: Any = None, headroom: int = 0
+    store: Any,
+    one: Any,
+    others: list[Any],
+    free: list[int],
+    passed_once: bool = False,
+    outside: Any = None,
+    headroom: int = 0,
+    computes: int = 0,
 ) -> tuple[int, Any]:
     """With pages that only an exchange may use: how many of them it has kept, and what makes room for parts of the model that are about to
     be used. `headroom`: pages that the exchange leaves free, and those parts may use."""
@@ -41,7 +48,7 @@ def exchange(
 
     streams = Streams(store.cuda.stream(), store.cuda.stream())
     leaving = {other: (outside or {}).get(other, 0) for other in others}
-    turn = lent(lambda: store.exchange(one, leaving, streams, room_bytes, passed_once=passed_once))
+    turn = lent(lambda: store.exchange(one, leaving, streams, room_bytes, passed_once=passed_once, computes_bytes=computes * PAGE))
     kept = max(0, -free[0])
 
     def make_room(parts: list[Any]) -> None:
@@ -70,7 +77,9 @@ def trial(seed: int, store_of: Any) -> tuple[int, int, int]:
             draw.shuffle(others)
             passed_once = draw.random() < 0.3
             outside = {other: draw.choice((0, 0, 1, 5, 99)) * PAGE for other in others}
-            more, make_room = exchange(store, one, others[: draw.choice((0, 1, 2, 2))], free, passed_once, outside)  # not all may leave
+            known = draw.choice((0, 0, 5))
+            leaving = others[: draw.choice((0, 1, 2, 2))]  # not all may leave
+            more, make_room = exchange(store, one, leaving, free, passed_once, outside, computes=known)
             kept += more
             wrong += compute(one, make_room, store.leave_out if passed_once else bool)[1]
         elif act < 0.7:  # pressure from outside
@@ -127,10 +136,18 @@ def lost(store_of: Any, device_pages: int, host_pages: int) -> list[list[tuple[i
     return rounds
 
 
-def growing(store_of: Any, clock: Callable[[], float], device_pages: int, host_pages: int, outside_pages: int = 0) -> list[int]:
+def growing(
+    store_of: Any,
+    clock: Callable[[], float],
+    device_pages: int,
+    host_pages: int,
+    outside_pages: int = 0,
+    at_once: bool = False,
+    known: int = 0,
+) -> list[int]:
     """Modules of all three models that are read from the file in each round, where what computes beside the weights grows by six pages in
     each turn: pages of others leave for it unasked when none is free. `outside_pages`: the first is passed once, and so many of its end are
-    meant for neither tier."""
+    meant for neither tier. `at_once`: it grows behind the first module; `known`: pages of it that are known."""
     free, draw = [device_pages], random.Random(7)
     store = store_of(lambda: host_pages * PAGE - store.slots.total_bytes, Late(free), clock)
     models = [patcher(draw, free) for _ in range(3)]
@@ -140,11 +157,11 @@ def growing(store_of: Any, clock: Callable[[], float], device_pages: int, host_p
         for turn, one in enumerate(models):
             others = [models[(turn + away) % 3] for away in (2, 1)]
             once = outside_pages > 0 and turn == 0
-            _, make_room = exchange(store, one, others, free, once, {models[0]: outside_pages * PAGE}, headroom=2)
+            _, make_room = exchange(store, one, others, free, once, {models[0]: outside_pages * PAGE}, 2, known)
             grown = [0]
 
             def use(parts: list[Any], one: Any = one, make_room: Any = make_room, grown: list[int] = grown) -> None:
-                if grown[0] < 6:
+                for _ in range(min(6 - grown[0], 6 if at_once else 1)):
                     if free[0] <= 0 and not any(other.buffer.free_memory(PAGE) for other in models if other is not one):
                         one.buffer.free_memory(PAGE)
                     grown[0] += 1
@@ -197,6 +214,19 @@ def left_free() -> list[int]:
     return found
 
 
+def beyond() -> list[float]:
+    """GiB beyond an exchange's headroom that nodes with these working sets (0: unknown) will allocate, for which ComfyUI asks for so many
+    beside the weights; torch has one already."""
+    from residency.comfyui.device.headroom import Headroom
+
+    cuda: Any = SimpleNamespace(reserved_bytes=lambda: 1 << 30)
+    headroom, found = Headroom(cuda, SimpleNamespace(spared_bytes=0)), []  # type: ignore[arg-type]
+    for working_set_gib, asked_gib in ((0, 3), (1, 0), (4, 0), (4, 3)):
+        headroom.expect(working_set_gib << 30)
+        found.append(headroom.beyond_exchange(asked_gib << 30) / (1 << 30))
+    return found
+
+
 def devices() -> dict[str, list[Any]]:
     """Of devices as torch tells of them: what is left undone, whether copies are made, whether the device's memory is counted."""
     import comfy.model_management as model_management
@@ -239,6 +269,7 @@ def main() -> None:
         "growing": [
             [growing(PageStore, clock, *pages) for clock in (itertools.count().__next__, lambda: 0.0)] for pages in ((30, 36), (24, 30, 8))
         ],
+        "grown at once": [growing(PageStore, itertools.count().__next__, 30, 36, 0, True, known) for known in (0, 4)],
         "found room": found_room,
         "lost pages": lost(PageStore, 20, 16),
         "once": once,
@@ -246,6 +277,7 @@ def main() -> None:
         "pinned": pinned_under_a_limit(PageStore, 3),
         "devices": devices(),
         "left free": left_free(),
+        "beyond": beyond(),
     }
     print("ANSWER " + json.dumps(answer))
 

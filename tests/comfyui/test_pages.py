@@ -41,6 +41,10 @@ def test_copies_leave_comfyuis_own_headroom_and_what_it_pins_beside_it(seen: dic
     assert seen["left free"] == [4, 4, 9, 51]
 
 
+def test_of_a_known_working_set_so_much_is_still_to_come_as_neither_torch_has_nor_an_exchange_leaves_free(seen: dict[str, Any]):
+    assert seen["beyond"] == [0, 0, 2.5, 1.5]
+
+
 def test_a_device_that_shares_the_hosts_memory_or_is_reached_otherwise_gets_no_copies_and_says_so(seen: dict[str, Any]):
     assert seen["devices"] == {
         "cpu None": [[], False, False],
@@ -102,6 +106,11 @@ def test_what_computes_beside_the_weights_takes_no_page_of_which_there_could_be_
     all_fits, one_end_is_outside = seen["growing"]
     assert all_fits == [[36, 0, 0, 0, 0], [36, 3, 0, 0, 0]]
     assert one_end_is_outside == [[36, 7, 7, 7, 7], [36, 10, 10, 10, 10]]
+
+
+def test_what_is_known_to_be_computed_with_finds_room_in_free_slots_before_it_is_allocated(seen: dict[str, Any]):
+    """Six pages, allocated at once: too late for a look. Unknown, they cost others a third of their modules in each round."""
+    assert seen["grown at once"] == [[36, 3, 14, 15, 15], [36, 0, 0, 0, 0]]
 
 
 def test_a_model_that_is_passed_once_and_was_lost_whole_takes_no_room_from_those_that_would_be_lost_for_it(seen: dict[str, Any]):

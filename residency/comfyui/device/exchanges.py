@@ -54,6 +54,7 @@ class Exchanges:
                 self._streams.both(),
                 lambda: cuda.free_bytes() - headroom_bytes,
                 passed_once=placed is not None and placed.left_out,
+                computes_bytes=self._headroom.beyond_exchange(asked_bytes),
                 compares=proofs.is_open(Behaviour.WRITTEN_BACK_EQUAL, kind),
             )
         self._turns.append(turn)

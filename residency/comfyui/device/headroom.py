@@ -33,5 +33,13 @@ class Headroom:
 
     def of_exchange(self, asked_bytes: int) -> int:
         """Bytes that an exchange leaves free, for a load in which ComfyUI has asked for so many beside the weights."""
-        # No more, also where more is known to come: with all of it C2 read 3.4 GB in each prompt, with this 0 to 1 (H100, 8 GiB of it).
+        # No more, also where more is known to come: pages without an image would leave for it. With all of it C2 read 3.4 GB in each
+        # prompt, with this 0 to 1 (H100, 8 GiB of it).
         return max(HEADROOM_BYTES, min(asked_bytes, 2 * HEADROOM_BYTES)) + self._contents.spared_bytes
+
+    def beyond_exchange(self, asked_bytes: int) -> int:
+        """Bytes beyond those of `of_exchange` that the node that runs will still allocate, where its working set is known."""
+        if self._cuda is None or not self._working_set_bytes:
+            return 0
+        coming_bytes = self._working_set_bytes - self._cuda.reserved_bytes() + KNOWN_HEADROOM_BYTES + self._contents.spared_bytes
+        return max(0, coming_bytes - self.of_exchange(asked_bytes))

@@ -76,11 +76,14 @@ class PageStore:
         room_bytes: Callable[[], int],
         *,
         passed_once: bool = False,
+        computes_bytes: int = 0,
         compares: bool = False,
     ) -> Turn:
         """It is the model's turn. `leaving`: those that may leave for it, the one needed last first, and bytes at the end of each that
         leave without an image. `room_bytes()`: device memory that weights may take. No other loses its image for pages that a model which
-        is `passed_once` has lost: see `leave_out`. `compares`: the first pages, with their sources.
+        is `passed_once` has lost: see `leave_out`. `computes_bytes`: room beside that which the node is known to compute with; for it pages
+        leave as far as there are free slots: memory for more is the page cache's, of bytes that are used sooner. `compares`: the first
+        pages, with their sources.
 
         Raises the device's errors, and DisprovedError for a page that reads otherwise; then none of these models has an image any more,
         and ComfyUI reads the missing pages. So does the turn when it goes on."""
@@ -90,7 +93,7 @@ class PageStore:
         compare = self._compare if compares else None
         victims = [Leaving(self._side(victim), compare, outside_bytes) for victim, outside_bytes in leaving.items()]
         turn = Turn(self, side, Coming(side, compare), victims, streams, room_bytes)
-        turn.begin(passed_once)
+        turn.begin(passed_once, computes_bytes)
         return turn
 
     def give_up(self, all_images: Iterable[Images], streams: Streams) -> None:
@@ -189,10 +192,12 @@ class Turn:
         """Whether it is this model's turn, or it may leave for it."""
         return any(other.model is patcher.model for other in (self.patcher, *(victim.patcher for victim in self._victims)))
 
-    def begin(self, passed_once: bool) -> None:
+    def begin(self, passed_once: bool, computes_bytes: int) -> None:
         """Bring back the model's pages in host memory, in exchange for the last pages of the others."""
         with self._giving_up():
             self._begin(passed_once)
+            slots = self._store.slots
+            self._make_room(lambda: min(self._short_pages(computes_bytes), slots.free_pages))
 
     def _begin(self, passed_once: bool) -> None:
         side, coming, slots, streams = self._side, self._coming, self._store.slots, self._streams
@@ -241,13 +246,13 @@ class Turn:
 
     def is_short(self, address: int, size_bytes: int) -> bool:
         """Whether others should leave before the model asks for the pages there. For a model with parts that get no room they leave only
-        for what computes beside it, and only with an image."""
+        for what computes beside it, and only into free slots."""
         self._looks_in_bytes -= size_bytes
         left_out, now_s = self._side.images.left_out, self._store.clock()
         if now_s < self._looks_at_s and (left_out or self._looks_in_bytes > 0):
             return False
         self._looks_at_s = now_s + LOOK_S
-        if not self._victims_pages() or (left_out and not self._store.slots.room_pages()):
+        if not self._victims_pages() or (left_out and not self._store.slots.free_pages):
             return False
         wanted_pages = 0 if left_out else self._wanted_pages(address, size_bytes, SLAB_PAGES // 2)
         spare_pages = self._room_bytes() // PAGE_BYTES - wanted_pages
@@ -259,13 +264,17 @@ class Turn:
         with self._giving_up():
             self._streams.into.synchronize()
             left_out, slots = self._side.images.left_out, self._store.slots
-            wanted_pages = 0 if left_out else self._wanted_pages(address, size_bytes, SLAB_PAGES)
-            while (pages := min(CHUNK_PAGES, self._short_pages(wanted_pages * PAGE_BYTES))) > 0:
-                gone = self._announce(min(pages, slots.room_pages()) if left_out else pages, keep=True)
-                if gone is None:
-                    break
-                self._streams.out.synchronize()
-                gone.leave()
+            wanted_bytes = 0 if left_out else self._wanted_pages(address, size_bytes, SLAB_PAGES) * PAGE_BYTES
+            self._make_room(lambda: min(self._short_pages(wanted_bytes), slots.free_pages if left_out else SLAB_PAGES))
+
+    def _make_room(self, pages: Callable[[], int]) -> None:
+        """Others leave, with images as far as there are slots, until `pages()` more shall leave no more."""
+        while (more := min(CHUNK_PAGES, pages())) > 0:
+            gone = self._announce(more, keep=True)
+            if gone is None:
+                break
+            self._streams.out.synchronize()
+            gone.leave()
 
     def _wanted_pages(self, address: int, size_bytes: int, most_pages: int) -> int:
         """Of the pages that the model still misses so many, and no fewer than it is about to ask for."""

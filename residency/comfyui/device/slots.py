@@ -32,6 +32,11 @@ class Slots:
         spare_bytes, most_bytes = self._spare_bytes() - self.spared_bytes, pinnable_bytes()
         return spare_bytes if most_bytes is None else min(spare_bytes, most_bytes - self.total_bytes)
 
+    @property
+    def free_pages(self) -> int:
+        """Pages that images could be taken of without any more memory."""
+        return len(self._free)
+
     def room_pages(self) -> int:
         """Pages that more images could be taken of: the slots that are free, and those that there is memory for."""
         return len(self._free) + max(0, self._more_bytes()) // (SLAB_PAGES * PAGE_BYTES) * SLAB_PAGES
