@@ -112,7 +112,7 @@ def announced(file: Path) -> list[int]:
             weight = torch.zeros(size_bytes, dtype=torch.uint8)
             place = SimpleNamespace(file_ref=handle if number % 2 else handle.fileno(), lock=None, offset=offset, size=size_bytes)
             weight.untyped_storage()._comfy_tensor_file_slice = place
-            backup[str(number)] = SimpleNamespace(weight=weight)
+            backup[str(number)] = SimpleNamespace(weight=weight if number % 3 else SimpleNamespace(_qdata=weight))
         backup["made"] = SimpleNamespace(weight=torch.zeros(4))  # by a node: it lies in no file
         backup["meta"] = SimpleNamespace(weight=torch.zeros(4, device="meta"))
         small, found = SmallWeights(), [there()]

@@ -41,7 +41,8 @@ class SmallWeights:
 def _ranges(backups: Any) -> Ranges:
     found: Ranges = {}
     for one in backups:
-        place = None if one.weight.is_meta else getattr(one.weight.untyped_storage(), SLICE, None)
+        weight = getattr(one.weight, "_qdata", one.weight)  # of a quantized one; its scales stay in the process
+        place = None if weight.is_meta else getattr(weight.untyped_storage(), SLICE, None)
         if place is not None and place.file_ref is not None:
             handle = place.file_ref if isinstance(place.file_ref, int) else place.file_ref.fileno()
             found.setdefault(handle, []).append((int(place.offset), int(place.offset + place.size)))
