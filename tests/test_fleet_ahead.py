@@ -16,6 +16,10 @@ FORECAST = Forecast(of_rates(1.0 * GB, 25.0 * GB, 12 * GB, 64 * GB), OURS)
 LOADING_S = FORECAST.of(Job((Step("1", "Sample", 2.0, ("a",), 20),), {"a": MODEL_BYTES}, "a"), {}).stall_s
 
 
+def as_predicted(predicted_s: float, stall_s: float) -> float:
+    return predicted_s
+
+
 def job(model: str) -> Job:
     return Job((Step("1", "Sample", 2.0, (model,), 20),), {model: MODEL_BYTES}, model)
 
@@ -34,7 +38,7 @@ def names(of: list[Queued]) -> list[str]:
 
 
 def test_prompts_of_the_model_at_hand_go_first():
-    order, seconds = ahead(queue("baba"), memory("a"), FORECAST, 1.0)
+    order, seconds = ahead(queue("baba"), memory("a"), FORECAST, as_predicted)
     assert names(order) == ["1a", "3a", "0b", "2b"]
     assert seconds == 4 * 2.0 + LOADING_S  # b is loaded once; in the clients' turns it would be thrice a load
 
@@ -69,18 +73,18 @@ def test_where_all_wait_long_short_prompts_go_before_long_ones():
 
 def test_who_was_overtaken_often_is_overtaken_by_nobody():
     often = [replace(one, overtaken=MOST_OVERTAKEN if one.name == "2b" else 0.0) for one in queue("baba")]
-    assert names(ahead(often, memory("a"), FORECAST, 1.0)[0]) == ["1a", "0b", "2b", "3a"]
+    assert names(ahead(often, memory("a"), FORECAST, as_predicted)[0]) == ["1a", "0b", "2b", "3a"]
 
 
 def test_nobody_overtakes_his_own_earlier_prompt_nor_one_with_a_place():
     mine = [Queued("0b", 0, "me", job("b"), 0.0, 2.0), Queued("1a", 0, "me", job("a"), 1.0, 2.0)]
-    assert names(ahead(mine, memory("a"), FORECAST, 1.0)[0]) == ["0b", "1a"]
-    assert names(ahead(queue("ba", fixed=True), memory("a"), FORECAST, 1.0)[0]) == ["0b", "1a"]
+    assert names(ahead(mine, memory("a"), FORECAST, as_predicted)[0]) == ["0b", "1a"]
+    assert names(ahead(queue("ba", fixed=True), memory("a"), FORECAST, as_predicted)[0]) == ["0b", "1a"]
 
 
 def test_what_runs_is_first_and_counts_what_is_left_of_it():
     running = Queued("runs", 0, "client", job("b"), 9.0, 2.0, left_s=0.5)
-    order, seconds = ahead([*queue("ab"), running], memory("b"), FORECAST, 2.0, until="0a")
+    order, seconds = ahead([*queue("ab"), running], memory("b"), FORECAST, lambda predicted_s, stall_s: 2.0 * predicted_s, until="0a")
     assert names(order) == ["runs", "1b"]
     assert seconds == 0.5 + 2.0 * 2.0  # the margin is of what is predicted
 
@@ -116,11 +120,11 @@ def test_where_the_device_is_ram_it_forgets_as_ram_does():
 
 def test_prompts_of_one_model_go_together_where_ram_does_not_hold_both():
     lies = Memory({}, {}, 12 * GB, 15 * GB)
-    assert names(ahead(queue("abab"), lies, FORECAST, 1.0)[0]) == ["0a", "2a", "1b", "3b"]
+    assert names(ahead(queue("abab"), lies, FORECAST, as_predicted)[0]) == ["0a", "2a", "1b", "3b"]
 
 
 def test_without_a_forecast_clients_take_turns():
-    assert names(ahead(queue("baba"), memory("a"), None, 1.0)[0]) == ["0b", "1a", "2b", "3a"]
+    assert names(ahead(queue("baba"), memory("a"), None, as_predicted)[0]) == ["0b", "1a", "2b", "3a"]
 
 
 @given(
@@ -132,7 +136,7 @@ def test_everybody_runs_once_and_each_clients_prompts_in_their_order(prompts: li
         Queued(str(n), 0, client, job(model), float(n), 2.0, waited_s, None, fixed)
         for n, (model, client, waited_s, fixed) in enumerate(prompts)
     ]
-    order, _ = ahead(waiting, memory(*warm), FORECAST, 1.0)
+    order, _ = ahead(waiting, memory(*warm), FORECAST, as_predicted)
     assert sorted(names(order), key=int) == names(waiting)
     for client in "xyz":
         own = [int(one.name) for one in order if one.client == client]

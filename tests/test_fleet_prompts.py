@@ -704,7 +704,7 @@ def test_prediction_and_truth_are_kept_and_widen_the_margin():
             await first.end(seconds=10.0)
             await it.look()
             told = it.worker("first")
-            assert (told["predicted_s"], told["took_s"], told["margin"]) == (5.0, 10.0, 1.2)
+            assert (told["predicted_s"], told["took_s"], told["margin"], told["loading_margin"]) == (5.0, 10.0, 1.2, 1.0)
 
     story(tell)
 

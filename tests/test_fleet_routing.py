@@ -137,6 +137,33 @@ def test_a_worker_whose_predictions_fail_is_trusted_less():
     assert chosen(job("a"), first, second)[0] == "second"
 
 
+def test_workers_that_share_drives_learn_of_one_another_how_late_loading_is_and_each_of_itself_how_late_it_computes():
+    """One loads beside another: 10 s instead of 5. Taken for the worker's own, that sent the next prompts to the other, which then loaded,
+    too: 96 moves of 40 prompts."""
+    first, second = worker("first", "a"), worker("second", "b")
+    second.drives = first.drives
+    for _ in range(40):
+        first.took(7.0, 12.0, stall_s=5.0)
+        second.took(2.0, 2.0)
+    assert (first.drives.margin, second.margin) == (pytest.approx(2.0, abs=0.01), 1.0) and first.margin == 1.0
+    assert (first.takes_s(7.0, 5.0), second.takes_s(7.0, 5.0)) == (pytest.approx(12.0, abs=0.05), pytest.approx(12.0, abs=0.05))
+    late, as_predicted = (Router([one]).score(0, job("a"), 0.0) for one in (second, worker("third", "b")))
+    assert late is not None and as_predicted is not None and late.stall_s == pytest.approx(2.0 * as_predicted.stall_s, rel=0.01)
+    assert late.compute_s == as_predicted.compute_s
+
+
+def test_what_neither_margin_explains_is_neither_less_than_predicted_nor_without_bound():
+    one = worker("one")
+    for _ in range(100):
+        one.took(10.0, 0.1, stall_s=5.0)
+    assert (one.margin, one.drives.margin) == (1.0, 1.0)
+    for _ in range(100):
+        one.took(10.0, 1e6, stall_s=5.0)
+        one.took(10.0, 1e6, stall_s=6.0)
+    assert (one.margin, one.drives.margin) == (pytest.approx(4.0), pytest.approx(4.0))
+    one.took(0.0, 5.0)  # nothing was predicted
+
+
 def test_a_worker_without_the_pack_is_served_by_its_last_model():
     plain = worker("plain", tells=False, last_model="a", queued=1)
     assert chosen(job("a"), worker("cold"), plain)[0] == "plain"

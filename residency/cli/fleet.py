@@ -172,7 +172,7 @@ def command_status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(told, indent=1))
         return 0
-    head = ("worker", "node", "address", "is", "prompts", "predicted", "took", "margin", "warm")
+    head = ("worker", "node", "address", "is", "prompts", "predicted", "took", "margin", "of loading", "warm")
     rows = [
         (
             one["name"],
@@ -183,6 +183,7 @@ def command_status(options: argparse.Namespace) -> int:
             seconds(one["predicted_s"]) if one["predicted_s"] is not None else "",
             seconds(one["took_s"]) if one["took_s"] is not None else "",
             f"{one['margin']:.2f}",
+            f"{one['loading_margin']:.2f}",
             ", ".join(one["warm"]),
         )
         for one in told["workers"]

@@ -23,6 +23,9 @@ MOST_OVERTAKEN = 25.0  # times per worker of the fleet
 ROUNDING = 1e-9
 GROUPED = 64  # prompts of a queue that are looked at for the next
 
+TakesS = Callable[[float, float], float]
+"""Seconds that a prompt takes of which so many were predicted, the second number of them for loading"""
+
 
 @dataclass(frozen=True, slots=True)
 class Queued:
@@ -96,9 +99,11 @@ class Memory:
                 del self.places[key]
 
 
-def ahead(queue: Iterable[Queued], memory: Memory, forecast: Forecast | None, margin: float, until: str = "") -> tuple[list[Queued], float]:
+def ahead(
+    queue: Iterable[Queued], memory: Memory, forecast: Forecast | None, takes_s: TakesS, until: str = ""
+) -> tuple[list[Queued], float]:
     """The prompts that run before the one of this name (all, where there is none), in their order, and the seconds that they take; `memory`
-    is left as it will be by then. Without a forecast nothing is known of loading."""
+    is left as it will be by then; `takes_s`: as the worker's. Without a forecast nothing is known of loading."""
     order: list[Queued] = []
     seconds = 0.0
     left = sorted(queue, key=lambda one: (one.left_s is None, one.number))
@@ -109,7 +114,8 @@ def ahead(queue: Iterable[Queued], memory: Memory, forecast: Forecast | None, ma
         if one.left_s is not None:
             seconds += one.left_s
         else:
-            seconds += (_stall_s(one.job, memory, forecast) + one.compute_s) * margin
+            stall_s = _stall_s(one.job, memory, forecast)
+            seconds += takes_s(stall_s + one.compute_s, stall_s)
         memory.take(one.job)
         order.append(one)
         left.remove(one)

@@ -60,10 +60,10 @@ class Chooser:
             return False
         return is_much_less(decision.score, self.outlook.router.score(worker, known.job, self._clock()), moves)
 
-    def expected_s(self, known: Known, decision: Decision) -> float:
-        """Seconds of the prompt there, without the worker's margin."""
-        margin = self.outlook.router.workers[decision.index].margin
-        return decision.score.stall_s / margin + (known.compute_s or self.outlook.seconds)
+    def expected_s(self, known: Known, decision: Decision) -> tuple[float, float]:
+        """Seconds of the prompt there, and those of them for loading, both without margins."""
+        stall_s = decision.score.stall_s / self.outlook.router.workers[decision.index].drives.margin
+        return stall_s + (known.compute_s or self.outlook.seconds), stall_s
 
     def note(self, prompt_id: str, decision: Decision, runs: int, said: Iterable[str]) -> None:
         """Keep the decision with its reason; `said`: remarks on the way to it."""

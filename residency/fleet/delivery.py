@@ -78,6 +78,7 @@ class Placed:
     turn: float | None = None  # its number when it came, where it was brought forward since
     told: bool = False  # its client knows that it is begun once more
     goes_to: int = -1
+    stall_s: float = 0.0  # of those expected, for loading
     sent: asyncio.Task[Answer | LostError] | None = None  # the request to its worker, where nobody has seen the answer
     missed_s: float | None = None  # when its worker was first seen without it, its connection having ended
     begins: bool = False  # its worker has said so before it has answered

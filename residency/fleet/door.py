@@ -298,6 +298,7 @@ class Door:
                     "warm": warm_in(seat),
                     "lacks": sorted(seat.lacks),
                     "margin": round(worker.margin, 3),
+                    "loading_margin": round(worker.drives.margin, 3),
                     "predicted_s": round(errors[-1][0], 3) if errors else None,
                     "took_s": round(errors[-1][1], 3) if errors else None,
                 }

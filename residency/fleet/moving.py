@@ -64,8 +64,8 @@ class Moving:
         return any(one.state is State.WAITING and one.worker in running for one in self._register)
 
     def _is_late(self, placed: Placed) -> bool:
-        margin = self._outlook.router.workers[placed.worker].margin
-        return placed.begun_s is not None and self._clock() - placed.begun_s > placed.expected_s * margin
+        takes_s = self._outlook.router.workers[placed.worker].takes_s(placed.expected_s, placed.stall_s)
+        return placed.begun_s is not None and self._clock() - placed.begun_s > takes_s
 
     def _free(self) -> set[int]:
         """Workers that have nothing to do and could."""

@@ -55,7 +55,11 @@ class Outlook:
 
     def __post_init__(self) -> None:
         each = (self.seats[index] for index in range(len(self.seats)))
-        self.router = Router([Worker(seat.name, UNKNOWN, 64 * GB, machine=seat.machine or seat.name) for seat in each])
+        workers = [Worker(seat.name, UNKNOWN, 64 * GB, machine=seat.machine or seat.name) for seat in each]
+        drives = {worker.machine: worker.drives for worker in workers}
+        for worker in workers:
+            worker.drives = drives[worker.machine]
+        self.router = Router(workers)
 
     async def know(self, prompt: Any, without: frozenset[int] = frozenset()) -> Known:
         """Ask for an estimate. Of several answers the one that knows the most: a worker without a file cannot tell of it."""
@@ -95,10 +99,10 @@ class Outlook:
         """A prompt has taken so long."""
         self.seconds += SEEN_SHARE * (seconds - self.seconds)
 
-    def ended(self, index: int, expected_s: float, seconds: float) -> None:
-        """One whose seconds were expected has taken so long there."""
+    def ended(self, index: int, expected_s: float, seconds: float, stall_s: float) -> None:
+        """One whose seconds were expected, so many of them for loading, has taken so long there."""
         self.seen(seconds)
-        self.router.workers[index].took(expected_s, seconds)
+        self.router.workers[index].took(expected_s, seconds, stall_s)
 
     async def listen(self) -> None:
         """Ask every worker whose word is old for its state; of one that does not answer soon the old word is used, and the new one once it
@@ -138,7 +142,7 @@ class Outlook:
             worker.lacks = seat.lacking(known.job.wants, now_s)
             worker.tells = seat.state is not None
             memory, forecast = self._memory(seat.state, shared[worker.machine])
-            before, seconds = ahead([*mine, replace(me, worker=index)], memory, forecast, worker.margin, me.name)
+            before, seconds = ahead([*mine, replace(me, worker=index)], memory, forecast, worker.takes_s, me.name)
             worker.queued, worker.ready_s = len(before), now_s + seconds
             if seat.state is None or forecast is None:
                 worker.places = {}
@@ -152,7 +156,7 @@ class Outlook:
         """Of this worker's queue, as it should run; `others` are those of the other workers."""
         seat, worker = self.seats[index], self.router.workers[index]
         memory, forecast = self._memory(seat.state, self._shared(others)[worker.machine])
-        return ahead(queue, memory, forecast, worker.margin)[0]
+        return ahead(queue, memory, forecast, worker.takes_s)[0]
 
     def _shared(self, others: Sequence[Queued], known: Known | None = None) -> dict[str, dict[str, int]]:
         """Bytes by component that each machine's page cache holds, or gets for those of `others` that run. What was `known` to be cached

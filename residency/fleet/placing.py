@@ -71,7 +71,7 @@ class Placing:
 
     def reserve(self, placed: Placed, decision: Decision) -> None:
         """It counts there from now on."""
-        placed.expected_s = self._chooser.expected_s(placed.known, decision)
+        placed.expected_s, placed.stall_s = self._chooser.expected_s(placed.known, decision)
         if "number" not in placed.body:  # the client has no wish of its own
             placed.body["number"] = self._register.turns.of(placed.client_id, placed.expected_s)
         placed.state, placed.goes_to, placed.begun_s = State.SENDING, decision.index, None

@@ -84,7 +84,7 @@ class Register:
         number = placed.own_turn if "number" in placed.body else self.turns.next(placed.client_id)
         left_s = None
         if placed.begun_s is not None:
-            left_s = self._outlook.router.workers[placed.worker].left_s(placed.expected_s, now_s - placed.begun_s)
+            left_s = self._outlook.router.workers[placed.worker].left_s(placed.expected_s, now_s - placed.begun_s, placed.stall_s)
         seconds = known.compute_s or self._outlook.seconds
         waited_s, worker = now_s - placed.taken_s, placed.counts_at
         return Queued(

@@ -1,6 +1,6 @@
 """Which worker gets a prompt: the one with the least predicted seconds to its end. Pure: no clock, no network.
 
-    score = wait behind the queue + (stall for weights not warm there + computing) x the worker's margin + upload + displacement
+    score = wait behind the queue + stall for weights not warm there x its drives' margin + computing x its own + upload + displacement
 
 Displacement is the seconds that others will wait for weights which loading pushes out. It is the hysteresis of a second copy: a worker
 whose memory holds weights that others will ask for is taken only where waiting costs more than loading here and loading those again there.
@@ -30,12 +30,20 @@ DRAW_S = 1e-3  # two scores that are nearer than this are equal
 
 
 @dataclass(slots=True)
+class Drives:
+    """Of one machine. `margin`: how many times longer than predicted loading from them takes: its workers share them, and one knows nothing
+    of what another reads."""
+
+    margin: float = 1.0
+
+
+@dataclass(slots=True)
 class Worker:
     """A worker as the fleet knows it. `ready_s` is when its queue is expected to be done; `places` and `held` are as they will be then.
 
     `held` are bytes in host memory by component, the first to leave before the rest; `room_bytes` is the most that host memory takes of
-    weights. Without the pack (`tells` false) nothing is known but `last_model`. `margin`: how many times longer than predicted its prompts
-    take; `spread`: by how much of the prediction they miss that.
+    weights. Without the pack (`tells` false) nothing is known but `last_model`. `margin`: how many times longer than predicted it
+    computes; `spread`: by how much of the prediction its prompts miss what both margins make of it.
     """
 
     name: str
@@ -53,20 +61,34 @@ class Worker:
     spread: float = SPREAD
     lacks: frozenset[str] = frozenset()  # what it does not have of what prompts want
     machine: str = ""  # workers of one share its memory: they hold one copy of a component
+    drives: Drives = field(default_factory=Drives)  # of the machine, the same for all of its workers
 
-    def took(self, predicted_s: float, true_s: float) -> None:
-        """A prompt has ended there: its error moves the margin and the spread."""
-        if predicted_s > 0:
-            times = min(MOST_MARGIN, true_s / predicted_s)
-            self.spread += MARGIN_SHARE * (abs(times - self.margin) - self.spread)
-            self.margin += MARGIN_SHARE * (max(1.0, times) - self.margin)
+    def takes_s(self, predicted_s: float, stall_s: float) -> float:
+        """Seconds that a prompt is expected to take of which so many were predicted, `stall_s` of them for loading."""
+        return stall_s * self.drives.margin + (predicted_s - stall_s) * self.margin
 
-    def left_s(self, predicted_s: float, ran_s: float) -> float:
+    def took(self, predicted_s: float, true_s: float, stall_s: float = 0.0) -> None:
+        """A prompt has ended there. Its error moves the spread, and the margin of what was to take longer, as if the other one held: one
+        number cannot tell the two apart where a worker's prompts are all alike."""
+        if predicted_s <= 0:
+            return
+        times, compute_s = min(MOST_MARGIN, true_s / predicted_s), predicted_s - stall_s
+        self.spread += MARGIN_SHARE * (abs(times - self.takes_s(predicted_s, stall_s) / predicted_s) - self.spread)
+        if stall_s > compute_s:
+            self.drives.margin = _moved(self.drives.margin, (true_s - compute_s * self.margin) / stall_s)
+        else:
+            self.margin = _moved(self.margin, (true_s - stall_s * self.drives.margin) / compute_s)
+
+    def left_s(self, predicted_s: float, ran_s: float, stall_s: float = 0.0) -> float:
         """Seconds that a prompt is expected to run on, which has run for so long. One that is late is expected to be as late once more:
         how late prompts are follows no scale of its own once one is later than usual, and one that hangs must look ever longer, so that
         nobody waits for it who can go elsewhere."""
-        late_s = ran_s - predicted_s * self.margin
+        late_s = ran_s - self.takes_s(predicted_s, stall_s)
         return max(-late_s, predicted_s * self.spread + max(0.0, late_s))
+
+
+def _moved(margin: float, times: float) -> float:
+    return margin + MARGIN_SHARE * (min(MOST_MARGIN, max(1.0, times)) - margin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +273,9 @@ class _Look:
             else:
                 stall_s = _unknown_s(job, worker)
             self.seen.add(index)
-            left.append((wait_s + (stall_s + compute_s) * worker.margin + upload_s, worker.queued, index, wait_s, stall_s))
+            left.append(
+                (wait_s + stall_s * worker.drives.margin + compute_s * worker.margin + upload_s, worker.queued, index, wait_s, stall_s)
+            )
         heapq.heapify(left)
         while left and len(self._scored) < LOOKED_AT and left[0][0] <= self.best_s + DRAW_S:
             self._score(heapq.heappop(left))
@@ -260,7 +284,7 @@ class _Look:
         _, queued, index, wait_s, stall_s = found
         worker = self._router.workers[index]
         compute_s, displaced_s = self._job.compute_s * worker.margin, self._displaced_s(worker)
-        score = Score(worker.name, wait_s, stall_s * worker.margin, compute_s, self._upload_s, displaced_s)
+        score = Score(worker.name, wait_s, stall_s * worker.drives.margin, compute_s, self._upload_s, displaced_s)
         self._scored.append((round(score.total_s / DRAW_S) * DRAW_S, queued, index, score))
         self.best_s = min(self.best_s, score.total_s)
 
@@ -295,7 +319,7 @@ class _Look:
             over_bytes -= size_bytes
             if over_bytes <= 0:
                 break
-        return (1 + worker.queued) * worth_bytes / worker.forecast.machine.drives[0].read_bytes_per_s
+        return (1 + worker.queued) * worker.drives.margin * worth_bytes / worker.forecast.machine.drives[0].read_bytes_per_s
 
 
 def _unknown_s(job: Job, worker: Worker) -> float:

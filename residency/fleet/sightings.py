@@ -98,7 +98,7 @@ class Sightings:
         seconds = seconds_of(history)
         if seconds is not None and placed.known.compute_s:
             self.errors[index].append((placed.expected_s, seconds))
-            self._outlook.ended(index, placed.expected_s, seconds)
+            self._outlook.ended(index, placed.expected_s, seconds, placed.stall_s)
         elif seconds is not None:
             self._outlook.seen(seconds)
         self._register.forget(placed)
