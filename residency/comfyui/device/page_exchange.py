@@ -37,8 +37,8 @@ CHUNK_PAGES = 8  # cross in each direction between two waits for the device: 5 m
 # the slots of pages that have come. Two chunks of room, and both directions are busy at once.
 TRANSIT_PAGES = 2 * CHUNK_PAGES
 # Torch takes room as well while the model asks for its pages. With looks only where the room seen last had been asked for, comfy-aimdo took
-# 1.3 GB of others' pages in 0.2 s of a first pass, without images, and 2.6 GB in an encoder's, while 4 to 5 GB of slots were free (LTX-2.3 on
-# an H100, 12 GiB of it, 32 GB of RAM). A look takes 10 to 30 us.
+# 1.3 GB of others' pages in 0.2 s of a first pass, without images, and 2.6 GB in an encoder's, while 4 to 5 GB of slots were free (LTX-2.3,
+# 12 GiB of an H100, 32 GB of RAM). A look takes 10 to 30 us.
 LOOK_S = 0.005
 COMPARED_PAGES = 2  # in each direction, of an exchange that is looked at
 
