@@ -709,6 +709,26 @@ def test_prediction_and_truth_are_kept_and_widen_the_margin():
     story(tell)
 
 
+def test_what_loads_longer_than_predicted_is_held_against_the_drives_of_the_machine():
+    async def tell(first: Worker, second: Worker) -> None:
+        first.machine = second.machine = "host"
+        async with fleet(first, second) as it:
+            await it.post("c")  # nobody has it: 10 s of loading, 5 of computing
+            taker = first if it.worker("first")["prompts"] else second
+            await taker.begin()
+            await it.look()
+            await taker.end(seconds=25.0)
+            await it.look()
+            told = it.worker(taker.name)
+            times = 20.0 / (told["predicted_s"] - 5.0)
+            assert 1.8 < times < 2.0 and told["margin"] == 1.0
+            assert [it.worker(one)["loading_margin"] for one in ("first", "second")] == [
+                pytest.approx(1.0 + 0.2 * (times - 1.0), abs=0.001)
+            ] * 2
+
+    story(tell)
+
+
 def test_a_cancelled_prompt_is_not_run_again_when_its_worker_dies():
     async def tell(first: Worker, second: Worker) -> None:
         async with fleet(first, second) as it:

@@ -138,8 +138,8 @@ def test_a_worker_whose_predictions_fail_is_trusted_less():
 
 
 def test_workers_that_share_drives_learn_of_one_another_how_late_loading_is_and_each_of_itself_how_late_it_computes():
-    """One loads beside another: 10 s instead of 5. Taken for the worker's own, that sent the next prompts to the other, which then loaded,
-    too: 96 moves of 40 prompts."""
+    """One loads beside another: 10 s instead of 5. Taken for the worker's own, that would send the next prompts to the other, which then
+    loads as slowly."""
     first, second = worker("first", "a"), worker("second", "b")
     second.drives = first.drives
     for _ in range(40):

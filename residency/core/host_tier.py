@@ -153,7 +153,7 @@ class HostTier:
             self.changed = True
             self._whole_until = None
 
-    def lets_go(self, key: str, outside_bytes: int) -> None:
+    def let_go(self, key: str, outside_bytes: int) -> None:
         """The node that has computed with it has ended, and so many bytes of its end do not stay in the process: their copies in the page
         cache are no second ones any more. One that has ended with a look has told that already."""
         record = self.state.records.get(key, NOTHING)

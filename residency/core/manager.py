@@ -205,7 +205,7 @@ class Manager:
                 self._device.node_has_used(key, component.size_bytes)
                 if may_release:
                     self._used.add(key)
-            host.lets_go(key, self.placement.outside.get(key, 0))
+            host.let_go(key, self.placement.outside.get(key, 0))
             if use.reads and key in coming:
                 if timeline.next_read_number(key, position) is None:
                     instructions += host.cancel([key], "its node has read the rest itself")

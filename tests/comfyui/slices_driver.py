@@ -238,7 +238,6 @@ def main() -> None:
     from residency.comfyui.device.onload import pages_of
     from residency.core.component import Component, Extent
 
-    small = announced(scratch / "small")
     small_pages()
     files = [scratch / name for name in ("one", "other")]
     for file in files:
@@ -273,7 +272,7 @@ def main() -> None:
     answer["another file"] = missing([files[0], scratch])
     answer["one file"] = missing(files[:1])
     answer["told"] = told_in_turn()
-    answer["announced"] = small
+    answer["announced"] = announced(scratch / "small")
     answer["told in a pass"] = told_in_a_pass()
     answer["as plainly"] = as_plainly(files, [handle.fileno() for handle in handles], 200)
     print("ANSWER " + json.dumps(answer))

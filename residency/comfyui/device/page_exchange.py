@@ -38,7 +38,7 @@ CHUNK_PAGES = 8  # cross in each direction between two waits for the device: 5 m
 TRANSIT_PAGES = 2 * CHUNK_PAGES
 # Torch takes room as well while the model asks for its pages. With looks only where the room seen last had been asked for, comfy-aimdo took
 # 1.3 GB of others' pages in 0.2 s of a first pass, without images, and 2.6 GB in an encoder's, while 4 to 5 GB of slots were free (LTX-2.3,
-# 12 GiB of an H100, 32 GB of RAM). A look takes 10 to 30 us.
+# 12 GiB of an H100, 32 GB of RAM).
 LOOK_S = 0.005
 COMPARED_PAGES = 2  # in each direction, of an exchange that is looked at
 
@@ -196,8 +196,7 @@ class Turn:
         """Bring back the model's pages in host memory, in exchange for the last pages of the others."""
         with self._giving_up():
             self._begin(passed_once)
-            slots = self._store.slots
-            self._make_room(lambda: min(self._short_pages(computes_bytes), slots.free_pages))
+            self._make_room(computes_bytes, free_slots_only=True)
 
     def _begin(self, passed_once: bool) -> None:
         side, coming, slots, streams = self._side, self._coming, self._store.slots, self._streams
@@ -263,14 +262,14 @@ class Turn:
         """Let as much leave as the next slab of slots takes, or as those pages need."""
         with self._giving_up():
             self._streams.into.synchronize()
-            left_out, slots = self._side.images.left_out, self._store.slots
-            wanted_bytes = 0 if left_out else self._wanted_pages(address, size_bytes, SLAB_PAGES) * PAGE_BYTES
-            self._make_room(lambda: min(self._short_pages(wanted_bytes), slots.free_pages if left_out else SLAB_PAGES))
+            left_out = self._side.images.left_out
+            wanted_pages = 0 if left_out else self._wanted_pages(address, size_bytes, SLAB_PAGES)
+            self._make_room(wanted_pages * PAGE_BYTES, free_slots_only=left_out)
 
-    def _make_room(self, pages: Callable[[], int]) -> None:
-        """Others leave, with images as far as there are slots, until `pages()` more shall leave no more."""
-        while (more := min(CHUNK_PAGES, pages())) > 0:
-            gone = self._announce(more, keep=True)
+    def _make_room(self, wanted_bytes: int, *, free_slots_only: bool) -> None:
+        """Others leave, with images as far as there are slots, until so many bytes find room; or only as far as slots are free."""
+        while (pages := min(CHUNK_PAGES, self._short_pages(wanted_bytes))) > 0:
+            gone = self._announce(min(pages, self._store.slots.free_pages) if free_slots_only else pages, keep=True)
             if gone is None:
                 break
             self._streams.out.synchronize()
