@@ -39,7 +39,8 @@ def fails(server: Server, mib: int, seed: int, name: str) -> bool:
     try:
         server.run(prompt, mode(name))
     except ServerError as error:
-        assert "memory" in str(error).lower(), error
+        # torch's words, and comfy-aimdo's where the buffer of streamed weights cannot grow
+        assert any(words in str(error).lower() for words in ("memory", "vram grow failed")), error
         return True
     return False
 
