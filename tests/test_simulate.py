@@ -119,6 +119,14 @@ def test_a_node_that_starts_early_follows_the_reader(share: float, total_s: floa
     assert outcome.nodes[0].wait_s == pytest.approx(4 * share)
 
 
+def test_a_node_that_follows_one_drives_reader_is_not_held_up_by_what_another_drive_has_ended():
+    """8 GB come from the one drive while the 2 GB of the other are there after a second."""
+    two_drives = replace(BENCH, drives=(Drive(2 * GB, 1 * GB), Drive(2 * GB, 1 * GB)))
+    outcome = run(program({"a": 8, "b": 2}, (node("a", 0.0), node("b", 1.0)), drive_of={"a": 0, "b": 1}), two_drives, OURS)
+
+    assert outcome.total_s == pytest.approx(4 + 1, rel=0.05)
+
+
 def test_the_trace_of_a_simulated_prompt_accounts_for_its_time():
     prompt = (node("a", 3.0), node("b", 1.0))
     outcome = run(program({"a": 8, "b": 8}, prompt), BENCH, OURS)

@@ -17,7 +17,7 @@ from residency.core.component import Component
 from residency.core.device_placement import Placement
 from residency.core.device_tier import DeviceTier
 from residency.session import Fact, Looks
-from residency.simulate import GB, OURS_DEVICE, OURS_EXCHANGING, STOCK, Drive, Machine, Program, Step, run
+from residency.simulate import GB, OURS_DEVICE, OURS_EXCHANGING, STOCK, Drive, Machine, Program, Start, Step, run
 from residency.simulate.device_mover import Link
 from residency.simulate.machine import GIB, H100_LATER
 from residency.simulate.scenarios import FP8_SAMPLER_S, FP8_SIZES, one_expert, scarce_memory, short_of_both, two_experts
@@ -80,6 +80,17 @@ def test_what_fits_nowhere_is_always_the_end_of_the_model_that_is_passed_once():
 
     assert read[1] < 3.6 and read[2] < 3.6  # one exchange each
     assert outcome.prompts_s[-1] == pytest.approx(outcome.prompts_s[-2], rel=0.02)
+
+
+def test_a_server_whose_images_hold_all_of_a_model_is_not_taken_for_one_with_copies():
+    """As it stands between two prompts: b lies over both tiers, a in RAM but for a few KiB of it; each expert comes in exchange for the
+    other. As copies that stay in RAM a's bytes would leave no room for b's. Told of Wan 2.2 with 12 GiB and 32 GB: 15.5 s of waiting, where
+    there were 6.5."""
+    program = prompts({"a": 17, "b": 17}, "ab", 1)
+    lies = Start(device={"a": 100_000, "b": 17 * GB}, pinned={"a": 17 * GB + 20_000_000, "b": 0}, loaded={"a": 17 * GB, "b": 17 * GB})
+    outcome = run(program, replace(BENCH, device_bytes=18 * GB), OURS_EXCHANGING, start=lies)
+
+    assert outcome.read_ahead_bytes + outcome.consumer_bytes < GB
 
 
 # 12 GiB of VRAM and 32 GB of RAM, 2.7 of them the server's own, for two fp8 experts and their encoder; ComfyUI leaves 10 GiB.

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from residency.core.component import Mode
 from residency.simulate.machine import GIB
-from residency.simulate.policies import OURS_DEVICE, STOCK
-from residency.simulate.recorded import Unknown
+from residency.simulate.policies import OURS_DEVICE, OURS_EXCHANGING, STOCK
+from residency.simulate.recorded import Recorded, Unknown, recorded
 from residency.simulate.run import run
-from residency.simulate.scenarios import Scenario, scenarios
+from residency.simulate.scenarios import Scenario, both_sides, scenarios
 from residency.simulate.what_if import Installed, assessed
 
 MACHINE = Installed(48 * GIB, 24 * GIB)
@@ -93,6 +94,32 @@ def test_the_rate_of_a_drive_is_the_one_that_this_run_has_seen():
     slow = SCENARIOS["S1"].machine.drives[0].read_bytes_per_s / 10
     trace["began"]["read_bytes_per_s"] = dict.fromkeys(trace["began"]["read_bytes_per_s"], slow)
     assert assessed(trace, MACHINE)["alone"]["high_s"] == pytest.approx(65.5, rel=0.05)
+
+
+def test_files_on_one_drive_whose_rates_differ_in_their_last_digits_are_on_one_drive():
+    trace = told(SCENARIOS["S1"])
+    trace["transfers"] = []  # which tell this run's own rate
+    rates = trace["began"]["read_bytes_per_s"]
+    trace["began"]["read_bytes_per_s"] = {key: rate * (1 + 1e-12 * number) for number, (key, rate) in enumerate(rates.items())}
+
+    found = recorded(trace, 1.0)
+
+    assert isinstance(found, Recorded)
+    assert len(found.machine.drives) == 1
+
+
+def test_a_mode_that_auto_has_found_is_simulated_as_auto():
+    """Asked for, low-vram gives each expert back when its node has ended, and reads it again where one copy of each is kept."""
+    (scenario,) = [one for one in both_sides() if one.name == "Wan"]
+    ran = run(replace(scenario.program, prompts=scenario.program.prompts[:1] * 3), scenario.machine, replace(OURS_EXCHANGING, mode=Mode.AUTO))
+    trace = json.loads(json.dumps(ran.traces[-1].as_dict()))
+    for node, step in zip(trace["nodes"], scenario.program.prompts[0], strict=True):
+        node["steps"] = [[step.compute_s, 0.0, step.passes]]
+    assert (trace["mode"], trace["mode_asked"], trace["copies"]) == ("low-vram", "auto", "one")
+
+    found = assessed(trace, MACHINE)
+
+    assert found["what_if"][0]["instead_s"] == pytest.approx(ran.prompts_s[-1], rel=0.25)
 
 
 def test_a_prompt_of_the_same_start_is_as_long_as_the_one_that_was_recorded():

@@ -94,6 +94,7 @@ class Trace:
         self._lock = threading.RLock()
         self.prompt_id = started.prompt_id
         self.mode: Mode = started.mode
+        self.mode_asked: Mode = started.mode
         self.mode_reason = ""
         self.copies = Copies.BOTH
         self.copies_reason = ""
@@ -316,6 +317,7 @@ class Trace:
             "version": 1,
             "prompt_id": self.prompt_id,
             "mode": self.mode.value,
+            "mode_asked": self.mode_asked.value,
             "mode_reason": self.mode_reason,
             "copies": self.copies.value,
             "copies_reason": self.copies_reason,

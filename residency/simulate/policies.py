@@ -167,12 +167,14 @@ class _ManagedPack:
             return None
         world, components = self._world, self._program.components
         all_bytes = sum(component.size_bytes for component in components.values())
+        # images stand from a prompt before, whose placement holds until the first node of this one starts
+        one_copy = self._one_copy or bool(world.host.images)
         stays = all_bytes <= world.device.limit_bytes  # else others will push it off the device before its next use
         held: dict[str, int] = {}
         loaded: dict[str, int] = {}
         surplus: dict[str, int] = {}
         for key in components:
-            if self._one_copy:  # what did not last until its last use will be read again before its next
+            if one_copy:  # what did not last until its last use will be read again before its next
                 outside_bytes = self._runtime.manager.placement.outside.get(key, 0)
                 loaded_bytes = self._consumer.resident_bytes(key)
                 if not outside_bytes or key not in in_use:
@@ -198,7 +200,7 @@ class _ManagedPack:
             return None
         world, held = self._world, dict(self._world.device.held)
         host = world.host
-        copies = {key: host.pins.get(key, 0) + host.cached(key).size_bytes for key in self._program.components}
+        copies = {key: host.pins.get(key, 0) + host.images.get(key, 0) + host.cached(key).size_bytes for key in self._program.components}
         room_bytes = world.device.limit_bytes - sum(held.values()) - working_set_bytes
         copies_bytes = host.available_bytes - world.machine.idle_floor_bytes + sum(host.pins.values()) + sum(host.images.values())
         return DeviceObserved(world.time_s, held, room_bytes, copies, copies_bytes, self._policy.exchanges)

@@ -128,7 +128,8 @@ def _machine(began: Mapping[str, Any], drives: tuple[Drive, ...], link: float | 
 
 def _read_rates(trace: Mapping[str, Any], keys: set[str]) -> dict[str, float]:
     """Bytes per second by component: this run's own rate where all lies on one drive, else earlier ones'."""
-    known: dict[str, float] = {key: rate for key, rate in trace["began"]["read_bytes_per_s"].items() if rate > 0}
+    # sizes over seconds: of files on one drive they differ in their last digits
+    known = {key: float(f"{rate:.6g}") for key, rate in trace["began"]["read_bytes_per_s"].items() if rate > 0}
     own = _own_rate([one for one in trace["transfers"] if one["tier"] == "host" and one["end_s"] is not None])
     if own is not None and len(set(known.values())) <= 1:  # all on one drive
         return dict.fromkeys(keys, own)

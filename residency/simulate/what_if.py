@@ -71,9 +71,9 @@ def assessed(trace: Mapping[str, Any], installed: Installed) -> dict[str, Any]:
 
 
 def policy_of(trace: Mapping[str, Any], run: Recorded, mode: str | None = None) -> Managed:
-    """The pack as it ran."""
+    """The pack as it ran: what auto has found gives back less than the same mode that somebody asked for."""
     exchanges = run.has_device and trace["copies"] == "one"
-    return Managed(mode=Mode(mode or trace["mode"]), device_prefetch=run.has_device, exchanges=exchanges)
+    return Managed(mode=Mode(mode or trace.get("mode_asked", trace["mode"])), device_prefetch=run.has_device, exchanges=exchanges)
 
 
 def _what_if(trace: Mapping[str, Any], base: Recorded, installed: Installed) -> Iterator[dict[str, Any]]:

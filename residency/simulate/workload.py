@@ -41,7 +41,7 @@ class Pressure:
 class Start:
     """Contents of the tiers before the first prompt, bytes by component, each from its beginning: pinned in host memory, on the device, and
     in the page cache behind the bytes `loaded` of either. Where more is loaded than either of them holds there is one copy over both: the
-    pinned bytes are those behind the device's."""
+    pinned bytes are those behind the device's. So are those of a component that hardly lies on the device, where RAM cannot hold all."""
 
     cached: Mapping[str, int] = field(default_factory=dict)
     loaded: Mapping[str, int] = field(default_factory=dict)

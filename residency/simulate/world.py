@@ -19,6 +19,7 @@ from .workload import Program, Start
 # What the mover reads at once of a large file (transfers/disk.py). The consumer is behind the reader by at least this: closer, it takes
 # bytes as they come.
 CHUNK_BYTES = 64 * 2**20
+ROUNDED = 64  # images take whole pages, and a few KiB of a model lie on the device, outside of them: less than this part of it
 
 
 class Held(Protocol):
@@ -42,7 +43,7 @@ class World:
         self.device = Device(machine.device_bytes - machine.device_overhead_bytes)
         self.running: tuple[str, ...] = ()
         self.consumer_bytes = 0  # read by nodes themselves
-        drive_of = program.drive_of
+        drive_of, self._components = program.drive_of, program.components
         self.mover = ReadAheadLanes(machine.drives, lambda key: drive_of.get(key, 0), self.host, lambda: self.running, lambda: self.time_s)
         self.link = Link(machine, self.host, self.device, lambda: self.time_s)
         self._pressure = sorted(program.pressure, key=lambda pressure: pressure.time_s)
@@ -52,12 +53,16 @@ class World:
         one copy over two tiers."""
         for key, size_bytes in start.device.items():
             self.device.fill(key, max(0, min(size_bytes, self.device.limit_bytes - sum(self.device.held.values()))))
+        is_short = sum(component.size_bytes for component in self._components.values()) > self.machine.host_bytes
         for key, size_bytes in start.pinned.items():
             on_device, loaded_bytes = self.device.held.get(key, 0), start.loaded.get(key, 0)
-            one_copy = exchanges and loaded_bytes > max(on_device, size_bytes)
+            is_apart = on_device + size_bytes - max(loaded_bytes, size_bytes) <= size_bytes // ROUNDED
+            one_copy = exchanges and (loaded_bytes > max(on_device, size_bytes) or (is_short and is_apart))
             behind_bytes = min(size_bytes, loaded_bytes - on_device) if one_copy else 0
             self.host.write_back(key, behind_bytes)
             self.host.pin(key, size_bytes - behind_bytes, 0)
+        if exchanges:
+            self.link.lasting.update(start.loaded)
         for key, size_bytes in start.cached.items():
             loaded_bytes = start.loaded.get(key, 0)
             self.host.cache(key, loaded_bytes, loaded_bytes + size_bytes)
@@ -147,6 +152,7 @@ class World:
             self._pass(min(reaches_s, self._next_s(None)), None)
             if end - transfer.front < 1e-6:
                 break
+            self.settle()  # what another drive has brought meanwhile has ended: no time would pass any more
         self.settle()
         self.idle((end - start) / most_bytes_per_s - (self.time_s - begun_s))
         return end

@@ -167,7 +167,7 @@ def page() -> str:
         shuffled=told_shuffled(known.get("shuffled", {})),
         fuzz=told_fuzz(known.get("fuzz", {})),
         soak=told_soak(known.get("soak", {}), "On the CPU", "soak.svg"),
-        soak_gpu=told_soak(known.get("soak on a GPU", {}), "On a GPU", "soak-gpu.svg"),
+        soak_gpu=told_soak(known.get("soak on a GPU", {}), "On a GPU of which 8 GiB are free", "soak-gpu.svg"),
         count_faults=len(FOUND_FAULTS),
         found_faults="\n".join(f"- {one}" for one in FOUND_FAULTS),
         count_shuffled=len(FOUND_SHUFFLED),
