@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residency.comfyui.device.link import LEAST_BURST_BYTES, Link
+from residency.comfyui.device.link import LEAST_BURST_BYTES, LEAST_CHUNK_BYTES, Link
 
 GB = 10**9
 AHEAD_S = 1000.0  # of the device's clock before the host's
@@ -67,6 +67,21 @@ def test_a_burst_is_told_when_it_has_crossed_with_the_hosts_times(link: Link):
     assert second.ahead and (second.start_s, second.end_s) == pytest.approx((7.0, 8.0))
     assert link.take() == []
     assert link.crossed() == pytest.approx((3 * GB, 3.0)) and link.crossed() == (0, 0.0)
+
+
+def test_what_crossed_between_two_marks_counts_for_the_rate_and_is_told_by_whoever_moved_it(link: Link):
+    stream = Stream()
+    begun = link.mark(stream)  # type: ignore[arg-type]
+    stream.copy(2 * GB)
+    ended = link.mark(stream)  # type: ignore[arg-type]
+    Host.now_s = 8.0
+    link.between(begun, ended, LEAST_CHUNK_BYTES - 1)
+    assert link.crossed() == (0, 0.0)
+
+    link.between(begun, ended, 2 * GB)
+
+    assert link.crossed() == pytest.approx((2 * GB, 2.0))
+    assert link.take() == []
 
 
 def test_little_is_told_and_does_not_count_for_the_rate(link: Link):

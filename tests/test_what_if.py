@@ -111,7 +111,9 @@ def test_files_on_one_drive_whose_rates_differ_in_their_last_digits_are_on_one_d
 def test_a_mode_that_auto_has_found_is_simulated_as_auto():
     """Asked for, low-vram gives each expert back when its node has ended, and reads it again where one copy of each is kept."""
     (scenario,) = [one for one in both_sides() if one.name == "Wan"]
-    ran = run(replace(scenario.program, prompts=scenario.program.prompts[:1] * 3), scenario.machine, replace(OURS_EXCHANGING, mode=Mode.AUTO))
+    ran = run(
+        replace(scenario.program, prompts=scenario.program.prompts[:1] * 3), scenario.machine, replace(OURS_EXCHANGING, mode=Mode.AUTO)
+    )
     trace = json.loads(json.dumps(ran.traces[-1].as_dict()))
     for node, step in zip(trace["nodes"], scenario.program.prompts[0], strict=True):
         node["steps"] = [[step.compute_s, 0.0, step.passes]]

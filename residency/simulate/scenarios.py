@@ -154,7 +154,9 @@ def both_sides() -> Sequence[Scenario]:
             1,
             (6.44, 6.19, 6.27, 5.94),
         ),
-        Scenario("Wan", "two experts with LoRAs, 12 GiB, 32 GB of RAM, warm", video, video_with_loras(2), (29.30, 25.71, 28.14), 1, (17.84,)),
+        Scenario(
+            "Wan", "two experts with LoRAs, 12 GiB, 32 GB of RAM, warm", video, video_with_loras(2), (29.30, 25.71, 28.14), 1, (17.84,)
+        ),
     )
 
 

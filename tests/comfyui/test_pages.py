@@ -32,6 +32,13 @@ def test_no_module_ever_computes_with_other_bytes_than_its_own(seen: dict[str, A
     assert seen["wrong"] == 0
 
 
+def test_what_comes_back_in_exchanges_counts_for_the_links_rate(seen: dict[str, Any]):
+    """Where each weight has one copy nothing else crosses, and the panel could not say what ComfyUI alone would take."""
+    (crossed_bytes, brought_bytes), equal, exchanges = seen["crossed"]
+    assert crossed_bytes == brought_bytes > 0
+    assert equal == exchanges
+
+
 def test_no_more_is_pinned_than_the_system_lets_be_with_what_comfyui_has_pinned(seen: dict[str, Any]):
     assert seen["pinned"] == [3, 2]
 

@@ -15,10 +15,11 @@ from .link import Link
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Of copies: `into` the device and `out` of it."""
+    """Of copies: `into` the device and `out` of it; `link` learns how fast they cross."""
 
     into: torch.cuda.Stream
     out: torch.cuda.Stream
+    link: Link
 
 
 class CopyStreams:
@@ -34,7 +35,7 @@ class CopyStreams:
     def both(self) -> Streams:
         if self._made is None:
             assert self.cuda is not None
-            self._made = Streams(self.cuda.stream(), self.cuda.stream())
+            self._made = Streams(self.cuda.stream(), self.cuda.stream(), self.link)
         return self._made
 
     def reaches(self, patcher: Any) -> bool:

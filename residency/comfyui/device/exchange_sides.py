@@ -16,6 +16,7 @@ from typing import Any
 import comfy_aimdo.model_vbar as model_vbar
 import torch
 
+from .copy_streams import Streams
 from .cuda import Cuda
 from .onload import PAGE_BYTES, first_outside, pages_of, weight_modules
 from .slots import Slots
@@ -157,15 +158,19 @@ class Coming:
         """Pages with an image that have no room on the device yet."""
         return len(self._waiting)
 
-    def announce(self, count: int, stream: torch.cuda.Stream) -> None:
-        """Begin with the copies of the next pages, as far as there is room on the device."""
+    def announce(self, count: int, streams: Streams) -> tuple[torch.cuda.Event, torch.cuda.Event, int]:
+        """Begin with the copies of the next pages, as far as there is room on the device. Returns the marks on the stream before and behind
+        them, and their bytes: all pages are mapped before, so that the stream does nothing else between the two."""
         side = self._side
-        with side.cuda.on(stream):
-            while self._waiting and len(self.announced) < count and (serial := side.serial(self._waiting[0])) is not None:
-                page = self._waiting.popleft()
-                self.images.serials[page] = serial
+        while self._waiting and len(self.announced) < count and (serial := side.serial(self._waiting[0])) is not None:
+            page = self._waiting.popleft()
+            self.images.serials[page] = serial
+            self.announced.append(page)
+        begun = streams.link.mark(streams.into)
+        with side.cuda.on(streams.into):
+            for page in self.announced:
                 side.cuda.copy(side.bytes_of(page), self.images.pages[page])
-                self.announced.append(page)
+        return begun, streams.link.mark(streams.into), len(self.announced) * PAGE_BYTES
 
     def announce_at(self, pages: Iterable[int], stream: torch.cuda.Stream) -> list[torch.Tensor]:
         """ComfyUI is about to compute with the weights on these pages. Begin the copies of those that wait in host memory; of those that

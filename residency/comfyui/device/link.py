@@ -9,6 +9,7 @@ import torch
 
 from ...core.events import Copied
 
+LEAST_CHUNK_BYTES = 128 * 1024**2  # between two marks of one stream
 LEAST_BURST_BYTES = 512 * 1024**2  # less is over before its own start has been paid for, and tells nothing of the rate
 
 
@@ -49,6 +50,21 @@ class Link:
             ended = self._timed_event()
             ended.record(stream)
             self._bursts.append((begun, ended, (component, size_bytes, present_bytes, ahead)))
+
+    def mark(self, stream: torch.cuda.Stream) -> torch.cuda.Event:
+        """An event at this point of the stream, for `between`."""
+        assert self._timed_event is not None
+        event = self._timed_event()
+        event.record(stream)
+        return event
+
+    def between(self, begun: torch.cuda.Event, ended: torch.cuda.Event, size_bytes: int) -> None:
+        """So many bytes of an exchange have crossed from the one mark to the other, and both were reached. Counts for the rate; the mover
+        tells the exchange itself. Where all weights have one copy nothing else crosses: nobody would ever know the rate."""
+        took_s = begun.elapsed_time(ended) / 1e3
+        if size_bytes >= LEAST_CHUNK_BYTES and took_s > 0:
+            self._crossed_bytes += size_bytes
+            self._crossing_s += took_s
 
     def take(self) -> list[Copied]:
         """Those that have ended since the last call; those under way are left for the next."""

@@ -214,7 +214,7 @@ class Turn:
             gone.leave()
         while True:
             lent_pages = min(TRANSIT_PAGES, self._victims_pages())
-            coming.announce(min(CHUNK_PAGES, self._room_bytes() // PAGE_BYTES + lent_pages), streams.into)
+            crossing = coming.announce(min(CHUNK_PAGES, self._room_bytes() // PAGE_BYTES + lent_pages), streams)
             pages = min(CHUNK_PAGES, self._short_pages(coming.waiting_pages * PAGE_BYTES))
             if coming.announced:  # which will have given its slots by the next time
                 pages = min(pages, slots.room_pages())
@@ -224,6 +224,7 @@ class Turn:
                 self.brought_bytes = coming.brought_pages * PAGE_BYTES
                 return
             streams.into.synchronize()
+            streams.link.between(*crossing)
             slots.give(coming.arrive())
             if gone is not None:
                 streams.out.synchronize()
