@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 from ..core.events import Outcome
@@ -119,6 +120,7 @@ class Profiles:
         keys: Mapping[str, NodeKey],
         *,
         cached: Collection[str] = (),
+        first: Collection[str] = (),
         peaks: Mapping[str, float] | None = None,
         loaded_bytes: Mapping[str, float] | None = None,
         rates: Mapping[str, float] | None = None,
@@ -126,7 +128,8 @@ class Profiles:
     ) -> int:
         """Learn from a version 1 trace that has ended; returns how many values that were. Anything but a success teaches nothing.
 
-        `cached` are the nodes whose results the executor had already: their time is nobody's. `peaks` are device bytes beside the
+        `cached` are the nodes whose results the executor had already: their time is nobody's. `first`: those that have not run before in
+        this process. `peaks` are device bytes beside the
         weights by node, `loaded_bytes` by component, `rates` bytes per second by drive or link, `loads` component keys by node
         (default: the trace's).
         One transaction: 3 ms for 100 timed nodes that are new, 6 for known ones, 20 once in a while (a checkpoint, a trim).
@@ -136,7 +139,7 @@ class Profiles:
                 return 0
             measured = {node_id: key for node_id, key in keys.items() if node_id not in cached}
             samples = [
-                *_durations(trace, measured),
+                *_durations(trace, measured, first),
                 *_of_nodes(Quantity.PEAK, peaks or {}, measured),
                 *_named(Quantity.LOADED, loaded_bytes or {}, {one["key"]: one["name"] for one in trace["components"]}),
                 *_named(Quantity.RATE, rates or {}, {}),
@@ -273,23 +276,31 @@ def _by_node(trace: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
     return ((node["node_id"], node) for node in trace["nodes"])
 
 
-def computed_s(trace: Mapping[str, Any]) -> dict[str, float]:
-    """Compute seconds by node: one that went back for a lazy input has several records. Empty where some of them were dropped."""
+def computed_s(trace: Mapping[str, Any], first: Collection[str] = ()) -> dict[str, float]:
+    """Compute seconds by node: one that went back for a lazy input has several records. Empty where some of them were dropped. Of a node
+    that runs for the `first` time its process the first step counts as one of the later ones: kernels are loaded and tuned once."""
     seconds: dict[str, float] = {}
     if trace["dropped_records"]:
         return seconds
     for node_id, node in _by_node(trace):
         if node["end_s"] is not None:
             other_s = node["stall_s"] + node.get("own_s", 0.0) + node.get("unsplit_s", 0.0)
-            seconds[node_id] = seconds.get(node_id, 0.0) + max(0.0, node["end_s"] - node["start_s"] - other_s)
+            once_s = _beyond_later_steps(node.get("steps", ())) if node_id in first else 0.0
+            seconds[node_id] = seconds.get(node_id, 0.0) + max(0.0, node["end_s"] - node["start_s"] - other_s - once_s)
     return seconds
 
 
-def _durations(trace: Mapping[str, Any], keys: Mapping[str, NodeKey]) -> Iterator[_Sample]:
+def _beyond_later_steps(steps: Sequence[Sequence[float]]) -> float:
+    """Seconds by which the first step, waiting left out, took longer than the median of the others; 0 of a node with one."""
+    each_s = [max(0.0, taken_s - stall_s) / together for taken_s, stall_s, together in steps if together > 0]
+    return max(0.0, each_s[0] - median_low(each_s[1:])) if len(each_s) > 1 else 0.0
+
+
+def _durations(trace: Mapping[str, Any], keys: Mapping[str, NodeKey], first: Collection[str]) -> Iterator[_Sample]:
     """Nodes below LEAST_S are left out: nothing can be hidden behind them. On the example workflow they are 5 of 11 (EmptyLatent 0.6 ms,
     loaders 0 beside their stall), and a result from the cache is told apart by `cached` alone: a SaveImage from it takes 0.9 ms.
     """
-    timed = {node_id: spent_s for node_id, spent_s in computed_s(trace).items() if spent_s >= LEAST_S}
+    timed = {node_id: spent_s for node_id, spent_s in computed_s(trace, first).items() if spent_s >= LEAST_S}
     yield from _of_nodes(Quantity.DURATION, timed, keys)
 
 

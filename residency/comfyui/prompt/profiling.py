@@ -26,7 +26,7 @@ from .live_graph import Expected
 from .model_files import dynamic_vram
 
 SAME_WORK = (Level.EXACT, Level.SHAPE)
-MOST_BRIEF = 10_000
+MOST_KNOWN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class Teacher:
 
     def __init__(self) -> None:
         self._brief: set[str] = set()  # the work of nodes that were over before they could be timed, in this session
+        self._ran: set[str] = set()  # work of nodes that has been done in this session
 
     @cached_property
     def profiles(self) -> Profiles:
@@ -121,13 +122,18 @@ class Teacher:
     ) -> int:
         """Learn from a prompt that has ended; anything but a success teaches nothing. Returns how many values that were."""
         self.profiles.retry()
-        if len(self._brief) > MOST_BRIEF:
-            self._brief.clear()
+        for known in (self._brief, self._ran):
+            if len(known) > MOST_KNOWN:
+                known.clear()
         told = trace.as_dict()
         brief = {node_id for node_id, spent_s in computed_s(told).items() if spent_s < LEAST_S}.difference(cached)
         if told["outcome"] == Outcome.SUCCESS.value:
             self._brief.update(keys[node_id].ids[1] for node_id in brief if node_id in keys)
-        return self.profiles.observe(told, keys, cached=frozenset(cached), peaks=dict(peaks), rates=rates)
+        ended = {node["node_id"] for node in told["nodes"] if node["end_s"] is not None}.difference(cached)
+        did_run = {node_id: keys[node_id].ids[1] for node_id in ended if node_id in keys}
+        first = {node_id for node_id, work in did_run.items() if work not in self._ran}
+        self._ran.update(did_run.values())
+        return self.profiles.observe(told, keys, cached=frozenset(cached), first=first, peaks=dict(peaks), rates=rates)
 
     def failures(self) -> int:
         """Prompts that could not be learned from."""
