@@ -9,6 +9,7 @@ from .component import Component, Policy, Tier
 from .component_state import ComponentState, State, TierState
 from .events import HostObserved, RatesMeasured, Taken
 from .eviction_order import Rank, Ranking, rank
+from .host_looks import HostLooks
 from .instructions import Cancel, Evict, Instruction, Prefetch
 from .place import Place
 from .timeline import Timeline
@@ -25,10 +26,7 @@ class HostTier:
 
     def __init__(self, limit_bytes: int) -> None:
         self.state = TierState(Tier.HOST, limit_bytes)
-        self.components: dict[str, Component] = {}
-        self._laid_out: dict[str, Component] = {}  # as the host has seen them last
-        self._seen = HostObserved(0.0, None)
-        self._answered: set[str] = set()  # since then, by movers
+        self._looks = HostLooks()
         self.place = Place()
         self.rates: RatesMeasured | None = None
         self.terms = Terms(before_free=self._before_free)
@@ -38,6 +36,11 @@ class HostTier:
         self._waiting: list[Move] = []  # planned prefetches that wait for room
         self._complete_reads = 0
         self._whole_until: int | None = None  # as the last plan has found it; None once that may have changed
+
+    @property
+    def components(self) -> dict[str, Component]:
+        """Those that may be used, by key, their bytes in the order that the host has seen."""
+        return self._looks.components
 
     # --- events ---
 
@@ -59,20 +62,17 @@ class HostTier:
         """Its components, and those of earlier prompts of which something is there or on its way, here or `elsewhere`. Refusals are
         forgotten."""
         records = self.state.records
-        self.components = {
-            key: component
-            for key, component in self.components.items()
-            if key in elsewhere or ((record := records.get(key)) is not None and (record.held_bytes or record.coming_bytes))
-        }
-        self.know(components)
-        self._laid_out = {key: component for key, component in self._laid_out.items() if key in self.components}
+
+        def stays(key: str) -> bool:
+            record = records.get(key, NOTHING)
+            return key in elsewhere or bool(record.held_bytes or record.coming_bytes)
+
+        self._apply_look(self._looks.new_prompt(components, stays))
         self.state.renew(self.components)
 
     def know(self, components: Mapping[str, Component]) -> None:
         """These may be used. The order of bytes that the host has seen of one stands, and its last look holds for new ones."""
-        new = [key for key in components if key not in self.components and key not in self._answered]
-        self.components.update((key, self._laid_out.get(key, component)) for key, component in components.items())
-        self._apply_look(new)
+        self._apply_look(self._looks.know(components))
 
     def pass_by(self, keys: Iterable[str]) -> bool:
         """A visit that reads these has begun: their next read is a later one. No plan has made room yet for bytes that it reads itself.
@@ -102,7 +102,7 @@ class HostTier:
     def _of_the_rest(self, record: ComponentState, present_bytes: int) -> int:
         """A transfer counts from the end of the bytes that the process held when it was announced. Those that the process has taken since
         then are no part of the rest: counted as such, they would stand for bytes that have not been read yet."""
-        self._answered.add(record.key)
+        self._looks.answered(record.key)
         component = self.components.get(record.key)
         if component is None or (not record.loaded_bytes and 0 <= present_bytes <= component.size_bytes):
             return present_bytes
@@ -112,7 +112,7 @@ class HostTier:
     def left(self, key: str, reason: str) -> None:
         """The mover has answered an eviction: bytes that it could not give back are no longer ours to count on."""
         record, used_bytes = self.state.of(key), self.state.budget.used_bytes
-        self._answered.add(key)
+        self._looks.answered(key)
         last = record.answers_due == 1
         self.state.left(key, record.stays_bytes if last else record.held_bytes, reason)
         if last and record.coming_bytes and self._lacks(record, key):
@@ -127,13 +127,10 @@ class HostTier:
             if record.loaded_bytes and seen.loaded.get(key, 0) < record.loaded_bytes:
                 self._missing_again(key)
         state.owned(seen.loaded, seen.surplus)
-        self._laid_out.update(seen.laid_out)
-        self.components.update((key, component) for key, component in seen.laid_out.items() if key in self.components)
+        self._looks.looked(seen)
         self.terms.copies = seen.copies
         self.changed = True
         self._whole_until = None
-        self._seen = seen
-        self._answered.clear()
         self._apply_look(dict.fromkeys((*(seen.held or ()), *state.records)))
 
     def took(self, taken: Taken) -> None:
@@ -146,7 +143,7 @@ class HostTier:
                 continue
             component = taken.laid_out.get(key)
             if component is not None:
-                self._laid_out[key] = self.components[key] = component
+                self._looks.laid_out(component)
             self.state.took(key, more_bytes)
             held_bytes = record.held_bytes if record.coming_bytes else record.held_bytes - more_bytes
             self._see(key, max(0, min(held_bytes, self.wanted_bytes(key))), "the process has taken it")
@@ -168,14 +165,9 @@ class HostTier:
             self._see(key, min(held_bytes, self.wanted_bytes(key)), "the process does not keep it")
 
     def _apply_look(self, keys: Iterable[str]) -> None:
-        seen = self._seen
         for key in keys:
-            record = self.state.records.get(key, NOTHING)
             if key in self.components:
-                held_bytes = record.held_bytes
-                # the user may ask for a component outside the graph that the host looks at: it would be read again at each look
-                if seen.held is not None and not (record.coming_bytes or record.answers_due):
-                    held_bytes = seen.held.get(key, 0 if record.asked is None else held_bytes)
+                held_bytes = self._looks.held_bytes(key, self.state.records.get(key, NOTHING))
                 self._see(key, min(held_bytes, self.wanted_bytes(key)), "the host has looked")
 
     def node_has_read(self, key: str) -> None:
