@@ -14,6 +14,8 @@ from residency.simulate import (
     LRU,
     MRU,
     OURS,
+    OURS_DEVICE,
+    OURS_EXCHANGING,
     STOCK,
     Drive,
     Machine,
@@ -21,6 +23,7 @@ from residency.simulate import (
     Policy,
     Pressure,
     Program,
+    Start,
     Step,
     bound_s,
     ideal,
@@ -227,6 +230,46 @@ def test_more_room_or_a_faster_disk_never_raise_the_bound(instance: tuple[tuple[
 
     assert bound_s(drawn, ideal((room + more) * UNIT, UNIT)) <= here_s
     assert bound_s(drawn, ideal(room * UNIT, UNIT * (1 + more))) <= here_s
+
+
+@pytest.mark.timeout(120)  # one that stands still does so for ever
+@settings(max_examples=80, deadline=None)
+@given(st.data(), st.sampled_from([STOCK, LRU, OURS, Managed(0.5), OURS_DEVICE, OURS_EXCHANGING]))
+def test_a_run_ends_and_accounts_for_its_time_on_any_machine_from_any_start(data: st.DataObject, policy: Policy):
+    """Several drives of other rates, some that seek, little memory, and weights anywhere before."""
+    draw = data.draw
+    sizes = draw(st.lists(st.integers(1, 20), min_size=1, max_size=4))
+    names = [chr(97 + number) for number in range(len(sizes))]
+    parts = {name: Component(name, name, "MODEL", size * GB // 2 + 1) for name, size in zip(names, sizes, strict=True)}
+    steps = draw(
+        st.lists(st.tuples(st.sets(st.sampled_from(names), max_size=2), st.integers(0, 4), st.integers(1, 3)), min_size=1, max_size=5)
+    )
+    prompt = tuple(
+        Step(str(n), "Node", float(compute), tuple(sorted(used)), passes, draw(st.integers(0, 2)) * GB)
+        for n, (used, compute, passes) in enumerate(steps)
+    )
+    drives = tuple(
+        Drive(rate * GB / 2, GB / 2, latency_s=0.01 * draw(st.integers(0, 1)), contended_share=draw(st.sampled_from((1.0, 0.5))))
+        for rate in draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
+    )
+    machine = replace(
+        BENCH,
+        drives=drives,
+        device_bytes=draw(st.integers(3, 14)) * GB,
+        host_bytes=draw(st.integers(4, 24)) * GB,
+        budget_floor_bytes=draw(st.integers(0, 1)) * GB,
+        idle_floor_bytes=draw(st.integers(0, 2)) * GB,
+    )
+    drive_of = {name: draw(st.integers(0, len(drives) - 1)) for name in names}
+
+    def somewhere() -> dict[str, int]:
+        return {name: draw(st.integers(0, part.size_bytes)) for name, part in parts.items() if draw(st.booleans())}
+
+    start = Start(cached=somewhere(), loaded=somewhere(), pinned=somewhere(), device=somewhere())
+    outcome = run(Program("drawn", parts, (prompt,) * 2, drive_of, queued=draw(st.booleans())), machine, policy, start=start)
+
+    assert sum(one.wait_s + one.run_s for one in outcome.nodes) == pytest.approx(outcome.total_s)
+    assert outcome.total_s >= 2 * sum(step.compute_s for step in prompt) - 1e-6
 
 
 def test_noise_is_the_same_for_the_same_seed():

@@ -278,7 +278,7 @@ def _by_node(trace: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
 
 def computed_s(trace: Mapping[str, Any], first: Collection[str] = ()) -> dict[str, float]:
     """Compute seconds by node: one that went back for a lazy input has several records. Empty where some of them were dropped. Of a node
-    that runs for the `first` time its process the first step counts as one of the later ones: kernels are loaded and tuned once."""
+    that runs for the `first` time in its process the first step counts as one of the later ones: kernels are loaded and tuned once."""
     seconds: dict[str, float] = {}
     if trace["dropped_records"]:
         return seconds

@@ -95,7 +95,7 @@ class Consumer:
         world, machine = self.world, self.world.machine
         most = math.inf if compute_s_per_byte == 0 else 1 / compute_s_per_byte
         present, end = world.host.cached(key).run_at(at, size_bytes)
-        if present:
+        if present and not world.is_caught_up(key, at):
             pinned = world.host.pin(key, end, machine.pin_floor_bytes) if self._may_pin(key, at) else 0
             if pinned > at:
                 return self._stretch(at, pinned, machine.fresh_pin_bytes_per_s, compute_s_per_byte)

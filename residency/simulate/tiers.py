@@ -10,6 +10,8 @@ import sys
 from collections.abc import Collection
 from enum import Enum
 
+GRAINS = 4096  # of all room: no less of a component leaves at once
+
 
 class Victim(Enum):
     """Whose cached bytes go first when the host is full."""
@@ -186,7 +188,8 @@ class Host:
             # the newest bytes go before those of a running node, and those only when nothing else is left
             last.sort(key=lambda key: key in spared)
             for key in first + last:
-                gone = self._cache[key].drop_oldest(over)
+                # what is read may push out the very next bytes of its own: one at a time, a run would have as many events as bytes
+                gone = self._cache[key].drop_oldest(max(over, self.limit_bytes // GRAINS))
                 over -= gone
                 self._cached_bytes -= gone
                 if not self._cache[key].spans:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 from .device_mover import Link
@@ -19,11 +20,16 @@ from .workload import Program, Start
 # What the mover reads at once of a large file (transfers/disk.py). The consumer is behind the reader by at least this: closer, it takes
 # bytes as they come.
 CHUNK_BYTES = 64 * 2**20
+# A consumer that is quicker than the reader is never quite there: what it takes of the last bytes the reader has brought by then again.
+CAUGHT_UP_BYTES = 4096
 ROUNDED = 64  # images take whole pages, and a few KiB of a model lie on the device, outside of them: less than this part of it
 
 
 class Held(Protocol):
-    """A wait of a node for the first `size_bytes` of a transfer; runtime.Hold is one."""
+    """A wait of a node for the first `size_bytes` of a transfer, which ends with its `future`; runtime.Hold is one."""
+
+    @property
+    def future(self) -> Future[None]: ...
 
     @property
     def size_bytes(self) -> int: ...
@@ -96,7 +102,7 @@ class World:
             for hold in holds:
                 for lane in self.mover.lanes:
                     transfer = lane.reading
-                    if transfer is not None and not hold.over():
+                    if transfer is not None and transfer.future is hold.future and not hold.over():
                         missing_bytes = max(1, hold.size_bytes - hold.progress())
                         step_s = min(step_s, transfer.latency_left_s + missing_bytes / self._reader_rate(lane, None))
             if math.isinf(step_s):
@@ -126,13 +132,18 @@ class World:
         self.settle()
         return int(at + 0.5)
 
+    def is_caught_up(self, key: str, at: int) -> bool:
+        """Whether the consumer at `at` has caught up with the lane that reads its component."""
+        transfer = self.mover.lane_of(key).reading
+        return transfer is not None and transfer.key == key and 0 <= transfer.front - at < CAUGHT_UP_BYTES
+
     def _is_near(self, lane: Lane, key: str, at: int) -> bool:
         """Whether the lane reads that component right here."""
         transfer = lane.reading
         return (
             transfer is not None
             and transfer.key == key
-            and int(transfer.front) <= at <= transfer.front + CHUNK_BYTES
+            and int(transfer.front) - CAUGHT_UP_BYTES <= at <= transfer.front + CHUNK_BYTES
             and at < transfer.run_end
         )
 

@@ -61,10 +61,9 @@ class Link:
     def between(self, begun: torch.cuda.Event, ended: torch.cuda.Event, size_bytes: int) -> None:
         """So many bytes of an exchange have crossed from the one mark to the other, and both were reached. Counts for the rate; the mover
         tells the exchange itself. Where all weights have one copy nothing else crosses: nobody would ever know the rate."""
-        took_s = begun.elapsed_time(ended) / 1e3
-        if size_bytes >= LEAST_CHUNK_BYTES and took_s > 0:
+        if size_bytes >= LEAST_CHUNK_BYTES:
             self._crossed_bytes += size_bytes
-            self._crossing_s += took_s
+            self._crossing_s += begun.elapsed_time(ended) / 1e3
 
     def take(self) -> list[Copied]:
         """Those that have ended since the last call; those under way are left for the next."""
