@@ -164,6 +164,36 @@ def test_a_worker_with_nothing_to_do_gets_what_is_at_hand_for_it():
     story(tell)
 
 
+def test_a_prompt_is_moved_where_each_look_of_a_second_finds_it_better_off():
+    """Where RAM is short each look finds other weights in it, and a prompt seemed better off elsewhere after every end: 45 moves of 40
+    prompts in 45 s on two CPU workers, with this 27 to 29, and 10 and 14 prompts ended instead of 8 (three runs of one machine)."""
+
+    async def tell(first: Worker, second: Worker) -> None:
+        second.holds.add("a")
+        await first.die()
+        async with fleet(first, second) as it:
+            moved, stays = await it.post("a"), await it.post("a")
+            assert ids(second) == {moved, stays}
+            await first.start()
+
+            async def look(after_s: float) -> None:
+                it.door.prompts.register.changed = True  # something has happened
+                await it.look(after_s)
+
+            await look(0.0)  # better off since now
+            await look(0.5)
+            await it.ask("POST", "/residency/drain", {"worker": "first"})
+            await look(0.5)
+            await it.ask("POST", "/residency/drain", {"worker": "first", "on": False})
+            await look(0.5)  # and again
+            await look(0.5)
+            assert ids(second) == {moved, stays}
+            await look(0.5)
+            assert len(ids(first)) == len(ids(second)) == 1
+
+    story(tell)
+
+
 def test_a_prompt_is_not_moved_for_a_small_gain():
     async def tell(first: Worker, second: Worker) -> None:
         async with one_waits(first, second, compute_s=12.0) as (it, _, waits):
@@ -592,7 +622,7 @@ def test_a_drained_worker_ends_what_it_runs_and_gets_nothing(tmp_path: Path):
             await it.ask("POST", "/residency/drain", {"worker": "first", "on": False})
             await first.end()
             await it.look()
-            await it.look()
+            await it.look(1.0)
             assert ids(first)
 
     story(tell)

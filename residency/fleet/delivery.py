@@ -75,6 +75,8 @@ class Placed:
     taken_s: float = 0.0
     overtaken: float = 0.0  # see `ahead.Queued`
     moves: int = 0  # to another worker, while it waited
+    better_at: int = -1  # the worker where the last look has found it much better off, as all looks since `better_s` have
+    better_s: float = 0.0
     turn: float | None = None  # its number when it came, where it was brought forward since
     told: bool = False  # its client knows that it is begun once more
     goes_to: int = -1

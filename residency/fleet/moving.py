@@ -16,7 +16,7 @@ from .routing import Decision, NoWorkerError, Score
 from .seats import Answer
 
 NUMBER_STEP = 1e-3
-LATE_S = 1.0  # between two looks at what waits behind a prompt that is late
+LATE_S = 1.0  # between two looks at what waits behind a prompt that is late, or seems better off elsewhere
 RETHOUGHT = 32  # prompts that wait, at one look: the next ones first
 
 
@@ -31,10 +31,10 @@ class Moving:
         self._rethought_s = -1e9
 
     async def rethink(self) -> None:
-        """Give a prompt that waits to another worker where that has become clearly better: when something has happened, and while a prompt
-        is late."""
+        """Give a prompt that waits to another worker where all looks of a second have found it clearly better off there: when something has
+        happened, while a prompt is late, and once more where one look has found so. Where RAM is short each look finds other weights."""
         now_s = self._clock()
-        if not self._register.changed and (now_s < self._rethought_s + LATE_S or not self._waits_for_late()):
+        if not self._register.changed and (now_s < self._rethought_s + LATE_S or not (self._is_found_better() or self._waits_for_late())):
             return
         self._register.changed, self._rethought_s = False, now_s
         waiting = sorted((one for one in self._register if one.state is State.WAITING), key=lambda one: one.number)
@@ -51,12 +51,18 @@ class Moving:
                 decision = self._chooser.decide(placed.known, self._register.queued(placed), self._register.others(placed))
             except NoWorkerError:
                 continue
-            if self._chooser.is_worth_moving(placed.known, placed.worker, decision, placed.moves):
+            better_at = decision.index if self._chooser.is_worth_moving(placed.known, placed.worker, decision, placed.moves) else -1
+            if better_at != placed.better_at:
+                placed.better_at, placed.better_s = better_at, now_s
+            elif better_at >= 0 and now_s >= placed.better_s + LATE_S:
                 self._move(placed, decision)
         await self._placing.wait()
         for index in range(len(self._seats)):
             self._bring_forward(index)
         await self._placing.wait()
+
+    def _is_found_better(self) -> bool:
+        return any(one.state is State.WAITING and one.better_at >= 0 for one in self._register)
 
     def _waits_for_late(self) -> bool:
         """Whether a prompt waits behind one that should have ended: that wait grows, and nothing else need happen."""
