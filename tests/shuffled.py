@@ -26,7 +26,6 @@ from typing import Any
 from shuffled_movers import Bytes, DeviceMover, DiskMover, mask
 
 from residency.core.component import Component, Mode, Policy, Strategy, Tier
-from residency.core.component_state import State
 from residency.core.events import (
     DeviceObserved,
     Event,
@@ -43,6 +42,7 @@ from residency.core.events import (
     TransferStopped,
 )
 from residency.core.instructions import Cancel, Evict, Exchange, Instruction, Prefetch, Wait
+from residency.core.moves import State
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 from residency.runtime import Hold, Mover, Runtime
 from residency.session import (

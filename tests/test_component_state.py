@@ -12,7 +12,7 @@ from story import MB, VirtualHost, components, reads
 
 from residency.core.budget import Budget
 from residency.core.component import Mode, Policy, Tier
-from residency.core.component_state import MOVES, STORY_MOVES, IllegalMoveError, Move, State, TierState
+from residency.core.component_state import STORY_MOVES, TierState
 from residency.core.events import (
     BudgetChanged,
     DeviceObserved,
@@ -33,6 +33,7 @@ from residency.core.events import (
 )
 from residency.core.instructions import Cancel, Evict, Prefetch
 from residency.core.manager import Manager
+from residency.core.moves import MOVES, IllegalMoveError, Move, State
 from residency.core.story import told
 from residency.core.timeline import Timeline, Use, UseKind, Visit
 

@@ -39,8 +39,9 @@ FLOORS = [
     {"cli"},
 ]
 CORE = [
-    "component", "_frozen", "timeline", "budget", "events", "instructions", "strategies", "component_state", "story", "eviction_order",
-    "view", "place", "host_room", "host_plan", "host_looks", "host_tier", "device_placement", "device_tier", "releases", "manager",
+    "component", "_frozen", "timeline", "budget", "events", "instructions", "strategies", "moves", "component_state", "story",
+    "eviction_order", "view", "place", "host_room", "host_plan", "host_looks", "host_tier", "device_placement", "device_tier", "releases",
+    "manager",
 ]  # fmt: skip
 PURE = ("core", "session", "graph")
 

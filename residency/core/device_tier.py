@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .component import Component, Tier
-from .component_state import State, TierState
+from .component_state import TierState
 from .device_placement import Copies, Placement
 from .events import DeviceObserved, TransferDone, TransferStopped
 from .instructions import Cancel, Evict, Instruction, Prefetch
+from .moves import State
 from .timeline import Timeline, UseKind
 
 NEVER = float("inf")

@@ -12,9 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ..units import size as in_words
 from .component import Component
-from .component_state import MAY_COME, ComponentState
+from .component_state import ComponentState
 from .eviction_order import NEVER, Rank, rank
 from .host_room import Room, free_bytes
+from .moves import MAY_COME
 from .timeline import Timeline, UseKind
 from .view import NOTHING, Move, Plan, Terms, TierView
 

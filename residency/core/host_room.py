@@ -7,8 +7,8 @@ from heapq import merge
 
 from ..units import size as in_words
 from .component import Component
-from .component_state import State
 from .eviction_order import NEVER, Rank, rank
+from .moves import State
 from .timeline import Timeline
 from .view import NOTHING, Move, Terms, TierView
 

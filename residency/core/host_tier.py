@@ -6,11 +6,12 @@ from collections.abc import Collection, Container, Iterable, Mapping
 
 from . import host_plan as planning
 from .component import Component, Policy, Tier
-from .component_state import ComponentState, State, TierState
+from .component_state import ComponentState, TierState
 from .events import HostObserved, RatesMeasured, Taken
 from .eviction_order import Rank, Ranking, rank
 from .host_looks import HostLooks
 from .instructions import Cancel, Evict, Instruction, Prefetch
+from .moves import State
 from .place import Place
 from .timeline import Timeline
 from .view import NOTHING, Move, Terms

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from .component import Component, Mode, Strategy, Tier
-from .component_state import Entry, State, TierState
+from .component_state import Entry, TierState
 from .device_placement import Copies, Placement
 from .device_tier import DeviceTier, View
 from .events import (
@@ -35,6 +35,7 @@ from .events import (
 )
 from .host_tier import HostTier
 from .instructions import Instruction, Wait
+from .moves import State
 from .place import Place
 from .releases import Releases
 from .story import in_order

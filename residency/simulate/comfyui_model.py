@@ -95,18 +95,17 @@ class Consumer:
         world, machine = self.world, self.world.machine
         most = math.inf if compute_s_per_byte == 0 else 1 / compute_s_per_byte
         present, end = world.host.cached(key).run_at(at, size_bytes)
-        if present and not world.is_caught_up(key, at):
+        if not present or world.is_caught_up(key, at):
+            reached = world.follow(key, at, size_bytes, min(most, machine.fresh_pin_bytes_per_s))
+            if reached is not None:
+                self._pin(key, at, reached)
+                return reached
+        if present:
             pinned = world.host.pin(key, end, machine.pin_floor_bytes) if self._may_pin(key, at) else 0
             if pinned > at:
                 return self._stretch(at, pinned, machine.fresh_pin_bytes_per_s, compute_s_per_byte)
             self._pin(key, at, end)
             return self._stretch(at, end, machine.cached_bytes_per_s, compute_s_per_byte)
-        transfer = world.mover.lane_of(key).reading
-        if transfer is not None and transfer.key == key and at < transfer.run_end:
-            reached = world.follow(key, at, size_bytes, min(most, machine.fresh_pin_bytes_per_s))
-            if reached is not None:
-                self._pin(key, at, reached)
-                return reached
         end = world.read(key, at, end, most)
         self._pin(key, at, end)
         return end

@@ -134,8 +134,8 @@ class World:
 
     def is_caught_up(self, key: str, at: int) -> bool:
         """Whether the consumer at `at` has caught up with the lane that reads its component."""
-        transfer = self.mover.lane_of(key).reading
-        return transfer is not None and transfer.key == key and 0 <= transfer.front - at < CAUGHT_UP_BYTES
+        lane = self.mover.lane_of(key)
+        return lane.reading is not None and lane.reading.front >= at and self._is_near(lane, key, at)
 
     def _is_near(self, lane: Lane, key: str, at: int) -> bool:
         """Whether the lane reads that component right here."""

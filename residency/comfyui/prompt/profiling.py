@@ -7,6 +7,7 @@ node and the file some milliseconds, so the host calls all of this from its erra
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -126,13 +127,12 @@ class Teacher:
             if len(known) > MOST_KNOWN:
                 known.clear()
         told = trace.as_dict()
-        brief = {node_id for node_id, spent_s in computed_s(told).items() if spent_s < LEAST_S}.difference(cached)
+        spent_s = {node_id: seconds for node_id, seconds in computed_s(told).items() if node_id in keys and node_id not in cached}
+        work = {node_id: keys[node_id].ids[1] for node_id in spent_s}
         if told["outcome"] == Outcome.SUCCESS.value:
-            self._brief.update(keys[node_id].ids[1] for node_id in brief if node_id in keys)
-        ended = {node["node_id"] for node in told["nodes"] if node["end_s"] is not None}.difference(cached)
-        did_run = {node_id: keys[node_id].ids[1] for node_id in ended if node_id in keys}
-        first = {node_id for node_id, work in did_run.items() if work not in self._ran}
-        self._ran.update(did_run.values())
+            self._brief.update(work[node_id] for node_id, seconds in spent_s.items() if seconds < LEAST_S)
+        first = {node_id for node_id, done in work.items() if done not in self._ran}
+        self._ran.update(work.values())
         return self.profiles.observe(told, keys, cached=frozenset(cached), first=first, peaks=dict(peaks), rates=rates)
 
     def failures(self) -> int:
@@ -168,12 +168,11 @@ def picture_sizes(prompt: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     for node_id, node in prompt.items():
         name = node["inputs"].get("image")
         if isinstance(name, str):
-            try:
+            # no picture, or one that the node itself will complain of
+            with suppress(OSError, ValueError, Image.DecompressionBombError):
                 if folder_paths.exists_annotated_filepath(name):
                     with Image.open(folder_paths.get_annotated_filepath(name)) as picture:
                         sizes[node_id] = picture.size
-            except (OSError, ValueError, Image.DecompressionBombError):
-                pass  # no picture, or one that the node itself will complain of
     return sizes
 
 
