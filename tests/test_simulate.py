@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -232,44 +233,52 @@ def test_more_room_or_a_faster_disk_never_raise_the_bound(instance: tuple[tuple[
     assert bound_s(drawn, ideal(room * UNIT, UNIT * (1 + more))) <= here_s
 
 
-@pytest.mark.timeout(120)  # one that stands still does so for ever
-@settings(max_examples=80, deadline=None)
-@given(st.data(), st.sampled_from([STOCK, LRU, OURS, Managed(0.5), OURS_DEVICE, OURS_EXCHANGING]))
-def test_a_run_ends_and_accounts_for_its_time_on_any_machine_from_any_start(data: st.DataObject, policy: Policy):
+def drawn(seed: int) -> tuple[Program, Machine, Policy, Start]:
     """Several drives of other rates, some that seek, little memory, and weights anywhere before."""
-    draw = data.draw
-    sizes = draw(st.lists(st.integers(1, 20), min_size=1, max_size=4))
-    names = [chr(97 + number) for number in range(len(sizes))]
-    parts = {name: Component(name, name, "MODEL", size * GB // 2 + 1) for name, size in zip(names, sizes, strict=True)}
-    steps = draw(
-        st.lists(st.tuples(st.sets(st.sampled_from(names), max_size=2), st.integers(0, 4), st.integers(1, 3)), min_size=1, max_size=5)
-    )
-    prompt = tuple(
-        Step(str(n), "Node", float(compute), tuple(sorted(used)), passes, draw(st.integers(0, 2)) * GB)
-        for n, (used, compute, passes) in enumerate(steps)
-    )
-    drives = tuple(
-        Drive(rate * GB / 2, GB / 2, latency_s=0.01 * draw(st.integers(0, 1)), contended_share=draw(st.sampled_from((1.0, 0.5))))
-        for rate in draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
-    )
+    draw = random.Random(seed)
+    sizes = [draw.randint(1, 20) for _ in range(draw.randint(1, 4))]
+    parts = {chr(97 + n): Component(chr(97 + n), chr(97 + n), "MODEL", size * GB // 2 + 1) for n, size in enumerate(sizes)}
+
+    def step(number: int) -> Step:
+        compute_s = float(draw.randint(0, 4))
+        used = tuple(sorted(draw.sample([*parts], min(len(parts), draw.randint(0, 2)))))
+        return Step(str(number), "Node", compute_s, used, draw.randint(1, 3), draw.randint(0, 2) * GB)
+
+    def drive() -> Drive:
+        return Drive(draw.randint(1, 6) * GB / 2, GB / 2, latency_s=0.01 * draw.randint(0, 1), contended_share=draw.choice((1.0, 0.5)))
+
+    def somewhere() -> dict[str, int]:
+        return {name: draw.randint(0, part.size_bytes) for name, part in parts.items() if draw.random() < 0.5}
+
+    prompt = tuple(step(number) for number in range(draw.randint(1, 5)))
+    drives = tuple(drive() for _ in range(draw.randint(1, 3)))
     machine = replace(
         BENCH,
         drives=drives,
-        device_bytes=draw(st.integers(3, 14)) * GB,
-        host_bytes=draw(st.integers(4, 24)) * GB,
-        budget_floor_bytes=draw(st.integers(0, 1)) * GB,
-        idle_floor_bytes=draw(st.integers(0, 2)) * GB,
+        device_bytes=draw.randint(3, 14) * GB,
+        host_bytes=draw.randint(4, 24) * GB,
+        budget_floor_bytes=draw.randint(0, 1) * GB,
+        idle_floor_bytes=draw.randint(0, 2) * GB,
     )
-    drive_of = {name: draw(st.integers(0, len(drives) - 1)) for name in names}
+    drive_of = {name: draw.randint(0, len(drives) - 1) for name in parts}
+    start = Start(somewhere(), somewhere(), somewhere(), somewhere()) if draw.random() < 0.6 else Start()
+    policy = draw.choice((STOCK, LRU, OURS, Managed(0.5), OURS_DEVICE, OURS_EXCHANGING))
+    return Program("drawn", parts, (prompt,) * 2, drive_of, queued=draw.random() < 0.5), machine, policy, start
 
-    def somewhere() -> dict[str, int]:
-        return {name: draw(st.integers(0, part.size_bytes)) for name, part in parts.items() if draw(st.booleans())}
 
-    start = Start(cached=somewhere(), loaded=somewhere(), pinned=somewhere(), device=somewhere())
-    outcome = run(Program("drawn", parts, (prompt,) * 2, drive_of, queued=draw(st.booleans())), machine, policy, start=start)
+# These took as many steps as there were bytes: what is read pushed out its own next bytes one by one (1479, 2036, 2145, 26035), a hold was
+# short of a few bytes that were queued behind others (23031, 27485), a consumer was always just behind the reader (410000).
+STOOD_STILL = (1479, 2036, 2145, 23031, 26035, 27485, 410000)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("seed", [*STOOD_STILL, *range(100)])
+def test_a_run_ends_and_accounts_for_its_time_on_any_machine_from_any_start(seed: int):
+    program, machine, policy, start = drawn(seed)
+    outcome = run(program, machine, policy, start=start)
 
     assert sum(one.wait_s + one.run_s for one in outcome.nodes) == pytest.approx(outcome.total_s)
-    assert outcome.total_s >= 2 * sum(step.compute_s for step in prompt) - 1e-6
+    assert outcome.total_s >= sum(step.compute_s for step in program.steps()) - 1e-6
 
 
 def test_noise_is_the_same_for_the_same_seed():
