@@ -49,11 +49,13 @@ class SessionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes that the tiers may hold of weights. None: unknown, or not looked at; the host's reserve is kept free beyond its limit."""
+    """Bytes that the tiers may hold of weights. None: unknown, or not looked at; the host's reserve is kept free beyond its limit.
+    `host_headroom_bytes`: the program that computes gives up its own copies of weights where so much is not available."""
 
     host_bytes: int | None = None
     host_reserve_bytes: int = 0
     device_bytes: int | None = None
+    host_headroom_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +259,8 @@ class Session:
         host = (limits.host_bytes, limits.host_reserve_bytes)
         if limits.host_bytes is not None and host != (known.host_bytes, known.host_reserve_bytes):
             self._limits = replace(self._limits, host_bytes=limits.host_bytes, host_reserve_bytes=limits.host_reserve_bytes)
-            follows = within and sight.host is not None
-            found.append(BudgetChanged(time_s, Tier.HOST, limits.host_bytes, limits.host_reserve_bytes, look_follows=follows))
+            told = limits.host_bytes, limits.host_reserve_bytes, within and sight.host is not None, limits.host_headroom_bytes
+            found.append(BudgetChanged(time_s, Tier.HOST, *told))
         if limits.device_bytes is not None and limits.device_bytes != known.device_bytes:
             self._limits = replace(self._limits, device_bytes=limits.device_bytes)
             found.append(BudgetChanged(time_s, Tier.DEVICE, limits.device_bytes))

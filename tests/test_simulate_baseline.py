@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from residency.cli.baseline import MEASURED_STARTS_S, Row, row
 from residency.cli.simulate import register
-from residency.simulate import H100, H100_SLOW_DISK, OURS, Managed, bound_s, run
+from residency.simulate import GIB, H100, H100_SLOW_DISK, OURS, Managed, bound_s, run
 from residency.simulate.recorded import Recorded, recorded
 from residency.simulate.scenarios import Scenario, both_sides, scenarios, two_experts
-from residency.simulate.what_if import SHARES, policy_of
+from residency.simulate.what_if import SHARES, Installed, assessed, policy_of
 
 TRACES = Path(__file__).parents[1] / "benchmarks" / "results" / "traces"
 
@@ -26,8 +26,9 @@ def test_stock_comfyui_is_within_twelve_percent_of_what_was_measured(scenario: S
 
 @pytest.mark.parametrize("scenario", both_sides(), ids=lambda scenario: scenario.name)
 def test_of_a_later_day_stock_and_the_pack_are_within_twelve_percent(scenario: Scenario):
-    """Pages that make room cost stock a fifth of S3, and nothing that the pack brings ahead. Patches of weights are not modelled (Wan)."""
-    one, within = row(scenario), 0.15 if scenario.name == "Wan" else 0.12
+    """Pages that make room cost stock a fifth of S3 (on the machine of the newest S3 half of that), and nothing that the pack brings ahead.
+    Patches of weights are not modelled (Wan)."""
+    one, within = row(scenario), 0.15 if scenario.name in ("Wan", "S3-new") else 0.12
     assert one.pack_error_ratio == pytest.approx(1.0, abs=within)
     assert one.error_ratio == pytest.approx(1.0, abs=within)
 
@@ -44,6 +45,32 @@ def test_a_prompt_of_a_family_whose_weights_fit_no_place_is_as_long_from_the_sam
 
     assert outcome.total_s + one.rest_s == pytest.approx(one.duration_s, rel=0.15)
     assert outcome.read_ahead_bytes + outcome.consumer_bytes == pytest.approx(read_bytes, rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["C1", "C2", "C5", "S2", "S3", "S4", "S9"])
+def test_a_warm_prompt_is_as_long_from_the_same_start(name: str):
+    """On a server that can exchange, as the routes simulate it, whatever the prompt's placement was: with a copy of each weight in both
+    tiers a few of its bytes lie outside of pinned memory."""
+    trace = json.loads((TRACES / f"{name}.json").read_text())["pack"]
+    trace["began"]["host_headroom_bytes"] = 10 * GIB  # of that machine; the trace did not tell it yet
+    one = recorded(trace, SHARES[-1])
+    assert isinstance(one, Recorded)
+
+    outcome = run(one.program(3), one.machine, replace(policy_of(trace, one), exchanges=True), start=one.start)
+
+    for seconds in outcome.prompts_s:
+        assert seconds + one.rest_s == pytest.approx(one.duration_s, rel=0.08)
+
+
+@pytest.mark.parametrize(("name", "stock_s"), [("C1", 21.58), ("C2", 13.25), ("C5", 10.42), ("S2", 29.95), ("S3", 9.49), ("S4", 8.09)])
+def test_what_comfyui_alone_would_take_is_told_as_it_was_measured(name: str, stock_s: float):
+    """The median of stock's prompts in the same run of the bench. S9 is told 15 % too long: what streams has its places from the pack."""
+    trace = json.loads((TRACES / f"{name}.json").read_text())["pack"]
+    trace["began"]["host_headroom_bytes"] = 10 * GIB
+
+    alone = assessed(trace, Installed())["alone"]
+
+    assert alone["low_s"] * 0.92 <= stock_s <= alone["high_s"] * 1.08
 
 
 @pytest.mark.parametrize("scenario", scenarios(H100), ids=lambda scenario: scenario.name)

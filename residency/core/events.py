@@ -122,7 +122,8 @@ class BudgetChanged:
 
     `reserve_bytes` beyond the limit are kept free for others, not taken yet: nothing is brought there, but bytes that are there may stay.
     `look_follows`: a look of the same moment comes next. Nothing is decided before it: an eviction that goes by the look before would keep
-    its component from being seen anew until it has been answered.
+    its component from being seen anew until it has been answered. `headroom_bytes`: the program that computes gives up its own copies of
+    weights where so much is not available; nothing is decided by it.
     """
 
     time_s: float
@@ -130,6 +131,7 @@ class BudgetChanged:
     limit_bytes: int
     reserve_bytes: int = 0
     look_follows: bool = False
+    headroom_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,14 @@ TELLING = frozenset({HostObserved, DeviceObserved, RatesMeasured, BudgetChanged}
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The last word on each; None: nothing was told yet. Bytes of limits: (those that weights may take, those kept free beyond that)."""
+    """The last word on each; None: nothing was told yet. Bytes of limits: (those that weights may take, those kept free beyond that, the
+    computing program's own headroom)."""
 
     host: HostObserved | None = None
     device: DeviceObserved | None = None
     rates: RatesMeasured | None = None
-    host_limit: tuple[int, int] | None = None
-    device_limit: tuple[int, int] | None = None
+    host_limit: tuple[int, int, int] | None = None
+    device_limit: tuple[int, int, int] | None = None
 
     def after(self, event: Event) -> Contents:
         """With the event's word on them. Called for TELLING events only: the match below asks class by class, 0.4 us an event."""
@@ -31,9 +32,9 @@ class Contents:
             case RatesMeasured():
                 return replace(self, rates=event)
             case BudgetChanged(tier=Tier.HOST):
-                return replace(self, host_limit=(event.limit_bytes, event.reserve_bytes))
+                return replace(self, host_limit=(event.limit_bytes, event.reserve_bytes, event.headroom_bytes))
             case BudgetChanged(tier=Tier.DEVICE):
-                return replace(self, device_limit=(event.limit_bytes, event.reserve_bytes))
+                return replace(self, device_limit=(event.limit_bytes, event.reserve_bytes, event.headroom_bytes))
             case _:
                 return self
 
@@ -43,6 +44,7 @@ class Contents:
         return {
             "host_limit_bytes": self.host_limit[0] if self.host_limit else None,
             "host_reserve_bytes": self.host_limit[1] if self.host_limit else 0,
+            "host_headroom_bytes": self.host_limit[2] if self.host_limit else 0,
             "device_limit_bytes": self.device_limit[0] if self.device_limit else None,
             "cached_bytes": dict(host.held) if host is not None and host.held is not None else None,
             "loaded_bytes": dict(host.loaded) if host is not None else {},

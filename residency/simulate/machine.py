@@ -35,7 +35,7 @@ class Machine:
     ensure_pin_budget of ComfyUI 0.33). `budget_floor_bytes`: left alone by our host. `pins` is false where ComfyUI keeps no pinned copy;
     then weights come from the page cache in every pass. `both_ways_share`: the part of its own rate that each direction of the link reaches
     while both are at work. `freed_bytes_per_s`: of other models' pages that ComfyUI unmaps to make room for one, each of which waits for
-    the device.
+    the device. `staged_bytes_per_s`: page cache -> staging buffers -> device with the pack's streams; 0: as with ComfyUI's.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Machine:
     pins: bool = True
     both_ways_share: float = 1.0
     freed_bytes_per_s: float = math.inf
+    staged_bytes_per_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.drives:
@@ -68,12 +69,19 @@ class Machine:
         """Page cache to device without a pinned copy: through a staging buffer, as fast as the slower of the two copies."""
         return min(self.page_cache_bytes_per_s, self.pageable_bytes_per_s)
 
+    @property
+    def streamed_bytes_per_s(self) -> float:
+        """The same with the pack's streams."""
+        return min(self.staged_bytes_per_s, self.pinned_bytes_per_s) or self.cached_bytes_per_s
+
 
 # Measured 2026-11-23 on one H100 80 GB, 16 cores, 128 GB of RAM, virtual disk. The drive's 1.65 GB/s is the buffered rate of many
 # threads; 1.0 GB/s what ComfyUI's own first forward drew from it; 2.3 GB/s its first pass over weights in the page cache.
 # 10 GiB is 10 % of RAM, at most 10 GiB (main.py: cache_ram); half of it is ensure_pin_budget's floor.
 # Not measured: 0.5 GB of device overhead (CUDA context); pageable device->host, taken as the pageable rate of the other direction; and the
 # 28 GB/s of freed pages, 1.2 ms for one of 32 MiB: what stock's S3 takes beyond crossing and computing. It explains S3b and S9 as well.
+# Staged: the pack's text encoder out of the page cache, on a machine of the kind, 2026-11-28: 9.6 GB in 0.61 s (S2), 9.3 in 0.70 (C1),
+# 9.1 in 0.57 (C2).
 H100 = Machine(
     name="H100 80 GB, virtual disk",
     drives=(Drive(1.65 * GB, 1.0 * GB),),
@@ -90,6 +98,7 @@ H100 = Machine(
     idle_floor_bytes=10 * GIB,
     budget_floor_bytes=128 * GB // 10,
     freed_bytes_per_s=28 * GB,
+    staged_bytes_per_s=14 * GB,
 )
 
 # Measured 2026-11-25 on another machine of the kind, as docs/benchmarks.md tells: the drive's best rate, the link each way, and, from the
@@ -154,4 +163,6 @@ def of_rates(
         budget_floor_bytes=reserve_bytes,
         pins=not shares,
         freed_bytes_per_s=math.inf if shares else H100.freed_bytes_per_s,
+        staged_bytes_per_s=math.inf if shares else H100.staged_bytes_per_s,
+        both_ways_share=1.0 if shares else H100_LATER.both_ways_share,
     )

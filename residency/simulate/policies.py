@@ -88,6 +88,7 @@ class _ManagedPack:
         world.link.can_prefetch = policy.device_prefetch
         self._traces: list[Trace] = []
         consumer.after_first_pass = consumer.in_first_pass = self._look_again
+        consumer.spreads = policy.device_prefetch
         if policy.informed:
             drives, drive_of = world.machine.drives, program.drive_of
             read = {key: drives[drive_of.get(key, 0)].read_bytes_per_s for key in program.components}
@@ -159,7 +160,8 @@ class _ManagedPack:
 
     def _limits(self) -> Limits:
         reserve_bytes = self._world.machine.budget_floor_bytes
-        return Limits(self._world.host.available_bytes - reserve_bytes, reserve_bytes, self._world.device.limit_bytes)
+        available_bytes, headroom_bytes = self._world.host.available_bytes, self._world.machine.idle_floor_bytes
+        return Limits(available_bytes - reserve_bytes, reserve_bytes, self._world.device.limit_bytes, headroom_bytes)
 
     def _host_contents(self, in_use: Collection[str] = ()) -> HostObserved | None:
         """All that a host can find out at any time: its page cache and its pinned buffers."""

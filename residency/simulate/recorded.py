@@ -14,11 +14,12 @@ from enum import Enum
 from typing import Any
 
 from ..core.component import Component
-from .machine import H100, Drive, Machine
+from .machine import H100, H100_LATER, Drive, Machine
 from .workload import Program, Start, Step
 
 MAX_NODES = 2_000  # simulating as many takes longer than anybody waits for a sentence
 LEAST_BYTES = 64 * 2**20  # read by the run itself: less says nothing of a drive's rate
+MOST_SHARE_READ = 0.01  # of a prompt's weights: what is read of so few at any rate decides nothing
 
 
 class Unknown(Enum):
@@ -37,7 +38,7 @@ class Unknown(Enum):
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """`rest_s`: time of the prompt beside its nodes. `repeats`: its nodes are the same when it runs again (a loader that reads its files
-    is not: its result stays)."""
+    is not: its result stays). `drive_known`: else nobody has measured its drive, and only what reads next to nothing can be told."""
 
     steps: tuple[Step, ...]
     components: Mapping[str, Component]
@@ -48,6 +49,7 @@ class Recorded:
     duration_s: float
     has_device: bool
     repeats: bool
+    drive_known: bool = True
 
     def program(self, prompts: int) -> Program:
         """The prompt, so many times, each one begun when the one before has ended."""
@@ -70,14 +72,15 @@ def recorded(trace: Mapping[str, Any], consumer_share: float) -> Recorded | Unkn
         return Unknown.CACHE
     sizes = {one["key"]: one["size_bytes"] for one in trace["components"]}
     rates = _read_rates(trace, read)
-    if any(key not in rates for key in read):
-        return Unknown.DRIVE
     on_device = began["device_limit_bytes"] is not None and any(set(node["reads"]) & set(node["computes"]) for node in nodes)
     link = summary["onload_bytes_per_s"] or began["onload_bytes_per_s"]
     if on_device and not link:
         return Unknown.LINK
     steps = tuple(_step(node) for node in nodes)
     components = {key: Component(key, key, "MODEL", sizes[key]) for key in dict.fromkeys(key for step in steps for key in step.components)}
+    drive_known = all(key in rates for key in read)
+    if not drive_known:
+        rates = dict.fromkeys(components, H100.drives[0].read_bytes_per_s)
     different = sorted({rates[key] for key in components})
     drives = tuple(Drive(rate, rate * consumer_share) for rate in different) or (Drive(math.inf, math.inf),)
     cached, loaded = began["cached_bytes"] or {}, began["loaded_bytes"]
@@ -93,6 +96,7 @@ def recorded(trace: Mapping[str, Any], consumer_share: float) -> Recorded | Unkn
         trace["duration_s"],
         on_device,
         not any(set(node["reads"]) & set(node["loads"]) for node in nodes),
+        drive_known,
     )
 
 
@@ -109,6 +113,7 @@ def _step(node: Mapping[str, Any]) -> Step:
 def _machine(began: Mapping[str, Any], drives: tuple[Drive, ...], link: float | None, pinned_bytes: int) -> Machine:
     """Without a link there is no device with memory of its own: weights in RAM are used where they are."""
     crossing = link or math.inf
+    headroom_bytes = began.get("host_headroom_bytes", 0)  # traces of earlier versions do not tell
     return Machine(
         name="recorded",
         drives=drives,
@@ -121,8 +126,12 @@ def _machine(began: Mapping[str, Any], drives: tuple[Drive, ...], link: float | 
         page_cache_bytes_per_s=H100.page_cache_bytes_per_s if link else math.inf,
         fresh_pin_bytes_per_s=min(H100.fresh_pin_bytes_per_s, crossing) if link else math.inf,
         budget_floor_bytes=began["host_reserve_bytes"],
+        pin_floor_bytes=headroom_bytes // 2,
+        idle_floor_bytes=headroom_bytes,
         pins=link is not None,
         freed_bytes_per_s=H100.freed_bytes_per_s if link else math.inf,
+        staged_bytes_per_s=H100.staged_bytes_per_s if link else math.inf,
+        both_ways_share=H100_LATER.both_ways_share if link else 1.0,
     )
 
 

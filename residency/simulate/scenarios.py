@@ -17,6 +17,9 @@ from .workload import Program, Step
 # Resident compute of bf16: 8.6 s, 4.1 s of it in sampler A, as much in B. fp8 (10.3 s resident): the difference is the samplers'.
 TEXT_S, SAMPLER_S, DECODE_S = 0.1, 4.1, 0.3
 FP8_SAMPLER_S = SAMPLER_S + (10.3 - 8.6) / 2
+# The same on the machine of 2026-11-28: 8.08 s of bf16 (S4), 9.33 of fp8 (what C5's trace tells beside its stall).
+NEWEST_SAMPLER_S, NEWEST_FP8_SAMPLER_S = (8.08 - TEXT_S - DECODE_S) / 2, (9.33 - TEXT_S - DECODE_S) / 2
+ALL_RAM_BYTES = 1267 * GB // 10
 STEPS = 20
 # Not measured: activations of a 1024 x 1024 sampler step and decode, and of the text encoder.
 SAMPLER_WORKING_BYTES, DECODE_WORKING_BYTES, TEXT_WORKING_BYTES = 3 * GB // 2, 2 * GB, GB // 2
@@ -119,40 +122,50 @@ def video_with_loras(prompts: int) -> Program:
 
 def both_sides() -> Sequence[Scenario]:
     """The scenarios of docs/benchmarks.md that are modelled, with both sides' times there: each on H100_LATER, with the best rate of the
-    drive and the link's as its own run has measured them. Not modelled: the legacy patcher (S5), patched weights (S6), and results that
-    ComfyUI's cache drops between prompts (S7)."""
-    fp8 = FP8_SIZES, FP8_SAMPLER_S
-    plenty, small = _later(24 * GIB, 1267 * GB // 10), _later(24 * GIB, 1267 * GB // 10, 1.56, 54.8, 8.3)
-    class_1, class_2 = _later(12 * GIB, 32 * GB, 1.65, 52.7, 7.8), _later(8 * GIB, 24 * GB, 2.05, 54.9, 8.6)
+    drive and the link's as its own run has measured them. Those named "-later" are of 2026-11-25, of the pack as it was then; the rest of
+    2026-11-28, on a machine of the kind that computes quicker. Not modelled: the legacy patcher (S5), patched weights (S6), and results
+    that ComfyUI's cache drops between prompts (S7)."""
+    fp8_later, fp8, bf16 = (FP8_SIZES, FP8_SAMPLER_S), (FP8_SIZES, NEWEST_FP8_SAMPLER_S), (SIZES, NEWEST_SAMPLER_S)
+    plenty, small = _later(24 * GIB, ALL_RAM_BYTES), _later(24 * GIB, ALL_RAM_BYTES, 1.56, 54.8, 8.3)
     # as the pack found it when the prompt began: 23.8 GB pinned, room for 3.7 of page cache, 1 GiB kept free; 10.7 GB of the device
     video = _later(12 * GIB, 313 * GB // 10, 1.07, 55.2, 7.7)
     video = replace(video, device_overhead_bytes=21 * GB // 10, idle_floor_bytes=2 * GIB, pin_floor_bytes=GIB)
-    all_fits, larger = replace(plenty, device_bytes=80 * GB), _later(16 * GIB, 1267 * GB // 10, 2.09, 54.7, 8.1)
+    all_fits = replace(plenty, device_bytes=80 * GB)
+    single = 1.43  # GB/s of stock's first passes in C3, cold: 34.4 GB in 33.8 s, of which 9.8 compute
+    scarce, ample = _later(24 * GIB, 42 * GB, 1.97, 54.9, 8.2, single), _later(24 * GIB, ALL_RAM_BYTES, 2.48, 55.2, 9.5, single)
+    class_1, class_2 = _later(12 * GIB, 32 * GB, 1.67, 54.5, 7.4, single), _later(8 * GIB, 24 * GB, 1.67, 54.5, 7.4, single)
+    class_5 = _later(12 * GIB, 70 * GB, 1.72, 54.7, 8.8, single)
+    everything, larger = replace(ample, device_bytes=80 * GB), replace(ample, device_bytes=16 * GIB)
+    warm = two_experts(4, *bf16)
     return (
         Scenario("S1-later", "cold, 24 GiB free on the device", plenty, two_experts(1), (65.03,), 0, (43.79,)),
         replace(scarce_memory(), name="S2-later"),
-        Scenario("S3-later", "24 GiB on the device free, RAM ample, warm", plenty, two_experts(3), (11.60, 11.09), 1, (9.73, 9.61)),
-        Scenario("S3b-later", "the same with fp8 experts", small, two_experts(3, *fp8), (10.51, 11.33), 1, (9.89, 9.93)),
-        Scenario("S4-later", "80 GB free on the device, warm", all_fits, two_experts(3), (8.27, 8.22), 1, (8.28, 8.33)),
-        Scenario("S8", "one model that fits, warm", all_fits, one_expert(3), (4.45, 4.49), 1, (4.36, 4.52)),
-        Scenario("S9", "one model larger than 16 GiB, warm", larger, one_expert(4), (7.17, 6.64, 7.17), 1, (5.64, 6.30, 6.24)),
+        Scenario("S3b-later", "fp8 experts, 24 GiB, warm", small, two_experts(3, *fp8_later), (10.51, 11.33), 1, (9.89, 9.93)),
+        Scenario("S8-later", "one model that fits, warm", all_fits, one_expert(3), (4.45, 4.49), 1, (4.36, 4.52)),
+        Scenario("S2-new", "24 GiB, 42 GB of RAM, warm", scarce, warm, (30.86, 29.90, 29.95), 1, (10.55, 10.08, 10.07)),
+        Scenario("S3-new", "24 GiB free on the device, RAM ample, warm", ample, two_experts(3, *bf16), (9.51, 9.47), 1, (8.70, 8.63)),
+        Scenario("S4-new", "80 GB free on the device, warm", everything, two_experts(3, *bf16), (8.08, 8.09), 1, (8.17, 8.20)),
+        Scenario("S9", "one model larger than 16 GiB, warm", larger, one_expert(3, *bf16), (7.05, 6.40), 1, (5.19, 5.28)),
         Scenario(
             "C1",
             "fp8 experts, 12 GiB, 32 GB of RAM, warm",
             class_1,
-            two_experts(4, *fp8),
-            (26.16, 25.54, 23.84, 24.72),
+            two_experts(5, *fp8),
+            (22.51, 20.79, 21.43, 21.73),
             1,
-            (12.88, 11.47, 11.42),
+            (11.74, 10.89, 10.95, 10.69),
         ),
         Scenario(
             "C2",
             "one fp8 expert, 8 GiB, 24 GB of RAM, warm",
             class_2,
             one_expert(5, *fp8),
-            (14.18, 16.55, 16.55, 16.47),
+            (14.69, 13.26, 13.14, 13.23),
             1,
-            (6.44, 6.19, 6.27, 5.94),
+            (6.49, 5.74, 5.99, 6.03),
+        ),
+        Scenario(
+            "C5", "fp8 experts, 12 GiB, 70 GB of RAM, warm", class_5, two_experts(4, *fp8), (10.40, 10.51, 10.42), 1, (10.06, 10.03, 9.90)
         ),
         Scenario(
             "Wan", "two experts with LoRAs, 12 GiB, 32 GB of RAM, warm", video, video_with_loras(2), (29.30, 25.71, 28.14), 1, (17.84,)
@@ -160,11 +173,13 @@ def both_sides() -> Sequence[Scenario]:
     )
 
 
-def _later(device_bytes: int, ram_bytes: int, drive: float = 1.48, link: float = 54.2, pageable: float = 6.7) -> Machine:
+def _later(
+    device_bytes: int, ram_bytes: int, drive: float = 1.48, link: float = 54.2, pageable: float = 6.7, single: float = 1.01
+) -> Machine:
     """H100_LATER with so much left free; 2.7 GB of the RAM are the server's own. Rates in GB/s."""
     return replace(
         H100_LATER,
-        drives=(replace(H100_LATER.drives[0], read_bytes_per_s=drive * GB),),
+        drives=(replace(H100_LATER.drives[0], read_bytes_per_s=drive * GB, single_bytes_per_s=single * GB),),
         device_bytes=device_bytes,
         host_bytes=ram_bytes - 27 * GB // 10,
         budget_floor_bytes=GIB,

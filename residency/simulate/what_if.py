@@ -13,7 +13,7 @@ from typing import Any
 from ..core.component import Mode
 from .machine import GB, GIB, H100, Drive
 from .policies import STOCK, Managed
-from .recorded import Recorded, Unknown, recorded
+from .recorded import MOST_SHARE_READ, Recorded, Unknown, recorded
 from .run import Policy, run
 
 SHARES = (1.0, H100.drives[0].single_bytes_per_s / H100.drives[0].read_bytes_per_s)
@@ -53,11 +53,11 @@ def assessed(trace: Mapping[str, Any], installed: Installed) -> dict[str, Any]:
         one = recorded(trace, share)
         if isinstance(one, Unknown):
             return {**found, "unknown": one.value}
-        policy, program = policy_of(trace, one), one.program(1)
-        ours_s = run(program, one.machine, policy, start=one.start).total_s + one.rest_s
+        ours_s, alone_s = _last_s(one, policy_of(trace, one), 1), _last_s(one, STOCK, 1)
+        if ours_s is None or alone_s is None:
+            return {**found, "unknown": Unknown.DRIVE.value}
         off = abs(ours_s - one.duration_s) / max(one.duration_s, 1e-3)
         if off <= FAIR:
-            alone_s = run(program, one.machine, STOCK, start=one.start).total_s + one.rest_s
             trusted.append((off, one, max(0.0, one.duration_s + alone_s - ours_s)))
     if not trusted:
         return {**found, "unknown": Unknown.MODEL.value}
@@ -77,16 +77,24 @@ def policy_of(trace: Mapping[str, Any], run: Recorded, mode: str | None = None) 
 
 
 def _what_if(trace: Mapping[str, Any], base: Recorded, installed: Installed) -> Iterator[dict[str, Any]]:
-    policy = policy_of(trace, base)
-    instead_s = _seconds(base, policy)
+    prompts = 2 if base.repeats else 1
+    instead_s = _last_s(base, policy_of(trace, base), prompts)
+    if instead_s is None:
+        return
     for variant in _variants(trace, base, installed):
-        yield {"what": variant.what, "to": variant.to, "seconds": _seconds(variant.run, variant.policy), "instead_s": instead_s}
+        seconds = _last_s(variant.run, variant.policy, prompts)
+        if seconds is not None:
+            yield {"what": variant.what, "to": variant.to, "seconds": seconds, "instead_s": instead_s}
 
 
-def _seconds(one: Recorded, policy: Policy) -> float:
-    """Of the last prompt of those that are run."""
-    prompts = 2 if one.repeats else 1
-    return run(one.program(prompts), one.machine, policy, start=one.start).prompts_s[-1] + one.rest_s
+def _last_s(one: Recorded, policy: Policy, prompts: int) -> float | None:
+    """Seconds of the last prompt of those that are run; None where that depends on a drive that nobody has measured."""
+    outcome = run(one.program(prompts), one.machine, policy, start=one.start)
+    read_bytes = outcome.read_ahead_bytes + outcome.consumer_bytes
+    weights_bytes = sum(component.size_bytes for component in one.components.values())
+    if not one.drive_known and read_bytes > MOST_SHARE_READ * weights_bytes:
+        return None
+    return outcome.prompts_s[-1] + one.rest_s
 
 
 def _variants(trace: Mapping[str, Any], base: Recorded, installed: Installed) -> Iterator[Variant]:
@@ -102,7 +110,7 @@ def _variants(trace: Mapping[str, Any], base: Recorded, installed: Installed) ->
         yield Variant("vram", more, replace(base, machine=replace(machine, device_bytes=machine.device_bytes + more - vram_bytes)), policy)
     fastest = max(drive.read_bytes_per_s for drive in machine.drives)
     faster = next((rate for rate in DRIVES_BYTES_PER_S if rate > FASTER * fastest), None)
-    if faster and base.components:
+    if faster and base.components and base.drive_known:
         drives = tuple(Drive(faster, faster * drive.single_bytes_per_s / drive.read_bytes_per_s) for drive in machine.drives)
         yield Variant("drive", faster, replace(base, machine=replace(machine, drives=drives)), policy)
     if base.has_device:

@@ -62,8 +62,10 @@ class World:
         is_short = sum(component.size_bytes for component in self._components.values()) > self.machine.host_bytes
         for key, size_bytes in start.pinned.items():
             on_device, loaded_bytes = self.device.held.get(key, 0), start.loaded.get(key, 0)
-            is_apart = on_device + size_bytes - max(loaded_bytes, size_bytes) <= size_bytes // ROUNDED
-            one_copy = exchanges and (loaded_bytes > max(on_device, size_bytes) or (is_short and is_apart))
+            rounded_bytes = size_bytes // ROUNDED
+            is_apart = on_device + size_bytes - max(loaded_bytes, size_bytes) <= rounded_bytes
+            is_both = loaded_bytes <= max(on_device, size_bytes) + rounded_bytes
+            one_copy = exchanges and (not is_both or (is_short and is_apart))
             behind_bytes = min(size_bytes, loaded_bytes - on_device) if one_copy else 0
             self.host.write_back(key, behind_bytes)
             self.host.pin(key, size_bytes - behind_bytes, 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import comfy.memory_management as memory_management
+
 from ...session import NO_LIMITS, Limits
 from ...transfers import memory
 from ...transfers.need import MeasuredNeed, idle_bytes
@@ -49,4 +51,4 @@ class MemoryLimits:
         limit_bytes = memory.share(available_bytes - reserve_bytes)
         if prompt.settings.host_budget_bytes is not None and prompt.settings.host_budget_bytes < limit_bytes:
             limit_bytes, reserve_bytes = prompt.settings.host_budget_bytes, 0
-        return Limits(limit_bytes, reserve_bytes)
+        return Limits(limit_bytes, reserve_bytes, host_headroom_bytes=int(memory_management.RAM_CACHE_HEADROOM))
