@@ -228,6 +228,26 @@ def test_a_node_of_one_step_teaches_all_of_its_first_run(profiles: Profiles):
     assert said(profiles.duration(sampler())) == (9.0, Level.EXACT)
 
 
+@pytest.mark.parametrize(
+    ("first", "loaded_gb", "reads", "taught_s"),
+    [({"5"}, 0.0, "w", 5.0), ({"5"}, 4.6, "w", 7.0), ({"5"}, 9.2, "w", 9.0), ({"5"}, 0.0, "", 9.0), (set(), 0.0, "w", 9.0)],
+)
+def test_pinning_weights_for_the_first_time_is_no_compute(
+    profiles: Profiles, first: set[str], loaded_gb: float, reads: str, taught_s: float
+):
+    """9.2 GB that the node reads itself: 4 s of its 9, as far as the process did not hold them before."""
+    trace = ran(("5", 9.0))
+    trace["nodes"][0] |= {"computes": ["w"], "reads": list(reads)}
+    trace |= {
+        "components": [{"key": "w", "name": "w", "size_bytes": 9_200_000_000}],
+        "began": {"loaded_bytes": {"w": int(loaded_gb * 1e9)}},
+    }
+
+    profiles.observe(trace, {"5": sampler()}, first=first)
+
+    assert said(profiles.duration(sampler())) == (pytest.approx(taught_s), Level.EXACT)
+
+
 def test_a_loaders_time_that_is_not_split_teaches_no_compute_nor_does_the_packs_own(profiles: Profiles):
     profiles.observe(ran(("a", 1.0), unsplit_s=5.0, own_s=0.5), keyed(a="Loader"))
     assert said(profiles.duration(keyed(a="Loader")["a"])) == (1.0, Level.EXACT)

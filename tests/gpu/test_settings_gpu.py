@@ -5,6 +5,7 @@ Takes 4 GB of device memory and 6 GB of RAM.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -192,3 +193,9 @@ def test_what_is_kept_outlives_prompts_without_it(device: Device, stock: list[by
     kept = {**device.bytes_of("pinned_bytes"), **device.bytes_of()}
     assert B in kept and any(kind == "keep" and name == B for kind, name, _ in device.decided()), (device.memory(), device.decided())
     assert device.draw(two_experts(1)) == stock
+
+
+def test_an_estimate_goes_by_a_link_that_was_measured_also_before_any_prompt(gpu_server: Server):
+    told = json.loads(gpu_server.post("/residency/estimate", {"prompt": two_experts(seed=90)}))
+    assert "link" not in told["assumed"]
+    assert gpu_server.get_json("/residency/state")["rates"]["onload_bytes_per_s"] > 1e9

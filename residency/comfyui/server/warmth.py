@@ -6,6 +6,7 @@ GET /residency/state, GET /residency/ready, POST /residency/estimate, POST /resi
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ from ...settings.node_inputs import NOT_WEIGHTS
 from ...simulate import GB, Machine, Program, Step, run
 from ...simulate.standing import bytes_from, machine_of, policy_of, start_of
 from ...transfers import drive_of, memory
+from ...transfers.link import pinned_bytes_per_s
 from ...transfers.machine import mount_of
 from ...transfers.pagecache import cached_around
 from ...transfers.storage import NETWORK, storage_of
@@ -40,6 +42,8 @@ from .apart import Apart, HangsError
 from .requests import BadRequestError, body, error_answer
 from .warmer import RefusedError
 
+log = logging.getLogger("residency")
+
 DISK_BYTES_PER_S = 1.5 * GB  # assumed until a run has measured it, as `plan` does
 LINK_BYTES_PER_S = 25.0 * GB
 MOST_FILES = 256
@@ -51,8 +55,10 @@ class Warmth:
 
     def __init__(self, host: ComfyHost) -> None:
         self._host = host
-        self._lock = threading.Lock()  # the profiles are read by one thread at a time
+        self._lock = threading.Lock()  # one thread at a time reads the profiles, or tries the link
         self._teacher = Teacher()
+        self._own_link: float | None = None  # bytes per second, measured here for want of a prompt that has told it
+        self._link_tried = False
 
     def state(self) -> dict[str, Any]:
         """Every component that this server has used or been asked for, and every file of theirs, where their bytes lie."""
@@ -88,7 +94,7 @@ class Warmth:
                 "running": [item[1] for item in running],
                 "pending": [{"prompt_id": item[1], "files": self._planned(item[2])} for item in sorted(pending, key=lambda one: one[0])],
             },
-            "rates": {"read_bytes_per_s": self._host.read_rates(), "onload_bytes_per_s": self._host.onload_bytes_per_s},
+            "rates": {"read_bytes_per_s": self._host.read_rates(), "onload_bytes_per_s": self._host.onload_bytes_per_s or self._own_link},
             "device": None if limit_bytes is None else {"total_bytes": device_memory_bytes(), "limit_bytes": limit_bytes},
             "ram": {
                 "total_bytes": ram.total_bytes,
@@ -220,7 +226,8 @@ class Warmth:
         disk = min(own, default=None) or max(measured.values(), default=None)
         assumed = [] if disk else ["disk"]
         disk = disk or DISK_BYTES_PER_S
-        limit_bytes, link = host.device_limit_bytes(), host.onload_bytes_per_s
+        limit_bytes = host.device_limit_bytes()
+        link = self._link() if limit_bytes is not None else None
         if limit_bytes is not None and not link:
             assumed.append("link")
         available_bytes, reserve_bytes = memory.share(memory.available_bytes()), host.limits.reserve_bytes
@@ -228,6 +235,17 @@ class Warmth:
         rates = disk, link or LINK_BYTES_PER_S
         found = machine_of(host.runtime.contents, limit_bytes, available_bytes, reserve_bytes, headroom_bytes, *rates)
         return found, assumed
+
+    def _link(self) -> float | None:
+        """Bytes per second to the device: as prompts have told it, else tried once, while nothing runs."""
+        with self._lock:
+            if not (self._host.onload_bytes_per_s or self._link_tried or self._host.execution.executing):
+                self._link_tried = True
+                try:
+                    self._own_link = pinned_bytes_per_s()
+                except RuntimeError as error:  # torch's, also where memory is short
+                    log.warning("residency: the link to the device was not measured: %s", error)
+        return self._host.onload_bytes_per_s or self._own_link
 
     def warm(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Raises RefusedError, BadRequestError and AllowanceError."""
