@@ -26,6 +26,7 @@ class System(Protocol):
 
     name: str
     buffer_bytes: int  # of one reading thread
+    threads: int  # that read one drive at once
 
     def open(self, path: str) -> int:
         """A handle of a regular file, for reading. OSError, naming the path, when there is none."""
@@ -36,6 +37,9 @@ class System(Protocol):
 
     def read_at(self, handle: int, view: memoryview, offset: int, size_bytes: int) -> int:
         """Read at most `size_bytes` from there through the view, over and over where one call can. Bytes read; 0 at the file's end."""
+
+    def bring_in(self, handle: int, view: memoryview, offset: int, size_bytes: int) -> int:
+        """Have at most `size_bytes` from there in the page cache, through the view where need be. Bytes; 0 at the file's end."""
 
     def use_again(self, handle: int, view: memoryview, offset: int, size_bytes: int) -> None:
         """Have pages that were read once count as used, where the system would drop those before others, however long unused."""

@@ -6,6 +6,7 @@ cachestat walks folios where mincore walks pages: 2 us against 190 us for 8 MiB,
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Sequence
 
@@ -14,6 +15,8 @@ from ._mincore import PAGE_BYTES
 from ._portable import Portable
 
 _SYS_CACHESTAT = 451  # the same number on every architecture that Python runs on but alpha
+# Answers of a file system, or of a container, that has no such call. EACCES and ENOENT are /dev/null's.
+CANNOT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ENOENT})
 MOST_TOGETHER = 16  # ranges: where only some of their pages are there, cachestat walks over these twice
 
 
@@ -37,7 +40,33 @@ _libc.syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.POINTER(_Range), c
 
 
 class Linux(Portable):
+    """Reads ahead inside the kernel, from the page cache into nowhere: no copy, and in one call.
+
+    Virtual disk, 2 cores, cold 6.4 GB, read_ahead_kb 8192: 1 thread 1.6 GB/s, 2 2.1, 3 1.7, 4 1.9, where 2, 4 and 8 that copy took 1.4, 1.5
+    and 1.5. What else waits for the drive waits less: 434 MB of a library that was mapped and touched here and there meanwhile took 0.8 s
+    beside 2 threads, 1.1 beside 4, and 3.4 beside 8 that copied; 0.35 alone. With read_ahead_kb 128: 1.5 (2) and 1.6 GB/s (4), the library
+    0.5 and 0.8 s; 8 that copied 1.8 GB/s and 2.6 s.
+    """
+
     name = "Linux"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads = 4
+        self._nowhere: int | None = None
+        self._copies = False  # a system, or a file system, that cannot
+
+    def bring_in(self, handle: int, view: memoryview, offset: int, size_bytes: int) -> int:
+        if not self._copies:
+            try:
+                if self._nowhere is None:
+                    self._nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+                return os.sendfile(self._nowhere, handle, offset, size_bytes)
+            except OSError as error:
+                if error.errno not in CANNOT:
+                    raise
+                self._copies = True
+        return super().bring_in(handle, view, offset, size_bytes)
 
     def cached_in(self, handle: int, start: int, size_bytes: int) -> int | None:
         """Since Linux 5.2 (commit 134fca9063ad, mm/mincore.c `can_do_mincore`) mincore reports every page of a file that the process

@@ -27,6 +27,9 @@ class Portable:
         self._gathers = gathers
         # bytes read go through it and are not looked at: 2 MiB fit into a core's own cache
         self.buffer_bytes = 2 * MIB if gathers else 8 * MIB
+        # Cold 4 GiB, virtual disk, 2 cores, read_ahead_kb 8192, median of four: 1 thread 0.61 GB/s, 2 1.73, 4 1.78, 8 1.89.
+        # Cold reads of 8 GB on a 16-core machine: 2 threads 1.21, 4 1.32, 8 1.46, 16 1.47 GB/s.
+        self.threads = 8 if (os.cpu_count() or 1) >= 8 else 4
 
     def open(self, path: str) -> int:
         handle = os.open(path, _OPEN_FLAGS)
@@ -50,6 +53,9 @@ class Portable:
         if len(views) < _MOST_VIEWS and rest:
             views.append(view[:rest])
         return os.preadv(handle, views, offset)
+
+    def bring_in(self, handle: int, view: memoryview, offset: int, size_bytes: int) -> int:
+        return self.read_at(handle, view, offset, size_bytes)
 
     def use_again(self, handle: int, view: memoryview, offset: int, size_bytes: int) -> None:
         return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import ntpath
+import os
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_int32, c_int64, c_uint8, c_uint32, c_uint64, c_void_p, c_wchar_p, sizeof
 from functools import cached_property
@@ -105,6 +106,7 @@ class Kernel32:
 class Windows:
     name = "Windows"
     buffer_bytes = 8 * MIB
+    threads = 8 if (os.cpu_count() or 1) >= 8 else 4  # as where Python tells no more
 
     def __init__(self, kernel32: Any = None) -> None:
         if kernel32 is not None:
@@ -142,6 +144,9 @@ class Windows:
                 return 0
             raise self._error("reading failed")
         return count.value
+
+    def bring_in(self, handle: int, view: memoryview, offset: int, size_bytes: int) -> int:
+        return self.read_at(handle, view, offset, size_bytes)
 
     def use_again(self, handle: int, view: memoryview, offset: int, size_bytes: int) -> None:
         return None

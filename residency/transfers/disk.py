@@ -13,7 +13,6 @@ which were read more often.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from concurrent.futures import Future
 from ..core.component import Component, Tier
 from ..core.events import Evicted, TransferDone, TransferMoved, TransferStopped
 from ..core.instructions import Cancel, Evict, Prefetch
-from . import memory
+from . import _system, memory
 from ._backoff import LOOK_S, Backoff
 from ._chunks import Chunk, cut, overlap
 from ._dropper import Drop, Dropper
@@ -35,9 +34,7 @@ log = logging.getLogger("residency")
 
 MIB, GIB = 1024**2, 1024**3
 
-# Cold 4 GiB, virtual disk, 2 cores, read_ahead_kb 8192, median of four: 1 thread 0.61 GB/s, 2 1.73, 4 1.78, 8 1.89.
-# Cold reads of 8 GB through this mover on a 16-core machine: 2 threads 1.21, 4 1.32, 8 1.46, 16 1.47 GB/s.
-THREADS_PER_DRIVE = 8 if (os.cpu_count() or 1) >= 8 else 4
+THREADS_PER_DRIVE = _system.current.threads
 # A chunk is read in one call. With read_ahead_kb 128, Linux's default, 4 threads read 8 MiB at a time 1.37 GB/s, 1 MiB at a time 0.79
 # (the kernel sizes its requests by the call then); with 8192 it was 1.58 and 1.78. While another thread kept the interpreter busy, as
 # nodes do, 4 threads of this mover read 8 MiB at a time 0.6 GB/s, 32 MiB 1.4, 64 MiB 1.7, 128 MiB 1.8 (2 cores, virtual disk, 6 GiB).

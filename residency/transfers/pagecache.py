@@ -140,7 +140,7 @@ def read_into_cache(handle: int, start: int, size_bytes: int, buffer: bytearray)
     view, system = memoryview(buffer), _system.current
     done = 0
     while done < size_bytes:
-        count = system.read_at(handle, view, start + done, size_bytes - done)
+        count = system.bring_in(handle, view, start + done, size_bytes - done)
         if count == 0:
             break
         done += count

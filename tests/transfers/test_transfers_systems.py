@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +82,53 @@ def test_what_is_read_is_the_same_in_one_call_and_in_many(weights: Path, gathers
         assert system.read_at(handle, memoryview(buffer), 20 * MIB, 10) == 0
     finally:
         system.close(handle)
+
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="sendfile from a file into nowhere is Linux's")
+
+
+@pytest.fixture
+def linux(cold_file: Callable[[str, int], Path]) -> Iterator[Any]:
+    from residency.transfers._linux import Linux
+
+    system = Linux()
+    handle = system.open(str(cold_file("cold", 20 * MIB)))
+    yield lambda offset, size_bytes: system.bring_in(handle, memoryview(bytearray(MIB)), offset, size_bytes)
+    system.close(handle)
+
+
+@linux_only
+def test_linux_brings_a_range_into_the_page_cache_in_one_call_and_copies_nothing(linux, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Portable, "read_at", lambda *_: pytest.fail("it was copied"))
+
+    assert linux(8 * MIB, 12 * MIB) == 12 * MIB
+    assert pagecache.cached_bytes(Extent(str(tmp_path / "cold"), 8 * MIB, 12 * MIB)) == 12 * MIB
+    assert linux(19 * MIB, 4 * MIB) == MIB and linux(20 * MIB, MIB) == 0  # the file's end
+
+
+@linux_only
+@pytest.mark.parametrize("says", [errno.EINVAL, errno.ENOSYS, errno.EPERM])
+def test_where_the_kernel_or_a_file_system_cannot_it_is_copied_from_then_on(linux, says: int, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def refuses(*_: int) -> int:
+        asked.append(says)
+        raise OSError(says, os.strerror(says))
+
+    monkeypatch.setattr(os, "sendfile", refuses)
+    assert linux(0, 3 * MIB) == linux(MIB, 3 * MIB) == 3 * MIB
+    assert asked == [says]
+
+
+@linux_only
+def test_a_drive_that_fails_is_not_asked_twice(linux, monkeypatch: pytest.MonkeyPatch):
+    def fails(*_: int) -> int:
+        raise OSError(errno.EIO, "the drive")
+
+    monkeypatch.setattr(os, "sendfile", fails)
+    monkeypatch.setattr(Portable, "read_at", lambda *_: pytest.fail("it was read again"))
+    with pytest.raises(OSError, match="the drive"):
+        linux(0, MIB)
 
 
 @pytest.mark.parametrize(
