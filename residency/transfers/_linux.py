@@ -42,10 +42,9 @@ _libc.syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.POINTER(_Range), c
 class Linux(Portable):
     """Reads ahead inside the kernel, from the page cache into nowhere: no copy, and in one call.
 
-    Virtual disk, 2 cores, cold 6.4 GB, read_ahead_kb 8192: 1 thread 1.6 GB/s, 2 2.1, 3 1.7, 4 1.9, where 2, 4 and 8 that copy took 1.4, 1.5
-    and 1.5. What else waits for the drive waits less: 434 MB of a library that was mapped and touched here and there meanwhile took 0.8 s
-    beside 2 threads, 1.1 beside 4, and 3.4 beside 8 that copied; 0.35 alone. With read_ahead_kb 128: 1.5 (2) and 1.6 GB/s (4), the library
-    0.5 and 0.8 s; 8 that copied 1.8 GB/s and 2.6 s.
+    benchmarks/read_ahead.py, a virtual disk, 2 cores, read_ahead_kb 8192: 4 threads 2.45 GB/s, where 4 and 8 that copied had 1.60 and 1.79.
+    What else waits for the drive waits less: 434 MB of a library that was mapped and touched here and there meanwhile took 1.1 s, beside 8
+    that copied 3.8; 0.4 alone. With read_ahead_kb 128 4 threads had 1.6 GB/s, the library 0.8 s; 8 that copied 1.8 GB/s and 2.6 s.
     """
 
     name = "Linux"
