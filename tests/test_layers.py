@@ -40,8 +40,8 @@ FLOORS = [
 ]
 CORE = [
     "component", "_frozen", "timeline", "budget", "events", "instructions", "strategies", "moves", "component_state", "story",
-    "eviction_order", "view", "place", "host_room", "host_plan", "host_looks", "host_tier", "device_placement", "device_tier", "releases",
-    "manager",
+    "eviction_order", "view", "place", "host_room", "host_plan", "host_looks", "last_plan", "host_tier", "device_placement", "device_tier",
+    "releases", "needed", "manager",
 ]  # fmt: skip
 PURE = ("core", "session", "graph")
 

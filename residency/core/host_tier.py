@@ -11,10 +11,11 @@ from .events import HostObserved, RatesMeasured, Taken
 from .eviction_order import Rank, Ranking, rank
 from .host_looks import HostLooks
 from .instructions import Cancel, Evict, Instruction, Prefetch
+from .last_plan import LastPlan
 from .moves import State
 from .place import Place
 from .timeline import Timeline
-from .view import NOTHING, Move, Terms
+from .view import NOTHING, Terms
 
 HOST = Tier.HOST  # as in component_state: asking the enum takes ten times as long
 # Without rates a component that others would have to leave for comes in so many parts: room is given away no earlier than it must be.
@@ -31,12 +32,14 @@ class HostTier:
         self.place = Place()
         self.rates: RatesMeasured | None = None
         self.terms = Terms(before_free=self._before_free)
-        self.changed = True  # since the last plan
+        self._last = LastPlan()
         self._ranking = Ranking()
         self._ranks: dict[str, Rank] = {}  # by the order alone, for as long as the next read is ahead
-        self._waiting: list[Move] = []  # planned prefetches that wait for room
-        self._complete_reads = 0
-        self._whole_until: int | None = None  # as the last plan has found it; None once that may have changed
+
+    @property
+    def changed(self) -> bool:
+        """Whether something that a plan goes by is another since the last one."""
+        return self._last.changed
 
     @property
     def components(self) -> dict[str, Component]:
@@ -50,9 +53,7 @@ class HostTier:
         self.place = place
         if policies is not None:
             self.terms.policies = policies
-        self._complete_reads = 0
-        self._whole_until = None
-        self.changed = True
+        self._last.void()
         self._ranking.clear()
         self._ranks.clear()
         for record in self.state.records.values():
@@ -78,7 +79,7 @@ class HostTier:
     def pass_by(self, keys: Iterable[str]) -> bool:
         """A visit that reads these has begun: their next read is a later one. No plan has made room yet for bytes that it reads itself.
         Returns whether the last plan holds for the visit, if it begins when it was expected to."""
-        records, is_planned = self.state.records, not (self.changed or self.terms.copies)
+        records, is_planned = self.state.records, not (self._last.changed or self.terms.copies)
         for key in keys:
             record = records.get(key, NOTHING)
             if record.held_bytes:
@@ -130,8 +131,7 @@ class HostTier:
         state.owned(seen.loaded, seen.surplus)
         self._looks.looked(seen)
         self.terms.copies = seen.copies
-        self.changed = True
-        self._whole_until = None
+        self._last.doubt()
         self._apply_look(dict.fromkeys((*(seen.held or ()), *state.records)))
 
     def took(self, taken: Taken) -> None:
@@ -148,8 +148,7 @@ class HostTier:
             self.state.took(key, more_bytes)
             held_bytes = record.held_bytes if record.coming_bytes else record.held_bytes - more_bytes
             self._see(key, max(0, min(held_bytes, self.wanted_bytes(key))), "the process has taken it")
-            self.changed = True
-            self._whole_until = None
+            self._last.doubt()
 
     def let_go(self, key: str, outside_bytes: int) -> None:
         """The node that has computed with it has ended, and so many bytes of its end do not stay in the process: their copies in the page
@@ -161,8 +160,7 @@ class HostTier:
         if gone_bytes > 0 and not (record.coming_bytes or record.answers_due):
             held_bytes = record.held_bytes + self.state.let_go(key, gone_bytes)
             self._missing_again(key)
-            self.changed = True
-            self._whole_until = None
+            self._last.doubt()
             self._see(key, min(held_bytes, self.wanted_bytes(key)), "the process does not keep it")
 
     def _apply_look(self, keys: Iterable[str]) -> None:
@@ -204,9 +202,9 @@ class HostTier:
         component = self.components.get(key)
         if component is not None and record.held_bytes + record.loaded_bytes < component.size_bytes:
             self._missing_again(key)
-            self.changed = True
+            self._last.changed = True
         elif self.state.budget.used_bytes != used_bytes:
-            self.changed = True
+            self._last.changed = True
 
     def wanted_bytes(self, key: str) -> int:
         """Bytes of the component that the tier has to hold: all that the process does not hold for itself."""
@@ -222,8 +220,8 @@ class HostTier:
                 found = found.asked_for()
             assert self._ranking.rank_of(key) == found, f"{key} is ranked {self._ranking.rank_of(key)}, its next read says {found}"
         assert len(self._ranking) == len(held), f"ranked: {len(self._ranking)}, held: {sorted(held)}"
-        until, place = self._whole_until, self.place
-        if until is not None and not self._waiting:
+        until, place = self._last.whole_until, self.place
+        if until is not None and not self._last.waiting:
             for use in place.timeline.reads[place.timeline.first_read_number(place.position if place.running else place.position + 1) :]:
                 record = self.state.records.get(use.component, NOTHING)
                 lacks = use.position < until and record.may_come and self._lacks(record, use.component)
@@ -233,8 +231,7 @@ class HostTier:
         """The tier's limit, and the bytes beyond it that are kept free for others; a negative limit: they have taken of those."""
         self.state.budget.limit_bytes = max(0, limit_bytes)
         self.terms.reserve_bytes = reserve_bytes + min(0, limit_bytes)
-        self.changed = True
-        self._whole_until = None
+        self._last.doubt()
 
     # --- instructions ---
 
@@ -245,12 +242,12 @@ class HostTier:
 
     def replan(self, busy: Collection[str]) -> list[Instruction]:
         """The instructions that a new plan gives; `busy` components do not leave."""
-        place, state = self.place, self.state
-        self.changed = False
+        place, state, last = self.place, self.state, self._last
+        last.changed = False
         if self._is_stuck(busy):
             return []
-        self._waiting = []
-        nothing_missing = self._complete_reads >= len(place.timeline.reads) and not place.timeline.expected_reads
+        last.waiting = []
+        nothing_missing = last.complete_reads >= len(place.timeline.reads) and not place.timeline.expected_reads
         if nothing_missing and state.budget.available_bytes >= 0 and not (state.surplus or state.asked):
             return []
         decided = planning.plan(
@@ -262,9 +259,9 @@ class HostTier:
             running=place.running,
             terms=self.terms,
             leave_order=self._ranking.first_to_leave(),
-            complete_reads=self._complete_reads,
+            complete_reads=last.complete_reads,
         )
-        self._complete_reads, self._whole_until = decided.complete_reads, decided.whole_until
+        last.found(decided.complete_reads, decided.whole_until, decided.prefetches)
         instructions: list[Instruction] = []
         for move in decided.cancels:
             instructions += self.cancel([move.component], move.reason)
@@ -272,15 +269,12 @@ class HostTier:
             instructions.append(self._give_surplus(move.component, move.size_bytes, move.reason))
         for move in decided.evictions:
             instructions.append(self._evict(move.component, move.size_bytes, move.reason))
-        if decided.prefetches:
-            self._waiting = list(decided.prefetches)
-            instructions += self._announce()
-        return instructions
+        return instructions + self._announce() if last.waiting else instructions
 
     def _is_stuck(self, busy: Collection[str]) -> bool:
         """Whether the tier is full of components that are read before all that are missing: no plan would move anything."""
-        at, state = self._whole_until, self.state
-        if at is None or self._waiting or state.leaving or state.stopping_bytes or state.budget.used_bytes != state.budget.limit_bytes:
+        at, state = self._last.whole_until, self.state
+        if at is None or self._last.waiting or state.leaving or state.stopping_bytes or state.budget.used_bytes != state.budget.limit_bytes:
             return False
         return planning.stays(self._ranking.first_to_leave(), busy, at)
 
@@ -288,7 +282,7 @@ class HostTier:
         """Prefetches of the plan that find their room now; the others wait for the movers' answers, or for the next plan."""
         instructions: list[Instruction] = []
         state, budget, announced = self.state, self.state.budget, 0
-        for key, size_bytes, reason in self._waiting:
+        for key, size_bytes, reason in self._last.waiting:
             record = state.records.get(key, NOTHING)
             coming_bytes = size_bytes - record.held_bytes
             if coming_bytes > budget.limit_bytes - budget.used_bytes:
@@ -297,19 +291,20 @@ class HostTier:
             announced += 1
             start = record.loaded_bytes
             instructions.append(Prefetch(self.components[key], HOST, start + size_bytes, reason, start))
-        del self._waiting[:announced]
+        del self._last.waiting[:announced]
         return instructions
 
     def room_came(self, key: str, reason: str) -> list[Instruction] | None:
         """An eviction was answered. The prefetches that waited for it, when nothing else has happened since the plan; None: plan anew."""
-        as_planned = not self.changed
+        last = self._last
+        as_planned = not last.changed
         self.left(key, reason)
-        if not as_planned or not self._waiting or self.state.leaving:
+        if not as_planned or not last.waiting or self.state.leaving:
             return None
         found = self._announce()
-        if self._waiting:
+        if last.waiting:
             return found or None
-        self.changed = False
+        last.changed = False
         return found
 
     def cancel(self, keys: Iterable[str], reason: str) -> list[Instruction]:
@@ -350,8 +345,7 @@ class HostTier:
     def ask(self, key: str, reason: str) -> None:
         """The user wants it next, and nothing else in its place until this prompt is over."""
         self.state.ask(key, reason)
-        self.changed = True
-        self._whole_until = None
+        self._last.doubt()
         record = self.state.records[key]
         if record.held_bytes:
             self._rank(record)
@@ -367,8 +361,7 @@ class HostTier:
     def release(self, key: str, reason: str) -> list[Instruction]:
         """The user gives it up: its bytes leave, its transfer is stopped, and it is not read ahead again in this prompt."""
         self.ask_no_more([key])
-        self.changed = True
-        self._whole_until = None
+        self._last.doubt()
         record = self.state.of(key)
         was = record.state
         self.state.give_up(key, reason)
@@ -390,12 +383,8 @@ class HostTier:
         after = self.place.position - 1 if self.place.running else self.place.position
         timeline = self.place.timeline
         number = timeline.next_read_number(key, after)
-        if number is None:
-            return
-        if number < self._complete_reads:
-            self._complete_reads = number
-        if self._whole_until is not None and timeline.reads[number].position < self._whole_until:
-            self._whole_until = None
+        if number is not None:
+            self._last.misses(number, timeline.reads[number].position)
 
     def _before_free(self, key: str) -> float:
         """Bytes that the component's drive brings until the running node has ended; a fixed part of the component where that is unknown."""

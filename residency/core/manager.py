@@ -36,6 +36,7 @@ from .events import (
 from .host_tier import HostTier
 from .instructions import Instruction, Wait
 from .moves import State
+from .needed import needed_again
 from .place import Place
 from .releases import Releases
 from .story import in_order
@@ -329,27 +330,12 @@ class Manager:
     # --- models that the running prompt does not use ---
 
     def needed_again(self, key: str) -> str | None:
-        """Why a loaded component that this prompt may not even use should stay loaded: something in the queue needs it or a node has asked
-        for it, and all that is read before its turn fits into the host memory that is left. None: it may go.
-
-        Where weights have one copy over two tiers, reads take no room there but that which others leave.
-        """
-        timeline, after = self._host.place.timeline, self._host.place.position
-        use = timeline.next_use(key, after)
-        if self._placements.off or (use is None and key not in self.kept):
+        """Why a loaded component that this prompt may not even use should stay loaded; None: it may go."""
+        if self._placements.off:
             return None
-        if use is not None and timeline.visits[use.position].prompt_id == timeline.visits[max(0, after)].prompt_id:
-            return None  # this prompt loads it anew
-        before = timeline.reads[timeline.first_read_number(after + 1) : None if use is None else timeline.first_read_number(use.position)]
-        coming = {read.component for read in before} - {key}
-        coming_bytes = sum(self._host.components[one].size_bytes for one in coming if one in self._host.components)
-        if coming_bytes > self.host.limit_bytes and self.placement.copies is Copies.BOTH:
-            return None
-        if use is None:
-            return "the last prompt that used it asked to keep it"
-        computed_at = timeline.next_compute_at(key, after)
-        visit = timeline.visits[use.position if computed_at is None else computed_at]
-        return f"{visit.class_type} {visit.node_id}, which is queued, needs it again"
+        room_bytes = self.host.limit_bytes if self.placement.copies is Copies.BOTH else None
+        host = self._host
+        return needed_again(key, host.place, host.components, is_kept=key in self.kept, room_bytes=room_bytes)
 
     # --- deciding ---
 
