@@ -11,7 +11,7 @@ import json
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -177,9 +177,10 @@ def decoded(kind: Any, value: Any) -> Any:
         return {key: decoded(arguments[1], one) for key, one in value.items()}
     if isinstance(kind, type) and is_dataclass(kind):
         hints = _hints(kind)
-        if len(value) != len(hints):
+        if not _least(kind) <= len(value) <= len(hints):
             raise ValueError(f"{len(value)} values for the {len(hints)} fields of a {kind.__name__}")
-        return kind(**{name: decoded(hint, one) for (name, hint), one in zip(hints, value, strict=True)})
+        # an earlier version did not tell the last ones yet: they have their defaults
+        return kind(**{name: decoded(hint, one) for (name, hint), one in zip(hints, value, strict=False)})
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind(value)
     if kind is float and isinstance(value, int):
@@ -187,6 +188,12 @@ def decoded(kind: Any, value: Any) -> Any:
     if isinstance(kind, type) and not isinstance(value, kind):
         raise TypeError(f"{value!r} is no {kind.__name__}")
     return value
+
+
+@cache
+def _least(kind: Any) -> int:
+    """How many of the fields that make a dataclass have no default."""
+    return sum(field.init and field.default is MISSING and field.default_factory is MISSING for field in fields(kind))
 
 
 @cache

@@ -92,3 +92,14 @@ def test_every_field_comes_back():
         Kept(7.0, parts["a"], "wanted"),
     ]
     assert [decoded(type(fact), encoded(fact)) for fact in facts] == facts
+
+
+@pytest.mark.parametrize(("kind", "told", "expected"), [(Limits, [5, 1, None], Limits(5, 1)), (Extent, ["/m", 0, 5], Extent("/m", 0, 5))])
+def test_what_an_earlier_version_did_not_tell_yet_has_its_default(kind, told, expected):
+    assert decoded(kind, told) == expected
+
+
+@pytest.mark.parametrize("told", [["/m", 0], ["/m", 0, 5, 6]])
+def test_a_value_that_is_missing_or_too_many_is_an_error(told):
+    with pytest.raises(ValueError, match=f"{len(told)} values for the 3 fields of a Extent"):
+        decoded(Extent, told)
