@@ -1,8 +1,8 @@
 """A run that has been recorded, as the simulator takes it: the prompt's trace in, program, machine and start out. Pure.
 
-Nothing that a trace leaves out is guessed: the run is then said to be unknown, with the reason. Two things are not measured on every
-machine and stand in both runs that are compared, so that most of them cancels out: the page cache and freshly pinned memory are as fast as
-on the host of machine.H100.
+Nothing that a trace leaves out is guessed: the run is then said to be unknown, with the reason. What is not measured on every machine
+stands in both runs that are compared, so that most of it cancels out: the page cache, freshly pinned memory and both directions of the link
+at once are as fast as on the hosts of machine.H100 and H100_LATER.
 """
 
 from __future__ import annotations
