@@ -66,7 +66,7 @@ def a_drive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Drive]:
     if not hasattr(os, "posix_fadvise"):
         pytest.skip("NOT TESTED: the drive that hangs stands under Linux's calls")
     found = Drive(tmp_path)
-    for name in ("open", "preadv", "posix_fadvise", "stat"):
+    for name in ("open", "preadv", "sendfile", "posix_fadvise", "stat"):
         monkeypatch.setattr(os, name, found.around(getattr(os, name)))
     yield found
     found.go_on()

@@ -45,18 +45,19 @@ def _breaks(*args, **kwargs):
     raise RuntimeError("sabotage")
 
 
-# fault: what happens in the pack's own calls of the function, before it or, where it returns something, in its place
+READ = ("sendfile", "preadv")
+# fault: what happens in the pack's own calls of the functions, before one or, where it returns something, in its place
 CALLS = {
-    "read error": ("preadv", _error(errno.EIO)),
-    "network share gone": ("preadv", _error(errno.ESTALE)),
-    "short read": ("preadv", lambda *args: 0),
-    "slow drive": ("preadv", _sleeps),
-    "thread ended": ("preadv", _dies),
-    "out of memory in a read": ("preadv", _error(errno.ENOMEM)),
-    "permission denied": ("open", _error(errno.EACCES)),
-    "no file handles": ("open", _error(errno.EMFILE)),
-    "file gone at open": ("open", _error(errno.ENOENT)),
-    "cannot be dropped": ("posix_fadvise", _error(errno.EINVAL)),
+    "read error": (READ, _error(errno.EIO)),
+    "network share gone": (READ, _error(errno.ESTALE)),
+    "short read": (READ, lambda *args: 0),
+    "slow drive": (READ, _sleeps),
+    "thread ended": (READ, _dies),
+    "out of memory in a read": (READ, _error(errno.ENOMEM)),
+    "permission denied": (("open",), _error(errno.EACCES)),
+    "no file handles": (("open",), _error(errno.EMFILE)),
+    "file gone at open": (("open",), _error(errno.ENOENT)),
+    "cannot be dropped": (("posix_fadvise",), _error(errno.EINVAL)),
 }
 
 
@@ -67,8 +68,8 @@ def _faulty(name, function):
     def call(*args, **kwargs):
         if _fault == "no handles for us" and name == "open" and _OUR_CODE in sys._getframe(1).f_code.co_filename:
             _error(errno.EMFILE)()
-        where, happens = CALLS.get(_fault, ("", None))
-        if where == name and _is_ours():
+        where, happens = CALLS.get(_fault, ((), None))
+        if name in where and _is_ours():
             answer = happens(*args)
             if answer is not None:
                 return answer
@@ -77,7 +78,7 @@ def _faulty(name, function):
     return call
 
 
-for _name in ("preadv", "open", "posix_fadvise"):
+for _name in (*READ, "open", "posix_fadvise"):
     setattr(os, _name, _faulty(_name, getattr(os, _name)))
 builtins.open = _faulty("open", builtins.open)
 

@@ -20,11 +20,11 @@ _name = ""
 _HELD = ("residency", "answers of residency", "asyncio")  # the pack's own threads, and those on which its routes look at files
 
 
-def _held(function, path_of):
-    def call(target, *args, **kwargs):
-        if not _over.is_set() and threading.current_thread().name.startswith(_HELD) and _name in path_of(target):
+def _held(function, path_of, place=0):
+    def call(*args, **kwargs):
+        if not _over.is_set() and threading.current_thread().name.startswith(_HELD) and _name in path_of(args[place]):
             _over.wait()
-        return function(target, *args, **kwargs)
+        return function(*args, **kwargs)
 
     return call
 
@@ -35,6 +35,7 @@ def _path_of(fd):
 
 os.open = _held(os.open, str)
 os.preadv = _held(os.preadv, _path_of)
+os.sendfile = _held(os.sendfile, _path_of, 1)
 os.posix_fadvise = _held(os.posix_fadvise, _path_of)
 
 

@@ -14,13 +14,22 @@ from server import PromptServer
 NODE_CLASS_MAPPINGS = {}
 
 _name, _seconds = None, 0.0
-_own, _whole = os.preadv, comfy.utils.load_torch_file
+_preadv, _sendfile, _whole = os.preadv, os.sendfile, comfy.utils.load_torch_file
 
 
-def preadv(fd, *args, **kwargs):
+def _wait(fd):
     if _name is not None and threading.current_thread().name.startswith("residency") and _name in os.readlink(f"/proc/self/fd/{fd}"):
         time.sleep(_seconds)
-    return _own(fd, *args, **kwargs)
+
+
+def preadv(fd, *args):
+    _wait(fd)
+    return _preadv(fd, *args)
+
+
+def sendfile(into, fd, *args):
+    _wait(fd)
+    return _sendfile(into, fd, *args)
 
 
 def load_torch_file(path, *args, **kwargs):
@@ -29,7 +38,7 @@ def load_torch_file(path, *args, **kwargs):
     return _whole(path, *args, **kwargs)
 
 
-os.preadv, comfy.utils.load_torch_file = preadv, load_torch_file
+os.preadv, os.sendfile, comfy.utils.load_torch_file = preadv, sendfile, load_torch_file
 
 
 @PromptServer.instance.routes.post("/slow")
