@@ -102,7 +102,7 @@ class Reader:
         if cached == chunk.size_bytes:
             return 0  # also bytes that the system has read along with the gap before
         if not cached or chunk.size_bytes <= LEAST_GAP_BYTES:
-            self.read(chunk)
+            self.read(chunk, whole=False)
             return chunk.size_bytes
         middle = chunk.start + chunk.size_bytes // 2
         middle -= middle % LEAST_GAP_BYTES
@@ -112,13 +112,13 @@ class Reader:
         rest = replace(chunk, start=middle, size_bytes=chunk.size_bytes - first_bytes, offset=chunk.offset + first_bytes)
         return self.read_gaps(replace(chunk, size_bytes=first_bytes)) + self.read_gaps(rest)
 
-    def read(self, chunk: Chunk) -> None:
-        """Read all of it."""
+    def read(self, chunk: Chunk, *, whole: bool = True) -> None:
+        """Read all of it. Not `whole`: a gap, behind which the system shall read on by itself."""
         if self._buffer is None:
             self._buffer = bytearray(_system.current.buffer_bytes)
         fd = self.open(chunk)
         try:
-            count = pagecache.read_into_cache(fd, chunk.start, chunk.size_bytes, self._buffer)
+            count = pagecache.read_into_cache(fd, chunk.start, chunk.size_bytes, self._buffer, copies=not whole)
         except OSError as error:
             raise OSError(f"{chunk.path} at byte {chunk.start}: {error}") from error
         if count < chunk.size_bytes:

@@ -131,16 +131,18 @@ def not_cached_bytes(files: Iterable[Path]) -> int | None:
     return missing_bytes
 
 
-def read_into_cache(handle: int, start: int, size_bytes: int, buffer: bytearray) -> int:
-    """Read the range through `buffer`, of any size, so that its pages are cached. Returns the bytes read: fewer at the end of the file.
+def read_into_cache(handle: int, start: int, size_bytes: int, buffer: bytearray, *, copies: bool = False) -> int:
+    """Read the range, so that its pages are cached. Returns the bytes read: fewer at the end of the file. It goes through `buffer`, of any
+    size, where there is no other way, or `copies`: of a small range Linux then reads on behind it, 8 MiB and not 128 KiB.
 
     Where the system can, the range is read in one call that goes through the buffer again and again: a thread that comes back from a call
     waits for the interpreter, 5 ms and more while another one computes.
     """
     view, system = memoryview(buffer), _system.current
+    read = system.read_at if copies else system.bring_in
     done = 0
     while done < size_bytes:
-        count = system.bring_in(handle, view, start + done, size_bytes - done)
+        count = read(handle, view, start + done, size_bytes - done)
         if count == 0:
             break
         done += count

@@ -83,13 +83,13 @@ class Unasked:
         monkeypatch.setattr(pagecache, "cached_in", lambda *_: None)
         monkeypatch.setattr(pagecache, "read_into_cache", self.read_into_cache)
 
-    def read_into_cache(self, fd: int, start: int, size_bytes: int, buffer: bytearray) -> int:
+    def read_into_cache(self, fd: int, start: int, size_bytes: int, buffer: bytearray, **how: bool) -> int:
         with self._lock:
             for at in range(start // MIB, -(-(start + size_bytes) // MIB)):
                 there = at in self.read or self._cached(at)
                 self.now_s += MIB / (self.bytes_per_cached_s if there else self.bytes_per_cold_s)
                 self.read.add(at)
-        return self._real(fd, start, size_bytes, buffer)
+        return self._real(fd, start, size_bytes, buffer, **how)
 
     def clock(self) -> float:
         return self.now_s
