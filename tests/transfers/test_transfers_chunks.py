@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from residency.core.component import Component, Extent
 from residency.transfers._chunks import LEAST_GAP_BYTES, Chunk, Reader, cut, joined, overlap, runs
 from residency.transfers.pagecache import cached_bytes
 
+MIB = 2**20
 EXTENTS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 100)), max_size=5)
 
 
@@ -82,3 +85,20 @@ def test_what_is_missing_of_a_chunk_is_read_wherever_it_begins(
     finally:
         reader.close()
     assert cached_bytes(Extent(str(path), start, size_bytes)) in (size_bytes, None)
+
+
+def test_gaps_are_copied_and_whole_chunks_are_not(cold_file: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With read_ahead_kb 8192 a gap that is filled inside the kernel brings 128 KiB along, a copied one 8 MiB: 41 reads of a part, not 10."""
+    if sys.platform != "linux":
+        pytest.skip("elsewhere there is one way")
+    path, inside = cold_file("gaps", 8 * MIB), []
+    own = os.sendfile
+    monkeypatch.setattr(os, "sendfile", lambda *words: inside.append(words[3]) or own(*words))
+    reader = Reader()
+
+    reader.read(Chunk(str(path), 0, MIB, 0, 8 * MIB))
+    read_bytes = reader.read_gaps(Chunk(str(path), 0, 8 * MIB, 0, 8 * MIB))
+    reader.close()
+
+    assert inside == [MIB] and read_bytes <= 7 * MIB
+    assert cached_bytes(Extent(str(path), 0, 8 * MIB)) == 8 * MIB
