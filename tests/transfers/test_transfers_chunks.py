@@ -88,7 +88,7 @@ def test_what_is_missing_of_a_chunk_is_read_wherever_it_begins(
 
 
 def test_gaps_are_copied_and_whole_chunks_are_not(cold_file: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With read_ahead_kb 8192 a gap that is filled inside the kernel brings 128 KiB along, a copied one 8 MiB: 41 reads of a part, not 10."""
+    """With read_ahead_kb 8192 a gap filled inside the kernel brings 128 KiB along, a copied one 8 MiB: 41 reads of a part, not 10."""
     if sys.platform != "linux":
         pytest.skip("elsewhere there is one way")
     path, inside = cold_file("gaps", 8 * MIB), []
