@@ -259,6 +259,7 @@ def all_is_announced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 IN_TURN = prompts({"a": 8, "b": 8, "c": 8}, "abc", 8), BENCH
 SCARCE = two_experts(8), replace(scarce_memory().machine, budget_floor_bytes=H100_LATER.budget_floor_bytes)
+SLOW_CACHE = SCARCE[0], replace(SCARCE[1], staged_bytes_per_s=0.0)  # as with ComfyUI's own streams: what was lost costs the more
 
 
 @pytest.mark.parametrize(
@@ -266,7 +267,7 @@ SCARCE = two_experts(8), replace(scarce_memory().machine, budget_floor_bytes=H10
     [
         (forgets_a_write_back, SCARCE, -1),
         (what_is_needed_next_leaves, IN_TURN, -1),
-        (nothing_is_left_out, SCARCE, -1),
+        (nothing_is_left_out, SLOW_CACHE, -1),
         (nothing_is_settled_ahead, (short_of_both().program, short_of_both().machine), -1),
         (all_leaves_at_once, SMALL_RESERVE, 0),
         (all_is_announced_at_once, CROWDED, 0),
@@ -278,4 +279,4 @@ def test_a_rule_that_is_broken_makes_a_prompt_slower(
 ):
     right_s = run(*case, OURS_EXCHANGING).prompts_s[index]
     mutation(monkeypatch)
-    assert run(*case, OURS_EXCHANGING).prompts_s[index] > 1.02 * right_s
+    assert run(*case, OURS_EXCHANGING).prompts_s[index] > 1.05 * right_s

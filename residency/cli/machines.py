@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from ..simulate import GB, Drive, Machine
+from ..simulate import GB, H100, H100_LATER, Drive, Machine
 from ..transfers import host_memory
 from ..units import UsageError, parse_rate, parse_size, written
 
@@ -18,8 +18,6 @@ LINK_BYTES_PER_S = 25.0 * GB  # PCIe 4.0 x16
 FRESH_PIN_BYTES_PER_S = 2.3 * GB
 PAGEABLE_BYTES_PER_S = 7.8 * GB
 PAGE_CACHE_BYTES_PER_S = 7.0 * GB
-STAGED_BYTES_PER_S = 14.0 * GB
-BOTH_WAYS_SHARE = 0.5
 SYSTEM_BYTES = 3 * GB  # of the RAM: ComfyUI, torch and the system
 OVERHEAD_BYTES = GB // 2  # of the device: context and allocator
 HEADROOM_SHARE = 0.1  # of the RAM: as the ComfyUI host leaves it alone
@@ -87,6 +85,6 @@ def machine(
         pin_floor_bytes=min(ram_bytes // 2, max(2 * GB, floor_bytes // 2)),
         idle_floor_bytes=min(ram_bytes // 2, max(2 * GB, min(10 * GB, floor_bytes))),
         budget_floor_bytes=floor_bytes,
-        staged_bytes_per_s=STAGED_BYTES_PER_S,
-        both_ways_share=BOTH_WAYS_SHARE,
+        staged_bytes_per_s=H100.staged_bytes_per_s,
+        both_ways_share=H100_LATER.both_ways_share,
     )

@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import comfy.memory_management as memory_management
 import comfyui_version
-import folder_paths
 from aiohttp import web
 from comfy.cli_args import args as comfyui_options
 from server import PromptServer
@@ -23,7 +22,6 @@ from ... import __version__
 from ...core.component import Component, Extent
 from ...graph import AllowanceError, unchanged
 from ...graph.passes import sampler_passes
-from ...settings.node_inputs import NOT_WEIGHTS
 from ...simulate import GB, Machine, Program, Step, run
 from ...simulate.standing import bytes_from, machine_of, policy_of, start_of
 from ...transfers import drive_of, memory
@@ -39,6 +37,7 @@ from ..prompt.outlined import Outlined, outlined
 from ..prompt.profiling import Teacher
 from ..prompt.queued import whole_nodes
 from .apart import Apart, HangsError
+from .by_content import content_keys, contents_of, files_by_content
 from .requests import BadRequestError, body, error_answer
 from .warmer import RefusedError
 
@@ -147,7 +146,7 @@ class Warmth:
 
     def _planned(self, prompt: Any) -> list[str]:
         try:
-            return list(dict.fromkeys(_named(outlined(prompt).used())))
+            return list(dict.fromkeys(contents_of(outlined(prompt).used())))
         except AllowanceError:
             return []
 
@@ -166,7 +165,7 @@ class Warmth:
         before_s = sum(node.wait_s + node.run_s for node in outcome.nodes[:first])
         first_s = before_s + (outcome.nodes[first].stall_s + left[first].compute_s / left[first].passes if left else 0.0)
         comes_from = bytes_from(used, lies)
-        names, missing = _content_keys(used)
+        names, missing = content_keys(used)
         return {
             "first_step_s": first_s,
             "total_s": outcome.total_s,
@@ -255,7 +254,7 @@ class Warmth:
             warmer.stop("cancelled")
             return warmer.as_dict()
         if "files" in asked:
-            warmer.start(_files(asked["files"]))
+            warmer.start(files_by_content(asked["files"]))
         else:
             found = outlined(asked["prompt"])
             if not found.used():
@@ -325,51 +324,6 @@ def _warm_request(asked: Any) -> Mapping[str, Any]:
     return asked
 
 
-def _files(identities: list[str]) -> list[Component]:
-    """Files of ComfyUI's model folders by content, each as one component. Raises BadRequestError for a name that is in none of them."""
-    found: dict[str, Component] = {}
-    wanted = dict.fromkeys(identities)
-    sizes = {one.partition("-")[0] for one in wanted}
-    for path, size_bytes in _model_files():
-        if str(size_bytes) in sizes:
-            try:
-                named = content_of(path)
-            except OSError:
-                continue
-            if named in wanted and named not in found:
-                found[named] = Component(named, os.path.basename(path), "WEIGHTS", size_bytes, (Extent(path, 0, size_bytes),))
-    for one in wanted:
-        if one not in found:
-            raise BadRequestError(
-                f"no file of the model folders is {shown(one)}; GET /residency/state tells the identities of those in use"
-            )
-    return [found[one] for one in wanted]
-
-
-def _model_files() -> Iterator[tuple[str, int]]:
-    seen = set()
-    for name in folder_paths.folder_names_and_paths:
-        if name in NOT_WEIGHTS:
-            continue
-        for file in folder_paths.get_filename_list(name):
-            path = folder_paths.get_full_path(name, file)
-            if path is not None and (path := os.path.realpath(path)) not in seen:
-                seen.add(path)
-                try:
-                    yield path, os.stat(path).st_size
-                except OSError:
-                    continue
-
-
-def _named(components: Iterable[Component]) -> Iterator[str]:
-    for component in components:
-        for path in dict.fromkeys(extent.path for extent in component.extents):
-            try:
-                yield content_of(path)
-            except OSError:
-                continue
-
-
 def _cached(nodes: Mapping[str, Any]) -> frozenset[str]:
     """The nodes for which ComfyUI will most likely answer from its cache: the prompt that ended last here has run them, and well."""
     if comfyui_options.cache_none:
@@ -379,16 +333,6 @@ def _cached(nodes: Mapping[str, Any]) -> frozenset[str]:
         if status.get("status_str") == "success":
             return unchanged(nodes, whole_nodes(told["prompt"][2]))
     return frozenset()
-
-
-def _content_keys(components: Mapping[str, Component]) -> tuple[dict[str, str], list[str]]:
-    names, missing = {}, []
-    for key, component in components.items():
-        try:
-            names[key] = content_key(component)
-        except OSError as error:
-            missing.append(f"{component.name} cannot be read ({error.strerror})")
-    return names, missing
 
 
 def _why(
